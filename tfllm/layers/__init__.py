@@ -1,0 +1,29 @@
+"""Keras layers of a Transformer, each usable on its own in anybody's functional model."""
+
+from tfllm.layers.attention import (
+    CacheSlot,
+    MultiHeadAttention,
+    attention_bias,
+    dot_product_attention,
+)
+from tfllm.layers.feed_forward import FeedForward
+from tfllm.layers.normalization import LayerNorm, RMSNorm
+from tfllm.layers.positions import LearnedPositions, SinusoidalPositions, rotary_tables, rotate
+from tfllm.layers.projection import Projection
+from tfllm.layers.transformer_block import TransformerBlock
+
+__all__ = [
+    "CacheSlot",
+    "FeedForward",
+    "LayerNorm",
+    "LearnedPositions",
+    "MultiHeadAttention",
+    "Projection",
+    "RMSNorm",
+    "SinusoidalPositions",
+    "TransformerBlock",
+    "attention_bias",
+    "dot_product_attention",
+    "rotary_tables",
+    "rotate",
+]

@@ -1,0 +1,111 @@
+"""The feed-forward sublayer, plain and gated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfllm.layers.projection import Projection, forked
+
+ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "silu": tf.nn.silu,
+    "gelu": lambda x: tf.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: tf.nn.gelu(x, approximate=True),
+    "relu": tf.nn.relu,
+}
+
+
+@keras.saving.register_keras_serializable("tfllm")
+class FeedForward(keras.layers.Layer):
+    """act(x W₁ᵀ) W₂ᵀ, or gated: (act(x Wgᵀ) · x Wuᵀ) W₂ᵀ (Shazeer, GLU variants, 2020).
+
+    Args:
+        hidden_dim: inner width.
+        activation: one of silu, gelu, gelu_tanh, relu.
+        gated: two inner projections, one the gate of the other, from one product.
+        use_bias: biases in the projections.
+        kernel_initializer: of the inner projection.
+        output_initializer: of the output projection; default the same.
+
+    Call arguments:
+        x: float `[..., dim]`.
+
+    Returns:
+        float `[..., dim]`.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        *,
+        activation: str = "silu",
+        gated: bool = True,
+        use_bias: bool = False,
+        kernel_initializer: Any = "glorot_uniform",
+        output_initializer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if hidden_dim < 1:
+            raise ValueError(f"hidden_dim must be at least 1; received {hidden_dim}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation must be one of {', '.join(ACTIVATIONS)}; received {activation!r}"
+            )
+        self.hidden_dim = hidden_dim
+        self.activation = activation
+        self.gated = gated
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.output_initializer = keras.initializers.get(output_initializer)
+
+    def build(self, input_shape: Any) -> None:
+        """Create the projections for inputs `[..., dim]`."""
+        options = {"use_bias": self.use_bias, "dtype": self.dtype_policy}
+        self.inner = Projection(
+            self.hidden_dim * (2 if self.gated else 1),
+            kernel_initializer=forked(self.kernel_initializer, "inner"),
+            name="gate_up" if self.gated else "up",
+            **options,
+        )
+        self.inner.build(input_shape)
+        self.outer = Projection(
+            input_shape[-1],
+            kernel_initializer=forked(self.output_initializer or self.kernel_initializer, "outer"),
+            name="down",
+            **options,
+        )
+        self.outer.build((*input_shape[:-1], self.hidden_dim))
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Feed forward."""
+        activate = ACTIVATIONS[self.activation]
+        hidden = self.inner(x)
+        if self.gated:
+            gate, up = tf.split(hidden, 2, axis=-1)
+            hidden = activate(gate) * up
+        else:
+            hidden = activate(hidden)
+        return self.outer(hidden)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "activation": self.activation,
+            "gated": self.gated,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "output_initializer": keras.initializers.serialize(self.output_initializer)
+            if self.output_initializer
+            else None,
+        }

@@ -1,0 +1,99 @@
+"""RMSNorm and LayerNorm with statistics in float32 and results in the compute dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class _Norm(keras.layers.Layer):
+    def __init__(self, *, epsilon: float = 1e-5, **kwargs: Any) -> None:
+        # The input stays as it is (the residual stream is float32 whatever the policy).
+        super().__init__(autocast=False, **kwargs)
+        if epsilon <= 0:
+            raise ValueError(f"epsilon must be positive; received {epsilon}")
+        self.epsilon = epsilon
+
+    def _float32_weight(self, name: str, size: int, initializer: str) -> Any:
+        return self.add_weight(
+            name=name, shape=(size,), initializer=initializer, dtype="float32", autocast=False
+        )
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable("tfllm")
+class RMSNorm(_Norm):
+    """x / sqrt(mean(x²) + epsilon) · scale, over the last axis (Zhang & Sennrich, 2019).
+
+    Args:
+        epsilon: added to the mean square.
+
+    Call arguments:
+        x: float `[..., dim]`.
+
+    Returns:
+        the same shape in the compute dtype; the statistics are taken in float32.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Create the scale, of shape `[dim]`, in float32."""
+        self.scale = self._float32_weight("scale", input_shape[-1], "ones")
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Normalise the last axis."""
+        x = tf.cast(x, tf.float32)
+        variance = tf.reduce_mean(tf.square(x), axis=-1, keepdims=True)
+        y = x * tf.math.rsqrt(variance + self.epsilon) * tf.convert_to_tensor(self.scale)
+        return tf.cast(y, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("tfllm")
+class LayerNorm(_Norm):
+    """(x - mean) / sqrt(variance + epsilon) · scale + bias, over the last axis (Ba et al., 2016).
+
+    Args:
+        epsilon: added to the variance.
+
+    Call arguments:
+        x: float `[..., dim]`.
+
+    Returns:
+        the same shape in the compute dtype; the statistics are taken in float32.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Create scale and bias, of shape `[dim]`, in float32."""
+        self.scale = self._float32_weight("scale", input_shape[-1], "ones")
+        self.bias = self._float32_weight("bias", input_shape[-1], "zeros")
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Normalise the last axis."""
+        x = tf.cast(x, tf.float32)
+        centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+        y = centred * tf.math.rsqrt(variance + self.epsilon)
+        y = y * tf.convert_to_tensor(self.scale) + tf.convert_to_tensor(self.bias)
+        return tf.cast(y, self.compute_dtype)
+
+
+def norm_layer(kind: str, epsilon: float, **kwargs: Any) -> keras.layers.Layer:
+    """`"rms"` or `"layer"` to a new RMSNorm or LayerNorm.
+
+    Raises:
+        ValueError: `kind` is neither.
+    """
+    kinds = {"rms": RMSNorm, "layer": LayerNorm}
+    if kind not in kinds:
+        raise ValueError(f"norm must be one of {', '.join(kinds)}; received {kind!r}")
+    return kinds[kind](epsilon=epsilon, **kwargs)

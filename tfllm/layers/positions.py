@@ -1,0 +1,180 @@
+"""How a token knows its place: rotary, learned and sinusoidal positions.
+
+Shape letters: B batch, T time, D head size, E width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def rotary_frequencies(head_dim: int, theta: float) -> np.ndarray:
+    """Angle per position of each pair of a head's elements: `theta^(-2i / head_dim)`.
+
+    Args:
+        head_dim: size of a head, even.
+        theta: base of the frequencies.
+
+    Returns:
+        float32 `[head_dim / 2]`.
+
+    Raises:
+        ValueError: `head_dim` is odd.
+    """
+    if head_dim % 2:
+        raise ValueError(f"head_dim must be even for rotary positions; received {head_dim}")
+    return (theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)).astype(np.float32)
+
+
+def rotary_tables(
+    positions: tf.Tensor, head_dim: int, theta: float, dtype: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cosine and sine of every rotation, made once and used by all layers.
+
+    Args:
+        positions: int `[T]` or `[B, T]`.
+        head_dim: size of a head, even.
+        theta: base of the frequencies.
+        dtype: of the result; the angles are float32.
+
+    Returns:
+        two tensors `[1 or B, 1, T, D]`; the sine has its first half negated, so that
+        `rotate` needs no negation.
+    """
+    if positions.shape.rank == 1:
+        positions = positions[tf.newaxis]
+    angle_BTd = tf.cast(positions, tf.float32)[..., tf.newaxis] * rotary_frequencies(
+        head_dim, theta
+    )
+    cosine, sine = tf.cos(angle_BTd), tf.sin(angle_BTd)
+    cosine = tf.concat([cosine, cosine], -1)[:, tf.newaxis]
+    sine = tf.concat([-sine, sine], -1)[:, tf.newaxis]
+    return tf.cast(cosine, dtype), tf.cast(sine, dtype)
+
+
+def rotate(x: tf.Tensor, tables: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    """Rotate each pair (i, i + D/2) of a head by its position's angle (Su et al., RoFormer, 2021).
+
+    The halves are paired as in the Hugging Face ecosystem, not the neighbours as in the paper;
+    the two differ by a permutation of a head's elements.
+
+    Args:
+        x: float `[B, heads, T, D]`.
+        tables: what `rotary_tables` gave.
+
+    Returns:
+        float `[B, heads, T, D]`.
+    """
+    cosine, sine = tables
+    first, second = tf.split(x, 2, axis=-1)
+    return x * cosine + tf.concat([second, first], -1) * sine
+
+
+@keras.saving.register_keras_serializable("tfllm")
+class LearnedPositions(keras.layers.Layer):
+    """A learned vector for each position (as in GPT-2).
+
+    Args:
+        max_length: number of positions.
+        initializer: of the table `[max_length, dim]`.
+
+    Call arguments:
+        x: float `[B, T, E]`.
+        positions: int `[T]` or `[B, T]`; default 0, 1, ...
+
+    Returns:
+        float `[1 or B, T, E]`, to be added to x.
+    """
+
+    def __init__(self, max_length: int, *, initializer: Any = "uniform", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if max_length < 1:
+            raise ValueError(f"max_length must be at least 1; received {max_length}")
+        self.max_length = max_length
+        self.initializer = keras.initializers.get(initializer)
+
+    def build(self, input_shape: Any) -> None:
+        """Create the table."""
+        self.table = self.add_weight(
+            name="table", shape=(self.max_length, input_shape[-1]), initializer=self.initializer
+        )
+        self.built = True
+
+    def call(self, x: tf.Tensor, positions: tf.Tensor | None = None) -> tf.Tensor:
+        """Look the positions up."""
+        rows = tf.gather(tf.convert_to_tensor(self.table), _or_counted(positions, x))
+        return rows[tf.newaxis] if rows.shape.rank == 2 else rows
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "max_length": self.max_length,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }
+
+
+@keras.saving.register_keras_serializable("tfllm")
+class SinusoidalPositions(keras.layers.Layer):
+    """Sines and cosines of geometric frequencies (Vaswani et al., 2017), without weights.
+
+    Args:
+        base: of the frequencies.
+
+    Call arguments:
+        x: float `[B, T, E]`.
+        positions: int `[T]` or `[B, T]`; default 0, 1, ...
+
+    Returns:
+        float `[1 or B, T, E]`, to be added to x: the sines first, then the cosines.
+    """
+
+    def __init__(self, *, base: float = 10000.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.base = base
+
+    def call(self, x: tf.Tensor, positions: tf.Tensor | None = None) -> tf.Tensor:
+        """Compute the positions' vectors."""
+        dim = x.shape[-1]
+        if dim % 2:
+            raise ValueError(f"sinusoidal positions need an even width; received {dim}")
+        positions = _or_counted(positions, x)
+        if positions.shape.rank == 1:
+            positions = positions[tf.newaxis]
+        angle = tf.cast(positions, tf.float32)[..., tf.newaxis] * rotary_frequencies(dim, self.base)
+        return tf.cast(tf.concat([tf.sin(angle), tf.cos(angle)], -1), self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "base": self.base}
+
+
+def _or_counted(positions: tf.Tensor | None, x: tf.Tensor) -> tf.Tensor:
+    if positions is not None:
+        return tf.convert_to_tensor(positions)
+    return tf.range(x.shape[1] if x.shape[1] is not None else tf.shape(x)[1])
+
+
+def positions_in_segments(segment_ids: tf.Tensor) -> tf.Tensor:
+    """Each token's place within its own segment.
+
+    Args:
+        segment_ids: int `[B, T]`, equal numbers standing together.
+
+    Returns:
+        int32 `[B, T]`: `[[1, 1, 1, 2, 2]]` gives `[[0, 1, 2, 0, 1]]`.
+    """
+    time = tf.shape(segment_ids)[1] if segment_ids.shape[1] is None else segment_ids.shape[1]
+    index = tf.range(time)[tf.newaxis]
+    is_first = tf.concat(
+        [tf.ones_like(segment_ids[:, :1], tf.bool), segment_ids[:, 1:] != segment_ids[:, :-1]], 1
+    )
+    starts = tf.where(is_first, index, tf.zeros_like(index))
+    # The latest start at or before each token: a running maximum, as the maximum of a T x T table
+    # (no scan: it would be slow, and T x T is what attention makes anyway).
+    earlier = tf.linalg.band_part(tf.ones([time, time], tf.int32), -1, 0)
+    return index - tf.reduce_max(starts[:, tf.newaxis, :] * earlier, axis=-1)

@@ -1,0 +1,256 @@
+"""A Transformer block: attention and feed-forward, a residual around each."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfllm.layers.attention import CacheSlot, MultiHeadAttention
+from tfllm.layers.dropout import dropout
+from tfllm.layers.feed_forward import FeedForward
+from tfllm.layers.normalization import norm_layer
+from tfllm.layers.projection import forked
+
+
+@keras.saving.register_keras_serializable("tfllm")
+class TransformerBlock(keras.layers.Layer):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); or post-norm, as in the 2017 paper.
+
+    The residual stream is float32 whatever the dtype policy; products run in its compute dtype.
+
+    Args:
+        num_heads: number of query heads.
+        hidden_dim: inner width of the feed-forward; default 4 x the input's width.
+        num_kv_heads: number of key/value heads; default num_heads.
+        head_dim: size of a head; default: the input's width / num_heads.
+        causal: tokens see only themselves and what stands before.
+        cross_attention: a third sublayer, between the two, attends to `context`.
+        rope_theta: base of the rotary positions; None for none.
+        norm: "rms" or "layer".
+        norm_epsilon: of the normalisations.
+        norm_first: pre-norm or post-norm.
+        activation: of the feed-forward.
+        gated: gate the feed-forward.
+        use_bias: biases in the projections.
+        dropout: share of the attention weights and of each sublayer's result dropped in training.
+        rematerialize: recompute the block in the backward pass instead of keeping its activations.
+        kernel_initializer: of the projections.
+        output_initializer: of the projections into the residual stream; default the same.
+        seed: of dropout.
+
+    Call arguments: as `MultiHeadAttention`, with `context_padding_mask` bool `[B, S]` for the
+        context's padding.
+
+    Returns:
+        float32 `[B, T, E]`; with a cache: (that, the new `keys_values`); with return_weights:
+        (that, weights `[B, N, T, S]`).
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        hidden_dim: int | None = None,
+        *,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        causal: bool = False,
+        cross_attention: bool = False,
+        rope_theta: float | None = None,
+        norm: str = "rms",
+        norm_epsilon: float = 1e-5,
+        norm_first: bool = True,
+        activation: str = "silu",
+        gated: bool = True,
+        use_bias: bool = False,
+        dropout: float = 0.0,
+        rematerialize: bool = False,
+        kernel_initializer: Any = "glorot_uniform",
+        output_initializer: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("autocast", None)
+        super().__init__(autocast=False, **kwargs)
+        self._settings = {
+            "num_heads": num_heads,
+            "hidden_dim": hidden_dim,
+            "num_kv_heads": num_kv_heads,
+            "head_dim": head_dim,
+            "causal": causal,
+            "cross_attention": cross_attention,
+            "rope_theta": rope_theta,
+            "norm": norm,
+            "norm_epsilon": norm_epsilon,
+            "norm_first": norm_first,
+            "activation": activation,
+            "gated": gated,
+            "use_bias": use_bias,
+            "dropout": dropout,
+            "rematerialize": rematerialize,
+            "seed": seed,
+        }
+        self.norm_first = norm_first
+        self.dropout = dropout
+        self.rematerialize = rematerialize
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.output_initializer = keras.initializers.get(output_initializer)
+        self.seed_generator = keras.random.SeedGenerator(seed) if dropout else None
+
+        def initializers(name: str) -> dict[str, Any]:
+            given = (self.kernel_initializer, self.output_initializer)
+            kernel, output = (None if i is None else forked(i, name) for i in given)
+            return {"kernel_initializer": kernel, "output_initializer": output}
+
+        attention = {
+            "head_dim": head_dim,
+            "num_kv_heads": num_kv_heads,
+            "use_bias": use_bias,
+            "dropout": dropout,
+            "dtype": self.dtype_policy,
+        }
+        self.attention = MultiHeadAttention(
+            num_heads,
+            causal=causal,
+            rope_theta=rope_theta,
+            name="attention",
+            **attention,
+            **initializers("attention"),
+        )
+        self.attention_norm = self._norm(norm, norm_epsilon, "attention_norm")
+        if cross_attention:
+            self.cross_attention = MultiHeadAttention(
+                num_heads,
+                cross_attention=True,
+                name="cross_attention",
+                **attention,
+                **initializers("cross_attention"),
+            )
+            self.cross_attention_norm = self._norm(norm, norm_epsilon, "cross_attention_norm")
+        else:
+            self.cross_attention = None
+        self.feed_forward_norm = self._norm(norm, norm_epsilon, "feed_forward_norm")
+        self._feed_forward_options = {
+            "activation": activation,
+            "gated": gated,
+            "use_bias": use_bias,
+            "dtype": self.dtype_policy,
+            "name": "feed_forward",
+            **initializers("feed_forward"),
+        }
+        self.hidden_dim = hidden_dim
+
+    def _norm(self, kind: str, epsilon: float, name: str) -> keras.layers.Layer:
+        return norm_layer(kind, epsilon, name=name, dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any, context_shape: Any = None) -> None:
+        """Create the sublayers for inputs `[B, T, E]`."""
+        self.feed_forward = FeedForward(
+            self.hidden_dim or 4 * input_shape[-1], **self._feed_forward_options
+        )
+        for layer in (
+            self.attention_norm,
+            self.attention,
+            self.feed_forward_norm,
+            self.feed_forward,
+        ):
+            layer.build(input_shape)
+        if self.cross_attention is not None:
+            self.cross_attention_norm.build(input_shape)
+            self.cross_attention.build(input_shape, context_shape)
+        self.built = True
+
+    def call(
+        self,
+        x: tf.Tensor,
+        context: tf.Tensor | None = None,
+        padding_mask: tf.Tensor | None = None,
+        segment_ids: tf.Tensor | None = None,
+        context_padding_mask: tf.Tensor | None = None,
+        bias: tf.Tensor | None = None,
+        rotary: tuple[tf.Tensor, tf.Tensor] | None = None,
+        cache: CacheSlot | None = None,
+        training: bool | None = None,
+        return_weights: bool = False,
+    ) -> Any:
+        """Run the block."""
+        x = tf.cast(x, tf.float32)
+        rate = self.dropout if training else 0.0
+        # Drawn once, out here: a recomputed block must drop the same elements again.
+        seed = tf.bitcast(self.seed_generator.next(), tf.int32) if rate else None
+        extra: list[tf.Tensor] = []  # what attention gave besides its result
+
+        def attend(h: tf.Tensor) -> tf.Tensor:
+            given = self.attention(
+                h,
+                padding_mask=padding_mask,
+                segment_ids=segment_ids,
+                bias=bias,
+                rotary=rotary,
+                cache=cache,
+                training=training,
+                dropout_seed=_shifted(seed, 0),
+                return_weights=return_weights,
+            )
+            if isinstance(given, tuple):
+                given, other = given
+                extra.append(other)
+            return given
+
+        def look_across(h: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
+            return self.cross_attention(
+                h,
+                context=context,
+                padding_mask=context_padding_mask,
+                training=training,
+                dropout_seed=_shifted(seed, 1),
+            )
+
+        def residual(x: tf.Tensor, norm: Any, sublayer: Any, number: int) -> tf.Tensor:
+            h = sublayer(norm(x) if self.norm_first else tf.cast(x, self.compute_dtype))
+            if rate:
+                h = dropout(h, rate, _shifted(seed, 2 + number))
+            x = x + tf.cast(h, tf.float32)
+            return x if self.norm_first else tf.cast(norm(x), tf.float32)
+
+        def run(x: tf.Tensor, *contexts: tf.Tensor) -> tf.Tensor:
+            x = residual(x, self.attention_norm, attend, 0)
+            for context in contexts:
+                across = functools.partial(look_across, context=context)
+                x = residual(x, self.cross_attention_norm, across, 1)
+            return residual(x, self.feed_forward_norm, self.feed_forward, 2)
+
+        contexts = () if context is None else (context,)
+        if self.rematerialize and training:
+            return tf.recompute_grad(run)(x, *contexts)
+        x = run(x, *contexts)
+        return (x, extra[0]) if extra else x
+
+    def compute_output_shape(self, input_shape: Any, **_: Any) -> Any:
+        """The input's shape."""
+        return input_shape
+
+    def compute_output_spec(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """float32 whatever the dtype policy: the residual stream."""
+        if kwargs.get("return_weights") or kwargs.get("cache") is not None:
+            return super().compute_output_spec(x, *args, **kwargs)
+        return keras.KerasTensor(x.shape, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        config = super().get_config()
+        config.pop("autocast", None)
+        return {
+            **config,
+            **self._settings,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "output_initializer": keras.initializers.serialize(self.output_initializer)
+            if self.output_initializer
+            else None,
+        }
+
+
+def _shifted(seed: tf.Tensor | None, number: int) -> tf.Tensor | None:
+    return None if seed is None else seed + tf.constant([0, number], tf.int32)

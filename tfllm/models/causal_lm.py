@@ -1,0 +1,309 @@
+"""A decoder-only Transformer: token ids to the logits of the next token.
+
+Shape letters: B batch, T time, S cache positions, E width, V vocabulary, D head size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfllm.config import ModelConfig, build
+from tfllm.layers.attention import CacheSlot, attention_bias
+from tfllm.layers.dropout import dropout
+from tfllm.layers.normalization import norm_layer
+from tfllm.layers.positions import (
+    LearnedPositions,
+    SinusoidalPositions,
+    positions_in_segments,
+    rotary_tables,
+)
+from tfllm.layers.projection import forked
+from tfllm.layers.transformer_block import TransformerBlock
+from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
+from tfllm.optimization.training_step import TrainingStep
+
+
+class Cache(NamedTuple):
+    """Keys and values of earlier tokens: one `[2, B, kv heads, S, D]` a layer, and the next slot."""
+
+    keys_values: tuple[tf.Tensor, ...]
+    slot: int | tf.Tensor
+
+
+@keras.saving.register_keras_serializable("tfllm")
+class CausalLM(TrainingStep):
+    """A causal language model, as a Keras model.
+
+    Args:
+        config: the architecture (or a dictionary of its fields).
+        seed: of the initial weights and of dropout.
+        rematerialize: recompute each block in the backward pass.
+        dtype: dtype policy, such as "float32", "mixed_bfloat16" or "bfloat16".
+
+    Call arguments:
+        inputs: token ids, int `[B, T]`; or a dictionary with `token_ids` and, optionally,
+            `segment_ids` (int `[B, T]`, documents that must not see one another) and
+            `padding_mask` (bool `[B, T]`).
+        training: whether dropout acts.
+
+    Returns:
+        logits, float32 `[B, T, V]`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig | dict[str, Any],
+        *,
+        seed: int = 0,
+        rematerialize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.config = config = build(ModelConfig, config) if isinstance(config, dict) else config
+        self.seed = seed
+        self.rematerialize = rematerialize
+        options: dict[str, Any] = {"dtype": self.dtype_policy}
+        normal = keras.initializers.RandomNormal(stddev=config.initializer_range, seed=seed)
+        # So that the residual stream's variance does not grow with depth (GPT-2: Radford et al., 2019).
+        to_residual = keras.initializers.RandomNormal(
+            stddev=config.initializer_range / (2 * config.num_layers) ** 0.5, seed=seed + 1
+        )
+        self.token_embedding = keras.layers.Embedding(
+            config.vocab_size,
+            config.embedding_dim,
+            embeddings_initializer=forked(normal, "token_embedding"),
+            name="token_embedding",
+            **options,
+        )
+        self.position_embedding = None
+        if config.positions == "learned":
+            self.position_embedding = LearnedPositions(
+                config.max_sequence_length,
+                initializer=forked(normal, "position_embedding"),
+                name="position_embedding",
+                **options,
+            )
+        elif config.positions == "sinusoidal":
+            self.position_embedding = SinusoidalPositions(name="position_embedding", **options)
+        self.blocks = [
+            TransformerBlock(
+                config.num_heads,
+                config.feed_forward_dim,
+                num_kv_heads=config.num_kv_heads,
+                head_dim=config.head_dim,
+                causal=True,
+                rope_theta=config.rope_theta if config.positions == "rotary" else None,
+                norm=config.norm,
+                norm_epsilon=config.norm_epsilon,
+                norm_first=config.norm_first,
+                activation=config.activation,
+                gated=config.gated,
+                use_bias=config.use_bias,
+                dropout=config.dropout,
+                rematerialize=rematerialize,
+                kernel_initializer=forked(normal, f"block_{i}"),
+                output_initializer=forked(to_residual, f"block_{i}"),
+                seed=seed + i,
+                name=f"block_{i}",
+                **options,
+            )
+            for i in range(config.num_layers)
+        ]
+        self.final_norm = (
+            norm_layer(config.norm, config.norm_epsilon, name="final_norm", **options)
+            if config.norm_first
+            else None
+        )
+        self._output_initializer = forked(normal, "output")
+        self.seed_generator = keras.random.SeedGenerator(seed) if config.dropout else None
+        self.build((None, None))
+
+    def build(self, input_shape: Any) -> None:
+        """Create all weights; they do not depend on the input's shape."""
+        del input_shape
+        if self.built:
+            return
+        hidden = (None, None, self.config.embedding_dim)
+        self.token_embedding.build((None, None))
+        for layer in (self.position_embedding, *self.blocks, self.final_norm):
+            if layer is not None:
+                with tf.name_scope(layer.name):
+                    layer.build(hidden)
+        self.output_kernel = None
+        if not self.config.tied_embeddings:
+            self.output_kernel = self.add_weight(
+                name="output_kernel",
+                shape=(self.config.vocab_size, self.config.embedding_dim),
+                initializer=self._output_initializer,
+            )
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
+        """Logits of the next token, at every token."""
+        return self.logits(self.hidden_states(inputs, training=training)[0])
+
+    def hidden_states(
+        self,
+        inputs: Any,
+        *,
+        positions: tf.Tensor | None = None,
+        bias: tf.Tensor | None = None,
+        cache: Cache | None = None,
+        training: bool | None = None,
+        return_weights: bool = False,
+    ) -> tuple[tf.Tensor, Any]:
+        """Everything but the output projection.
+
+        Args:
+            inputs: as in `call`.
+            positions: int `[T]` or `[B, T]`; default: places within the segment.
+            bias: what to add to the attention's scores, `[1 or B, 1, T, S]`; default: made from
+                the causal, segment and padding masks.
+            cache: keys and values of earlier tokens; then new ones are written behind them.
+            training: whether dropout acts.
+            return_weights: also return the attention weights.
+
+        Returns:
+            normalised states `[B, T, E]` in the compute dtype, and the new cache, or each layer's
+            attention weights `[B, heads, T, S]`, or None.
+        """
+        given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
+        token_ids = tf.cast(given["token_ids"], tf.int32)
+        segment_ids, padding_mask = given.get("segment_ids"), given.get("padding_mask")
+        time = token_ids.shape[1] if token_ids.shape[1] is not None else tf.shape(token_ids)[1]
+        if isinstance(time, int) and time > self.config.max_sequence_length:
+            raise ValueError(
+                f"a sequence may have at most max_sequence_length={self.config.max_sequence_length} "
+                f"tokens; received {time}. Give shorter rows or a model with a longer context."
+            )
+        if bias is None:
+            bias = attention_bias(
+                query_time=time,
+                padding_mask=padding_mask,
+                segment_ids=segment_ids,
+                dtype=self.compute_dtype,
+            )
+        if positions is None and segment_ids is not None and self.position_embedding is not None:
+            positions = positions_in_segments(segment_ids)
+        if positions is None:  # rotary angles are relative: a segment's start does not matter
+            positions = tf.range(time)
+        rotary = None
+        if self.config.positions == "rotary":
+            rotary = rotary_tables(
+                positions, self.config.head_dim, self.config.rope_theta, self.compute_dtype
+            )
+
+        x = tf.cast(self.token_embedding(token_ids), tf.float32)
+        if self.position_embedding is not None:
+            x += tf.cast(self.position_embedding(x, positions), tf.float32)
+        if training and self.config.dropout:
+            x = dropout(x, self.config.dropout, tf.bitcast(self.seed_generator.next(), tf.int32))
+        extra = []
+        for i, block in enumerate(self.blocks):
+            x = block(
+                x,
+                bias=bias,
+                rotary=rotary,
+                cache=None if cache is None else CacheSlot(cache.keys_values[i], cache.slot),
+                training=training,
+                return_weights=return_weights,
+            )
+            if isinstance(x, tuple):
+                x, other = x
+                extra.append(other)
+        x = self.final_norm(x) if self.final_norm is not None else tf.cast(x, self.compute_dtype)
+        if cache is not None:
+            return x, Cache(tuple(extra), cache.slot + time)
+        return x, extra or None
+
+    def logits(self, hidden: tf.Tensor) -> tf.Tensor:
+        """States `[..., E]` to logits, float32 `[..., V]`."""
+        rows = tf.reshape(hidden, [-1, self.config.embedding_dim])
+        logits = tf.matmul(rows, tf.cast(self.output_weights, rows.dtype), transpose_b=True)
+        shape = [*tf.unstack(tf.shape(hidden))[:-1], self.config.vocab_size]
+        logits = tf.reshape(tf.cast(logits, tf.float32), shape)
+        return tf.ensure_shape(logits, [*hidden.shape[:-1], self.config.vocab_size])
+
+    @property
+    def output_weights(self) -> tf.Tensor:
+        """The output projection `[V, E]`: the token embedding where the two are tied."""
+        weights = (
+            self.token_embedding.embeddings if self.output_kernel is None else self.output_kernel
+        )
+        return tf.convert_to_tensor(weights)
+
+    def loss_sums(
+        self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Sum of the tokens' losses and of their weights, without holding all logits at once."""
+        hidden, _ = self.hidden_states(x, training=training)
+        loss = linear_cross_entropy(
+            tf.reshape(hidden, [-1, self.config.embedding_dim]),
+            tf.cast(self.output_weights, hidden.dtype),
+            tf.reshape(y, [-1]),
+            tf.reshape(weights, [-1]),
+        )
+        return loss, tf.reduce_sum(weights)
+
+    def attention_weights(self, inputs: Any) -> list[tf.Tensor]:
+        """Each layer's attention weights, `[B, num_heads, T, T]`."""
+        return self.hidden_states(inputs, return_weights=True)[1]
+
+    def empty_cache(self, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> Cache:
+        """A cache with room for `length` positions."""
+        config = self.config
+        shape = tf.stack([2, batch_size, config.num_kv_heads, length, config.head_dim])
+        static = [2, None, config.num_kv_heads, None, config.head_dim]
+        return Cache(
+            tuple(
+                tf.ensure_shape(tf.zeros(shape, self.compute_dtype), static) for _ in self.blocks
+            ),
+            0,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "config": dataclasses.asdict(self.config),
+            "seed": self.seed,
+            "rematerialize": self.rematerialize,
+        }
+
+
+@keras.saving.register_keras_serializable("tfllm")
+class Transformer(CausalLM):
+    """The small way in: a causal language model by its four main sizes.
+
+    It has proper Transformer blocks (attention and feed-forward, a residual around each, RMSNorm,
+    rotary positions, a gated feed-forward) and an output projection tied to the embedding.
+
+    Args:
+        vocab_size: number of token ids.
+        embedding_dim: width.
+        num_heads: attention heads; must divide embedding_dim.
+        num_layers: number of blocks.
+        options: any other field of `ModelConfig`, and the keyword arguments of `CausalLM`.
+    """
+
+    def __init__(
+        self, vocab_size: int, embedding_dim: int, num_heads: int, num_layers: int, **options: Any
+    ) -> None:
+        fields = {f.name for f in dataclasses.fields(ModelConfig)}
+        config = {name: options.pop(name) for name in list(options) if name in fields}
+        config |= {
+            "vocab_size": vocab_size,
+            "embedding_dim": embedding_dim,
+            "num_heads": num_heads,
+            "num_layers": num_layers,
+        }
+        super().__init__(build(ModelConfig, config), **options)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        config = super().get_config()
+        return {**config, **config.pop("config")}

@@ -1,0 +1,1 @@
+"""How a Keras model's weights are fitted: loss, step, optimizer and schedule. Knows no files."""
