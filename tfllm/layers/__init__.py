@@ -1,7 +1,6 @@
 """Keras layers of a Transformer, each usable on its own in anybody's functional model."""
 
 from tfllm.layers.attention import (
-    CacheSlot,
     MultiHeadAttention,
     attention_bias,
     dot_product_attention,
@@ -13,7 +12,6 @@ from tfllm.layers.projection import Projection
 from tfllm.layers.transformer_block import TransformerBlock
 
 __all__ = [
-    "CacheSlot",
     "FeedForward",
     "LayerNorm",
     "LearnedPositions",

@@ -7,7 +7,7 @@ G = N / K query heads that share a key/value head, D head size.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -16,18 +16,6 @@ from tfllm.layers.dropout import dropout
 from tfllm.layers.positions import rotary_tables, rotate
 from tfllm.layers.projection import Projection, forked
 from tfllm.layers.shapes import shape_of
-
-
-class CacheSlot(NamedTuple):
-    """One layer's keys and values, and where the next ones go.
-
-    `keys_values` is `[2, B, K, S, D]` with room for S positions. `slot` is the index of the first
-    position to write: an int32 scalar, or the Python number 0 while the cache is empty (then the
-    new tokens see one another only, and a prompt costs its own length, not S).
-    """
-
-    keys_values: tf.Tensor
-    slot: int | tf.Tensor
 
 
 def attention_bias(
@@ -99,24 +87,16 @@ def dot_product_attention(
     group = num_heads // num_kv_heads
     batch, _, time, _ = shape_of(query)
     query = query * tf.cast(1 / math.sqrt(head_dim), query.dtype)
-    if group > 1:
-        query = tf.reshape(
-            query, [batch, num_kv_heads, -1 if batch != -1 else group * time, head_dim]
-        )
+    if group > 1:  # the queries of a group stand behind one another, as if they were more time
+        grouped_time = group * time if query.shape[2] is not None else -1
+        if grouped_time == -1 and isinstance(batch, int) and batch == -1:
+            batch = tf.shape(query)[0]
+        query = tf.reshape(query, [batch, num_kv_heads, grouped_time, head_dim])
     scores = tf.matmul(query, key, transpose_b=True)
+    if bias is not None and group > 1 and bias.shape[2] != 1:
+        bias = tf.tile(bias, [1, 1, group, 1])
     if bias is not None:
-        if group > 1 and query.shape[2] != group:  # more than one query in time
-            grouped = [
-                batch,
-                num_kv_heads,
-                group,
-                time,
-                -1 if _known(batch, time) else tf.shape(key)[2],
-            ]
-            flat = tf.shape(scores)
-            scores = tf.reshape(tf.reshape(scores, grouped) + bias[:, :, tf.newaxis], flat)
-        else:
-            scores = scores + bias
+        scores += bias
     # float16 has too few exponents for a sum of exponentials; bfloat16 kernels sum in float32.
     weights = tf.nn.softmax(tf.cast(scores, tf.float32) if scores.dtype == tf.float16 else scores)
     weights = tf.cast(weights, value.dtype)
@@ -128,10 +108,6 @@ def dot_product_attention(
     if not return_weights:
         return mixed, None
     return mixed, tf.reshape(weights, [*tf.unstack(tf.shape(mixed))[:3], tf.shape(key)[2]])
-
-
-def _known(*sizes: int | tf.Tensor) -> bool:
-    return all(isinstance(size, int) and size != -1 for size in sizes)
 
 
 @keras.saving.register_keras_serializable("tfllm")
@@ -163,13 +139,16 @@ class MultiHeadAttention(keras.layers.Layer):
         bias: `[1 or B, 1, T, S]`, added to the scores; then the causal, padding and segment masks
             are taken to be in it. A model makes it once for all its layers.
         rotary: what `rotary_tables` gave; default: positions 0, 1, ...
-        cache: this layer's keys and values of earlier tokens.
+        cache: `[2, B, K, S, D]`, this layer's keys and values of earlier tokens, with room for S.
+        slot: index of the first position of the cache to write: an int32 scalar, or the Python
+            number 0 while the cache is empty. Then the new tokens see one another only, and a
+            prompt costs its own length, not S.
         training: whether dropout acts.
         dropout_seed: int32 `[2]`; default: drawn from the layer's own generator.
         return_weights: also return the attention weights.
 
     Returns:
-        float `[B, T, E]`. With a cache: (that, the new `keys_values`). With return_weights: (that,
+        float `[B, T, E]`. With a cache: (that, the new cache). With return_weights: (that,
         weights `[B, N, T, S]`).
     """
 
@@ -252,7 +231,8 @@ class MultiHeadAttention(keras.layers.Layer):
         segment_ids: tf.Tensor | None = None,
         bias: tf.Tensor | None = None,
         rotary: tuple[tf.Tensor, tf.Tensor] | None = None,
-        cache: CacheSlot | None = None,
+        cache: tf.Tensor | None = None,
+        slot: int | tf.Tensor = 0,
         training: bool | None = None,
         dropout_seed: tf.Tensor | None = None,
         return_weights: bool = False,
@@ -273,9 +253,9 @@ class MultiHeadAttention(keras.layers.Layer):
             )
         query, key, value = self._heads(x, context, rotary)
         if cache is not None:
-            keys_values = write_cache(cache, key, value)
-            if not (isinstance(cache.slot, int) and cache.slot == 0):
-                key, value = tf.unstack(keys_values, num=2)
+            cache = write_cache(cache, slot, key, value)
+            if not (isinstance(slot, int) and slot == 0):
+                key, value = tf.unstack(cache, num=2)
         rate = self.dropout if training else 0.0
         if rate and dropout_seed is None:
             dropout_seed = tf.bitcast(self.seed_generator.next(), tf.int32)
@@ -290,7 +270,7 @@ class MultiHeadAttention(keras.layers.Layer):
         )
         y = self.output_projection(self._merged(mixed))
         if cache is not None:
-            return y, keys_values
+            return y, cache
         return (y, weights) if return_weights else y
 
     def _heads(self, x: tf.Tensor, context: tf.Tensor | None, rotary: Any) -> list[tf.Tensor]:
@@ -348,23 +328,23 @@ class MultiHeadAttention(keras.layers.Layer):
         }
 
 
-def write_cache(cache: CacheSlot, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-    """The cache with new keys and values `[B, K, T, D]` written at its slot.
+def write_cache(
+    cache: tf.Tensor, slot: int | tf.Tensor, key: tf.Tensor, value: tf.Tensor
+) -> tf.Tensor:
+    """The cache `[2, B, K, S, D]` with new keys and values `[B, K, T, D]` written from `slot` on.
 
     Every row writes the same slots, whatever its length: a row's place is in its rotary angles or
     position vectors, and slots that are not its own are masked. So one slice is written, in place.
     """
-    new = tf.stack([key, value])
-    begin = tf.stack([0, 0, 0, cache.slot, 0])
     time = key.shape[2] if key.shape[2] is not None else tf.shape(key)[2]
-    end = tf.stack([0, 0, 0, cache.slot + time, 0])
-    # Masks: bits of the axes (all but the third) whose begin and end are not read.
-    return tf.raw_ops.TensorStridedSliceUpdate(
-        input=cache.keys_values,
-        begin=begin,
-        end=end,
+    # The masks are bits of the axes whose begin and end are not read: all but the fourth.
+    written = tf.raw_ops.TensorStridedSliceUpdate(
+        input=cache,
+        begin=tf.stack([0, 0, 0, slot, 0]),
+        end=tf.stack([0, 0, 0, slot + time, 0]),
         strides=[1, 1, 1, 1, 1],
-        value=tf.cast(new, cache.keys_values.dtype),
+        value=tf.cast(tf.stack([key, value]), cache.dtype),
         begin_mask=0b10111,
         end_mask=0b10111,
     )
+    return tf.ensure_shape(written, cache.shape)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfllm.layers.attention import CacheSlot, MultiHeadAttention
+from tfllm.layers.attention import MultiHeadAttention
 from tfllm.layers.dropout import dropout
 from tfllm.layers.feed_forward import FeedForward
 from tfllm.layers.normalization import norm_layer
@@ -45,7 +45,7 @@ class TransformerBlock(keras.layers.Layer):
         context's padding.
 
     Returns:
-        float32 `[B, T, E]`; with a cache: (that, the new `keys_values`); with return_weights:
+        float32 `[B, T, E]`; with a cache: (that, the new cache); with return_weights:
         (that, weights `[B, N, T, S]`).
     """
 
@@ -171,7 +171,8 @@ class TransformerBlock(keras.layers.Layer):
         context_padding_mask: tf.Tensor | None = None,
         bias: tf.Tensor | None = None,
         rotary: tuple[tf.Tensor, tf.Tensor] | None = None,
-        cache: CacheSlot | None = None,
+        cache: tf.Tensor | None = None,
+        slot: int | tf.Tensor = 0,
         training: bool | None = None,
         return_weights: bool = False,
     ) -> Any:
@@ -190,6 +191,7 @@ class TransformerBlock(keras.layers.Layer):
                 bias=bias,
                 rotary=rotary,
                 cache=cache,
+                slot=slot,
                 training=training,
                 dropout_seed=_shifted(seed, 0),
                 return_weights=return_weights,

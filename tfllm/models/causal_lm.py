@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfllm.config import ModelConfig, build
-from tfllm.layers.attention import CacheSlot, attention_bias
+from tfllm.layers.attention import attention_bias
 from tfllm.layers.dropout import dropout
 from tfllm.layers.normalization import norm_layer
 from tfllm.layers.positions import (
@@ -28,7 +28,7 @@ from tfllm.optimization.training_step import TrainingStep
 
 
 class Cache(NamedTuple):
-    """Keys and values of earlier tokens: one `[2, B, kv heads, S, D]` a layer, and the next slot."""
+    """Keys and values of earlier tokens, `[2, B, kv heads, S, D]` a layer, and the next slot."""
 
     keys_values: tuple[tf.Tensor, ...]
     slot: int | tf.Tensor
@@ -40,7 +40,7 @@ class CausalLM(TrainingStep):
 
     Args:
         config: the architecture (or a dictionary of its fields).
-        seed: of the initial weights and of dropout.
+        seed: of the initial weights and of dropout; None leaves the weights 0, to be assigned.
         rematerialize: recompute each block in the backward pass.
         dtype: dtype policy, such as "float32", "mixed_bfloat16" or "bfloat16".
 
@@ -58,7 +58,7 @@ class CausalLM(TrainingStep):
         self,
         config: ModelConfig | dict[str, Any],
         *,
-        seed: int = 0,
+        seed: int | None = 0,
         rematerialize: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -67,11 +67,7 @@ class CausalLM(TrainingStep):
         self.seed = seed
         self.rematerialize = rematerialize
         options: dict[str, Any] = {"dtype": self.dtype_policy}
-        normal = keras.initializers.RandomNormal(stddev=config.initializer_range, seed=seed)
-        # So that the residual stream's variance does not grow with depth (GPT-2: Radford et al., 2019).
-        to_residual = keras.initializers.RandomNormal(
-            stddev=config.initializer_range / (2 * config.num_layers) ** 0.5, seed=seed + 1
-        )
+        normal, to_residual = _initializers(config, seed)
         self.token_embedding = keras.layers.Embedding(
             config.vocab_size,
             config.embedding_dim,
@@ -107,7 +103,7 @@ class CausalLM(TrainingStep):
                 rematerialize=rematerialize,
                 kernel_initializer=forked(normal, f"block_{i}"),
                 output_initializer=forked(to_residual, f"block_{i}"),
-                seed=seed + i,
+                seed=None if seed is None else seed + i,
                 name=f"block_{i}",
                 **options,
             )
@@ -177,8 +173,9 @@ class CausalLM(TrainingStep):
         time = token_ids.shape[1] if token_ids.shape[1] is not None else tf.shape(token_ids)[1]
         if isinstance(time, int) and time > self.config.max_sequence_length:
             raise ValueError(
-                f"a sequence may have at most max_sequence_length={self.config.max_sequence_length} "
-                f"tokens; received {time}. Give shorter rows or a model with a longer context."
+                "a sequence may have at most max_sequence_length="
+                f"{self.config.max_sequence_length} tokens; received {time}. Give shorter rows or "
+                "a model with a longer context."
             )
         if bias is None:
             bias = attention_bias(
@@ -208,7 +205,8 @@ class CausalLM(TrainingStep):
                 x,
                 bias=bias,
                 rotary=rotary,
-                cache=None if cache is None else CacheSlot(cache.keys_values[i], cache.slot),
+                cache=None if cache is None else cache.keys_values[i],
+                slot=0 if cache is None else cache.slot,
                 training=training,
                 return_weights=return_weights,
             )
@@ -265,6 +263,13 @@ class CausalLM(TrainingStep):
             0,
         )
 
+    def with_dtype(self, dtype: Any) -> CausalLM:
+        """A copy with another dtype policy, such as "bfloat16" for decoding; weights are cast."""
+        copy = CausalLM(self.config, seed=None, dtype=dtype, name=self.name)
+        for mine, theirs in zip(copy.trainable_variables, self.trainable_variables, strict=True):
+            mine.assign(tf.cast(theirs.value, mine.dtype))
+        return copy
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
@@ -273,6 +278,23 @@ class CausalLM(TrainingStep):
             "seed": self.seed,
             "rematerialize": self.rematerialize,
         }
+
+
+def _initializers(config: ModelConfig, seed: int | None) -> tuple[Any, Any]:
+    """Of the weights, and of those that project into the residual stream.
+
+    The latter are smaller, so that the stream's variance does not grow with depth (Radford et al.,
+    GPT-2, 2019).
+    """
+    if seed is None:
+        return keras.initializers.Zeros(), keras.initializers.Zeros()
+    deviation = config.initializer_range
+    return (
+        keras.initializers.RandomNormal(stddev=deviation, seed=seed),
+        keras.initializers.RandomNormal(
+            stddev=deviation / (2 * config.num_layers) ** 0.5, seed=seed + 1
+        ),
+    )
 
 
 @keras.saving.register_keras_serializable("tfllm")

@@ -45,7 +45,7 @@ def linear_cross_entropy(
     labels = tf.cast(labels, tf.int32)
     weights = tf.cast(weights, tf.float32)
     if chunk_rows is None:
-        chunk_rows = max(64, _CHUNK_BYTES // (4 * vocab_size) // 64 * 64)
+        chunk_rows = _rows_in_a_chunk(vocab_size)
     num_rows = hidden.shape[0]
     whole = num_rows is not None and num_rows <= chunk_rows
 
@@ -69,6 +69,42 @@ def linear_cross_entropy(
     if whole:
         return _chunk(hidden, kernel, labels, weights, False)[0]
     return _loop(hidden, kernel, labels, weights, chunk_rows, with_gradient=False)[0]
+
+
+def token_losses(
+    hidden: tf.Tensor, kernel: tf.Tensor, labels: tf.Tensor, *, chunk_rows: int | None = None
+) -> tf.Tensor:
+    """Cross-entropy of each row, as `linear_cross_entropy` without its sum and gradient.
+
+    Args:
+        hidden: float `[R, E]`.
+        kernel: `[V, E]`, of the same dtype.
+        labels: int `[R]`, in [0, V).
+        chunk_rows: rows computed at once.
+
+    Returns:
+        float32 `[R]`.
+    """
+    vocab_size = kernel.shape[0]
+    chunk_rows = chunk_rows or _rows_in_a_chunk(vocab_size)
+    num_rows = tf.shape(hidden)[0]
+    num_chunks = -(-num_rows // chunk_rows)
+    pieces = tf.TensorArray(tf.float32, num_chunks, infer_shape=False, element_shape=[None])
+
+    def body(i: tf.Tensor, pieces: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        rows = slice(i * chunk_rows, (i + 1) * chunk_rows)
+        logits = tf.cast(tf.matmul(hidden[rows], kernel, transpose_b=True), tf.float32)
+        of_label = tf.gather(logits, labels[rows], axis=1, batch_dims=1)
+        return i + 1, pieces.write(i, tf.reduce_logsumexp(logits, axis=-1) - of_label)
+
+    _, pieces = tf.while_loop(
+        lambda i, _: i < num_chunks, body, (tf.constant(0), pieces), parallel_iterations=1
+    )
+    return pieces.concat()
+
+
+def _rows_in_a_chunk(vocab_size: int) -> int:
+    return max(64, _CHUNK_BYTES // (4 * vocab_size) // 64 * 64)
 
 
 def _chunk(

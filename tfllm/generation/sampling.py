@@ -1,0 +1,160 @@
+"""The next token of each row, from its logits and its own options.
+
+A row's choice depends on nothing but its own logits, options, seed and step, so that it is the
+same alone and in any batch.
+
+Shape letters: B batch, V vocabulary, N candidates.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfllm.config import GenerationConfig
+
+# Sampling from the likeliest few needs the likeliest few; the whole vocabulary is sorted only
+# where a row's top_p reaches beyond them.
+_FEW = 256
+
+
+class SamplingOptions(NamedTuple):
+    """Options of every row, each of shape `[B]`; meanings as in `GenerationConfig`."""
+
+    temperature: tf.Tensor  # float32
+    top_k: tf.Tensor  # int32
+    top_p: tf.Tensor  # float32
+    min_p: tf.Tensor  # float32
+    repetition_penalty: tf.Tensor  # float32
+    seed: tf.Tensor  # int32
+
+    @classmethod
+    def of(cls, config: GenerationConfig, batch_size: int | tf.Tensor) -> SamplingOptions:
+        """One configuration's options for a whole batch."""
+        return cls(
+            *(
+                tf.fill([batch_size], tf.constant(getattr(config, name), dtype))
+                for name, dtype in OPTION_DTYPES.items()
+            )
+        )
+
+
+OPTION_DTYPES = {
+    "temperature": tf.float32,
+    "top_k": tf.int32,
+    "top_p": tf.float32,
+    "min_p": tf.float32,
+    "repetition_penalty": tf.float32,
+    "seed": tf.int32,
+}
+
+
+def next_tokens(
+    logits: tf.Tensor, options: SamplingOptions, step: tf.Tensor, seen: tf.Tensor
+) -> tf.Tensor:
+    """Choose a token for each row.
+
+    The order is that of Hugging Face's processors: repetition penalty (Keskar et al., CTRL, 2019),
+    temperature, top-k (Fan et al., 2018), top-p (Holtzman et al., 2020), min-p (Nguyen et al., 2024).
+
+    Args:
+        logits: float32 `[B, V]`.
+        options: of each row; a temperature of 0 takes the likeliest token.
+        step: int32 scalar: which token of the text this is; with the seed, it decides the draw.
+        seen: bool `[B, V]`: tokens that the row has already.
+
+    Returns:
+        int32 `[B]`.
+    """
+    penalty = options.repetition_penalty[:, tf.newaxis]
+
+    def penalised() -> tf.Tensor:
+        scaled = tf.where(logits > 0, logits / penalty, logits * penalty)
+        return tf.where(seen & (penalty != 1), scaled, logits)
+
+    logits = tf.cond(tf.reduce_any(penalty != 1), penalised, lambda: logits)
+    likeliest = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    samples = options.temperature > 0
+    drawn = tf.cond(tf.reduce_any(samples), lambda: _draw(logits, options, step), lambda: likeliest)
+    return tf.where(samples, drawn, likeliest)
+
+
+def _draw(logits: tf.Tensor, options: SamplingOptions, step: tf.Tensor) -> tf.Tensor:
+    temperature = tf.where(options.temperature > 0, options.temperature, 1.0)
+    probabilities = tf.nn.softmax(logits / temperature[:, tf.newaxis])
+    uniform = uniform_numbers(options.seed, step)
+    limited = (options.top_k > 0) | (options.top_p < 1) | (options.min_p > 0)
+    none = tf.zeros_like(options.seed)
+    from_all = tf.cond(
+        tf.reduce_all(limited), lambda: none, lambda: _inverse_cdf(probabilities, uniform)
+    )
+    from_some = tf.cond(
+        tf.reduce_any(limited),
+        lambda: _draw_limited(probabilities, options, limited, uniform),
+        lambda: none,
+    )
+    return tf.where(limited, from_some, from_all)
+
+
+def _draw_limited(
+    probabilities: tf.Tensor, options: SamplingOptions, limited: tf.Tensor, uniform: tf.Tensor
+) -> tf.Tensor:
+    vocab_size = tf.shape(probabilities)[-1]
+
+    def from_likeliest(num: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draw among the `num` likeliest; and whether all that may be drawn is among them."""
+        p_BN, id_BN = tf.math.top_k(probabilities, num)
+        k = tf.where(options.top_k > 0, options.top_k, vocab_size)[:, tf.newaxis]
+        kept = tf.where(tf.range(num) < k, p_BN, 0.0)
+        # Of what top-k leaves; 1 where it leaves all.
+        mass = tf.where(options.top_k > 0, tf.reduce_sum(kept, -1), 1.0)[:, tf.newaxis]
+        before = tf.cumsum(kept, axis=-1, exclusive=True) / mass
+        floor = options.min_p[:, tf.newaxis] * p_BN[:, :1]
+        # The likeliest token always stays.
+        stays = ((before < options.top_p[:, tf.newaxis]) & (kept >= floor)) | (tf.range(num) == 0)
+        enough = (num >= vocab_size) | (tf.squeeze(k, 1) <= num) | ~stays[:, -1] | ~limited
+        kept = tf.where(stays, kept, 0.0)
+        place = _inverse_cdf(kept, uniform)
+        return tf.gather(id_BN, place, batch_dims=1), tf.reduce_all(enough)
+
+    few = tf.minimum(_FEW, vocab_size)
+    drawn, enough = from_likeliest(few)
+    return tf.cond(enough, lambda: drawn, lambda: from_likeliest(vocab_size)[0])
+
+
+def _inverse_cdf(weights: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+    """The index at which the running sum of `[B, N]` weights passes a uniform share of the whole."""
+    running = tf.cumsum(weights, axis=-1)
+    passed = running <= uniform[:, tf.newaxis] * running[:, -1:]
+    index = tf.reduce_sum(tf.cast(passed, tf.int32), axis=-1)
+    # Rounding may pass all; then the last one with any weight.
+    count = tf.shape(weights)[-1]
+    positive = tf.where(weights > 0, tf.range(count), 0)
+    return tf.minimum(index, tf.reduce_max(positive, axis=-1))
+
+
+def uniform_numbers(seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    """A number in [0, 1) for each row, a hash of its seed and the step.
+
+    TensorFlow's stateless generators take one seed for a whole batch; a row would draw other
+    numbers in another batch. This is the finalizer of SplitMix64 (Steele, Lea & Flood, 2014).
+
+    Args:
+        seed: int32 `[B]`.
+        step: int32 scalar.
+
+    Returns:
+        float32 `[B]`.
+    """
+    z = tf.cast(seed, tf.uint64) * tf.constant(0x9E3779B97F4A7C15, tf.uint64)
+    z += (tf.cast(step, tf.uint64) + tf.constant(1, tf.uint64)) * tf.constant(
+        0xD1B54A32D192ED03, tf.uint64
+    )
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None)):
+        z = tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, tf.constant(shift, tf.uint64)))
+        if factor is not None:
+            z *= tf.constant(factor, tf.uint64)
+    # 24 bits: what float32 holds exactly, so that 1 is never reached.
+    bits = tf.bitwise.right_shift(z, tf.constant(40, tf.uint64))
+    return tf.cast(tf.cast(bits, tf.int32), tf.float32) * 2.0**-24

@@ -1,0 +1,162 @@
+"""The families and sizes of causal language models, as data: a preset is a row of `ModelConfig` values.
+
+To add a size, add a row. To add a family, add what its sizes have in common to `FAMILIES`, its
+sizes to `SIZES`, and its weight map to `tfllm/pretrained/weight_map.py`. Nothing here imports
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfllm.config import ConfigError, ModelConfig, build, unknown_name
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    # Touvron et al., 2023: RMSNorm, rotary positions, SwiGLU, no biases.
+    "llama": {
+        "positions": "rotary",
+        "norm": "rms",
+        "norm_epsilon": 1e-5,
+        "activation": "silu",
+        "gated": True,
+        "use_bias": False,
+        "tied_embeddings": True,
+    },
+    # Radford et al., 2019: LayerNorm, learned positions, GELU by its tanh formula, biases.
+    "gpt2": {
+        "positions": "learned",
+        "norm": "layer",
+        "norm_epsilon": 1e-5,
+        "activation": "gelu_tanh",
+        "gated": False,
+        "use_bias": True,
+        "tied_embeddings": True,
+    },
+}
+"""what all sizes of a family have in common"""
+
+_COLUMNS = (
+    "vocab_size",
+    "num_layers",
+    "embedding_dim",
+    "num_heads",
+    "num_kv_heads",
+    "feed_forward_dim",
+    "max_sequence_length",
+)
+
+SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "llama": {
+        #                  vocab layers width heads kv  inner  context  what differs
+        "llama-1m": (4_096, 3, 128, 4, 2, 352, 1_024),
+        "llama-4m": (4_096, 4, 256, 4, 2, 704, 1_024),
+        "llama-15m": (8_192, 8, 384, 6, 2, 960, 1_024),
+        "llama-60m": (16_384, 14, 576, 9, 3, 1_536, 2_048),
+        "llama-125m": (32_768, 16, 768, 12, 4, 2_048, 2_048),
+        "llama-350m": (32_768, 24, 1_024, 16, 8, 3_328, 2_048),
+        # TinyLlama's shape (Zhang et al., 2024).
+        "llama-1b": (32_000, 22, 2_048, 32, 4, 5_632, 2_048, {"tied_embeddings": False}),
+        # As published: the numbers of parameters are exact.
+        "smollm2-135m": (49_152, 30, 576, 9, 3, 1_536, 8_192, {"rope_theta": 100_000.0}),
+        "smollm2-360m": (49_152, 32, 960, 15, 5, 2_560, 8_192, {"rope_theta": 100_000.0}),
+        "smollm2-1.7b": (49_152, 24, 2_048, 32, 32, 8_192, 8_192, {"rope_theta": 130_000.0}),
+        "llama-2-7b": (32_000, 32, 4_096, 32, 32, 11_008, 4_096, {"tied_embeddings": False}),
+        "llama-2-13b": (32_000, 40, 5_120, 40, 40, 13_824, 4_096, {"tied_embeddings": False}),
+        "llama-3-8b": (
+            *(128_256, 32, 4_096, 32, 8, 14_336, 8_192),
+            {"tied_embeddings": False, "rope_theta": 500_000.0},
+        ),
+        "llama-3-70b": (
+            *(128_256, 80, 8_192, 64, 8, 28_672, 8_192),
+            {"tied_embeddings": False, "rope_theta": 500_000.0},
+        ),
+    },
+    "gpt2": {
+        "gpt2-1m": (4_096, 3, 128, 4, 4, 512, 512),
+        "gpt2-4m": (4_096, 4, 256, 4, 4, 1_024, 512),
+        "gpt2-15m": (8_192, 6, 384, 6, 6, 1_536, 1_024),
+        "gpt2-60m": (16_384, 10, 640, 10, 10, 2_560, 1_024),
+        # As published: the numbers of parameters are exact.
+        "gpt2": (50_257, 12, 768, 12, 12, 3_072, 1_024),
+        "gpt2-medium": (50_257, 24, 1_024, 16, 16, 4_096, 1_024),
+        "gpt2-large": (50_257, 36, 1_280, 20, 20, 5_120, 1_024),
+        "gpt2-xl": (50_257, 48, 1_600, 25, 25, 6_400, 1_024),
+    },
+}
+"""family to preset's name to its row: the columns above, then a dictionary of what differs"""
+
+
+def _values(family: str, row: tuple[Any, ...]) -> dict[str, Any]:
+    sizes = dict(zip(_COLUMNS, row, strict=False))
+    differing = row[len(_COLUMNS)] if len(row) > len(_COLUMNS) else {}
+    return {**FAMILIES[family], **sizes, **differing}
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    name: _values(family, row) for family, rows in SIZES.items() for name, row in rows.items()
+}
+"""preset's name to its `ModelConfig` values"""
+
+
+def preset(name: str, **overrides: Any) -> ModelConfig:
+    """The settings of a preset, with some of them overridden.
+
+    Args:
+        name: a key of `PRESETS`.
+        overrides: any field of `ModelConfig`, such as `vocab_size`.
+
+    Raises:
+        ConfigError: no preset of that name, no such field, or values that do not fit together.
+    """
+    if name not in PRESETS:
+        raise ConfigError(unknown_name("preset", name, PRESETS))
+    return build(ModelConfig, {**PRESETS[name], **overrides}, where=f"preset {name}")
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """The number of weights of a `CausalLM` with these settings, by a closed formula.
+
+    A tied embedding counts once; sinusoidal and rotary positions have no weights.
+    """
+    width, inner, heads = config.embedding_dim, config.feed_forward_dim, config.num_heads
+    assert inner is not None and config.head_dim is not None and config.num_kv_heads is not None
+    heads_dim = heads * config.head_dim
+    projected = heads_dim + 2 * config.num_kv_heads * config.head_dim  # queries, keys and values
+    inner_rows = inner * (2 if config.gated else 1)
+    block = width * (projected + heads_dim + inner_rows + inner)
+    if config.use_bias:
+        block += projected + width + inner_rows + width
+    norm = width * (2 if config.norm == "layer" else 1)
+    embedding = config.vocab_size * width
+    total = embedding + config.num_layers * (block + 2 * norm)
+    if config.positions == "learned":
+        total += config.max_sequence_length * width
+    if config.norm_first:
+        total += norm
+    return total if config.tied_embeddings else total + embedding
+
+
+def preset_table() -> str:
+    """A table of all presets: parameters (at the preset's own vocabulary) and sizes."""
+    head = ("preset", "parameters", "vocabulary", "layers", "width", "heads/kv", "context")
+    rows = [head]
+    for name in PRESETS:
+        config = preset(name)
+        rows.append(
+            (
+                name,
+                f"{num_parameters(config):,}",
+                f"{config.vocab_size:,}",
+                str(config.num_layers),
+                str(config.embedding_dim),
+                f"{config.num_heads}/{config.num_kv_heads}",
+                f"{config.max_sequence_length:,}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
