@@ -1,0 +1,49 @@
+"""A model as a service: export, check, server, client and deployment files.
+
+The names load on first use: a client needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "CheckReport": "check_report",
+    "Client": "client",
+    "ModelServer": "server",
+    "GenerationError": "errors",
+    "ServingError": "errors",
+    "check": "check",
+    "export": "export",
+    "write_deployment_files": "deployment",
+}
+__all__ = [
+    "CheckReport",
+    "Client",
+    "GenerationError",
+    "ModelServer",
+    "ServingError",
+    "check",
+    "export",
+    "write_deployment_files",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(f"tfllm.serving.{_PUBLIC[name]}"), name)
+        # A module of the same name was set as an attribute by its import.
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'tfllm.serving' has no attribute {name!r}")
+
+
+if TYPE_CHECKING:
+    from tfllm.serving.check import check
+    from tfllm.serving.check_report import CheckReport
+    from tfllm.serving.client import Client
+    from tfllm.serving.deployment import write_deployment_files
+    from tfllm.serving.errors import GenerationError, ServingError
+    from tfllm.serving.export import export
+    from tfllm.serving.server import ModelServer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -20,9 +21,11 @@ from tfllm.generation.sampling import SamplingOptions
 from tfllm.generation.stop_strings import HoldBack, StopStrings, joined_stop_strings
 from tfllm.models.causal_lm import CausalLM
 from tfllm.optimization.linear_cross_entropy import token_losses
+from tfllm.pretrained import load
+from tfllm.pretrained.model_folder import model_folder
 from tfllm.tokenizers.base import Tokenizer
 
-_OPTIONS = {
+OPTION_DTYPES = {
     "max_new_tokens": tf.int32,
     "temperature": tf.float32,
     "top_k": tf.int32,
@@ -77,6 +80,23 @@ class TextGeneration(tf.Module):
         self._end_token_ids = tf.constant([tokenizer.end_token_id], tf.int32)
         self._functions: dict[str, Any] = {}
 
+    @classmethod
+    def load(cls, folder: str | Path, *, dtype: str = "float32") -> TextGeneration:
+        """The model, tokenizer and generation settings of a model folder (or a run's).
+
+        Args:
+            folder: a model folder, or the run folder that holds one.
+            dtype: of the weights and products: "float32" or "bfloat16".
+
+        Raises:
+            FileNotFoundError: there is no model, or it has no tokenizer.
+        """
+        folder = model_folder(folder)
+        model, tokenizer, generation = load(folder, dtype=dtype)
+        if tokenizer is None:
+            raise FileNotFoundError(f"{folder} has no tokenizer.json; text needs one")
+        return cls(model, tokenizer, generation)
+
     # ------------------------------------------------------------------ for Python
 
     def generate(self, prompts: str | Sequence[str], **options: Any) -> Any:
@@ -112,7 +132,7 @@ class TextGeneration(tf.Module):
         return texts[0] if single else texts
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
-        """Continue one prompt, yielding text as it is made; the pieces joined are `generate`'s text.
+        """Continue one prompt, piece by piece; the pieces joined are `generate`'s text.
 
         Args:
             prompt: the text to continue.
@@ -195,7 +215,7 @@ class TextGeneration(tf.Module):
         """Name to `tf.function`: `serving_default`, `generate` and `score`."""
         if not self._functions:
             prompt = tf.TensorSpec([None], tf.string, "prompt")
-            options = {n: tf.TensorSpec([None], t, n) for n, t in _OPTIONS.items()}
+            options = {n: tf.TensorSpec([None], t, n) for n, t in OPTION_DTYPES.items()}
             text = tf.TensorSpec([None], tf.string, "text")
             self._functions = {
                 "serving_default": tf.function(
@@ -212,7 +232,7 @@ class TextGeneration(tf.Module):
         batch = tf.shape(prompt)[0]
         values = {**to_dict(self.generation), "stop": joined_stop_strings(self.generation.stop)}
         return self._generate(
-            prompt, *(tf.fill([batch], tf.constant(values[n], t)) for n, t in _OPTIONS.items())
+            prompt, *(tf.fill([batch], tf.constant(values[n], t)) for n, t in OPTION_DTYPES.items())
         )
 
     def _generate(
@@ -228,7 +248,7 @@ class TextGeneration(tf.Module):
         stop: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         given = locals()  # a signature's inputs need their names; from here on they are data
-        request = self._request(prompt, {name: given[name] for name in _OPTIONS})
+        request = self._request(prompt, {name: given[name] for name in OPTION_DTYPES})
         stops = request.pop("stops")
         error = request.pop("error")
         state = decode(self.model, stops=stops, **request, **self._rules)
@@ -363,10 +383,10 @@ class TextGeneration(tf.Module):
 
     @property
     def stream_begin(self) -> Any:
-        """`tf.function`: a prompt and its options, each `[1]`, to the state after the first token."""
+        """`tf.function`: a prompt and its options, each `[1]`, to the state after a token."""
         if not hasattr(self, "_stream_begin"):
             specs = [tf.TensorSpec([1], tf.string, "prompt")]
-            specs += [tf.TensorSpec([1], t, n) for n, t in _OPTIONS.items()]
+            specs += [tf.TensorSpec([1], t, n) for n, t in OPTION_DTYPES.items()]
 
             def stream_begin(
                 prompt: tf.Tensor,
@@ -380,7 +400,7 @@ class TextGeneration(tf.Module):
                 stop: tf.Tensor,
             ) -> dict[str, tf.Tensor]:
                 given = locals()
-                request = self._request(prompt, {name: given[name] for name in _OPTIONS})
+                request = self._request(prompt, {name: given[name] for name in OPTION_DTYPES})
                 stops, error = request.pop("stops"), request.pop("error")
                 state = begin(self.model, stops=stops, **request, **self._rules)
                 return _packed(state, request["options"], stops, error)
@@ -405,6 +425,35 @@ class TextGeneration(tf.Module):
             }
             self._stream_next = tf.function(stream_next, input_signature=[spec], autograph=False)
         return self._stream_next
+
+
+def generate(
+    model: str | Path | CausalLM,
+    prompts: str | Sequence[str],
+    *,
+    tokenizer: Tokenizer | None = None,
+    dtype: str = "float32",
+    **options: Any,
+) -> Any:
+    """Continue prompts with a model, in one call.
+
+    Each call with a folder loads the model anew; keep a `TextGeneration` for more than one.
+
+    Args:
+        model: a model folder, or a model and its `tokenizer`.
+        prompts: one text or several.
+        tokenizer: of a model that is given as an object.
+        dtype: in which a model folder is loaded, "float32" or "bfloat16".
+        options: as `TextGeneration.generate`.
+
+    Returns:
+        as `TextGeneration.generate`.
+    """
+    if isinstance(model, CausalLM):
+        if tokenizer is None:
+            raise ValueError("generate needs the tokenizer of a model that is given as an object")
+        return TextGeneration(model, tokenizer).generate(prompts, **options)
+    return TextGeneration.load(model, dtype=dtype).generate(prompts, **options)
 
 
 def valid_text(text: tf.Tensor, *, finished: bool | tf.Tensor = True) -> tf.Tensor:
@@ -460,7 +509,7 @@ def _unpacked(
 
 def _tensors(configs: Sequence[GenerationConfig]) -> dict[str, tf.Tensor]:
     values = [{**to_dict(c), "stop": joined_stop_strings(c.stop)} for c in configs]
-    return {n: tf.constant([v[n] for v in values], t) for n, t in _OPTIONS.items()}
+    return {n: tf.constant([v[n] for v in values], t) for n, t in OPTION_DTYPES.items()}
 
 
 def _checked(result: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

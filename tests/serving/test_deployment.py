@@ -1,0 +1,283 @@
+"""The generated files, read by the parsers of those who will read them."""
+
+import http.server
+import json
+import os
+import shutil
+import stat
+import subprocess
+import threading
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+
+from tfllm.serving import deployment
+from tfllm.serving.deployment import write_deployment_files
+from tfllm.serving.deployment_templates import DeploymentSettings, batching_config
+
+yaml = pytest.importorskip("yaml")
+FILES = [
+    "models.config",
+    "batching.config",
+    "monitoring.config",
+    "docker-compose.yaml",
+    "kserve.yaml",
+]
+
+
+@pytest.fixture
+def base(tmp_path):
+    for name in ("quickstart", "Other_model.v2"):
+        (tmp_path / name / "1").mkdir(parents=True)
+    return tmp_path
+
+
+def load(path):
+    return list(yaml.safe_load_all(path.read_text("utf-8")))
+
+
+def test_models_config_is_what_the_model_server_reads(base):
+    pb2 = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
+    write_deployment_files(base, ["quickstart", "Other_model.v2"])
+    config = text_format.Parse((base / "models.config").read_text(), pb2.ModelServerConfig())
+    models = config.model_config_list.config
+    assert [(m.name, m.base_path) for m in models] == [
+        ("quickstart", "/models/quickstart"),
+        ("Other_model.v2", "/models/Other_model.v2"),
+    ]
+    assert all(m.model_platform == "tensorflow" for m in models)
+    assert all(m.model_version_policy.latest.num_versions == 1 for m in models)
+
+
+def test_the_labels_that_models_config_shows_in_a_comment_are_valid(base):
+    pb2 = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
+    write_deployment_files(base, ["quickstart"])
+    lines = (base / "models.config").read_text().splitlines()
+    example = [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
+    model = text_format.Parse("\n".join(example), pb2.ModelConfig())
+    assert dict(model.version_labels) == {"stable": 1, "canary": 2}
+    assert set(model.version_labels.values()) <= set(model.model_version_policy.specific.versions)
+
+
+def message_type(name, **fields):
+    """A protocol buffer message with (number, type) fields; these two are in no Python package."""
+    kinds = descriptor_pb2.FieldDescriptorProto
+    pool = descriptor_pool.DescriptorPool()
+    file = descriptor_pb2.FileDescriptorProto(name=f"{name}.proto", package="t", syntax="proto3")
+    wrapper = file.message_type.add(name="Value")
+    wrapper.field.add(name="value", number=1, type=kinds.TYPE_INT64, label=kinds.LABEL_OPTIONAL)
+    message = file.message_type.add(name=name)
+    for field, (number, kind) in fields.items():
+        label = kinds.LABEL_REPEATED if kind == "repeated" else kinds.LABEL_OPTIONAL
+        if kind == "value":
+            message.field.add(
+                name=field,
+                number=number,
+                type=kinds.TYPE_MESSAGE,
+                type_name=".t.Value",
+                label=label,
+            )
+        else:
+            kind = {"repeated": "int64"}.get(kind, kind)
+            scalar = getattr(kinds, f"TYPE_{kind.upper()}")
+            message.field.add(name=field, number=number, type=scalar, label=label)
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"t.{name}"))
+
+
+@pytest.mark.parametrize("size, allowed", [(1, [1]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])])
+def test_batching_config_obeys_the_schedulers_rules(size, allowed):
+    # Fields of BatchingParameters, tensorflow_serving/servables/tensorflow/
+    # session_bundle_config.proto; google.protobuf.Int64Value has one field, value.
+    parameters = message_type(
+        "BatchingParameters",
+        max_batch_size=(1, "value"),
+        batch_timeout_micros=(2, "value"),
+        max_enqueued_batches=(3, "value"),
+        num_batch_threads=(4, "value"),
+        allowed_batch_sizes=(6, "repeated"),
+    )
+    settings = DeploymentSettings(max_batch_size=size, batch_timeout_micros=0, num_batch_threads=3)
+    parsed = text_format.Parse(batching_config(settings), parameters())
+    # Increasing, and the last is max_batch_size: otherwise the server does not start.
+    assert list(parsed.allowed_batch_sizes) == allowed
+    assert parsed.max_batch_size.value == size
+    assert parsed.HasField("batch_timeout_micros") and parsed.batch_timeout_micros.value == 0
+    assert parsed.num_batch_threads.value == 3 and parsed.max_enqueued_batches.value == 100
+
+
+def test_monitoring_config_turns_prometheus_on(base):
+    inner = message_type("PrometheusConfig", enable=(1, "bool"), path=(2, "string"))
+    write_deployment_files(base, ["quickstart"])
+    text = (base / "monitoring.config").read_text()
+    body = text[text.index("prometheus_config {") + len("prometheus_config {") : text.rindex("}")]
+    parsed = text_format.Parse(body, inner())
+    assert parsed.enable and parsed.path == "/monitoring/prometheus/metrics"
+
+
+def test_docker_compose_serves_the_folder_read_only_on_loopback(base):
+    write_deployment_files(base, ["quickstart"], DeploymentSettings(rest_timeout_seconds=90))
+    [compose] = load(base / "docker-compose.yaml")
+    service = compose["services"]["tensorflow-serving"]
+    assert service["image"] == "tensorflow/serving:2.20.0"
+    assert service["ports"] == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
+    [volume] = service["volumes"]
+    assert volume == {"type": "bind", "source": ".", "target": "/models", "read_only": True}
+    flags = dict(flag.removeprefix("--").split("=") for flag in service["command"])
+    assert flags.pop("rest_api_timeout_in_ms") == "90000"
+    assert flags.pop("enable_batching") == "true"
+    # Every file that a flag names is one that was written.
+    files = {value for name, value in flags.items() if name.endswith("_file")}
+    assert files == {f"/models/{name}" for name in FILES if name.endswith(".config")}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_health_command_asks_for_every_model(base):
+    """The command that the container runs, on a server that answers as TensorFlow Serving does."""
+    states = {"quickstart": "AVAILABLE", "Other_model.v2": "LOADING"}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            status = {"state": states[self.path.removeprefix("/v1/models/")]}
+            body = json.dumps({"model_version_status": [status]}, indent=1).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+
+    write_deployment_files(base, list(states))
+    [compose] = load(base / "docker-compose.yaml")
+    kind, *command = compose["services"]["tensorflow-serving"]["healthcheck"]["test"]
+    assert kind == "CMD" and "$" not in "".join(command).replace("$$", "")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = str(server.server_address[1])
+        command = [part.replace("$$", "$").replace("8501", port) for part in command]
+
+        def healthy():
+            return subprocess.run(command, timeout=10, capture_output=True).returncode == 0
+
+        loading = healthy()
+        states["Other_model.v2"] = "AVAILABLE"
+        available = healthy()
+        server.shutdown()
+        thread.join()
+    assert (loading, available) == (False, True)
+    assert not healthy()  # nobody listens
+
+
+def test_kserve_has_a_service_for_each_model_with_the_same_batching(base):
+    write_deployment_files(base, ["quickstart", "Other_model.v2"])
+    batching, *services = load(base / "kserve.yaml")
+    text = (base / "batching.config").read_text()
+    assert batching["kind"] == "ConfigMap"
+    assert batching["data"]["batching.config"] == text.partition("\n")[2]
+    assert [s["metadata"]["name"] for s in services] == ["quickstart", "other-model-v2"]
+    for service, name in zip(services, ["quickstart", "Other_model.v2"], strict=True):
+        assert service["apiVersion"] == "serving.kserve.io/v1beta1"
+        predictor = service["spec"]["predictor"]
+        model = predictor["model"]
+        assert model["modelFormat"]["name"] == "tensorflow"
+        assert model["runtimeVersion"] == "2.20.0" and model["protocolVersion"] == "v1"
+        assert "REPLACE" in model["storageUri"] and model["storageUri"].endswith(f"/{name}")
+        [mount], [volume] = model["volumeMounts"], predictor["volumes"]
+        assert mount["name"] == volume["name"]
+        assert volume["configMap"]["name"] == batching["metadata"]["name"]
+        assert f"--batching_parameters_file={mount['mountPath']}/batching.config" in model["args"]
+
+
+def test_memory_follows_the_size_of_the_newest_version(base):
+    newest = base / "quickstart" / "10"
+    newest.mkdir()
+    with open(newest / "weights", "wb") as file:
+        os.truncate(file.fileno(), 3 * 2**30)  # a hole, no bytes on the disk
+    write_deployment_files(base, ["quickstart"])
+    _, service = load(base / "kserve.yaml")
+    limits = service["spec"]["predictor"]["model"]["resources"]["limits"]
+    assert limits["memory"] == "7Gi"
+
+
+# ---------------------------------------------------------------- nothing of a user's is lost
+def test_writing_again_changes_nothing_and_new_models_are_taken_up(base):
+    first = write_deployment_files(base, ["quickstart"])
+    assert [path.name for path in first.written] == FILES and not first.kept
+    again = write_deployment_files(base, ["quickstart"])
+    assert [path.name for path in again.unchanged] == FILES and not again.written
+    more = write_deployment_files(base, ["quickstart", "Other_model.v2"])
+    changed = {"models.config", "docker-compose.yaml", "kserve.yaml"}
+    assert {path.name for path in more.written} == changed
+    assert sorted(path.name for path in base.iterdir()) == sorted(
+        [*FILES, "quickstart", "Other_model.v2"]
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("edit", ["one word", "the first line gone", "not ours at all"])
+def test_an_edited_file_is_kept_and_the_new_one_lies_beside_it(name, edit, base):
+    write_deployment_files(base, ["quickstart"])
+    path = base / name
+    generated = path.read_text()
+    edited = {
+        "one word": generated.replace("true", "false").replace("8", "9").replace("1", "2", 1),
+        "the first line gone": generated.partition("\n")[2],
+        "not ours at all": "# mine\n",
+    }[edit]
+    path.write_text(edited)
+    told = write_deployment_files(base, ["quickstart"])
+    assert told.kept == ((path, base / f"{name}.new"),)
+    assert path.read_text() == edited
+    assert (base / f"{name}.new").read_text() == generated
+    assert f"kept {path}" in told.format()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(base, monkeypatch):
+    write_deployment_files(base, ["quickstart"])
+    before = {path: path.read_bytes() for path in base.iterdir() if path.is_file()}
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(deployment.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_deployment_files(base, ["Other_model.v2"])
+    assert {path: path.read_bytes() for path in base.iterdir() if path.is_file()} == before
+
+
+def test_another_user_can_read_the_files(base):
+    write_deployment_files(base, ["quickstart"])
+    assert all(stat.S_IMODE((base / name).stat().st_mode) & 0o044 == 0o044 for name in FILES)
+
+
+@pytest.mark.parametrize(
+    "names", [[], "quickstart", ["a/b"], ['a"b'], ["-a"], [""], ["a b"], ["m_1", "M-1"], ["a" * 64]]
+)
+def test_names_that_do_not_fit_are_refused(names, base):
+    with pytest.raises(ValueError, match="name"):
+        write_deployment_files(base, names)
+    assert not (base / "models.config").exists()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"max_batch_size": 0},
+        {"num_batch_threads": 0},
+        {"max_enqueued_batches": 0},
+        {"batch_timeout_micros": -1},
+        {"rest_timeout_seconds": 0},
+        {"rest_port": 0},
+        {"grpc_port": 8501},
+        {"memory_gib": 0},
+    ],
+)
+def test_settings_out_of_range_are_refused(setting):
+    with pytest.raises(ValueError, match=r"must.*received"):
+        DeploymentSettings(**setting)
+
+
+def test_a_base_that_is_no_folder_is_refused(base):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        write_deployment_files(base / "absent", ["quickstart"])

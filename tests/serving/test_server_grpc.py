@@ -1,0 +1,162 @@
+"""gRPC through the stubs that TensorFlow Serving's own clients use."""
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+from tests.serving.toy_models import start, toy_base
+
+
+@pytest.fixture(scope="module")
+def channel():
+    labels = {"half": {"stable": 1}}
+    with (
+        start(toy_base(), rest_port=None, grpc_port=0, labels=labels) as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def predictions(channel):
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def request(model, inputs, signature="", version=None, label=None, outputs=()):
+    message = predict_pb2.PredictRequest()
+    message.model_spec.name = model
+    message.model_spec.signature_name = signature
+    if version is not None:
+        message.model_spec.version.value = version
+    if label is not None:
+        message.model_spec.version_label = label
+    message.output_filter.extend(outputs)
+    for name, value in inputs.items():
+        message.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return message
+
+
+def refused(call, message):
+    with pytest.raises(grpc.RpcError) as error:
+        call(message, timeout=30)
+    return error.value.code().name, error.value.details()
+
+
+FLOATS = np.float32([1, 2])
+
+
+def test_predict_names_the_version_that_answered(predictions):
+    reply = predictions.Predict(request("half", {"x": FLOATS}))
+    assert tf.make_ndarray(reply.outputs["y"]).tolist() == [2.5, 3.0]
+    assert list(reply.outputs["y"].float_val) == [2.5, 3.0]
+    assert reply.model_spec.name == "half" and reply.model_spec.version.value == 2
+    assert reply.model_spec.signature_name == "serving_default"
+
+
+def test_version_and_label(predictions):
+    for spec in ({"version": 1}, {"label": "stable"}):
+        reply = predictions.Predict(request("half", {"x": FLOATS}, **spec))
+        assert tf.make_ndarray(reply.outputs["y"]).tolist() == [1.5, 2.0]
+        assert reply.model_spec.version.value == 1
+
+
+def test_every_type_and_the_output_filter(predictions):
+    inputs = {"tag": [b"\xff", "é".encode()], "pair": np.int32([[1, 2], [3, 4]])}
+    reply = predictions.Predict(request("several", inputs))
+    got = {name: tf.make_ndarray(proto) for name, proto in reply.outputs.items()}
+    assert got["echo"].tolist() == got["raw_bytes"].tolist() == [b"\xff", "é".encode()]
+    assert got["total"].dtype == np.int32 and got["total"].tolist() == [3, 7]
+    assert got["wide"].dtype == np.int64 and got["wide"].tolist() == [[1, 2], [3, 4]]
+    assert got["real"].dtype == np.float64 and got["even"].tolist() == [False, False]
+    reply = predictions.Predict(request("several", inputs, outputs=["total", "even"]))
+    assert sorted(reply.outputs) == ["even", "total"]
+    for outputs, words in ((["no"], "alias not found"), (["even", "even"], "duplicate")):
+        code, details = refused(predictions.Predict, request("several", inputs, outputs=outputs))
+        assert code == "INVALID_ARGUMENT" and words in details
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "words"),
+    [
+        (request("nope", {"x": FLOATS}), "NOT_FOUND", "Latest(nope)"),
+        (request("", {"x": FLOATS}), "INVALID_ARGUMENT", "no name"),
+        (request("half", {"x": FLOATS}, version=9), "NOT_FOUND", "Specific(half, 9)"),
+        (request("half", {"x": FLOATS}, label="no"), "INVALID_ARGUMENT", "label: no"),
+        (request("half", {"x": FLOATS}, "no"), "FAILED_PRECONDITION", 'key "no" not found'),
+        (request("half", {}), "INVALID_ARGUMENT", "Missing but required: {x}"),
+        (request("half", {"x": FLOATS, "z": FLOATS}), "INVALID_ARGUMENT", "Sent extra: {z}"),
+        (request("half", {"x": np.float64([1])}), "INVALID_ARGUMENT", "type float"),
+        (request("half", {"x": ["a"]}), "INVALID_ARGUMENT", "received string"),
+        (request("half", {"x": np.float32(1)}), "INVALID_ARGUMENT", "shape [?]; received []"),
+        (request("picky", {"x": np.float32([-1])}), "INVALID_ARGUMENT", "not be negative"),
+        (
+            request("several", {"tag": ["a"], "pair": np.int32([[1, 2], [3, 4]])}),
+            "INVALID_ARGUMENT",
+            "equal 0th-dimension size",
+        ),
+    ],
+)
+def test_errors_have_servings_codes(predictions, message, code, words):
+    got, details = refused(predictions.Predict, message)
+    assert got == code and words in details
+
+
+def test_an_empty_batch_is_answered(predictions):
+    reply = predictions.Predict(request("half", {"x": np.zeros(0, np.float32)}))
+    assert tf.make_ndarray(reply.outputs["y"]).shape == (0,)
+
+
+def test_large_messages_pass(predictions):
+    x = np.arange(3_000_000, dtype=np.float32).reshape(1, -1)  # 12 MB; gRPC's own limit is 4
+    reply = predictions.Predict(request("several", {"x": x}, "ragged_width"))
+    np.testing.assert_allclose(tf.make_ndarray(reply.outputs["sum"]), x.sum(), rtol=1e-4)
+
+
+def test_metadata(predictions):
+    message = get_model_metadata_pb2.GetModelMetadataRequest()
+    message.model_spec.name = "several"
+    assert refused(predictions.GetModelMetadata, message)[0] == "INVALID_ARGUMENT"
+    message.metadata_field.append("signature_def")
+    reply = predictions.GetModelMetadata(message)
+    definitions = get_model_metadata_pb2.SignatureDefMap()
+    assert reply.metadata["signature_def"].Unpack(definitions)
+    assert {"serving_default", "scalar", "numbers"} <= set(definitions.signature_def)
+    assert reply.model_spec.version.value == 7
+
+
+def test_status(channel):
+    models = model_service_pb2_grpc.ModelServiceStub(channel)
+    message = get_model_status_pb2.GetModelStatusRequest()
+    assert refused(models.GetModelStatus, message)[0] == "INVALID_ARGUMENT"
+    message.model_spec.name = "half"
+    reply = models.GetModelStatus(message)
+    states = get_model_status_pb2.ModelVersionStatus
+    assert [(s.version, s.state, s.status.error_code) for s in reply.model_version_status] == [
+        (2, states.AVAILABLE, 0),
+        (1, states.AVAILABLE, 0),
+    ]
+    message.model_spec.name = "nope"
+    assert refused(models.GetModelStatus, message)[0] == "NOT_FOUND"
+
+
+def test_the_other_calls_are_unimplemented(channel, predictions):
+    models = model_service_pb2_grpc.ModelServiceStub(channel)
+    for method, message in (
+        (predictions.Classify, classification_pb2.ClassificationRequest()),
+        (predictions.Regress, regression_pb2.RegressionRequest()),
+        (predictions.MultiInference, inference_pb2.MultiInferenceRequest()),
+        (models.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),
+    ):
+        assert refused(method, message)[0] == "UNIMPLEMENTED"

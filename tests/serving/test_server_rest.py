@@ -1,0 +1,228 @@
+"""REST as TensorFlow Serving answers it; raw requests, texts from its documentation and sources."""
+
+import http.client
+import json
+import resource
+import socket
+import time
+
+import pytest
+
+from tests.serving.toy_models import call, raw_call, start, toy_base
+
+
+@pytest.fixture(scope="module")
+def server():
+    with start(toy_base(), max_body_bytes=1 << 20, request_timeout_seconds=2.0) as running:
+        yield running
+
+
+def predict(server, model, body):
+    return call(server, "POST", f"/v1/models/{model}:predict", body)
+
+
+def error(reply, status=400):
+    assert reply[0] == status, reply
+    assert list(reply[1]) == ["error"]
+    return reply[1]["error"]
+
+
+def test_the_documented_example(server):
+    status, text, headers = raw_call(
+        server, "POST", "/v1/models/half:predict", {"instances": [1.0, 2.0, 5.0]}
+    )
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert text == '{"predictions": [2.5, 3.0, 4.5]}'
+    assert predict(server, "half", {"inputs": [1.0, 2.0]}) == (200, {"outputs": [2.5, 3.0]})
+
+
+def test_paths_ignore_case_and_decode_names(server):
+    assert call(server, "POST", "/V1/Models/half:PREDICT", {"instances": [0]})[0] == 200
+    assert call(server, "POST", "/v1/models/%68alf:predict", {"instances": [0]})[0] == 200
+
+
+def test_status_and_metadata(server):
+    assert call(server, "GET", "/v1/models/several") == (
+        200,
+        {
+            "model_version_status": [
+                {
+                    "version": "7",
+                    "state": "AVAILABLE",
+                    "status": {"error_code": "OK", "error_message": ""},
+                }
+            ]
+        },
+    )
+    assert call(server, "GET", "/v1/models/half/versions/2")[0] == 200
+    status, metadata = call(server, "GET", "/v1/models/several/versions/7/metadata")
+    assert status == 200
+    assert metadata["model_spec"] == {"name": "several", "signature_name": "", "version": "7"}
+    signatures = metadata["metadata"]["signature_def"]["signature_def"]
+    pair = signatures["serving_default"]["inputs"]["pair"]
+    assert pair["dtype"] == "DT_INT32"
+    assert pair["tensor_shape"] == {
+        "dim": [{"size": "-1", "name": ""}, {"size": "2", "name": ""}],
+        "unknown_rank": False,
+    }
+    assert signatures["serving_default"]["method_name"] == "tensorflow/serving/predict"
+
+
+def test_several_inputs_and_outputs_of_all_types(server):
+    rows = [{"tag": "é", "pair": [1, 2]}, {"tag": {"b64": "/w=="}, "pair": [3, 5]}]
+    expected = [
+        {"echo": "é", "raw_bytes": {"b64": "w6k="}, "total": 3, "wide": [1, 2],
+         "real": 0.375, "even": False},
+        {"echo": "\ufffd", "raw_bytes": {"b64": "/w=="}, "total": 8, "wide": [3, 5],
+         "real": 1.0, "even": True},
+    ]  # fmt: skip
+    assert predict(server, "several", {"instances": rows}) == (200, {"predictions": expected})
+    columns = {name: [row[name] for row in rows] for name in ("tag", "pair")}
+    status, reply = predict(server, "several", {"inputs": columns})
+    assert status == 200
+    assert reply["outputs"] == {name: [row[name] for row in expected] for name in expected[0]}
+
+
+def test_other_signatures_and_scalars(server):
+    body = {"signature_name": "scalar", "inputs": 1.5}
+    assert predict(server, "several", body) == (200, {"outputs": 2.5})
+    assert "must have shape []" in error(
+        predict(server, "several", {"signature_name": "scalar", "instances": [1.5]})
+    )
+
+
+def test_numbers_that_are_not_finite_pass_through(server):
+    body = '{"signature_name": "numbers", "inputs": [NaN, Infinity, -Infinity, 0.1]}'
+    _, text, _ = raw_call(server, "POST", "/v1/models/several:predict", body)
+    assert text == (
+        '{"outputs": {"d": [NaN, Infinity, -Infinity, 0.10000000149011612], '
+        '"f": [NaN, Infinity, -Infinity, 0.1]}}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("POST", "/v1/models/foo:predict", 404, "Servable not found for request: Latest(foo)"),
+        ("POST", "/v1/models/half/versions/50:predict", 404, "request: Specific(half, 50)"),
+        ("POST", "/v1/models/half/labels/no:predict", 400, "servable version label: no"),
+        ("POST", "/v1/models/half:classify", 501, "not implemented"),
+        ("POST", "/v1/models/half:regress", 501, "not implemented"),
+        ("GET", "/v1/models/foo", 404, "Could not find any versions of model foo"),
+        ("GET", "/v1/models/half/versions/9", 404, "Could not find version 9 of model half"),
+        ("GET", "/v1/models/foo/metadata", 404, "Servable not found for request: Latest(foo)"),
+        ("GET", "/v1/models", 400, "Missing model name in request."),
+        ("POST", "/v1/models", 400, "Malformed request: POST /v1/models"),
+        ("GET", "/v1/foo", 400, "Malformed request: GET /v1/foo"),
+        ("GET", "/v1/models/half:predict", 400, "Malformed request: GET /v1/models/half:predict"),
+        ("POST", "/v1/models/half/versions/x:predict", 400, "Malformed request"),
+        ("POST", "/v1/models/half/version/1:predict", 400, "Malformed request"),
+        ("POST", "/v1/models/half/versions/1/labels/a:predict", 400, "Malformed request"),
+        ("POST", "/v1/models/half/metadata", 400, "Malformed request"),
+        ("PUT", "/v1/models/half", 400, "Malformed request: PUT /v1/models/half"),
+        ("POST", f"/v1/models/half/versions/{2**64}:predict", 400, "Failed to convert version"),
+        ("GET", "/", 404, "Not found"),
+        ("GET", "/../etc/passwd", 404, "Not found"),
+        ("GET", "/v1/models/..%2f..%2fetc", 404, "Could not find any versions"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_told_as_in_serving(server, method, path, status, words):
+    body = {"instances": [1]} if method == "POST" else None
+    assert words in error(call(server, method, path, body), status)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("", "JSON Parse error: The document is empty"),
+        ("{'instances': [1]}", "JSON Parse error: Invalid value"),
+        ({"instances": ["x"]}, "is not of expected type: float"),
+        ({"instances": [[1.0], [1.0, 2.0]]}, "Expecting tensor size: 1 but got: 2"),
+        ({"instances": [[1.0]]}, "input x must have shape [?]; received [1,1]"),
+        ({"instances": [{"y": 1.0}]}, "does not have named input: y"),
+        ({"inputs": {"y": [1.0]}}, "Missing named input: x"),
+        (
+            {"signature_name": "nope", "instances": [1.0]},
+            'Serving signature name: "nope" not found in signature def',
+        ),
+    ],
+)
+def test_a_wrong_body_is_told_what_is_wrong(server, body, words):
+    assert words in error(predict(server, "half", body))
+
+
+def test_the_models_own_error_reaches_the_client_without_a_stack(server):
+    message = error(predict(server, "picky", {"instances": [-1.0]}))
+    assert "x must not be negative" in message
+    assert "File" not in message and "node" not in message
+
+
+def test_xla_is_off_as_in_serving(server):
+    message = error(predict(server, "compiled", {"instances": [1.0]}), 500)
+    assert "XLA compilation disabled" in message
+
+
+def test_a_body_over_the_limit_is_refused_without_being_kept(server):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    connection = http.client.HTTPConnection(server.rest_address, timeout=60)
+    piece = b" " * (1 << 20)
+    connection.request(
+        "POST",
+        "/v1/models/half:predict",
+        (piece for _ in range(100)),
+        {"Content-Length": str(100 << 20)},
+    )
+    response = connection.getresponse()
+    reply = json.loads(response.read())
+    connection.close()
+    assert response.status == 413
+    assert "104857600 bytes; this server takes at most 1048576" in reply["error"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 << 10  # KiB
+    assert predict(server, "half", {"instances": [1]})[0] == 200
+
+
+def test_a_chunked_body_over_the_limit_is_refused(server):
+    connection = http.client.HTTPConnection(server.rest_address, timeout=60)
+    connection.request("POST", "/v1/models/half:predict", (b" " * 65536 for _ in range(32)))
+    response = connection.getresponse()
+    assert (response.status, "2097152 bytes" in response.read().decode()) == (413, True)
+    connection.close()
+
+
+def test_a_client_that_goes_in_the_middle_of_a_body_harms_nobody(server):
+    host, port = server.rest_address.split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(b"POST /v1/models/half:predict HTTP/1.1\r\nHost: x\r\n"
+                       b"Content-Length: 100\r\n\r\n{")  # fmt: skip
+    assert predict(server, "half", {"instances": [1]})[0] == 200
+
+
+def test_a_request_that_takes_too_long_gets_504(server):
+    begin = time.monotonic()
+    message = error(predict(server, "slow", {"instances": [3.0]}), 504)
+    assert "2 s" in message and time.monotonic() - begin < 2.9
+
+
+def test_one_connection_serves_many_requests(server):
+    connection = http.client.HTTPConnection(server.rest_address, timeout=60)
+    for number in range(20):
+        connection.request("POST", "/v1/models/half:predict", json.dumps({"inputs": [number]}))
+        sock = connection.sock
+        assert json.loads(connection.getresponse().read()) == {"outputs": [number / 2 + 2]}
+        assert connection.sock is sock
+    connection.close()
+
+
+def test_the_metrics_page_counts_requests(server):
+    predict(server, "half", {"instances": [1.0, 2.0, 3.0]})
+    predict(server, "unknown", {"instances": [1.0]})
+    status, page, headers = raw_call(server, "GET", "/monitoring/prometheus/metrics")
+    assert status == 200 and headers["content-type"].startswith("text/plain")
+    assert ':tensorflow:serving:request_count{model_name="half",status="OK"}' in page
+    assert 'tfllm_batch_size_bucket{model_name="half",signature="serving_default",le="3"}' in page
+    assert "unknown" not in page
+
+
+def test_a_model_without_a_stream_says_so(server):
+    message = error(call(server, "POST", "/v1/models/half:stream", {"prompt": "x"}))
+    assert "has no live stream" in message

@@ -1,0 +1,274 @@
+"""Versions come and go while the server runs; labels, policies, warm-up; starting and stopping."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from tests.serving.toy_models import call, start, toy_base, until
+
+
+@pytest.fixture
+def base(tmp_path):
+    for name in ("half", "slow"):
+        shutil.copytree(toy_base() / name, tmp_path / name)
+    shutil.rmtree(tmp_path / "half" / "2")
+    return tmp_path
+
+
+def add_half(base, version, source=2):
+    """As an export does: written beside, renamed into place."""
+    beside = base / "half" / f".{version}.partial"
+    shutil.copytree(toy_base() / "half" / str(source), beside)
+    os.rename(beside, base / "half" / str(version))
+
+
+def answer(server, where=""):
+    status, reply = call(server, "POST", f"/v1/models/half{where}:predict", {"inputs": [0.0]})
+    return reply["outputs"][0] if status == 200 else status
+
+
+def states(server, model="half"):
+    _, reply = call(server, "GET", f"/v1/models/{model}")
+    return {int(s["version"]): s["state"] for s in reply["model_version_status"]}
+
+
+def test_a_new_version_takes_over_and_a_removed_one_gives_back(base):
+    with start(base) as server:
+        assert answer(server) == 1.0
+        (base / "half" / "not-a-version").mkdir()
+        add_half(base, 2)
+        until(lambda: answer(server) == 2.0)
+        until(lambda: states(server) == {2: "AVAILABLE", 1: "END"})
+        assert answer(server, "/versions/1") == 404
+        shutil.rmtree(base / "half" / "2")
+        until(lambda: answer(server) == 1.0)
+        assert states(server)[1] == "AVAILABLE"
+        shutil.rmtree(base / "half")
+        until(lambda: answer(server) == 404)
+
+
+def test_no_request_fails_while_versions_change(base):
+    stop = threading.Event()
+
+    def loop(_):
+        seen = []
+        while not stop.is_set():
+            seen.append(answer(server))
+        return seen
+
+    with start(base) as server, ThreadPoolExecutor(2) as pool:
+        loops = [pool.submit(loop, n) for n in range(2)]
+        add_half(base, 2)
+        until(lambda: answer(server) == 2.0)
+        stop.set()
+        for future in loops:
+            assert set(future.result()) <= {1.0, 2.0}
+
+
+def test_a_request_under_way_keeps_its_version(base):
+    with start(base) as server, ThreadPoolExecutor(1) as pool:
+        path = "/v1/models/slow:predict"
+        running = pool.submit(call, server, "POST", path, {"inputs": [1.5]})
+        until(lambda: server._limit.count == 1)
+        os.rename(base / "slow" / "1", base / "slow" / "2")
+        until(lambda: states(server, "slow").get(2) == "AVAILABLE")
+        until(lambda: states(server, "slow")[1] in ("UNLOADING", "END"))
+        assert not running.done() and states(server, "slow")[1] == "UNLOADING"
+        assert running.result()[0] == 200
+        until(lambda: states(server, "slow")[1] == "END")
+
+
+def test_a_broken_version_is_reported_and_the_old_one_serves_on(base):
+    with start(base) as server:
+        (base / "half" / "2").mkdir()
+        until(lambda: states(server).get(2) == "END")
+        (base / "half" / "3").mkdir()
+        (base / "half" / "3" / "saved_model.pb").write_bytes(b"not a model")
+        until(lambda: states(server).get(3) == "END")
+        _, reply = call(server, "GET", "/v1/models/half/versions/3")
+        problem = reply["model_version_status"][0]["status"]
+        assert problem["error_code"] == "DATA_LOSS" and "broken" in problem["error_message"]
+        assert answer(server) == 1.0 and states(server)[1] == "AVAILABLE"
+        # Repaired in place, it is tried again.
+        shutil.rmtree(base / "half" / "3")
+        add_half(base, 3)
+        until(lambda: answer(server) == 2.0)
+
+
+def test_a_server_starts_on_the_newest_version_that_loads(base):
+    (base / "half" / "5").mkdir()
+    with start(base) as server:
+        assert answer(server) == 1.0
+        assert states(server) == {5: "END", 1: "AVAILABLE"}
+
+
+def test_a_new_model_appears(base):
+    with start(base) as server:
+        shutil.copytree(base / "half", base / "other")
+        until(lambda: call(server, "GET", "/v1/models/other/metadata")[0] == 200)
+
+
+def test_labels_and_policies_from_models_config(base):
+    add_half(base, 2)
+    add_half(base, 3)
+    text = """model_config_list { config {
+        name: "half" base_path: "/models/half" model_platform: "tensorflow"
+        model_version_policy { specific { versions: 1 versions: 2 } }
+        version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 } } }"""
+    (base / "models.config").write_text(text)
+    with start(base) as server:
+        assert answer(server, "/labels/stable") == 1.0
+        assert answer(server, "/labels/canary") == answer(server) == 2.0
+        assert answer(server, "/versions/3") == 404
+        (base / "models.config").write_text(text.replace("value: 1", "value: 2"))
+        os.utime(base / "models.config", (1, 1))
+        until(lambda: answer(server, "/labels/stable") == 2.0)
+    (base / "models.config").write_text("model_config_lis {")
+    with pytest.raises(ValueError, match=r"models.config is not a models.config"):
+        start(base).start()
+
+
+def test_a_labelled_version_is_served_besides_the_newest(base):
+    add_half(base, 2)
+    with start(base, labels={"half": {"stable": 1}}) as server:
+        assert (answer(server), answer(server, "/labels/stable")) == (2.0, 1.0)
+
+
+def test_one_models_folder_is_enough(base):
+    with start(base / "half") as server:
+        assert answer(server) == 1.0
+
+
+def write_warmup(folder, value, signature="serving_default"):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "any"
+    request.model_spec.signature_name = signature
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(value))
+    entry = prediction_log_pb2.PredictionLog()
+    entry.predict_log.request.CopyFrom(request)
+    (folder / "assets.extra").mkdir()
+    path = str(folder / "assets.extra" / "tf_serving_warmup_requests")
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(entry.SerializeToString())
+
+
+def test_warm_up_requests_run_before_a_version_serves(base):
+    write_warmup(base / "half" / "1", tf.constant([1.0]))
+    with start(base) as server:
+        assert answer(server) == 1.0
+        shutil.copytree(base / "half" / "1", base / "half" / ".2")
+        shutil.rmtree(base / "half" / ".2" / "assets.extra")
+        write_warmup(base / "half" / ".2", tf.constant(["text"]))
+        os.rename(base / "half" / ".2", base / "half" / "2")
+        until(lambda: states(server).get(2) == "END")
+        _, reply = call(server, "GET", "/v1/models/half/versions/2")
+        problem = reply["model_version_status"][0]["status"]
+        assert problem["error_code"] == "INVALID_ARGUMENT"
+        assert "warm-up request failed" in problem["error_message"]
+        assert answer(server) == 1.0
+
+
+# ------------------------------------------------------------------ starting and stopping
+
+
+def test_a_folder_without_a_model_is_refused_with_a_hint(tmp_path):
+    with pytest.raises(ValueError, match="must exist"):
+        start(tmp_path / "nowhere").start()
+    with pytest.raises(ValueError, match="no model in"):
+        start(tmp_path).start()
+    with pytest.raises(ValueError, match="received one version"):
+        start(toy_base() / "half" / "1").start()
+    (tmp_path / "bad" / "1").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"could be loaded: bad version 1: NOT_FOUND"):
+        start(tmp_path).start()
+
+
+@pytest.mark.parametrize("side", ["rest", "grpc"])
+def test_a_port_in_use_is_named_with_the_setting_that_changes_it(base, side):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=rf"port {port} of 127.0.0.1 is in use.*--{side}-port"):
+            start(base, **{f"{side}_port": port}).start()
+
+
+def test_settings_out_of_range_are_refused(base):
+    for name, value in {
+        "max_batch_size": 0,
+        "rest_port": 70000,
+        "poll_seconds": 0,
+        "batch_timeout_micros": -1,
+        "request_timeout_seconds": 0,
+    }.items():
+        with pytest.raises(ValueError, match=name):
+            start(base, **{name: value})
+
+
+def test_an_open_address_is_warned_about(base, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]  # never opened: the port is taken
+        with pytest.raises(OSError):
+            start(base, host="0.0.0.0", rest_port=port).start()
+    assert "anybody who reaches this address" in caplog.text
+
+
+def test_stop_lets_requests_finish_and_refuses_new_ones(base):
+    with ThreadPoolExecutor(2) as pool:
+        server = start(base).start()
+        path = "/v1/models/slow:predict"
+        running = pool.submit(call, server, "POST", path, {"inputs": [1.0]})
+        until(lambda: server._limit.count == 1)
+        host, port = server.rest_address.split(":")
+        stopped = pool.submit(server.stop)
+        assert running.result()[0] == 200
+        assert stopped.result() is True
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)))
+
+
+def test_stop_waits_no_longer_than_the_grace_period(base):
+    with ThreadPoolExecutor(1) as pool:
+        server = start(base, grace_seconds=1.0).start()
+        running = pool.submit(call, server, "POST", "/v1/models/slow:predict", {"inputs": [4.0]})
+        until(lambda: server._limit.count == 1)
+        begin = time.monotonic()
+        assert server.stop() is False
+        assert time.monotonic() - begin < 3
+        assert running.exception() is not None or running.result()[0] != 200
+        until(lambda: threading.active_count() < 20)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+def test_a_signal_ends_the_process_cleanly_after_the_request_under_way(base, name):
+    program = (
+        "import sys\n"
+        "from tfllm.serving.server import ModelServer\n"
+        "server = ModelServer(sys.argv[1], rest_port=0, grpc_port=0).start()\n"
+        "print(server.rest_address, flush=True)\n"
+        "sys.exit(server.serve_forever())\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(base)], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        address = process.stdout.readline().strip()
+
+        class Remote:
+            rest_address = address
+
+        with ThreadPoolExecutor(1) as pool:
+            path = "/v1/models/slow:predict"
+            running = pool.submit(call, Remote, "POST", path, {"inputs": [1.0]})
+            time.sleep(0.4)  # the request is on its way, inside another process
+            process.send_signal(getattr(signal, name))
+            assert running.result()[0] == 200
+        assert process.wait(30) == 0

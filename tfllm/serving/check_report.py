@@ -1,0 +1,106 @@
+"""What a check of a SavedModel found: findings with a severity, a code name and a way to mend."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "info"]
+_ORDER = {"error": 0, "warning": 1, "info": 2}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about a SavedModel that TensorFlow Serving, or its users, would stumble over."""
+
+    severity: Severity
+    """error: would fail in TensorFlow Serving; warning: will hurt; info: good to know"""
+    code: str
+    """the rule's name, such as `growing_table`"""
+    what: str
+    """what was found, with the names and counts of ops, functions, inputs and outputs"""
+    mend: str = ""
+    """what to do about it"""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The findings about one SavedModel, errors first."""
+
+    path: Path
+    """the version folder that was checked (the model folder when it holds no version)"""
+    findings: tuple[Finding, ...]
+    """errors, then warnings, then the rest"""
+    requests: int = 0
+    """requests that were run: warm-up requests and probes"""
+    load_seconds: float | None = None
+    """time to load the model in the clean process; None when it was not run"""
+
+    @property
+    def ok(self) -> bool:
+        """Whether no finding is an error."""
+        return not self.of("error")
+
+    def of(self, severity: Severity) -> list[Finding]:
+        """The findings of one severity."""
+        return [finding for finding in self.findings if finding.severity == severity]
+
+    def format(self, width: int = 100) -> str:
+        """The report as readable text, lines at most `width` characters where words allow."""
+        counts = [
+            f"{len(found)} {name}{'s' if len(found) != 1 and name != 'info' else ''}"
+            for name in _ORDER
+            if (found := self.of(name))  # type: ignore[arg-type]
+        ]
+        verdict = (
+            "fit for TensorFlow Serving 2.20" if self.ok else "would fail in TensorFlow Serving"
+        )
+        lines = [f"{self.path}: {verdict} ({', '.join(counts) or 'nothing found'})"]
+        if self.load_seconds is not None:
+            lines.append(
+                f"loaded in {self.load_seconds:.1f} s, {self.requests} requests run, no XLA"
+            )
+        elif self.requests == 0:
+            lines.append("not run: only the files were read")
+        indent = " " * 10
+        for finding in self.findings:
+            lines.append(f"\n{finding.severity:<8}  {finding.code}")
+            for label, text in (("", finding.what), ("mend: ", finding.mend)):
+                if text:
+                    lines += textwrap.wrap(
+                        label + " ".join(text.split()),
+                        width,
+                        initial_indent=indent,
+                        subsequent_indent=indent + " " * len(label),
+                        break_long_words=False,
+                        break_on_hyphens=False,
+                    )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as values that JSON can hold."""
+        return {
+            "path": str(self.path),
+            "ok": self.ok,
+            "requests": self.requests,
+            "load_seconds": self.load_seconds,
+            "findings": [
+                {"severity": f.severity, "code": f.code, "what": f.what, "mend": f.mend}
+                for f in self.findings
+            ],
+        }
+
+
+def sort_findings(findings: list[Finding]) -> tuple[Finding, ...]:
+    """Errors first, then warnings, then the rest; otherwise in the order found."""
+    return tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity]))
+
+
+def listed(names: Any, limit: int = 4) -> str:
+    """Names joined by commas, at most `limit` of them: "a, b and 7 more"."""
+    names = list(dict.fromkeys(str(name) for name in names))
+    if len(names) <= limit:
+        return ", ".join(names)
+    return f"{', '.join(names[:limit])} and {len(names) - limit} more"

@@ -1,0 +1,258 @@
+"""A client of TensorFlow Serving, the real one or `tfllm serve`, over REST or gRPC.
+
+REST needs the standard library and NumPy alone. Only `stream` asks for something that
+TensorFlow Serving does not have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from tfllm.config import ConfigError, unknown_name
+from tfllm.serving.client_grpc import GrpcTransport
+from tfllm.serving.client_rest import RestTransport, Transport
+from tfllm.serving.errors import GenerationError, ServingError
+from tfllm.serving.generation_options import OPTION_TYPES, option_values, read_options
+
+
+class Client:
+    """Talks to one model of a server. Threads may share it.
+
+    Args:
+        address: `host:port`, for REST also a URL, which may be https and have a path before
+            `/v1`. Default: 127.0.0.1 with port 8501 for REST, 8500 for gRPC.
+        model: the model's name.
+        version: its version; default: the one that the server chooses, the newest.
+        label: a version label, instead of a version.
+        protocol: "rest" or "grpc"; gRPC needs grpcio and tensorflow-serving-api.
+        timeout: seconds that a request may take.
+
+    Raises:
+        ValueError: a setting is wrong, or a package is missing.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        model: str,
+        version: int | None = None,
+        label: str | None = None,
+        protocol: Literal["rest", "grpc"] = "rest",
+        timeout: float = 300.0,
+    ) -> None:
+        if not model:
+            raise ValueError("model must be the name of a model on the server; received ''")
+        if version is not None and label is not None:
+            raise ValueError(
+                f"version or label may be given, not both; received {version!r} and {label!r}"
+            )
+        if not timeout > 0:
+            raise ValueError(f"timeout must be positive; received {timeout!r}")
+        if protocol not in ("rest", "grpc"):
+            raise ValueError(f"protocol must be 'rest' or 'grpc'; received {protocol!r}")
+        kind: Callable[..., Transport] = RestTransport if protocol == "rest" else GrpcTransport
+        self.protocol = protocol
+        self._transport = kind(address, model, version, label, timeout)
+        self._signatures: dict[str, Any] | None = None
+
+    @overload
+    def generate(self, prompt: str, **options: Any) -> str: ...
+    @overload
+    def generate(self, prompt: list[str], **options: Any) -> list[str]: ...
+    def generate(self, prompt: str | list[str], **options: Any) -> str | list[str]:
+        """Text that goes on from a prompt, or from each of several, without the prompt.
+
+        Args:
+            prompt: one text or a list of them.
+            **options: max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed,
+                stop (a string or several): for all prompts alike. Without any, the model's
+                `serving_default` answers; with some, its signature `generate`, and what is not
+                named has the default of `GenerationConfig`.
+
+        Raises:
+            GenerationError: the model refused a prompt; `outputs["text"]` of the error has what
+                the other prompts gave.
+            ServingError: the server refused the request, or is not there.
+            ValueError: an option is unknown or out of range.
+        """
+        single = isinstance(prompt, str)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            return []
+        _require_texts("prompt", prompts)
+        inputs: dict[str, Any] = {"prompt": np.array(prompts, np.object_)}
+        if options:
+            for name, value in option_values(read_options(options)).items():
+                inputs[name] = np.array([value] * len(prompts), OPTION_TYPES[name])
+        outputs = self.predict(inputs, signature_name="generate" if options else "serving_default")
+        _raise_row_errors(outputs)
+        texts = [str(text) for text in outputs["text"]]
+        return texts[0] if single else texts
+
+    @overload
+    def score(self, text: str) -> dict[str, Any]: ...
+    @overload
+    def score(self, text: list[str]) -> list[dict[str, Any]]: ...
+    def score(self, text: str | list[str]) -> dict[str, Any] | list[dict[str, Any]]:
+        """How likely a text is to the model.
+
+        Returns:
+            A dictionary, or one for each text: num_tokens, log_prob (natural logarithm, summed),
+            perplexity, token_ids and token_log_probs (lists, without padding).
+
+        Raises:
+            GenerationError: the model refused a text.
+            ServingError: the server refused the request, or is not there.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            return []
+        _require_texts("text", texts)
+        outputs = self.predict({"text": np.array(texts, np.object_)}, signature_name="score")
+        _raise_row_errors(outputs)
+        scores = []
+        for row in range(len(texts)):
+            score = {n: v[row].item() for n, v in outputs.items() if v.ndim == 1 and n != "error"}
+            if "token_ids" in outputs:
+                real = outputs["token_ids"][row] >= 0
+                score["token_ids"] = outputs["token_ids"][row][real].tolist()
+                score["token_log_probs"] = outputs["token_log_probs"][row][real].tolist()
+            scores.append(score)
+        return scores[0] if isinstance(text, str) else scores
+
+    def predict(
+        self, inputs: Any, *, signature_name: str = "serving_default"
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature.
+
+        Args:
+            inputs: input name to value (an array, or nested lists), or the value alone where the
+                signature has one input. Strings may be `str` or `bytes`.
+            signature_name: which signature.
+
+        Returns:
+            Output name to array, of the signature's type. Strings are object arrays of `str`; of
+            `bytes` where the name ends in `_bytes`.
+
+        Raises:
+            ServingError: the server refused the request, or is not there.
+        """
+        signature = self._signature(signature_name)
+        if not isinstance(inputs, Mapping):
+            names = list(signature["inputs"])
+            if len(names) != 1:
+                raise ValueError(
+                    f"inputs must be a dictionary, as signature {signature_name!r} has "
+                    f"{', '.join(sorted(names))}; received {type(inputs).__name__}"
+                )
+            inputs = {names[0]: inputs}
+        return self._transport.predict(dict(inputs), signature_name, signature)
+
+    def stream(self, prompt: str, **options: Any) -> Generator[str, None, dict[str, Any]]:
+        """Text as it is generated, piece by piece; of `tfllm serve` alone.
+
+        The generator's return value has finish_reason, prompt_tokens and generated_tokens.
+        Closing it early ends the generation on the server.
+
+        Args:
+            prompt: the text to go on from.
+            **options: as for `generate`.
+
+        Raises:
+            ServingError: the server refused the request, has no streams, or is not there.
+            ValueError: an option is unknown or out of range, or the protocol is gRPC.
+        """
+        if not isinstance(self._transport, RestTransport):
+            raise ValueError("stream goes over REST; received a client with protocol='grpc'")
+        _require_texts("prompt", [prompt])
+        values = option_values(read_options(options))
+        values["stop"] = list(read_options(options).stop)
+        return self._read_stream(
+            self._transport, {"prompt": prompt, **{k: values[k] for k in options}}
+        )
+
+    @staticmethod
+    def _read_stream(
+        transport: RestTransport, body: dict[str, Any]
+    ) -> Generator[str, None, dict[str, Any]]:
+        summary: dict[str, Any] = {}
+        for data in transport.events("stream", body):
+            if data == "[DONE]":
+                return summary
+            event = json.loads(data)
+            if "error" in event:
+                raise ServingError("INTERNAL", event["error"])
+            if "text" in event:
+                yield event["text"]
+            else:
+                summary = event
+        raise ServingError("UNAVAILABLE", "the server ended the stream before it was complete")
+
+    def status(self) -> list[dict[str, Any]]:
+        """Where the model's versions stand, newest first.
+
+        Returns:
+            For each: version (int), state ("AVAILABLE", ...), error_code ("OK", ...) and
+            error_message.
+
+        Raises:
+            ServingError: there is no such model, or no server.
+        """
+        return self._transport.status()
+
+    def metadata(self) -> dict[str, Any]:
+        """The model's signatures, as TensorFlow Serving's REST gives them.
+
+        Returns:
+            `{"model_spec": {...}, "metadata": {"signature_def": {"signature_def": {...}}}}`.
+
+        Raises:
+            ServingError: there is no such model, or no server.
+        """
+        return self._transport.metadata()
+
+    def _signature(self, name: str) -> dict[str, Any]:
+        """A signature's definition. Asked once; a newer version may have another, so asked again
+        where the name is not among those that are known."""
+        if self._signatures is None or name not in self._signatures:
+            document = self.metadata()["metadata"]["signature_def"]["signature_def"]
+            # The initialiser of the graph is listed as a signature and cannot be called.
+            self._signatures = {k: v for k, v in document.items() if not k.startswith("__")}
+        if name not in self._signatures:
+            raise ServingError(
+                "INVALID_ARGUMENT", unknown_name("signature", name, self._signatures)
+            )
+        return self._signatures[name]
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _require_texts(what: str, texts: Sequence[Any]) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise ConfigError(f"{what} must be a string or a list of strings; received {text!r}")
+
+
+def _raise_row_errors(outputs: dict[str, np.ndarray]) -> None:
+    errors = [str(error) for error in outputs.get("error", ())]
+    if any(errors):
+        raise GenerationError(errors, outputs)

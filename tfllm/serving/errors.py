@@ -1,0 +1,113 @@
+"""The one error type of server and client: a canonical status code and a message.
+
+TensorFlow Serving speaks the canonical codes of gRPC; its REST side maps them to HTTP.
+"""
+
+from __future__ import annotations
+
+import re
+
+HTTP_STATUS: dict[str, int] = {
+    "OK": 200,
+    "CANCELLED": 499,
+    "UNKNOWN": 500,
+    "INVALID_ARGUMENT": 400,
+    "DEADLINE_EXCEEDED": 504,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "PERMISSION_DENIED": 403,
+    "RESOURCE_EXHAUSTED": 429,
+    "FAILED_PRECONDITION": 400,
+    "ABORTED": 409,
+    "OUT_OF_RANGE": 400,
+    "UNIMPLEMENTED": 501,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DATA_LOSS": 500,
+    "UNAUTHENTICATED": 401,
+}
+"""canonical code to the HTTP status that TensorFlow Serving answers with"""
+
+# TF_Code and google.rpc.Code number the codes alike, from OK = 0.
+CODES = (
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+"""canonical codes by number, as in TensorFlow's and gRPC's enumerations"""
+
+
+class ServingError(ValueError):
+    """A request that was not answered.
+
+    Attributes:
+        code: the canonical status code, such as "INVALID_ARGUMENT".
+        message: the server's own words.
+        http_status: the HTTP status, where the answer came or goes over REST.
+    """
+
+    def __init__(self, code: str, message: str, *, http_status: int | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.http_status = HTTP_STATUS.get(code, 500) if http_status is None else http_status
+
+
+class GenerationError(ServingError):
+    """The model refused at least one row of a `generate` or `score` request.
+
+    Attributes:
+        errors: one string a row; "" where the row was answered.
+        outputs: all outputs of the request, by name: what the good rows gave is not lost.
+    """
+
+    def __init__(self, errors: list[str], outputs: dict) -> None:
+        bad = [(row, error) for row, error in enumerate(errors) if error]
+        row, first = bad[0]
+        where = "" if len(errors) == 1 else f"row {row}: "
+        more = "" if len(bad) == 1 else f" (and {len(bad) - 1} more rows)"
+        super().__init__("INVALID_ARGUMENT", f"{where}{first}{more}")
+        self.errors = errors
+        self.outputs = outputs
+
+
+def invalid_argument(message: str) -> ServingError:
+    """The commonest error: the request itself is wrong."""
+    return ServingError("INVALID_ARGUMENT", message)
+
+
+def from_exception(error: BaseException) -> ServingError:
+    """Any exception of a request as a `ServingError`; TensorFlow's keep their code."""
+    if isinstance(error, ServingError):
+        return error
+    number = getattr(error, "error_code", None)
+    text = getattr(error, "message", None)
+    if isinstance(number, int) and isinstance(text, str) and 0 < number < len(CODES):
+        return ServingError(CODES[number], clean_message(text))
+    if isinstance(error, MemoryError):
+        return ServingError("RESOURCE_EXHAUSTED", "out of memory")
+    return ServingError("INTERNAL", f"{type(error).__name__}: {error}")
+
+
+def clean_message(text: str) -> str:
+    """TensorFlow's error text without the Python stack and the node names around it."""
+    text = re.sub(r"^Graph execution error:\n+", "", text)
+    text = re.sub(r"^Detected at node [^\n]*\n(?:(?:  [^\n]*)?\n)*", "", text)
+    text = re.sub(r"\s*\[\[\{\{.*?\}\}\]\]", "", text, flags=re.DOTALL)
+    text = re.sub(r"\s*\[Op:[^\]]*\](?: name: \S*)?\s*$", "", text)
+    text = re.sub(r"^(?:\{\{function_node [^}]*\}\} )+", "", text)
+    return text.strip() or "the model's graph failed without a message"

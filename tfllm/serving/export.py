@@ -1,0 +1,130 @@
+"""Write a model as a SavedModel that TensorFlow Serving answers with, text in, text out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.config import to_dict
+from tfllm.generation.stop_strings import joined_stop_strings
+from tfllm.serving.warmup_requests import write_warmup_requests
+from tfllm.tasks.text_generation import OPTION_DTYPES, TextGeneration
+
+_WARMUP_PROMPTS = ("The", "")
+
+
+def export(
+    task: TextGeneration,
+    base: str | Path,
+    *,
+    version: int | None = None,
+    dtype: str | None = None,
+    warmup_prompts: tuple[str, ...] = _WARMUP_PROMPTS,
+) -> Path:
+    """Write the next version of a served model: `base/<version>/`.
+
+    The version is written beside and renamed into place, so a server that polls the folder never
+    sees half of it.
+
+    Signatures, with the batch first in every input and output:
+        serving_default: `prompt` string [B] to `text` string [B] (the continuation), with
+            `prompt_tokens`, `generated_tokens` int32 [B], `finish_reason` string [B] ("stop",
+            "length" or "error") and `error` string [B] (what is wrong with this row, or "").
+        generate: the same with all options as [B] tensors.
+        score: `text` string [B] to `num_tokens` int32 [B], `log_prob`, `perplexity` float32 [B],
+            `token_ids` int32 [B, T] (padded with -1), `token_log_probs` float32 [B, T], `error`.
+
+    Args:
+        task: the model and its tokenizer; its generation settings are those of serving_default.
+        base: the model's folder, such as `saved_models/NAME`.
+        version: the version; default: one above the highest that is there, or 1.
+        dtype: of the weights and products, "float32" or "bfloat16"; default: the task's. bfloat16
+            halves the file and is faster where the serving processor multiplies it (AVX512_BF16,
+            AMX, accelerators), and far slower elsewhere.
+        warmup_prompts: what a server runs the model with before it takes requests.
+
+    Returns:
+        the version's folder.
+
+    Raises:
+        FileExistsError: the version is there already.
+        ValueError: the version or the dtype is not one.
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    base = Path(base)
+    if dtype is not None:
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be float32 or bfloat16; received {dtype!r}")
+        if dtype != task.model.compute_dtype or dtype != task.model.variable_dtype:
+            model = task.model.with_dtype(dtype)
+            task = TextGeneration(model, task.tokenizer, task.generation)
+    version = _version(base, version)
+    folder, beside = base / str(version), base / f".writing-{version}-{os.getpid()}"
+    base.mkdir(parents=True, exist_ok=True)
+    try:
+        tf.saved_model.save(_Served(task), str(beside), signatures=task.signatures)
+        extra = beside / "assets.extra"
+        extra.mkdir()
+        write_warmup_requests(
+            extra / "tf_serving_warmup_requests", _warmup_requests(base.name, task, warmup_prompts)
+        )
+        if folder.exists():  # a second export at the same time
+            raise FileExistsError(_exists(folder))
+        beside.rename(folder)
+    except (OSError, tf.errors.OpError) as error:
+        if isinstance(error, FileExistsError):
+            raise
+        raise OSError(f"the export to {folder} failed, nothing was changed: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+class _Served(tf.Module):
+    """What goes into the SavedModel: functions and the variables they read, no Keras objects."""
+
+    def __init__(self, task: TextGeneration) -> None:
+        super().__init__(name="served")
+        self.weights = [weight.value for weight in task.model.weights]
+        self.tokenizer = task.tokenizer.graph()
+        # Not signatures, because Serving has no streaming call: for servers that load the object.
+        self.stream_begin = task.stream_begin
+        self.stream_next = task.stream_next
+
+
+def _version(base: Path, version: int | None) -> int:
+    there = [int(p.name) for p in base.iterdir() if p.name.isdigit()] if base.is_dir() else []
+    if version is None:
+        return max(there, default=0) + 1
+    if version < 1:
+        raise ValueError(f"version must be a whole number, at least 1; received {version}")
+    if version in there:
+        raise FileExistsError(_exists(base / str(version)))
+    return version
+
+
+def _exists(folder: Path) -> str:
+    return (
+        f"{folder} exists; a version is never overwritten, because a server may be reading it. "
+        "Leave the version out to write the next one."
+    )
+
+
+def _warmup_requests(
+    name: str, task: TextGeneration, prompts: tuple[str, ...]
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """Of each signature: model name, signature name, inputs."""
+    texts = tf.constant(prompts)
+    short = {**to_dict(task.generation), "max_new_tokens": 2, "stop": joined_stop_strings(())}
+    options = {
+        n: tf.fill([len(prompts)], tf.constant(short[n], t)) for n, t in OPTION_DTYPES.items()
+    }
+    return [
+        (name, "generate", {"prompt": texts, **options}),
+        (name, "score", {"text": texts}),
+        (name, "serving_default", {"prompt": texts[:1]}),
+    ]

@@ -1,0 +1,56 @@
+"""The options of a generation as inputs of a served model: names, types and the form of `stop`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfllm.config import ConfigError, GenerationConfig, build, unknown_name
+
+STOP_SEPARATOR = "\x1f"
+"""between the stop strings of one row, U+001F"""
+
+OPTION_TYPES: dict[str, Any] = {
+    "max_new_tokens": np.int32,
+    "temperature": np.float32,
+    "top_k": np.int32,
+    "top_p": np.float32,
+    "min_p": np.float32,
+    "repetition_penalty": np.float32,
+    "seed": np.int32,
+    "stop": np.object_,
+}
+"""the options of a generation, each an input of shape [batch] of the signature `generate`"""
+
+
+def stop_input(stop: Sequence[str]) -> str:
+    """Stop strings as the one string that a row of the input `stop` holds.
+
+    Raises:
+        ConfigError: a stop string has the separator in it.
+    """
+    if any(STOP_SEPARATOR in text for text in stop):
+        raise ConfigError(f"a stop string must not contain U+001F; received {list(stop)!r}")
+    return STOP_SEPARATOR.join(stop)
+
+
+def read_options(options: dict[str, Any]) -> GenerationConfig:
+    """Options by name as checked settings; what is not named has its default.
+
+    Raises:
+        ConfigError: an unknown name, a wrong type or a value out of range.
+    """
+    for name in options:
+        if name not in OPTION_TYPES:
+            raise ConfigError(unknown_name("option", name, OPTION_TYPES))
+    return build(GenerationConfig, options)
+
+
+def option_values(config: GenerationConfig) -> dict[str, Any]:
+    """The values of one row of each option's input."""
+    values = dataclasses.asdict(config)
+    values["stop"] = stop_input(config.stop)
+    return {name: values[name] for name in OPTION_TYPES}

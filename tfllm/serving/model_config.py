@@ -1,0 +1,109 @@
+"""Which versions of a model are served, and under which labels: `models.config` and its kin."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+log = logging.getLogger("tfllm.serving")
+
+MAX_VERSION = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class ModelPolicy:
+    """What of a model is to be served."""
+
+    latest: int | None = 1
+    """the newest so many versions; None: all"""
+    specific: frozenset[int] = frozenset()
+    """these versions instead, where given"""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """label to version; a labelled version is served besides the others"""
+
+    def wanted(self, versions: Iterable[int]) -> set[int]:
+        """Of the versions on disk, those to serve."""
+        present = sorted(versions, reverse=True)
+        if self.specific:
+            chosen = set(self.specific)
+        else:
+            chosen = set(present if self.latest is None else present[: self.latest])
+        return (chosen | set(self.labels.values())) & set(present)
+
+
+def version_folders(model: Path) -> dict[int, Path]:
+    """The folders of `model` that are versions: those whose name is a whole number.
+
+    Anything else, such as an export that is still being written beside, is no version.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    found: dict[int, Path] = {}
+    for child in sorted(model.iterdir()):
+        name = child.name
+        if name.isascii() and name.isdigit() and int(name) <= MAX_VERSION and child.is_dir():
+            found.setdefault(int(name), child)
+    return found
+
+
+def model_folders(base: Path) -> dict[str, Path]:
+    """Model name to folder: those in `base` that hold versions, or `base` itself if it does.
+
+    Raises:
+        ValueError: `base` is no folder, or is one version instead of what holds versions.
+        OSError: the folder cannot be read.
+    """
+    if not base.is_dir():
+        raise ValueError(f"the folder of models must exist; received {base}")
+    if (base / "saved_model.pb").exists():
+        raise ValueError(
+            f"the folder of models must hold NAME/VERSION/saved_model.pb or VERSION/saved_model.pb;"
+            f" received one version, {base}; give the folder above it, named for the model, with "
+            "the version in a folder named by a whole number"
+        )
+    if version_folders(base):
+        return {base.resolve().name: base}
+    return {
+        child.name: child
+        for child in sorted(base.iterdir())
+        if child.is_dir() and not child.name.startswith(".") and version_folders(child)
+    }
+
+
+def read_models_config(path: Path) -> dict[str, ModelPolicy]:
+    """The policies and labels of a TensorFlow Serving `models.config`, by model name.
+
+    `base_path` is not read: it names a place inside the container that the file is written for.
+
+    Raises:
+        ValueError: the file is not such a text proto.
+    """
+    from google.protobuf import text_format
+
+    try:
+        from tensorflow_serving.config import model_server_config_pb2
+    except ImportError:
+        log.warning(
+            "%s is not read: install tensorflow-serving-api (pip install 'tfllm[serve]')", path
+        )
+        return {}
+    config = model_server_config_pb2.ModelServerConfig()
+    try:
+        text_format.Parse(path.read_text(encoding="utf-8"), config)
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a models.config of TensorFlow Serving: {error}") from None
+    policies = {}
+    for model in config.model_config_list.config:
+        latest: int | None = 1
+        policy = model.model_version_policy
+        choice = policy.WhichOneof("policy_choice")
+        if choice == "all":
+            latest = None
+        elif choice == "latest":
+            latest = policy.latest.num_versions or 1
+        specific = policy.specific.versions if choice == "specific" else ()
+        policies[model.name] = ModelPolicy(latest, frozenset(specific), dict(model.version_labels))
+    return policies

@@ -1,0 +1,144 @@
+"""A live stream of text from a SavedModel that has `stream_begin` and `stream_next`.
+
+This is the one thing that TensorFlow Serving does not have. The state of a generation stays in
+tensors between calls, so a stream takes a step of the model for each token, and ends when its
+reader goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfllm.config import ConfigError, GenerationConfig
+from tfllm.serving.errors import ServingError, invalid_argument
+from tfllm.serving.generation_options import (
+    OPTION_TYPES,
+    option_values,
+    read_options,
+    stop_input,
+)
+from tfllm.serving.servable import Servable
+
+
+def read_stream_request(document: dict[str, Any]) -> tuple[str, GenerationConfig]:
+    """The prompt and the options of a `:stream` body.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT.
+    """
+    options = dict(document)
+    prompt = options.pop("prompt", None)
+    if not isinstance(prompt, str):
+        raise invalid_argument(
+            "a :stream request must be an object with a string 'prompt', such as "
+            '{"prompt": "Once", "max_new_tokens": 32}'
+        )
+    for name, value in options.items():
+        # Settings in a file or on the command line may be text; JSON has numbers.
+        if name != "stop" and isinstance(value, str):
+            raise invalid_argument(f"{name} must be a number; received {value!r}")
+    try:
+        prompt.encode()
+        config = read_options(options)
+        stop_input(config.stop)
+    except UnicodeEncodeError:
+        raise invalid_argument("the prompt must be valid Unicode") from None
+    except ConfigError as error:
+        raise invalid_argument(str(error)) from None
+    return prompt, config
+
+
+class StopHold:
+    """How much of a growing text can be shown before its end is known.
+
+    What could be the beginning of a stop string is held back until it is decided, and so is a
+    U+FFFD at the end, which may be a character that is not complete yet. The pieces joined are
+    the final text.
+    """
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = [text for text in stop if text]
+        self._shown = ""
+
+    def piece(self, text: str, done: bool) -> str:
+        """What of `text`, the whole text so far, is new and can be shown."""
+        end = len(text) if done else self._decided(text)
+        if end <= len(self._shown) or not text.startswith(self._shown):
+            return ""
+        new = text[len(self._shown) : end]
+        self._shown = text[:end]
+        return new
+
+    def _decided(self, text: str) -> int:
+        end = len(text.rstrip("\ufffd"))
+        for stop in self._stop:
+            at = text.find(stop)
+            if at >= 0:
+                end = min(end, at)
+            for length in range(min(len(stop) - 1, len(text)), 0, -1):
+                if text.endswith(stop[:length]):
+                    end = min(end, len(text) - length)
+                    break
+        return end
+
+
+class TextStream:
+    """One generation, a token at a time.
+
+    Args:
+        servable: a loaded version; it must stay acquired while the stream runs.
+        prompt: the text to go on from.
+        config: the options of the generation.
+
+    Raises:
+        ServingError: UNIMPLEMENTED for a model without a stream; INVALID_ARGUMENT for a prompt
+            that the model refuses.
+    """
+
+    def __init__(self, servable: Servable, prompt: str, config: GenerationConfig) -> None:
+        if not servable.can_stream:
+            raise ServingError(
+                "UNIMPLEMENTED",
+                f"model {servable.name} version {servable.version} has no live stream: its "
+                "SavedModel lacks the functions stream_begin and stream_next; use :predict",
+                http_status=400,
+            )
+        self._servable = servable
+        self._hold = StopHold(config.stop)
+        inputs: dict[str, np.ndarray] = {"prompt": np.array([prompt.encode()], np.object_)}
+        for name, value in option_values(config).items():
+            value = value.encode() if isinstance(value, str) else value
+            inputs[name] = np.array([value], OPTION_TYPES[name])
+        self._state = servable.stream_begin(inputs)
+        self._refuse()
+
+    def pieces(self) -> Iterator[str]:
+        """Text as it comes, each piece a step of the model or several; some steps give none.
+
+        Raises:
+            ServingError: the model failed on the way.
+        """
+        while True:
+            done = bool(self._state["done"].numpy()[0])
+            text = self._state["text"].numpy()[0].decode("utf-8", "replace")
+            yield self._hold.piece(text, done)
+            if done:
+                return
+            self._state = self._servable.stream_next(self._state)
+            self._refuse()
+
+    def summary(self) -> dict[str, Any]:
+        """Why it ended and how many tokens it took."""
+        return {
+            "finish_reason": self._state["finish_reason"].numpy()[0].decode(),
+            "prompt_tokens": int(self._state["prompt_tokens"].numpy()[0]),
+            "generated_tokens": int(self._state["generated_tokens"].numpy()[0]),
+        }
+
+    def _refuse(self) -> None:
+        error = self._state["error"].numpy()[0] if "error" in self._state else b""
+        if error:
+            raise invalid_argument(error.decode("utf-8", "replace"))

@@ -1,0 +1,40 @@
+"""XLA off, as in TensorFlow Serving, so that what this server answers that one answers too."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from pathlib import Path
+
+_lock = threading.Lock()
+_holders = 0
+
+
+def disable_xla() -> None:
+    """Functions marked `jit_compile` fail from now on with "XLA compilation disabled".
+
+    It holds for the whole process, until `restore_xla` was called as often.
+    """
+    global _holders
+    with _lock:
+        _holders += 1
+        if _holders == 1:
+            _call("_ZN10tensorflow21DisableXlaCompilationEv")
+
+
+def restore_xla() -> None:
+    """Ends one `disable_xla`."""
+    global _holders
+    with _lock:
+        _holders -= 1
+        if _holders == 0:
+            _call("_ZN10tensorflow20EnableXlaCompilationEv")
+
+
+def _call(symbol: str) -> None:
+    import tensorflow as tf
+
+    # The library that Python's TensorFlow runs on exports both functions of C++.
+    library = Path(tf.__file__).parent / "libtensorflow_cc.so.2"
+    getattr(ctypes.CDLL(os.fspath(library)), symbol)()
