@@ -1,4 +1,4 @@
-"""tfllm: from a folder of text, or a pretrained model, to a language model that TensorFlow Serving runs.
+"""tfllm: from a folder of text to a language model that TensorFlow Serving answers with.
 
 The public names load on first use, so that `import tfllm` (and `tfllm --help`) does not import
 TensorFlow.
@@ -41,7 +41,23 @@ _SUBPACKAGES = (
     "serving",
 )
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "BytePairTokenizer",
+    "CausalLM",
+    "GenerationConfig",
+    "ModelConfig",
+    "PrepareConfig",
+    "TextGeneration",
+    "TrainingConfig",
+    "Transformer",
+    "__version__",
+    "evaluate",
+    "generate",
+    "load",
+    "prepare",
+    "save",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

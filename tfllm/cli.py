@@ -249,7 +249,7 @@ def _train(options: argparse.Namespace) -> int:
         model = _model_config(preset_name, found["model"], options.data)
     else:
         model = None
-    with _quiet_start():
+    with quiet_start():
         from tfllm.training import train
     types = field_types(TrainingConfig)
     settings = {n: read_value(n, v, types[n]) for n, v in found["training"].items()}
@@ -290,7 +290,7 @@ def _model_config(preset_name: str | None, overrides: dict[str, Any], data: str)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    with _quiet_start():
+    with quiet_start():
         from tfllm.evaluation import evaluate
         from tfllm.pretrained import load
         from tfllm.pretrained.model_folder import model_folder
@@ -314,7 +314,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _generate(options: argparse.Namespace) -> None:
     config = build(GenerationConfig, given := _settings(options, "generation")["generation"])
-    with _quiet_start():
+    with quiet_start():
         from tfllm.tasks import TextGeneration
     task = TextGeneration.load(options.model)
     if options.prompt:
@@ -346,7 +346,7 @@ def _print_continuation(
 def _export(options: argparse.Namespace) -> None:
     given = _settings(options, "generation")["generation"]
     build(GenerationConfig, given)
-    with _quiet_start():
+    with quiet_start():
         from tfllm.serving import export, write_deployment_files
         from tfllm.tasks import TextGeneration
     task = TextGeneration.load(options.model, dtype=options.dtype)
@@ -359,7 +359,7 @@ def _export(options: argparse.Namespace) -> None:
     if not getattr(options, "no_deployment_files", False):
         names = sorted(p.name for p in base.parent.iterdir() if _has_version(p))
         written = write_deployment_files(base.parent, names)
-        print(written.describe())
+        print(written.format())
     print(f"check it:  tfllm check {base}\nserve it:  tfllm serve {base.parent}")
 
 
@@ -368,7 +368,7 @@ def _has_version(folder: Path) -> bool:
 
 
 def _check(options: argparse.Namespace) -> int:
-    with _quiet_start():
+    with quiet_start():
         from tfllm.serving import check
     report = check(options.path, run=not getattr(options, "no_run", False))
     print(json.dumps(report.to_dict()) if getattr(options, "json", False) else report.format())
@@ -376,7 +376,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    with _quiet_start():
+    with quiet_start():
         from tfllm.serving import ModelServer
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     server = ModelServer(
@@ -439,7 +439,7 @@ def table(rows: dict[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_start() -> Iterator[None]:
+def quiet_start() -> Iterator[None]:
     """Keep TensorFlow's start-up lines off the terminal; show them if its import fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()

@@ -42,7 +42,7 @@ class ModelConfig:
     num_heads: int
     """number of query heads of each attention"""
     num_kv_heads: int | None = None
-    """number of key/value heads, a divisor of num_heads (grouped-query attention); default num_heads"""
+    """number of key/value heads, a divisor of num_heads (grouped queries); default num_heads"""
     head_dim: int | None = None
     """size of one head; default embedding_dim / num_heads"""
     feed_forward_dim: int | None = None
@@ -183,7 +183,7 @@ class TrainingConfig:
     clip_norm: float | None = 1.0
     """the gradients' global norm is clipped to this"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """of the products; weights stay float32. auto: bfloat16 where this machine multiplies it faster"""
+    """of the products; weights stay float32. auto: bfloat16 where it is measured to be faster"""
     rematerialize: bool = False
     """recompute each block in the backward pass instead of keeping its activations"""
     jit_compile: bool = False

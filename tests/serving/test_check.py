@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfllm.serving import check as check_module
+from tfllm.serving import session_process
 from tfllm.serving.check import check, main
 from tfllm.serving.check_files import WARMUP_FILE, version_number
 from tfllm.serving.linked_ops import linked_ops
@@ -508,6 +508,19 @@ def test_a_request_without_end_is_a_finding_after_the_time_limit(tmp_path):
     assert "timeout" in codes(report, "error")
 
 
+def test_a_warmup_request_slower_than_rest_allows_is_a_warning(sound, monkeypatch):
+    monkeypatch.setattr("tfllm.serving.check_answers.REST_TIMEOUT_SECONDS", 0.0)
+    report = check(sound)
+    assert [f.code for f in report.findings] == ["slow_request"] * 2 and report.ok
+
+
+def test_a_model_that_does_not_load_is_an_error_and_runs_nothing(copy):
+    edit(copy, _unlinked_node)
+    report = check(copy)
+    assert codes(report, "error") == {"op_not_linked", "load_failed"}
+    assert report.requests == 0 and report.load_seconds is None
+
+
 WARMUP_FAULTS = {
     "unknown signature": ("warmup_misfit", [("other", {"text": [b"a"]}, [])]),
     "missing input": ("warmup_misfit", [("scaled", {"text": [b"a"]}, [])]),
@@ -531,7 +544,8 @@ def test_warmup_requests_that_would_stop_the_load_are_errors(fault, copy):
 
 
 def test_a_warmup_file_that_is_damaged_or_too_long_is_an_error(copy, monkeypatch):
-    monkeypatch.setattr(check_module, "check_run", _only_reads_warmup)
+    # By its full name: `tfllm.serving.check` may be the function.
+    monkeypatch.setattr(sys.modules[check.__module__], "check_run", _only_reads_warmup)
     path = copy / WARMUP_FILE
     write_warmup(copy, [(None, {"text": [b"a"]}, [])] * 1001)
     assert codes(check(copy), "error") == {"too_many_warmup_records"}
@@ -619,7 +633,7 @@ def test_an_absent_folder_and_a_time_limit_of_zero_are_refused(tmp_path):
 
 
 def test_the_clean_process_imports_nothing_beyond_the_standard_library():
-    program = Path(check_module.__file__).with_name("session_process.py")
+    program = session_process.__file__
     code = (
         f"import runpy, sys; runpy.run_path({str(program)!r}); "
         "print(sorted(set(m.split('.')[0] for m in sys.modules) - set(sys.stdlib_module_names)))"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.serving.toy_models import call, start, toy_base, until
-from tfllm.serving.stream import StopHold
+from tfllm.generation.stop_strings import StopHold
 
 TEXT = "Once upon a time, 😀 there was a Ünïcode fox."
 

@@ -56,7 +56,8 @@ def next_tokens(
     """Choose a token for each row.
 
     The order is that of Hugging Face's processors: repetition penalty (Keskar et al., CTRL, 2019),
-    temperature, top-k (Fan et al., 2018), top-p (Holtzman et al., 2020), min-p (Nguyen et al., 2024).
+    temperature, top-k (Fan et al., 2018), top-p (Holtzman et al., 2020), min-p (Nguyen et al.,
+    2024).
 
     Args:
         logits: float32 `[B, V]`.
@@ -124,7 +125,7 @@ def _draw_limited(
 
 
 def _inverse_cdf(weights: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-    """The index at which the running sum of `[B, N]` weights passes a uniform share of the whole."""
+    """Where the running sum of `[B, N]` weights passes a uniform share of the whole."""
     running = tf.cumsum(weights, axis=-1)
     passed = running <= uniform[:, tf.newaxis] * running[:, -1:]
     index = tf.reduce_sum(tf.cast(passed, tf.int32), axis=-1)

@@ -6,22 +6,6 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-SEPARATOR = "\x1f"
-"""Stands between a row's stop strings, because a served option is one string a row: U+001F, the
-unit separator."""
-
-
-def joined_stop_strings(stop: Sequence[str]) -> str:
-    """Several stop strings in the one string of the `stop` option.
-
-    Raises:
-        ValueError: a stop string has the separator in it.
-    """
-    for text in stop:
-        if SEPARATOR in text:
-            raise ValueError(f"a stop string must not contain U+001F; received {text!r}")
-    return SEPARATOR.join(stop)
-
 
 class StopStrings:
     """The stop strings of each row, in the graph.
@@ -74,26 +58,35 @@ class StopStrings:
         return tf.cond(self._any, cut, lambda: text)
 
 
-class HoldBack:
-    """Cuts a growing text into pieces, and keeps back what may be the beginning of a stop string.
+class StopHold:
+    """How much of a growing text can be shown before its end is known.
 
-    Args:
-        stop: the stop strings.
+    What could be the beginning of a stop string is held back until it is decided, and so is a
+    U+FFFD at the end, which may be a character that is not complete yet. The pieces joined are
+    the final text.
     """
 
-    def __init__(self, stop: Sequence[str] = ()) -> None:
-        self._stop = tuple(stop)
-        self._sent = 0
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = [text for text in stop if text]
+        self._shown = ""
 
-    def piece(self, text: str, *, done: bool) -> str:
-        """What is new and certain in `text`; all that is left when it is `done`."""
-        end = len(text) if done else len(text) - self._uncertain(text)
-        piece = text[self._sent : end]
-        self._sent = max(self._sent, end)
-        return piece
+    def piece(self, text: str, done: bool) -> str:
+        """What of `text`, the whole text so far, is new and can be shown."""
+        end = len(text) if done else self._decided(text)
+        if end <= len(self._shown) or not text.startswith(self._shown):
+            return ""
+        new = text[len(self._shown) : end]
+        self._shown = text[:end]
+        return new
 
-    def _uncertain(self, text: str) -> int:
-        """Length of the longest end of `text` that a stop string begins with."""
-        return max(
-            (n for s in self._stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0
-        )
+    def _decided(self, text: str) -> int:
+        end = len(text.rstrip("\ufffd"))
+        for stop in self._stop:
+            at = text.find(stop)
+            if at >= 0:
+                end = min(end, at)
+            for length in range(min(len(stop) - 1, len(text)), 0, -1):
+                if text.endswith(stop[:length]):
+                    end = min(end, len(text) - length)
+                    break
+        return end

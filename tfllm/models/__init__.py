@@ -1,0 +1,1 @@
+"""Keras models, token ids to logits, and the families and sizes as data."""

@@ -63,7 +63,7 @@ class CheckReport:
                 f"loaded in {self.load_seconds:.1f} s, {self.requests} requests run, no XLA"
             )
         elif self.requests == 0:
-            lines.append("not run: only the files were read")
+            lines.append("no request was run")
         indent = " " * 10
         for finding in self.findings:
             lines.append(f"\n{finding.severity:<8}  {finding.code}")

@@ -14,10 +14,10 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from tfllm.config import ConfigError, unknown_name
+from tfllm.generation.options import OPTION_TYPES, option_values, read_options
 from tfllm.serving.client_grpc import GrpcTransport
 from tfllm.serving.client_rest import RestTransport, Transport
 from tfllm.serving.errors import GenerationError, ServingError
-from tfllm.serving.generation_options import OPTION_TYPES, option_values, read_options
 
 
 class Client:

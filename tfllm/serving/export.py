@@ -9,8 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfllm.config import to_dict
-from tfllm.generation.stop_strings import joined_stop_strings
+from tfllm.generation.options import option_values
 from tfllm.serving.warmup_requests import write_warmup_requests
 from tfllm.tasks.text_generation import OPTION_DTYPES, TextGeneration
 
@@ -119,7 +118,7 @@ def _warmup_requests(
 ) -> list[tuple[str, str, dict[str, Any]]]:
     """Of each signature: model name, signature name, inputs."""
     texts = tf.constant(prompts)
-    short = {**to_dict(task.generation), "max_new_tokens": 2, "stop": joined_stop_strings(())}
+    short = {**option_values(task.generation), "max_new_tokens": 2}
     options = {
         n: tf.fill([len(prompts)], tf.constant(short[n], t)) for n, t in OPTION_DTYPES.items()
     }

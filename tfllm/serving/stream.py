@@ -7,19 +7,15 @@ reader goes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from tfllm.config import ConfigError, GenerationConfig
+from tfllm.generation.options import OPTION_TYPES, option_values, read_options, stop_input
+from tfllm.generation.stop_strings import StopHold
 from tfllm.serving.errors import ServingError, invalid_argument
-from tfllm.serving.generation_options import (
-    OPTION_TYPES,
-    option_values,
-    read_options,
-    stop_input,
-)
 from tfllm.serving.servable import Servable
 
 
@@ -49,40 +45,6 @@ def read_stream_request(document: dict[str, Any]) -> tuple[str, GenerationConfig
     except ConfigError as error:
         raise invalid_argument(str(error)) from None
     return prompt, config
-
-
-class StopHold:
-    """How much of a growing text can be shown before its end is known.
-
-    What could be the beginning of a stop string is held back until it is decided, and so is a
-    U+FFFD at the end, which may be a character that is not complete yet. The pieces joined are
-    the final text.
-    """
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = [text for text in stop if text]
-        self._shown = ""
-
-    def piece(self, text: str, done: bool) -> str:
-        """What of `text`, the whole text so far, is new and can be shown."""
-        end = len(text) if done else self._decided(text)
-        if end <= len(self._shown) or not text.startswith(self._shown):
-            return ""
-        new = text[len(self._shown) : end]
-        self._shown = text[:end]
-        return new
-
-    def _decided(self, text: str) -> int:
-        end = len(text.rstrip("\ufffd"))
-        for stop in self._stop:
-            at = text.find(stop)
-            if at >= 0:
-                end = min(end, at)
-            for length in range(min(len(stop) - 1, len(text)), 0, -1):
-                if text.endswith(stop[:length]):
-                    end = min(end, len(text) - length)
-                    break
-        return end
 
 
 class TextStream:

@@ -118,7 +118,9 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
         yield number, value
 
 
-def write_warmup_requests(path: Path, requests: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:
+def write_warmup_requests(
+    path: Path, requests: Iterable[tuple[str, str, Mapping[str, Any]]]
+) -> None:
     """Write predict requests for a server to run when it loads the model.
 
     Args:

@@ -17,24 +17,16 @@ from tfllm.generation.decoding import (
     begin,
     decode,
 )
+from tfllm.generation.options import OPTION_TYPES, option_values
 from tfllm.generation.sampling import SamplingOptions
-from tfllm.generation.stop_strings import HoldBack, StopStrings, joined_stop_strings
+from tfllm.generation.stop_strings import StopHold, StopStrings
 from tfllm.models.causal_lm import CausalLM
 from tfllm.optimization.linear_cross_entropy import token_losses
 from tfllm.pretrained import load
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.tokenizers.base import Tokenizer
 
-OPTION_DTYPES = {
-    "max_new_tokens": tf.int32,
-    "temperature": tf.float32,
-    "top_k": tf.int32,
-    "top_p": tf.float32,
-    "min_p": tf.float32,
-    "repetition_penalty": tf.float32,
-    "seed": tf.int32,
-    "stop": tf.string,
-}
+OPTION_DTYPES = {n: tf.as_dtype(t) for n, t in OPTION_TYPES.items()}
 """The options of the `generate` signature, each of shape [batch]."""
 
 
@@ -143,10 +135,10 @@ class TextGeneration(tf.Module):
         """
         (given,) = self._row_options([prompt], options)
         state = self.stream_begin(tf.constant([prompt]), **_tensors([given]))
-        held = HoldBack(given.stop)
+        held = StopHold(given.stop)
         while True:
             done = bool(_checked(state)["done"].numpy()[0])
-            piece = held.piece(state["text"].numpy()[0].decode(), done=done)
+            piece = held.piece(state["text"].numpy()[0].decode(), done)
             if piece:
                 yield piece
             if done:
@@ -230,7 +222,7 @@ class TextGeneration(tf.Module):
 
     def _serving_default(self, prompt: tf.Tensor) -> dict[str, tf.Tensor]:
         batch = tf.shape(prompt)[0]
-        values = {**to_dict(self.generation), "stop": joined_stop_strings(self.generation.stop)}
+        values = option_values(self.generation)
         return self._generate(
             prompt, *(tf.fill([batch], tf.constant(values[n], t)) for n, t in OPTION_DTYPES.items())
         )
@@ -508,7 +500,7 @@ def _unpacked(
 
 
 def _tensors(configs: Sequence[GenerationConfig]) -> dict[str, tf.Tensor]:
-    values = [{**to_dict(c), "stop": joined_stop_strings(c.stop)} for c in configs]
+    values = [option_values(c) for c in configs]
     return {n: tf.constant([v[n] for v in values], t) for n, t in OPTION_DTYPES.items()}
 
 

@@ -125,8 +125,8 @@ class Checkpoints:
                 missing = [n for n in variables if n not in names]
                 if missing:
                     raise CheckpointError(
-                        f"{path} has no {missing[0]!r} (nor {len(missing) - 1} others): it was made "
-                        "by a run with another model or optimizer"
+                        f"{path} has no {missing[0]!r} (nor {len(missing) - 1} others): it was "
+                        "made by a run with another model or optimizer"
                     )
                 for name, variable in variables.items():
                     shape = tuple(file.get_slice(name).get_shape())
