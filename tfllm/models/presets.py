@@ -1,4 +1,4 @@
-"""The families and sizes of causal language models, as data: a preset is a row of `ModelConfig` values.
+"""The families and sizes of causal language models, as rows of `ModelConfig` values.
 
 To add a size, add a row. To add a family, add what its sizes have in common to `FAMILIES`, its
 sizes to `SIZES`, and its weight map to `tfllm/pretrained/weight_map.py`. Nothing here imports

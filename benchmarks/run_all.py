@@ -1,0 +1,29 @@
+"""Run every benchmark, one after another, and print their tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = (
+    "training_step.py",
+    "decoding.py",
+    "loss_memory.py",
+    "serving.py",
+    "serving_overhead.py",
+    "tokenizing.py",
+    "preparing.py",
+)
+
+
+def main() -> int:
+    failed = 0
+    for script in SCRIPTS:
+        print(f"## {script}", flush=True)
+        failed |= subprocess.run([sys.executable, str(Path(__file__).parent / script)]).returncode
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""A training step through `model.fit`, beside KerasHub's GPT-2, and its share of the matmul peak.
+
+6 layers, width 384, 6 heads, 8 rows of 256 tokens, vocabulary 8,192: 184 GFLOP a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import keras
+import keras_hub
+import numpy as np
+import tensorflow as tf
+from side_by_side import interleaved, print_table
+
+from tfllm.models.causal_lm import CausalLM
+from tfllm.models.presets import ModelConfig
+from tfllm.optimization.adamw import AdamW
+from tfllm.training.flops import flops_per_token
+from tfllm.training.precision import choose_precision, dtype_policy, matmul_peak
+
+VOCAB, WIDTH, LAYERS, HEADS, ROWS, TIME = 8192, 384, 6, 6, 8, 256
+SHAPE = {"vocab_size": VOCAB, "embedding_dim": WIDTH, "num_layers": LAYERS, "num_heads": HEADS}
+GPT2 = ModelConfig(
+    **SHAPE, max_sequence_length=TIME, positions="learned", norm="layer", activation="gelu_tanh",
+    gated=False, use_bias=True,
+)  # fmt: skip
+
+
+def ours(precision: str) -> tuple[CausalLM, tf.data.Dataset]:
+    model = CausalLM(GPT2, dtype=dtype_policy(precision))
+    model.compile(AdamW(1e-3, 0.1, global_clipnorm=1.0))
+    ids = np.random.default_rng(0).integers(0, VOCAB, (ROWS, TIME + 1)).astype("int32")
+    return model, tf.data.Dataset.from_tensors((ids[:, :-1], ids[:, 1:])).repeat()
+
+
+def keras_hub_gpt2() -> tuple[keras.Model, tf.data.Dataset]:
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=VOCAB, num_layers=LAYERS, num_heads=HEADS, hidden_dim=WIDTH,
+        intermediate_dim=4 * WIDTH, max_sequence_length=TIME, dropout=0.0,
+    )  # fmt: skip
+    model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
+    model.compile(
+        optimizer=keras.optimizers.AdamW(1e-3, weight_decay=0.1, global_clipnorm=1.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,  # with XLA it is slower on a CPU
+    )
+    ids = np.random.default_rng(0).integers(0, VOCAB, (ROWS, TIME + 1)).astype("int32")
+    x = {"token_ids": ids[:, :-1], "padding_mask": np.ones((ROWS, TIME), bool)}
+    return model, tf.data.Dataset.from_tensors((x, ids[:, 1:])).repeat()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4, help="steps of each in a round")
+    options = parser.parse_args()
+    precision = choose_precision("auto")
+    contestants = {"KerasHub GPT2CausalLM.fit, float32": keras_hub_gpt2()}
+    for name in dict.fromkeys(["float32", precision]):
+        contestants[f"tfllm CausalLM.fit, {name}"] = ours(name)
+    runs = {}
+    for name, (model, rows) in contestants.items():
+
+        def run(model: keras.Model = model, rows: tf.data.Dataset = rows) -> None:
+            model.fit(rows, steps_per_epoch=options.steps, epochs=1, verbose=0, shuffle=False)
+
+        runs[name] = run
+    peaks: dict[str, list[float]] = {"float32": [], precision: []}
+    for name, values in peaks.items():  # the peak drifts with the machine: measured among the runs
+
+        def peak(name: str = name, values: list[float] = values) -> None:
+            matmul_peak.cache_clear()
+            values.append(matmul_peak(name))
+
+        runs[f"peak {name}"] = peak
+    seconds = interleaved(runs, options.rounds)
+    flops = flops_per_token(GPT2, TIME) * ROWS * TIME
+    base = next(iter(seconds.values()))
+    table = [("training step", "ms", "speed", "share of the matmul peak")]
+    for name in contestants:
+        used = name.rpartition(" ")[2]
+        rate = flops * options.steps / seconds[name]
+        table.append(
+            (
+                name,
+                f"{1000 * seconds[name] / options.steps:,.0f}",
+                f"{base / seconds[name]:.2f}x",
+                f"{rate / np.median(peaks[used]):.0%} of {np.median(peaks[used]) / 1e9:,.0f} GFLOP/s",
+            )
+        )
+    print_table(f"Training step ({flops / 1e9:.0f} GFLOP)", table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+import dataclasses
+import math
+
+import pytest
+
+from tfllm.config import ConfigError, ModelConfig
+from tfllm.models.causal_lm import CausalLM
+from tfllm.models.presets import FAMILIES, PRESETS, SIZES, num_parameters, preset, preset_table
+
+# As the models' authors and the Hugging Face hub publish them.
+PUBLISHED = {
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "smollm2-1.7b": 1_711_376_384,
+    "llama-1b": 1_100_048_384,
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-13b": 13_015_864_320,
+    "llama-3-8b": 8_030_261_248,
+    "llama-3-70b": 70_553_706_496,
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_have_their_published_number_of_parameters(name):
+    assert num_parameters(preset(name)) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_name_with_a_size_has_about_that_many_parameters(name):
+    size = name.rsplit("-", 1)[-1]
+    if size[-1] in "mb" and size[:-1].replace(".", "").isdigit():
+        said = float(size[:-1]) * {"m": 1e6, "b": 1e9}[size[-1]]
+        assert num_parameters(preset(name)) == pytest.approx(said, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_kv_heads": 2, "head_dim": 6},
+        {"tied_embeddings": False, "use_bias": True},
+        {"norm": "layer", "positions": "learned", "gated": False, "activation": "gelu"},
+        {"norm_first": False, "positions": "sinusoidal", "norm": "layer", "use_bias": True},
+        {"positions": "none", "feed_forward_dim": 10},
+    ],
+)
+def test_the_formula_counts_what_a_model_has(options):
+    config = ModelConfig(
+        vocab_size=50,
+        embedding_dim=16,
+        num_layers=3,
+        num_heads=4,
+        max_sequence_length=20,
+        **options,
+    )
+    model = CausalLM(config)
+    assert num_parameters(config) == sum(math.prod(v.shape) for v in model.trainable_variables)
+
+
+@pytest.mark.parametrize("name", ["llama-1m", "gpt2-1m"])
+def test_a_small_preset_is_built_with_the_number_that_the_table_says(name):
+    model = CausalLM(preset(name))
+    assert model.count_params() == num_parameters(preset(name))
+    assert f"{model.count_params():,}" in preset_table()
+
+
+def test_a_family_is_the_same_in_all_its_sizes():
+    for family, rows in SIZES.items():
+        for name in rows:
+            config = dataclasses.asdict(preset(name))
+            fixed = {key: config[key] for key in FAMILIES[family] if key != "tied_embeddings"}
+            assert fixed.items() <= FAMILIES[family].items()
+
+
+def test_overrides_win_and_are_read_like_any_setting():
+    config = preset("llama-4m", vocab_size="8_000", num_layers=2)
+    assert (config.vocab_size, config.num_layers, config.embedding_dim) == (8000, 2, 256)
+    assert PRESETS["llama-4m"]["vocab_size"] == 4096
+
+
+def test_unknown_names_are_refused_with_the_nearest_one():
+    with pytest.raises(ConfigError, match=r"unknown preset 'lama-4m'; did you mean 'llama-4m'"):
+        preset("lama-4m")
+    with pytest.raises(ConfigError, match=r"'vocabsize' in preset gpt2; .*'vocab_size'"):
+        preset("gpt2", vocabsize=3)
+    with pytest.raises(ConfigError, match=r"num_kv_heads must divide num_heads"):
+        preset("llama-4m", num_kv_heads=3)
+
+
+def test_the_table_has_a_line_for_each_preset():
+    lines = preset_table().splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(PRESETS)
+    assert "70,553,706,496" in lines[1 + list(PRESETS).index("llama-3-70b")]

@@ -1,0 +1,294 @@
+import errno
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tfllm import pretrained
+from tfllm.config import GenerationConfig
+from tfllm.models.causal_lm import CausalLM, Transformer
+from tfllm.models.presets import preset
+from tfllm.pretrained import replaced_folder, tensor_files
+from tfllm.pretrained.weight_map import WEIGHT_MAPS
+from tfllm.tokenizers import BytePairTokenizer
+
+TEXTS = ["the cat sat on the mat and the dog sat on the log"] * 20
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BytePairTokenizer.train(TEXTS, 270)
+
+
+def small(family="llama", seed=0, **options):
+    sizes = {"vocab_size": 280, "embedding_dim": 16, "num_layers": 2, "num_heads": 4}
+    sizes |= {"num_kv_heads": 4, "feed_forward_dim": 24, "max_sequence_length": 32}
+    name = {"llama": "llama-1m", "gpt2": "gpt2-1m"}[family]
+    return CausalLM(preset(name, **(sizes | options)), seed=seed)
+
+
+def logits(model):
+    return model(np.arange(14).reshape(2, 7)).numpy()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+ARCHITECTURES = {
+    "llama": {},
+    "llama, grouped and untied": {"num_kv_heads": 2, "tied_embeddings": False},
+    "llama, biases": {"use_bias": True, "activation": "relu", "head_dim": 6},
+    "gpt2": {"family": "gpt2"},
+    "gpt2, untied": {"family": "gpt2", "tied_embeddings": False, "feed_forward_dim": 64},
+    "post-norm": {"norm_first": False, "norm": "layer", "positions": "sinusoidal"},
+    "layer norm and rotary": {"norm": "layer", "use_bias": True},
+    "plain feed-forward": {"gated": False, "positions": "learned", "tied_embeddings": False},
+    "grouped gpt2": {"family": "gpt2", "num_kv_heads": 1},
+    "no positions": {"positions": "none", "head_dim": 6},
+}
+
+
+@pytest.mark.parametrize("options", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_a_model_comes_back_as_it_was(options, tmp_path):
+    model = small(**options, dropout=0.1)
+    for i, weight in enumerate(model.weights):  # no two weights alike, norms and biases as well
+        rng = np.random.default_rng(i)
+        weight.assign(weight.numpy() + 0.1 * rng.standard_normal(weight.shape))
+    folder = pretrained.save(model, tmp_path / "a" / "model")
+    loaded = pretrained.load(folder)
+    assert loaded.model.config == model.config
+    assert loaded.tokenizer is None
+    np.testing.assert_array_equal(logits(loaded.model), logits(model))
+    for ours, theirs in zip(model.weights, loaded.model.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_an_architecture_that_transformers_lacks_is_said_to_be_ours_alone(tmp_path):
+    folder = pretrained.save(small(norm_first=False), tmp_path / "model")
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "tfllm"
+    ours = json.loads((folder / "tfllm.json").read_text())
+    assert ours["transformers"] is False
+    assert "llama needs norm_first=True (here False)" in ours["why"]
+    folder = pretrained.save(small(), tmp_path / "model")
+    assert json.loads((folder / "tfllm.json").read_text())["transformers"] is True
+
+
+def test_the_table_of_our_own_names_has_every_weight_of_every_family():
+    places = {weight.place for weight in WEIGHT_MAPS["tfllm"].weights}
+    for table in WEIGHT_MAPS.values():
+        assert {weight.place for weight in table.weights} <= places
+        names = [name for weight in table.weights for name in weight.tensors]
+        assert len(names) == len(set(names))
+
+
+def test_a_weight_that_is_no_causal_lm_s_is_refused(tmp_path):
+    class Scored(CausalLM):
+        def build(self, input_shape):
+            self.score = self.add_weight(name="score", shape=(3,))
+            super().build(input_shape)
+
+    with pytest.raises(ValueError, match=r"has besides: .*score"):
+        pretrained.save(Scored(small().config), tmp_path / "model")
+    with pytest.raises(ValueError, match="received Sequential"):
+        pretrained.save(keras.Sequential(), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_small_way_in_is_saved_too(tmp_path):
+    model = Transformer(30, 16, 2, 1)
+    loaded = pretrained.load(pretrained.save(model, tmp_path / "model")).model
+    np.testing.assert_array_equal(logits(loaded), logits(model))
+
+
+def test_shards_hold_the_same_tensors_and_are_no_larger_than_told(tmp_path):
+    model = small(tied_embeddings=False)
+    whole = pretrained.save(model, tmp_path / "whole")
+    parts = pretrained.save(model, tmp_path / "parts", max_shard_bytes=20_000)
+    index = json.loads((parts / "model.safetensors.index.json").read_text())
+    files = sorted(parts.glob("*.safetensors"))
+    assert len(files) > 2 and not (parts / "model.safetensors").exists()
+    together = {}
+    for path in files:
+        tensors = load_file(path)
+        assert sum(t.nbytes for t in tensors.values()) <= 20_000
+        assert {index["weight_map"][key] for key in tensors} == {path.name}
+        together |= tensors
+    expected = load_file(whole / "model.safetensors")
+    assert together.keys() == expected.keys()
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in expected.values())
+    for key in expected:
+        np.testing.assert_array_equal(together[key], expected[key])
+    np.testing.assert_array_equal(logits(pretrained.load(parts).model), logits(model))
+
+
+def test_bfloat16_files_hold_rounded_weights(tmp_path):
+    model = small()
+    folder = pretrained.save(model, tmp_path / "model", dtype="bfloat16")
+    for key, tensor in load_file(folder / "model.safetensors").items():
+        assert tensor.dtype.name == "bfloat16", key
+    loaded = pretrained.load(folder).model
+    for ours, theirs in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_allclose(theirs.numpy(), ours.numpy(), rtol=2**-8)
+    with pytest.raises(ValueError, match="dtype must be float32 or bfloat16; received 'float16'"):
+        pretrained.save(model, folder, dtype="float16")
+
+
+def test_a_bfloat16_model_is_saved_and_read_without_loss(tmp_path):
+    model = CausalLM(small().config, dtype="bfloat16")
+    folder = pretrained.save(model, tmp_path / "model", dtype="bfloat16")
+    loaded = pretrained.load(folder, dtype="auto").model
+    assert loaded.dtype_policy.name == "bfloat16"
+    for ours, theirs in zip(model.weights, loaded.weights, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(
+            np.asarray(ours.value, np.float32), np.asarray(theirs.value, np.float32)
+        )
+
+
+def test_tokenizer_and_generation_settings_come_back(tmp_path, tokenizer):
+    for generation in (
+        GenerationConfig(top_k=7, stop=("\n", "END"), seed=3, max_new_tokens=5),
+        GenerationConfig(temperature=0.7, top_k=0, top_p=0.9, min_p=0.05, num_samples=2),
+        GenerationConfig(temperature=1.5, repetition_penalty=1.2),
+    ):
+        pretrained.save(
+            small(),
+            tmp_path / "model",
+            tokenizer,
+            generation=generation,
+            training_summary={"steps": np.int64(3), "loss": np.float32(0.5)},
+        )
+        loaded = pretrained.load(tmp_path / "model")
+        assert loaded.generation == generation
+    assert loaded.tokenizer.encode("the cat") == tokenizer.encode("the cat")
+    assert loaded.tokenizer.end_token_id == tokenizer.end_token_id
+    assert pretrained.load_tokenizer(tmp_path / "model").vocab_size == tokenizer.vocab_size
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["eos_token_id"] == tokenizer.end_token_id
+    settings = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    assert settings["eos_token"] == tokenizer.end_token
+    assert settings["model_max_length"] == 32
+    summary = json.loads((tmp_path / "model" / "tfllm.json").read_text())["training"]
+    assert summary == {"steps": 3, "loss": 0.5}
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path, tokenizer):
+    model = small(vocab_size=tokenizer.vocab_size - 1)
+    rule = f"has {tokenizer.vocab_size} ids, .*vocab_size is {tokenizer.vocab_size - 1}"
+    with pytest.raises(ValueError, match=rule):
+        pretrained.save(model, tmp_path / "model", tokenizer)
+    folder = pretrained.save(model, tmp_path / "model")
+    tokenizer.save(folder / "tokenizer.json")
+    with pytest.raises(ValueError, match=rule):
+        pretrained.load(folder)
+
+
+def test_saving_replaces_the_whole_model(tmp_path, tokenizer):
+    folder = tmp_path / "model"
+    pretrained.save(small(seed=1, tied_embeddings=False), folder, tokenizer, max_shard_bytes=9_000)
+    model = small(seed=2)
+    pretrained.save(model, folder, tokenizer)
+    assert not list(folder.glob("model-*")) and len(list(tmp_path.iterdir())) == 1
+    np.testing.assert_array_equal(logits(pretrained.load(folder).model), logits(model))
+
+
+class FullDisk:
+    """An `open` whose files take so many bytes and then no more."""
+
+    def __init__(self, room):
+        self.room = room
+
+    def __call__(self, path, mode="r", **options):
+        file = open(path, mode, **options)  # noqa: SIM115 (closed by Limited)
+        write = file.write
+
+        class Limited:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                file.close()
+
+            def __getattr__(self, name):
+                return getattr(file, name)
+
+            def write(_, data):
+                self.room -= len(data)
+                if self.room < 0:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return write(data)
+
+        return Limited()
+
+
+@pytest.mark.parametrize("room", [0, 300, 3_000, 20_000])
+def test_a_full_disk_leaves_the_old_model_whole(tmp_path, tokenizer, monkeypatch, room):
+    folder = pretrained.save(small(seed=1), tmp_path / "model", tokenizer)
+    before = contents(folder)
+    monkeypatch.setattr(tensor_files, "open", FullDisk(room), raising=False)
+    with pytest.raises(
+        OSError, match=r"no space is left to write .*nothing there was changed"
+    ) as e:
+        pretrained.save(small(seed=2), folder, tokenizer)
+    assert e.value.errno == errno.ENOSPC
+    assert contents(folder) == before
+    assert list(tmp_path.iterdir()) == [folder]
+    monkeypatch.undo()
+    pretrained.load(folder)
+
+
+def test_a_failed_rename_leaves_the_old_model_whole(tmp_path, monkeypatch):
+    folder = pretrained.save(small(seed=1), tmp_path / "model")
+    before = contents(folder)
+    rename = Path.rename
+
+    def fail_the_second(self, target):
+        if "unfinished" in self.name:
+            raise PermissionError(errno.EACCES, "no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_the_second)
+    with pytest.raises(PermissionError):
+        pretrained.save(small(seed=2), folder)
+    assert contents(folder) == before and list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_model_left_aside_by_a_killed_save_is_pointed_at(tmp_path):
+    folder = pretrained.save(small(), tmp_path / "model")
+    folder.rename(tmp_path / ".model.replaced-1-ab")
+    with pytest.raises(FileNotFoundError, match=r"interrupted: .*\.model\.replaced-1-ab; rename"):
+        pretrained.load(folder)
+
+
+def test_files_of_others_and_a_tokenizer_are_never_replaced(tmp_path, tokenizer, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("work was done before the place was checked")
+
+    model = small()
+    mine = pretrained.save(model, tmp_path / "model", tokenizer)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "config.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("tfllm.pretrained.saving.write_tensors", refuse)
+    with pytest.raises(FileExistsError, match="holds a tokenizer, and none is given"):
+        pretrained.save(model, mine)
+    with pytest.raises(FileExistsError, match=r"tfllm did not write \(config\.json\)"):
+        pretrained.save(model, theirs, tokenizer)
+    with pytest.raises(FileExistsError, match="is a file"):
+        pretrained.save(model, tmp_path / "file", tokenizer)
+    (mine / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"\(notes\.txt\), which saving would lose"):
+        pretrained.save(model, mine, tokenizer)
+    assert (mine / "notes.txt").exists() and (theirs / "config.json").exists()
+
+
+def test_an_empty_folder_may_be_written_to(tmp_path):
+    (tmp_path / "model").mkdir()
+    pretrained.save(small(), tmp_path / "model")
+    assert replaced_folder.OURS in contents(tmp_path / "model")
