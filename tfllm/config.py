@@ -123,13 +123,13 @@ class PrepareConfig:
     tokenizer: str | None = None
     """a tokenizer.json (or a folder that holds one) to use instead of training one"""
     validation_fraction: float = 0.02
-    """share of the documents kept out of training, chosen by a hash of the document"""
+    """share of the text kept out of training, in whole documents, chosen by a hash"""
     text_field: str = "text"
     """the key of a JSON line that holds the text"""
     shard_tokens: int = 50_000_000
     """tokens in one shard file"""
     num_processes: int = 0
-    """processes that tokenize; 0: one a core"""
+    """processes that tokenize; 0: one a core, at most one for each 4 MB"""
     seed: int = 0
     """decides which documents are kept for validation"""
 

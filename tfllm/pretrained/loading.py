@@ -13,10 +13,11 @@ import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
+from tfllm.atomic_folder import earlier_version
 from tfllm.config import GenerationConfig, ModelConfig
 from tfllm.models.causal_lm import CausalLM
 from tfllm.pretrained import generation_settings, hugging_face_config
-from tfllm.pretrained.replaced_folder import OURS, earlier_version
+from tfllm.pretrained.replaced_folder import OURS
 from tfllm.pretrained.tensor_files import DTYPES, TensorFiles
 from tfllm.pretrained.weight_map import OUTPUT, WEIGHT_MAPS, StoredWeight, WeightMap, stored_weights
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from tfllm.atomic_folder import atomic_folder
 
 OURS = "tfllm.json"
 """the file by which a folder is known to be written by tfllm"""
@@ -52,63 +50,13 @@ def check_replaceable(folder: Path, *, with_tokenizer: bool) -> None:
         )
 
 
-@contextmanager
-def replaced(folder: Path, *, with_tokenizer: bool) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends without an error.
-
-    After an error the new folder is deleted, and what stood at `folder` still stands there.
+def replaced(folder: Path, *, with_tokenizer: bool) -> AbstractContextManager[Path]:
+    """A new folder that takes the place of `folder` when the block ends without an error.
 
     Raises:
         OSError: the disk is full.
         FileExistsError: as `check_replaceable`.
     """
-    folder = folder.resolve()  # through links, and "." has a name of its own
-    check_replaceable(folder, with_tokenizer=with_tokenizer)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    suffix = f"{os.getpid()}-{secrets.token_hex(4)}"
-    new = folder.parent / f".{folder.name}.unfinished-{suffix}"
-    new.mkdir()
-    try:
-        yield new
-        check_replaceable(folder, with_tokenizer=with_tokenizer)  # the disk may have changed
-        _swap(folder, new, folder.parent / f".{folder.name}.replaced-{suffix}")
-    except BaseException as error:
-        shutil.rmtree(new, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                error.errno,
-                f"no space is left to write {folder}, so nothing there was changed; "
-                "free some space and save again",
-            ) from error
-        raise
-
-
-def _swap(folder: Path, new: Path, old: Path) -> None:
-    _sync(new)
-    if folder.is_dir():
-        folder.rename(old)
-        try:
-            new.rename(folder)
-        except BaseException:
-            old.rename(folder)
-            raise
-        _sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        new.rename(folder)
-    _sync(folder.parent)
-
-
-def earlier_version(folder: Path) -> Path | None:
-    """What stood at `folder` before a save that was killed between its two renames."""
-    return next(iter(sorted(folder.parent.glob(f".{folder.name}.replaced-*"))), None)
-
-
-def _sync(folder: Path) -> None:
-    """Have the disk hold the folder's entries before others rely on them."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    return atomic_folder(
+        folder, lambda place: check_replaceable(place, with_tokenizer=with_tokenizer)
+    )

@@ -1,0 +1,110 @@
+"""Files of token ids: flat streams of little-endian uint16 or uint32, nothing else in them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of ids, as the manifest lists it."""
+
+    file: str
+    """its name in the folder"""
+    num_tokens: int
+    """ids in it"""
+    sha256: str
+    """of its bytes"""
+
+
+def token_dtype(vocab_size: int) -> str:
+    """The narrowest of the shards' types that holds the ids below `vocab_size`."""
+    if not 1 <= vocab_size <= 2**32:
+        raise ValueError(f"vocab_size must lie in [1, 4294967296]; received {vocab_size}")
+    return "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+def little_endian(dtype: str) -> np.dtype:
+    """The NumPy type of a shard on disk.
+
+    Raises:
+        ValueError: `dtype` is neither uint16 nor uint32.
+    """
+    if dtype not in ("uint16", "uint32"):
+        raise ValueError(f"the shards' dtype must be uint16 or uint32; received {dtype!r}")
+    return np.dtype(dtype).newbyteorder("<")
+
+
+class ShardWriter:
+    """Writes one split: `<split>-00000.bin`, `<split>-00001.bin`, ...
+
+    Every shard but the last has exactly `shard_tokens` ids; a document may go on in the next.
+    """
+
+    def __init__(self, folder: Path, split: str, dtype: str, shard_tokens: int) -> None:
+        self.num_documents = 0
+        self.num_tokens = 0
+        self.num_bytes = 0
+        self.shards: list[Shard] = []
+        self._folder = folder
+        self._split = split
+        self._dtype = little_endian(dtype)
+        self._shard_tokens = shard_tokens
+        self._file: BinaryIO | None = None
+        self._in_shard = 0
+
+    def write(self, tokens: np.ndarray) -> None:
+        """Append ids."""
+        tokens = tokens.astype(self._dtype, copy=False)
+        self.num_tokens += len(tokens)
+        while len(tokens):
+            if self._file is None:
+                self._open()
+            assert self._file is not None
+            part = tokens[: self._shard_tokens - self._in_shard]
+            data = part.tobytes()
+            self._file.write(data)
+            self._sha256.update(data)
+            self._in_shard += len(part)
+            tokens = tokens[len(part) :]
+            if self._in_shard == self._shard_tokens:
+                self.close()
+
+    def close(self) -> None:
+        """Finish the shard that is being written."""
+        if self._file is None:
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self.shards.append(Shard(self._name, self._in_shard, self._sha256.hexdigest()))
+        self._file = None
+
+    def abandon(self) -> None:
+        """Close without finishing, after an error."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a full disk, which is why we are here
+                self._file.close()
+            self._file = None
+
+    def _open(self) -> None:
+        self._name = f"{self._split}-{len(self.shards):05d}.bin"
+        self._file = open(self._folder / self._name, "wb")  # noqa: SIM115
+        self._sha256 = hashlib.sha256()
+        self._in_shard = 0
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
