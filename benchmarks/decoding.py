@@ -21,7 +21,7 @@ from side_by_side import interleaved, print_table
 
 from tfllm.generation.options import option_values
 from tfllm.models.presets import preset
-from tfllm.serving.export import export
+from tfllm.serving.exporting import export
 from tfllm.tasks.text_generation import OPTION_DTYPES
 from tfllm.training.precision import choose_precision
 

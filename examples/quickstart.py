@@ -30,17 +30,22 @@ def main() -> int:
         import tfllm
         from tfllm import serving
     out, base = Path(options.out), Path(options.saved_models) / "quickstart"
-    shutil.rmtree(out, ignore_errors=True)  # of an earlier quickstart
-    shutil.rmtree(base, ignore_errors=True)
+    if (out / "run" / "run.json").exists():  # of an earlier quickstart
+        shutil.rmtree(out / "run")
 
-    data = tfllm.prepare([TEXT], out / "data", tfllm.PrepareConfig(vocab_size=4096))
+    data = tfllm.prepare(
+        [TEXT], out / "data", tfllm.PrepareConfig(vocab_size=4096),
+        overwrite=(out / "data").exists(),
+    )  # fmt: skip
     run = tfllm.train(
-        data, out / "run", "llama-4m", sequence_length=256, batch_size=16, steps=options.steps,
-        learning_rate=3e-3, validate_every=100, checkpoint_every=100,
+        data, out / "run", "llama-1m", sequence_length=256, batch_size=16, steps=options.steps,
+        learning_rate=5e-3, validate_every=100, checkpoint_every=100,
     )  # fmt: skip
     if run.interrupted_by:
         return 130
     task = tfllm.TextGeneration.load(run.model_folder)
+    for earlier in base.glob("[0-9]*/saved_model.pb"):
+        shutil.rmtree(earlier.parent)
     folder = serving.export(task, base)
     files = serving.write_deployment_files(base.parent, [base.name])
 

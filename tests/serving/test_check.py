@@ -13,7 +13,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfllm.serving import session_process
-from tfllm.serving.check import check, main
+from tfllm.serving.checking import check, main
 from tfllm.serving.check_files import WARMUP_FILE, version_number
 from tfllm.serving.linked_ops import linked_ops
 

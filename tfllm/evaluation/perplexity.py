@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import tensorflow as tf
 
 from tfllm.data import PreparedData, rows_dataset
 from tfllm.models.causal_lm import CausalLM
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers import BytePairTokenizer
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Evaluation:
     bits_per_byte: float
     """the loss in bits over the bytes of a token: comparable between tokenizers"""
     unigram_perplexity: float
-    """of a model that knows only how frequent each token is in the training text"""
+    """on the validation split, of a model that knows only how frequent each token is in the
+    training text; NaN without such a split"""
 
 
 def evaluate(
@@ -35,6 +41,8 @@ def evaluate(
     sequence_length: int | None = None,
     batch_size: int = 8,
     num_batches: int = 0,
+    separate_documents: bool = True,
+    tokenizer: BytePairTokenizer | None = None,
 ) -> Evaluation:
     """Measure a model on a split, once over.
 
@@ -42,42 +50,78 @@ def evaluate(
         model: the model.
         data: what `tfllm.prepare` wrote, with the model's own tokenizer.
         split: which documents.
-        sequence_length: tokens in a row: how much context the model is given at most. Default: the
-            model's context, at most 1,024.
+        sequence_length: tokens in a row: how much context the model is given at most, best what it
+            was trained with. Default: the model's context, at most 1,024.
         batch_size: rows at once.
         num_batches: stop after so many; 0: all.
+        separate_documents: no token sees another document; false: plain concatenation.
+        tokenizer: the model's, to be held against that of the data.
 
     Raises:
-        ValueError: the data has other token ids than the model, or the split has no rows.
+        ValueError: the data has other token ids than the model, the split has no rows, or
+            `sequence_length` is longer than the model's context.
     """
     if not isinstance(data, PreparedData):
         data = PreparedData.open(data)
-    if data.vocab_size > model.config.vocab_size:
+    _check_tokenizer(model, data, split, tokenizer)
+    context = model.config.max_sequence_length
+    if sequence_length is not None and sequence_length > context:
         raise ValueError(
-            f"the text must be prepared with the model's tokenizer; {data.folder} has "
-            f"{data.vocab_size} token ids, the model {model.config.vocab_size}"
+            f"sequence_length must be at most the model's context ({context}); "
+            f"received {sequence_length}"
         )
     rows = rows_dataset(
         data,
         split,
-        sequence_length=sequence_length or min(model.config.max_sequence_length, 1024),
+        sequence_length=min(context, 1024) if sequence_length is None else sequence_length,
         batch_size=batch_size,
         shuffle=False,
         repeat=False,
         num_batches=num_batches or None,
+        separate_documents=separate_documents,
     )
-    # With an optimizer `compile` would build its state; evaluation needs none.
-    if not model.compiled:
-        model.compile(optimizer=None)
-    # The weights of a batch add up to its tokens: the mean over batches is weighted by them.
-    loss = float(model.evaluate(rows, verbose=0, return_dict=True)["loss"])
-    num_tokens = sum(int(weights.numpy().sum()) for _, _, weights in rows)
+
+    # Not `model.evaluate`: it needs `compile`, and measures the loss that was given to it.
+    @tf.function
+    def sums(x: Any, y: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return model.loss_sums(x, y, weights, training=False)
+
+    total, num_tokens = 0.0, 0.0
+    for batch in rows:
+        loss_sum, weight_sum = sums(*batch)
+        total, num_tokens = total + float(loss_sum), num_tokens + float(weight_sum)
+    if num_tokens == 0:
+        raise ValueError(
+            f"the {split} text of {data.folder} has no token with one before it; prepare more text"
+        )
+    loss = total / num_tokens
     part = data.split(split)
-    bytes_per_token = part.num_bytes / max(part.num_tokens, 1)
+    bytes_per_token = part.num_bytes / part.num_tokens
     return Evaluation(
-        num_tokens=num_tokens,
+        num_tokens=round(num_tokens),
         loss=loss,
-        perplexity=math.exp(loss),
+        perplexity=math.exp(min(loss, 700.0)),
         bits_per_byte=loss / math.log(2) / bytes_per_token,
         unigram_perplexity=data.unigram_perplexity() if data.validation.num_tokens else math.nan,
     )
+
+
+def _check_tokenizer(
+    model: CausalLM,
+    data: PreparedData,
+    split: str,
+    tokenizer: BytePairTokenizer | None,
+) -> None:
+    rule = "the text must be prepared with the model's tokenizer (prepare it with tokenizer=...)"
+    if data.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"{rule}; {data.folder} has {data.vocab_size} token ids, "
+            f"the model {model.config.vocab_size}"
+        )
+    if tokenizer is None:
+        return
+    text = data.tokenizer.decode(data.split(split).read(0, 2000).tolist())
+    if tokenizer.end_token_id != data.end_token_id or tokenizer.encode(
+        text, parse_special=False
+    ) != data.tokenizer.encode(text, parse_special=False):
+        raise ValueError(f"{rule}; that of {data.folder} gives the same text other token ids")

@@ -36,10 +36,8 @@ class DecodingState(NamedTuple):
     """int32 scalar: tokens chosen so far"""
     token: tf.Tensor
     """int32 [B]: the last token, not yet in the cache"""
-    tokens: tf.Tensor
-    """int32 [M, B]: all tokens so far; end tokens are not among them"""
     counts: tf.Tensor
-    """int32 [B]: tokens of each row"""
+    """int32 [B]: tokens of each row; an end token is not counted"""
     ends: tf.Tensor
     """int32 [B]: RUNNING, STOP or LENGTH"""
     seen: tf.Tensor
@@ -80,16 +78,17 @@ def begin(
         the state after the first token.
     """
     lengths = tf.cast(prompts.row_lengths(), tf.int32)
-    prompt_slots = tf.reduce_max(lengths)
+    prompt_slots = tf.maximum(tf.reduce_max(lengths), 1)  # of no rows at all: not the least int
     token_ids = prompts.to_tensor(shape=[None, None])
-    batch = tf.shape(token_ids)[0]
+    batch, width = tf.unstack(tf.shape(token_ids))
+    token_ids = tf.pad(token_ids, [[0, 0], [0, prompt_slots - width]])  # of no rows, again
     context = model.config.max_sequence_length
     limits = tf.minimum(limits, tf.maximum(context - lengths, 0))
     most = tf.maximum(tf.reduce_max(limits), 1)
     cache = model.empty_cache(batch, prompt_slots + most)
     hidden, cache = model.hidden_states(token_ids, cache=cache)
     logits = model.logits(tf.gather(hidden, lengths - 1, axis=1, batch_dims=1))
-    vocab_size = model.config.vocab_size
+    vocab_size = token_bytes.shape[0]
     seen = tf.scatter_nd(
         tf.stack([tf.cast(prompts.value_rowids(), tf.int32), prompts.flat_values], 1),
         tf.ones_like(prompts.flat_values),
@@ -102,7 +101,6 @@ def begin(
         limits=limits,
         step=tf.constant(0),
         token=tf.zeros([batch], tf.int32),
-        tokens=tf.zeros([most, batch], tf.int32),
         counts=tf.zeros([batch], tf.int32),
         ends=tf.where(limits > 0, RUNNING, LENGTH),
         seen=seen > 0,
@@ -128,9 +126,13 @@ def advance(
     slots = tf.range(num_slots)
     own_prompt = slots < state.prompt_lengths[:, tf.newaxis]
     allowed = own_prompt | ((slots >= state.prompt_slots) & (slots <= slot))
+    positions = state.prompt_lengths + state.step - 1
+    if model.config.positions == "learned":
+        # A row that has ended at the context goes on counting while others run.
+        positions = tf.minimum(positions, model.config.max_sequence_length - 1)
     hidden, cache = model.hidden_states(
         state.token[:, tf.newaxis],
-        positions=(state.prompt_lengths + state.step - 1)[:, tf.newaxis],
+        positions=positions[:, tf.newaxis],
         bias=bias_of(allowed, model.compute_dtype)[:, tf.newaxis, tf.newaxis],
         cache=Cache(state.keys_values, slot),
     )
@@ -154,6 +156,8 @@ def _choose(
     token_bytes: tf.Tensor,
     stops: StopRule,
 ) -> DecodingState:
+    # A model may have more classes than its tokenizer has tokens (rounded up for speed).
+    logits = logits[:, : token_bytes.shape[0]]
     token = next_tokens(logits, options, state.step, state.seen)
     running = state.ends == RUNNING
     ended = tf.reduce_any(token[:, tf.newaxis] == end_token_ids, axis=-1)
@@ -168,9 +172,6 @@ def _choose(
     return state._replace(
         step=state.step + 1,
         token=token,
-        tokens=tf.tensor_scatter_nd_update(
-            state.tokens, [[state.step]], [tf.where(taken, token, 0)]
-        ),
         counts=counts,
         ends=ends,
         seen=tf.tensor_scatter_nd_update(

@@ -13,6 +13,9 @@ from tfllm.config import ConfigError, GenerationConfig, build, unknown_name
 STOP_SEPARATOR = "\x1f"
 """between the stop strings of one row, U+001F"""
 
+MOST_STOP_BYTES = 4096
+"""in the stop strings of one row; the regular expression made of more gets slow, and then fails"""
+
 OPTION_TYPES: dict[str, Any] = {
     "max_new_tokens": np.int32,
     "temperature": np.float32,
@@ -30,8 +33,11 @@ def stop_input(stop: Sequence[str]) -> str:
     """Stop strings as the one string that a row of the input `stop` holds.
 
     Raises:
-        ConfigError: a stop string has the separator in it.
+        ConfigError: a stop string has the separator in it, or a lone surrogate.
     """
+    for text in stop:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ConfigError(f"a stop string must be valid Unicode; received {text!r}")
     if any(STOP_SEPARATOR in text for text in stop):
         raise ConfigError(f"a stop string must not contain U+001F; received {list(stop)!r}")
     return STOP_SEPARATOR.join(stop)
@@ -53,4 +59,6 @@ def option_values(config: GenerationConfig) -> dict[str, Any]:
     """The values of one row of each option's input."""
     values = dataclasses.asdict(config)
     values["stop"] = stop_input(config.stop)
+    for name in ("max_new_tokens", "top_k"):  # no context and no vocabulary is larger
+        values[name] = min(values[name], 2**31 - 1)
     return {name: values[name] for name in OPTION_TYPES}

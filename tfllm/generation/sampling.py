@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tfllm.config import GenerationConfig
@@ -17,6 +18,10 @@ from tfllm.config import GenerationConfig
 # Sampling from the likeliest few needs the likeliest few; the whole vocabulary is sorted only
 # where a row's top_p reaches beyond them.
 _FEW = 256
+
+# Beyond these, options change nothing but let scores overflow to NaN.
+_LEAST_TEMPERATURE = 1e-10
+_MOST_PENALTY = 1e10
 
 
 class SamplingOptions(NamedTuple):
@@ -71,7 +76,8 @@ def next_tokens(
     penalty = options.repetition_penalty[:, tf.newaxis]
 
     def penalised() -> tf.Tensor:
-        scaled = tf.where(logits > 0, logits / penalty, logits * penalty)
+        factor = tf.clip_by_value(penalty, 1 / _MOST_PENALTY, _MOST_PENALTY)
+        scaled = tf.where(logits > 0, logits / factor, logits * factor)
         return tf.where(seen & (penalty != 1), scaled, logits)
 
     logits = tf.cond(tf.reduce_any(penalty != 1), penalised, lambda: logits)
@@ -82,7 +88,7 @@ def next_tokens(
 
 
 def _draw(logits: tf.Tensor, options: SamplingOptions, step: tf.Tensor) -> tf.Tensor:
-    temperature = tf.where(options.temperature > 0, options.temperature, 1.0)
+    temperature = tf.maximum(options.temperature, _LEAST_TEMPERATURE)
     probabilities = tf.nn.softmax(logits / temperature[:, tf.newaxis])
     uniform = uniform_numbers(options.seed, step)
     limited = (options.top_k > 0) | (options.top_p < 1) | (options.min_p > 0)
@@ -106,15 +112,22 @@ def _draw_limited(
     def from_likeliest(num: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Draw among the `num` likeliest; and whether all that may be drawn is among them."""
         p_BN, id_BN = tf.math.top_k(probabilities, num)
-        k = tf.where(options.top_k > 0, options.top_k, vocab_size)[:, tf.newaxis]
-        kept = tf.where(tf.range(num) < k, p_BN, 0.0)
-        # Of what top-k leaves; 1 where it leaves all.
-        mass = tf.where(options.top_k > 0, tf.reduce_sum(kept, -1), 1.0)[:, tf.newaxis]
-        before = tf.cumsum(kept, axis=-1, exclusive=True) / mass
+        cuts = (options.top_k > 0) & (options.top_k < vocab_size)
+        k = tf.where(cuts, options.top_k, vocab_size)
+        kept = tf.where(tf.range(num) < k[:, tf.newaxis], p_BN, 0.0)
+        before = tf.cumsum(kept, axis=-1, exclusive=True)
+        # Of what top-k leaves; 1 where it leaves all. Summed one by one, so that zeros behind it
+        # do not change the rounding: the number of candidates must not decide.
+        mass = tf.where(cuts, before[:, -1] + kept[:, -1], 1.0)
+        # Rounding may bring `before` to 1 too soon; 1 leaves all.
+        nucleus = options.top_p < 1
+        limit = tf.where(nucleus, options.top_p * mass, np.inf)[:, tf.newaxis]
         floor = options.min_p[:, tf.newaxis] * p_BN[:, :1]
         # The likeliest token always stays.
-        stays = ((before < options.top_p[:, tf.newaxis]) & (kept >= floor)) | (tf.range(num) == 0)
-        enough = (num >= vocab_size) | (tf.squeeze(k, 1) <= num) | ~stays[:, -1] | ~limited
+        stays = ((before < limit) & (kept >= floor)) | (tf.range(num) == 0)
+        # Where top-k leaves more than these, its mass is not known yet, and top-p needs it.
+        ends = ~stays[:, -1] & ~(nucleus & cuts)
+        enough = (num >= vocab_size) | (k <= num) | ends | ~limited
         kept = tf.where(stays, kept, 0.0)
         place = _inverse_cdf(kept, uniform)
         return tf.gather(id_BN, place, batch_dims=1), tf.reduce_all(enough)

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfllm.layers.dropout import dropout
+from tfllm.layers.dropout import dropout, next_seed
 from tfllm.layers.positions import rotary_tables, rotate
 from tfllm.layers.projection import Projection, forked
 from tfllm.layers.shapes import shape_of
@@ -26,7 +26,7 @@ def attention_bias(
     segment_ids: tf.Tensor | None = None,
     dtype: Any = tf.float32,
 ) -> tf.Tensor | None:
-    """What is added to the scores: 0 where a query may see a key, a large negative number elsewhere.
+    """What is added to the scores: 0 where a query may see a key, else a large negative number.
 
     Args:
         query_time: T.
@@ -49,6 +49,35 @@ def attention_bias(
         keys = tf.cast(padding_mask, tf.bool)[:, tf.newaxis, :]
         allowed = keys if allowed is None else allowed & keys
     return None if allowed is None else bias_of(allowed, dtype)[:, tf.newaxis]
+
+
+def cached_attention_bias(
+    *,
+    query_time: int | tf.Tensor,
+    slot: int | tf.Tensor,
+    length: int | tf.Tensor,
+    causal: bool = True,
+    padding_mask: tf.Tensor | None = None,
+    dtype: Any = tf.float32,
+) -> tf.Tensor:
+    """`attention_bias` for T queries whose keys are written to a cache from `slot` on.
+
+    Args:
+        query_time: T.
+        slot: the first query's own place in the cache.
+        length: S, the cache's positions.
+        causal: a query sees keys at its own place and before; else all that are written.
+        padding_mask: bool `[B, S]`, true for keys that are tokens.
+        dtype: of the result.
+
+    Returns:
+        `[1 or B, 1, T, S]`.
+    """
+    last = slot + (tf.range(query_time) if causal else tf.fill([query_time], query_time - 1))
+    allowed = (tf.range(length) <= last[:, tf.newaxis])[tf.newaxis]
+    if padding_mask is not None:
+        allowed &= tf.cast(padding_mask, tf.bool)[:, tf.newaxis, :]
+    return bias_of(allowed, dtype)[:, tf.newaxis]
 
 
 def bias_of(allowed: tf.Tensor, dtype: Any) -> tf.Tensor:
@@ -86,7 +115,7 @@ def dot_product_attention(
     num_kv_heads = key.shape[1]
     group = num_heads // num_kv_heads
     batch, _, time, _ = shape_of(query)
-    query = query * tf.cast(1 / math.sqrt(head_dim), query.dtype)
+    query = query * tf.constant(1 / math.sqrt(head_dim), query.dtype)
     if group > 1:  # the queries of a group stand behind one another, as if they were more time
         grouped_time = group * time if query.shape[2] is not None else -1
         if grouped_time == -1 and isinstance(batch, int) and batch == -1:
@@ -97,9 +126,7 @@ def dot_product_attention(
         bias = tf.tile(bias, [1, 1, group, 1])
     if bias is not None:
         scores += bias
-    # float16 has too few exponents for a sum of exponentials; bfloat16 kernels sum in float32.
-    weights = tf.nn.softmax(tf.cast(scores, tf.float32) if scores.dtype == tf.float16 else scores)
-    weights = tf.cast(weights, value.dtype)
+    weights = _softmax(scores, few=isinstance(time, int) and time == 1)
     if dropout_rate and seed is not None:
         weights = dropout(weights, dropout_rate, seed)
     mixed = tf.matmul(weights, value)
@@ -110,13 +137,27 @@ def dot_product_attention(
     return mixed, tf.reshape(weights, [*tf.unstack(tf.shape(mixed))[:3], tf.shape(key)[2]])
 
 
+def _softmax(scores: tf.Tensor, *, few: bool) -> tf.Tensor:
+    """Softmax over the last axis; `few` scores (a decoding step's) in plain operations.
+
+    TensorFlow's kernel on CPUs takes 50 us and more to start, which six plain ones together do not.
+    """
+    if few:
+        exact = tf.cast(scores, tf.float32)
+        powers = tf.exp(exact - tf.reduce_max(exact, axis=-1, keepdims=True))
+        return tf.cast(powers / tf.reduce_sum(powers, axis=-1, keepdims=True), scores.dtype)
+    # float16 has too few exponents for a sum of exponentials; bfloat16 kernels sum in float32.
+    weights = tf.nn.softmax(tf.cast(scores, tf.float32) if scores.dtype == tf.float16 else scores)
+    return tf.cast(weights, scores.dtype)
+
+
 @keras.saving.register_keras_serializable("tfllm")
 class MultiHeadAttention(keras.layers.Layer):
-    """Multi-head attention (Vaswani et al., 2017) with grouped key/value heads (Ainslie et al., 2023).
+    """Multi-head attention (Vaswani et al., 2017).
 
-    Queries, keys and values come from one product, kernel rows in the order query heads, key
-    heads, value heads. With `context` they come from two: queries from x, keys and values from
-    the context.
+    Query heads may share key/value heads in groups (Ainslie et al., 2023). Queries, keys and
+    values come from one product, kernel rows in the order query heads, key heads, value heads.
+    With `context` they come from two: queries from x, keys and values from the context.
 
     Args:
         num_heads: number of query heads N.
@@ -132,17 +173,18 @@ class MultiHeadAttention(keras.layers.Layer):
         seed: of dropout.
 
     Call arguments:
-        x: float `[B, T, E]`.
+        x: float `[B, T, E]`; or `[B, E]`, one token a row (decoding: fewer operations).
         context: float `[B, S, C]`, with cross_attention.
         padding_mask: bool `[B, S]`, true for tokens, false for padding.
         segment_ids: int `[B, T]`; tokens see only their own segment.
         bias: `[1 or B, 1, T, S]`, added to the scores; then the causal, padding and segment masks
             are taken to be in it. A model makes it once for all its layers.
-        rotary: what `rotary_tables` gave; default: positions 0, 1, ...
+        rotary: what `rotary_tables` gave; default: positions slot, slot + 1, ...
         cache: `[2, B, K, S, D]`, this layer's keys and values of earlier tokens, with room for S.
         slot: index of the first position of the cache to write: an int32 scalar, or the Python
             number 0 while the cache is empty. Then the new tokens see one another only, and a
-            prompt costs its own length, not S.
+            prompt costs its own length, not S. With any other slot `padding_mask` is about the
+            cache's positions, bool `[B, S]`.
         training: whether dropout acts.
         dropout_seed: int32 `[2]`; default: drawn from the layer's own generator.
         return_weights: also return the attention weights.
@@ -190,9 +232,9 @@ class MultiHeadAttention(keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed) if dropout else None
 
-    def build(self, input_shape: Any, context_shape: Any = None) -> None:
+    def build(self, x_shape: Any, context_shape: Any = None) -> None:
         """Create the projections for inputs `[B, T, E]` (and a context `[B, S, C]`)."""
-        width = input_shape[-1]
+        width = x_shape[-1]
         if self.head_dim is None:
             if width % self.num_heads:
                 raise ValueError(
@@ -212,15 +254,15 @@ class MultiHeadAttention(keras.layers.Layer):
 
         if self.cross_attention:
             self.query = projection("query", self.num_heads * dim, initializer)
-            self.query.build(input_shape)
+            self.query.build(x_shape)
             self.key_value = projection("key_value", 2 * self.num_kv_heads * dim, initializer)
-            self.key_value.build(context_shape or input_shape)
+            self.key_value.build(context_shape or x_shape)
         else:
             num_projected = self.num_heads + 2 * self.num_kv_heads
             self.query_key_value = projection("query_key_value", num_projected * dim, initializer)
-            self.query_key_value.build(input_shape)
+            self.query_key_value.build(x_shape)
         self.output_projection = projection("output", width, self.output_initializer or initializer)
-        self.output_projection.build((*input_shape[:-1], self.num_heads * dim))
+        self.output_projection.build((*x_shape[:-1], self.num_heads * dim))
         self.built = True
 
     def call(
@@ -243,22 +285,43 @@ class MultiHeadAttention(keras.layers.Layer):
                 "cross_attention needs a context, and only it takes one; received "
                 f"cross_attention={self.cross_attention}, context={context}"
             )
-        if bias is None and cache is None:
+        time: int | tf.Tensor = 1
+        if x.shape.rank == 3:
+            time = x.shape[1] if x.shape[1] is not None else tf.shape(x)[1]
+        if bias is None and (cache is None or _is_empty(slot)):
             bias = attention_bias(
-                query_time=shape_of(x)[1] if x.shape[1] is not None else tf.shape(x)[1],
+                query_time=time,
                 causal=self.causal and context is None,
                 padding_mask=padding_mask,
                 segment_ids=segment_ids,
                 dtype=self.compute_dtype,
             )
+        elif bias is None:
+            assert cache is not None
+            if segment_ids is not None:
+                raise ValueError(
+                    "segment_ids say nothing about the tokens in a cache; give a bias instead"
+                )
+            bias = cached_attention_bias(
+                query_time=time,
+                slot=slot,
+                length=cache.shape[3] if cache.shape[3] is not None else tf.shape(cache)[3],
+                causal=self.causal,
+                padding_mask=padding_mask,
+                dtype=self.compute_dtype,
+            )
+        if rotary is None and self.rope_theta is not None and context is None:
+            rotary = rotary_tables(
+                slot + tf.range(time), self._head_dim, self.rope_theta, self.compute_dtype
+            )
         query, key, value = self._heads(x, context, rotary)
         if cache is not None:
             cache = write_cache(cache, slot, key, value)
-            if not (isinstance(slot, int) and slot == 0):
+            if not _is_empty(slot):
                 key, value = tf.unstack(cache, num=2)
         rate = self.dropout if training else 0.0
         if rate and dropout_seed is None:
-            dropout_seed = tf.bitcast(self.seed_generator.next(), tf.int32)
+            dropout_seed = next_seed(self.seed_generator)
         mixed, weights = dot_product_attention(
             query,
             key,
@@ -268,7 +331,7 @@ class MultiHeadAttention(keras.layers.Layer):
             seed=dropout_seed,
             return_weights=return_weights,
         )
-        y = self.output_projection(self._merged(mixed))
+        y = self.output_projection(self._merged(mixed, x.shape.rank))
         if cache is not None:
             return y, cache
         return (y, weights) if return_weights else y
@@ -281,9 +344,6 @@ class MultiHeadAttention(keras.layers.Layer):
             key, value = tf.split(self._split(self.key_value(context), 2 * kv), 2, axis=1)
             return [query, key, value]
         heads = self._split(self.query_key_value(x), num + 2 * kv)
-        if rotary is None and self.rope_theta is not None:
-            positions = tf.range(x.shape[1] if x.shape[1] is not None else tf.shape(x)[1])
-            rotary = rotary_tables(positions, self._head_dim, self.rope_theta, heads.dtype)
         if rotary is None:
             return tf.split(heads, [num, kv, kv], axis=1)
         query_key, value = tf.split(heads, [num + kv, kv], axis=1)
@@ -291,22 +351,21 @@ class MultiHeadAttention(keras.layers.Layer):
         return [query, key, value]
 
     def _split(self, x: tf.Tensor, heads: int) -> tf.Tensor:
-        """`[B, T, heads * D]` to `[B, heads, T, D]`."""
+        """`[B, T, heads * D]` to `[B, heads, T, D]`; `[B, heads * D]` is one token a row."""
+        if x.shape.rank == 2 or x.shape[1] == 1:  # nothing to transpose
+            return tf.reshape(x, [shape_of(x)[0], heads, 1, self._head_dim])
         batch, time, _ = shape_of(x)
-        if isinstance(time, int) and time == 1:  # nothing to transpose
-            return tf.reshape(x, [batch, heads, 1, self._head_dim])
         return tf.transpose(tf.reshape(x, [batch, time, heads, self._head_dim]), [0, 2, 1, 3])
 
-    def _merged(self, x: tf.Tensor) -> tf.Tensor:
-        """`[B, N, T, D]` to `[B, T, N * D]`."""
-        batch, heads, time, dim = shape_of(x)
-        if not (isinstance(time, int) and time == 1):
+    def _merged(self, x: tf.Tensor, rank: int) -> tf.Tensor:
+        """`[B, N, T, D]` to `[B, T, N * D]`, or to `[B, N * D]` for rank 2."""
+        width = self.num_heads * self._head_dim
+        if rank == 2:
+            return tf.reshape(x, [-1, width])
+        batch, _, time, _ = shape_of(x)
+        if x.shape[2] != 1:
             x = tf.transpose(x, [0, 2, 1, 3])
-        return tf.reshape(x, [batch, time, self.num_heads * self._head_dim])
-
-    def compute_output_shape(self, input_shape: Any, **_: Any) -> Any:
-        """The input's shape."""
-        return input_shape
+        return tf.reshape(x, [batch, time, width])
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -328,6 +387,10 @@ class MultiHeadAttention(keras.layers.Layer):
         }
 
 
+def _is_empty(slot: int | tf.Tensor) -> bool:
+    return isinstance(slot, int) and slot == 0
+
+
 def write_cache(
     cache: tf.Tensor, slot: int | tf.Tensor, key: tf.Tensor, value: tf.Tensor
 ) -> tf.Tensor:
@@ -347,4 +410,5 @@ def write_cache(
         begin_mask=0b10111,
         end_mask=0b10111,
     )
-    return tf.ensure_shape(written, cache.shape)
+    written.set_shape(cache.shape)
+    return written

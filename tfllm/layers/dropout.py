@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
+
+
+def next_seed(generator: Any) -> tf.Tensor:
+    """A `keras.random.SeedGenerator`'s next seed, int32 `[2]` (Keras' own dtype for it varies)."""
+    return tf.cast(generator.next(), tf.int32)
 
 
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:

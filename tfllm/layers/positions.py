@@ -106,6 +106,11 @@ class LearnedPositions(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, positions: tf.Tensor | None = None) -> tf.Tensor:
         """Look the positions up."""
+        if positions is None and x.shape[1] is not None and x.shape[1] > self.max_length:
+            raise ValueError(
+                f"a sequence may have at most max_length={self.max_length} tokens; "
+                f"received {x.shape[1]}. Give shorter rows or a longer table."
+            )
         rows = tf.gather(tf.convert_to_tensor(self.table), _or_counted(positions, x))
         return rows[tf.newaxis] if rows.shape.rank == 2 else rows
 
@@ -168,13 +173,11 @@ def positions_in_segments(segment_ids: tf.Tensor) -> tf.Tensor:
     Returns:
         int32 `[B, T]`: `[[1, 1, 1, 2, 2]]` gives `[[0, 1, 2, 0, 1]]`.
     """
-    time = tf.shape(segment_ids)[1] if segment_ids.shape[1] is None else segment_ids.shape[1]
-    index = tf.range(time)[tf.newaxis]
-    is_first = tf.concat(
-        [tf.ones_like(segment_ids[:, :1], tf.bool), segment_ids[:, 1:] != segment_ids[:, :-1]], 1
-    )
-    starts = tf.where(is_first, index, tf.zeros_like(index))
-    # The latest start at or before each token: a running maximum, as the maximum of a T x T table
-    # (no scan: it would be slow, and T x T is what attention makes anyway).
-    earlier = tf.linalg.band_part(tf.ones([time, time], tf.int32), -1, 0)
-    return index - tf.reduce_max(starts[:, tf.newaxis, :] * earlier, axis=-1)
+    batch, time = tf.unstack(tf.shape(segment_ids))
+    changes = tf.cast(segment_ids[:, 1:] != segment_ids[:, :-1], tf.int32)
+    # Number the segments of all rows, and find the place of each one's first token.
+    number = tf.concat([tf.zeros([batch, 1], tf.int32), tf.cumsum(changes, axis=1)], 1)[:, :time]
+    number += (tf.range(batch) * time)[:, tf.newaxis]
+    index = tf.broadcast_to(tf.range(time), [batch, time])
+    starts = tf.math.unsorted_segment_min(index, number, batch * time)
+    return tf.ensure_shape(index - tf.gather(starts, number), segment_ids.shape)

@@ -16,11 +16,16 @@ def forked(initializer: Any, name: str) -> Any:
 
     An initializer that is used for two weights of one shape gives both the same values. The copy's
     seed is a function of the original's and the name, so that seeded models stay reproducible; an
-    initializer without a seed is given a new random one.
+    initializer without a seed is given a new random one. A plain function stays as it is.
     """
+    if not hasattr(initializer, "get_config"):
+        return initializer
     config = initializer.get_config()
-    if isinstance(config.get("seed"), int):
-        config["seed"] = zlib.crc32(f"{config['seed']}/{name}".encode())
+    seed = config.get("seed")
+    if isinstance(seed, dict):  # a SeedGenerator
+        seed = seed["config"]["seed"]
+    if isinstance(seed, int):
+        config["seed"] = zlib.crc32(f"{seed}/{name}".encode())
     return type(initializer).from_config(config)
 
 

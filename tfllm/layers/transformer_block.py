@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfllm.layers.attention import MultiHeadAttention
-from tfllm.layers.dropout import dropout
+from tfllm.layers.dropout import dropout, next_seed
 from tfllm.layers.feed_forward import FeedForward
 from tfllm.layers.normalization import norm_layer
 from tfllm.layers.projection import forked
@@ -109,6 +109,7 @@ class TransformerBlock(keras.layers.Layer):
             "num_kv_heads": num_kv_heads,
             "use_bias": use_bias,
             "dropout": dropout,
+            "seed": seed,
             "dtype": self.dtype_policy,
         }
         self.attention = MultiHeadAttention(
@@ -120,6 +121,7 @@ class TransformerBlock(keras.layers.Layer):
             **initializers("attention"),
         )
         self.attention_norm = self._norm(norm, norm_epsilon, "attention_norm")
+        self.cross_attention: Any = None
         if cross_attention:
             self.cross_attention = MultiHeadAttention(
                 num_heads,
@@ -129,8 +131,6 @@ class TransformerBlock(keras.layers.Layer):
                 **initializers("cross_attention"),
             )
             self.cross_attention_norm = self._norm(norm, norm_epsilon, "cross_attention_norm")
-        else:
-            self.cross_attention = None
         self.feed_forward_norm = self._norm(norm, norm_epsilon, "feed_forward_norm")
         self._feed_forward_options = {
             "activation": activation,
@@ -145,10 +145,10 @@ class TransformerBlock(keras.layers.Layer):
     def _norm(self, kind: str, epsilon: float, name: str) -> keras.layers.Layer:
         return norm_layer(kind, epsilon, name=name, dtype=self.dtype_policy)
 
-    def build(self, input_shape: Any, context_shape: Any = None) -> None:
+    def build(self, x_shape: Any, context_shape: Any = None) -> None:
         """Create the sublayers for inputs `[B, T, E]`."""
         self.feed_forward = FeedForward(
-            self.hidden_dim or 4 * input_shape[-1], **self._feed_forward_options
+            self.hidden_dim or 4 * x_shape[-1], **self._feed_forward_options
         )
         for layer in (
             self.attention_norm,
@@ -156,10 +156,10 @@ class TransformerBlock(keras.layers.Layer):
             self.feed_forward_norm,
             self.feed_forward,
         ):
-            layer.build(input_shape)
+            layer.build(x_shape)
         if self.cross_attention is not None:
-            self.cross_attention_norm.build(input_shape)
-            self.cross_attention.build(input_shape, context_shape)
+            self.cross_attention_norm.build(x_shape)
+            self.cross_attention.build(x_shape, context_shape)
         self.built = True
 
     def call(
@@ -177,10 +177,15 @@ class TransformerBlock(keras.layers.Layer):
         return_weights: bool = False,
     ) -> Any:
         """Run the block."""
+        if (self.cross_attention is None) != (context is None):
+            raise ValueError(
+                "cross_attention needs a context, and only it takes one; received "
+                f"cross_attention={self.cross_attention is not None}, context={context}"
+            )
         x = tf.cast(x, tf.float32)
         rate = self.dropout if training else 0.0
         # Drawn once, out here: a recomputed block must drop the same elements again.
-        seed = tf.bitcast(self.seed_generator.next(), tf.int32) if rate else None
+        seed = next_seed(self.seed_generator) if rate else None
         extra: list[tf.Tensor] = []  # what attention gave besides its result
 
         def attend(h: tf.Tensor) -> tf.Tensor:
@@ -225,20 +230,10 @@ class TransformerBlock(keras.layers.Layer):
             return residual(x, self.feed_forward_norm, self.feed_forward, 2)
 
         contexts = () if context is None else (context,)
-        if self.rematerialize and training:
+        if self.rematerialize and training and cache is None and not return_weights:
             return tf.recompute_grad(run)(x, *contexts)
         x = run(x, *contexts)
         return (x, extra[0]) if extra else x
-
-    def compute_output_shape(self, input_shape: Any, **_: Any) -> Any:
-        """The input's shape."""
-        return input_shape
-
-    def compute_output_spec(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """float32 whatever the dtype policy: the residual stream."""
-        if kwargs.get("return_weights") or kwargs.get("cache") is not None:
-            return super().compute_output_spec(x, *args, **kwargs)
-        return keras.KerasTensor(x.shape, "float32")
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -255,4 +250,5 @@ class TransformerBlock(keras.layers.Layer):
 
 
 def _shifted(seed: tf.Tensor | None, number: int) -> tf.Tensor | None:
-    return None if seed is None else seed + tf.constant([0, number], tf.int32)
+    # Not the second word: it counts calls, so the next call's first mask would be this one's.
+    return None if seed is None else seed + tf.constant([number << 24, 0], tf.int32)

@@ -6,14 +6,16 @@ Shape letters: B batch, T time, S cache positions, E width, V vocabulary, D head
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 
 from tfllm.config import ModelConfig, build
-from tfllm.layers.attention import attention_bias
-from tfllm.layers.dropout import dropout
+from tfllm.layers.attention import attention_bias, cached_attention_bias
+from tfllm.layers.dropout import dropout, next_seed
 from tfllm.layers.normalization import norm_layer
 from tfllm.layers.positions import (
     LearnedPositions,
@@ -53,6 +55,8 @@ class CausalLM(TrainingStep):
     Returns:
         logits, float32 `[B, T, V]`.
     """
+
+    built: bool
 
     def __init__(
         self,
@@ -103,7 +107,7 @@ class CausalLM(TrainingStep):
                 rematerialize=rematerialize,
                 kernel_initializer=forked(normal, f"block_{i}"),
                 output_initializer=forked(to_residual, f"block_{i}"),
-                seed=None if seed is None else seed + i,
+                seed=_dropout_seed(seed, f"block_{i}"),
                 name=f"block_{i}",
                 **options,
             )
@@ -115,8 +119,31 @@ class CausalLM(TrainingStep):
             else None
         )
         self._output_initializer = forked(normal, "output")
-        self.seed_generator = keras.random.SeedGenerator(seed) if config.dropout else None
+        self.seed_generator = (
+            keras.random.SeedGenerator(_dropout_seed(seed, "embedding")) if config.dropout else None
+        )
         self.build((None, None))
+
+    @classmethod
+    def abstract(cls, config: ModelConfig, **options: Any) -> CausalLM:
+        """A model whose weights have shapes, dtypes and names, but no values and no memory.
+
+        For a look at a model that this machine cannot hold: `count_params()`, `summary()`. It
+        cannot be called.
+
+        Args:
+            config: the architecture.
+            options: as the constructor's.
+        """
+        # Keras keeps a list of variables without values and would give them some at the next
+        # symbolic call of any model.
+        waiting = global_state.get_global_attribute("uninitialized_variables", [])
+        global_state.set_global_attribute("uninitialized_variables", [])
+        try:
+            with keras.StatelessScope(initialize_variables=False):
+                return cls(config, **options)
+        finally:
+            global_state.set_global_attribute("uninitialized_variables", waiting)
 
     def build(self, input_shape: Any) -> None:
         """Create all weights; they do not depend on the input's shape."""
@@ -156,10 +183,12 @@ class CausalLM(TrainingStep):
 
         Args:
             inputs: as in `call`.
-            positions: int `[T]` or `[B, T]`; default: places within the segment.
+            positions: int `[T]` or `[B, T]`; default: places within the segment, or in the cache.
             bias: what to add to the attention's scores, `[1 or B, 1, T, S]`; default: made from
                 the causal, segment and padding masks.
-            cache: keys and values of earlier tokens; then new ones are written behind them.
+            cache: keys and values of earlier tokens; then new ones are written behind them. A
+                `padding_mask` is then about the cache's positions, bool `[B, S]` (about
+                `token_ids` while the cache is empty).
             training: whether dropout acts.
             return_weights: also return the attention weights.
 
@@ -171,13 +200,18 @@ class CausalLM(TrainingStep):
         token_ids = tf.cast(given["token_ids"], tf.int32)
         segment_ids, padding_mask = given.get("segment_ids"), given.get("padding_mask")
         time = token_ids.shape[1] if token_ids.shape[1] is not None else tf.shape(token_ids)[1]
-        if isinstance(time, int) and time > self.config.max_sequence_length:
-            raise ValueError(
-                "a sequence may have at most max_sequence_length="
-                f"{self.config.max_sequence_length} tokens; received {time}. Give shorter rows or "
-                "a model with a longer context."
+        slot = 0 if cache is None else cache.slot
+        self._check_length(time, check_dynamic=cache is None)
+        if bias is None and not (isinstance(slot, int) and slot == 0):
+            assert cache is not None
+            bias = cached_attention_bias(
+                query_time=time,
+                slot=slot,
+                length=tf.shape(cache.keys_values[0])[3],
+                padding_mask=padding_mask,
+                dtype=self.compute_dtype,
             )
-        if bias is None:
+        elif bias is None:
             bias = attention_bias(
                 query_time=time,
                 padding_mask=padding_mask,
@@ -187,8 +221,9 @@ class CausalLM(TrainingStep):
         if positions is None and segment_ids is not None and self.position_embedding is not None:
             positions = positions_in_segments(segment_ids)
         if positions is None:  # rotary angles are relative: a segment's start does not matter
-            positions = tf.range(time)
+            positions = slot + tf.range(time)
         rotary = None
+        assert self.config.head_dim is not None
         if self.config.positions == "rotary":
             rotary = rotary_tables(
                 positions, self.config.head_dim, self.config.rope_theta, self.compute_dtype
@@ -198,7 +233,10 @@ class CausalLM(TrainingStep):
         if self.position_embedding is not None:
             x += tf.cast(self.position_embedding(x, positions), tf.float32)
         if training and self.config.dropout:
-            x = dropout(x, self.config.dropout, tf.bitcast(self.seed_generator.next(), tf.int32))
+            x = dropout(x, self.config.dropout, next_seed(self.seed_generator))
+        one_token = cache is not None and token_ids.shape[1] == 1
+        if one_token:  # `[B, E]`: fewer operations, each of which costs more than its arithmetic
+            x = tf.squeeze(x, 1)
         extra = []
         for i, block in enumerate(self.blocks):
             x = block(
@@ -206,7 +244,7 @@ class CausalLM(TrainingStep):
                 bias=bias,
                 rotary=rotary,
                 cache=None if cache is None else cache.keys_values[i],
-                slot=0 if cache is None else cache.slot,
+                slot=slot,
                 training=training,
                 return_weights=return_weights,
             )
@@ -214,14 +252,28 @@ class CausalLM(TrainingStep):
                 x, other = x
                 extra.append(other)
         x = self.final_norm(x) if self.final_norm is not None else tf.cast(x, self.compute_dtype)
+        if one_token:
+            x = x[:, tf.newaxis]
         if cache is not None:
             return x, Cache(tuple(extra), cache.slot + time)
         return x, extra or None
+
+    def _check_length(self, time: int | tf.Tensor, *, check_dynamic: bool) -> None:
+        most = self.config.max_sequence_length
+        rule = f"a sequence may have at most max_sequence_length={most} tokens"
+        advice = "Give shorter rows or a model with a longer context."
+        if isinstance(time, int):
+            if time > most:
+                raise ValueError(f"{rule}; received {time}. {advice}")
+        elif check_dynamic:
+            tf.debugging.assert_less_equal(time, most, f"{rule}. {advice}")
 
     def logits(self, hidden: tf.Tensor) -> tf.Tensor:
         """States `[..., E]` to logits, float32 `[..., V]`."""
         rows = tf.reshape(hidden, [-1, self.config.embedding_dim])
         logits = tf.matmul(rows, tf.cast(self.output_weights, rows.dtype), transpose_b=True)
+        if hidden.shape.rank == 2:
+            return tf.cast(logits, tf.float32)
         shape = [*tf.unstack(tf.shape(hidden))[:-1], self.config.vocab_size]
         logits = tf.reshape(tf.cast(logits, tf.float32), shape)
         return tf.ensure_shape(logits, [*hidden.shape[:-1], self.config.vocab_size])
@@ -235,15 +287,18 @@ class CausalLM(TrainingStep):
         return tf.convert_to_tensor(weights)
 
     def loss_sums(
-        self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool
+        self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Sum of the tokens' losses and of their weights, without holding all logits at once."""
+        if logits is not None:
+            return super().loss_sums(x, y, weights, training=training, logits=logits)
         hidden, _ = self.hidden_states(x, training=training)
         loss = linear_cross_entropy(
             tf.reshape(hidden, [-1, self.config.embedding_dim]),
             tf.cast(self.output_weights, hidden.dtype),
             tf.reshape(y, [-1]),
             tf.reshape(weights, [-1]),
+            with_gradient=training,
         )
         return loss, tf.reduce_sum(weights)
 
@@ -266,7 +321,7 @@ class CausalLM(TrainingStep):
     def with_dtype(self, dtype: Any) -> CausalLM:
         """A copy with another dtype policy, such as "bfloat16" for decoding; weights are cast."""
         copy = CausalLM(self.config, seed=None, dtype=dtype, name=self.name)
-        for mine, theirs in zip(copy.trainable_variables, self.trainable_variables, strict=True):
+        for mine, theirs in zip(copy.weights, self.weights, strict=True):
             mine.assign(tf.cast(theirs.value, mine.dtype))
         return copy
 
@@ -278,6 +333,10 @@ class CausalLM(TrainingStep):
             "seed": self.seed,
             "rematerialize": self.rematerialize,
         }
+
+
+def _dropout_seed(seed: int | None, name: str) -> int | None:
+    return None if seed is None else zlib.crc32(f"{seed}/dropout/{name}".encode()) >> 1
 
 
 def _initializers(config: ModelConfig, seed: int | None) -> tuple[Any, Any]:
@@ -328,4 +387,4 @@ class Transformer(CausalLM):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         config = super().get_config()
-        return {**config, **config.pop("config")}
+        return {**config.pop("config"), **config}

@@ -44,14 +44,16 @@ class AdamW(keras.optimizers.AdamW):
         """Update one weight and its two moments in place."""
         index = self._get_variable_index(variable)
         dtype = variable.dtype
-        step = tf.cast(self.iterations + 1, dtype)
+        step = tf.cast(self.iterations + 1, tf.float32)
+        # The bias correction, here and not in the kernel: bfloat16 weights have no such numbers.
+        correction = tf.sqrt(1 - tf.pow(self.beta_2, step)) / (1 - tf.pow(self.beta_1, step))
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
             m=_handle(self._momentums[index]),
             v=_handle(self._velocities[index]),
-            beta1_power=tf.pow(tf.cast(self.beta_1, dtype), step),
-            beta2_power=tf.pow(tf.cast(self.beta_2, dtype), step),
-            lr=tf.cast(learning_rate, dtype),
+            beta1_power=tf.zeros([], dtype),
+            beta2_power=tf.zeros([], dtype),
+            lr=tf.cast(tf.cast(learning_rate, tf.float32) * correction, dtype),
             beta1=tf.cast(self.beta_1, dtype),
             beta2=tf.cast(self.beta_2, dtype),
             epsilon=tf.cast(self.epsilon, dtype),

@@ -10,6 +10,8 @@ Shape letters: R rows (tokens), E width, V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 # Of float32 logits in one chunk. Larger chunks are no faster, smaller ones add up the kernel's
@@ -36,7 +38,7 @@ def linear_cross_entropy(
         labels: int `[R]`, in [0, V).
         weights: float `[R]`; rows of weight 0 count for nothing.
         with_gradient: false where no gradient will be asked for: then none is computed.
-        chunk_rows: rows computed at once; default: as many as give 96 MiB of logits.
+        chunk_rows: the most rows computed at once; default: as many as give 96 MiB of logits.
 
     Returns:
         float32 scalar.
@@ -51,6 +53,9 @@ def linear_cross_entropy(
 
     @tf.custom_gradient
     def loss_with_gradient(hidden: tf.Tensor, kernel: tf.Tensor):
+        loss: Any
+        d_hidden: Any
+        d_kernel: Any
         if whole:
             loss, d_hidden, d_kernel = _chunk(hidden, kernel, labels, weights, True)
         else:
@@ -59,7 +64,7 @@ def linear_cross_entropy(
         def gradient(upstream: tf.Tensor):
             return (
                 d_hidden * tf.cast(upstream, d_hidden.dtype),
-                d_kernel * tf.cast(upstream, d_kernel.dtype),
+                tf.cast(d_kernel * tf.cast(upstream, d_kernel.dtype), kernel.dtype),
             )
 
         return loss, gradient
@@ -131,6 +136,11 @@ def _chunk(
     )
     row_weight = tf.cast(weights, hidden.dtype)[:, tf.newaxis]
     d_hidden = tf.matmul(d_logits, kernel) * row_weight
+    if hidden.dtype == tf.float16:  # a sum over many rows would overflow, a mean could underflow
+        root = tf.sqrt(tf.cast(tf.maximum(tf.shape(hidden)[0], 1), tf.float32))
+        row_weight /= tf.cast(root, tf.float16)
+        d_kernel = tf.matmul(d_logits, hidden * row_weight, transpose_a=True)
+        return loss, d_hidden, tf.cast(d_kernel, tf.float32) * root
     d_kernel = tf.matmul(d_logits, hidden * row_weight, transpose_a=True)
     return loss, d_hidden, d_kernel
 
@@ -144,11 +154,14 @@ def _loop(
     *,
     with_gradient: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
-    """The same over chunks of rows; the last one is filled up with rows of weight 0."""
-    num_rows, width = tf.shape(hidden)[0], hidden.shape[1]
-    num_chunks = -(-num_rows // chunk_rows)
-    if hidden.shape[0] is not None:
-        num_rows, num_chunks = hidden.shape[0], -(-hidden.shape[0] // chunk_rows)
+    """The same over chunks of one size; the last one is filled up with rows of weight 0."""
+    num_rows, width = hidden.shape[0], hidden.shape[1]
+    if num_rows is None:
+        num_rows = tf.shape(hidden)[0]
+        num_chunks = tf.maximum(1, -(-num_rows // chunk_rows))
+    else:
+        num_chunks = max(1, -(-num_rows // chunk_rows))
+    chunk_rows = -(-num_rows // num_chunks)  # so that no chunk is filling for the most part
     missing = num_chunks * chunk_rows - num_rows
 
     def chunked(x: tf.Tensor) -> tf.Tensor:
@@ -168,10 +181,12 @@ def _loop(
 
     state: tuple = (tf.constant(0), tf.constant(0.0))
     if with_gradient:
-        d_hiddens = tf.TensorArray(hidden.dtype, num_chunks, element_shape=[chunk_rows, width])
+        static_rows = chunk_rows if isinstance(chunk_rows, int) else None
+        d_hiddens = tf.TensorArray(hidden.dtype, num_chunks, element_shape=[static_rows, width])
         state += (d_hiddens, tf.zeros(kernel.shape, tf.float32))
     state = tf.while_loop(lambda i, *_: i < num_chunks, body, state, parallel_iterations=1)
     if not with_gradient:
         return state[1], None, None
     d_hidden = tf.reshape(state[2].stack(), [-1, width])[:num_rows]
-    return state[1], d_hidden, tf.cast(state[3], kernel.dtype)
+    d_kernel = state[3] if kernel.dtype == tf.float16 else tf.cast(state[3], kernel.dtype)
+    return state[1], d_hidden, d_kernel

@@ -14,8 +14,8 @@ _PUBLIC = {
     "ModelServer": "server",
     "GenerationError": "errors",
     "ServingError": "errors",
-    "check": "check",
-    "export": "export",
+    "check": "checking",
+    "export": "exporting",
     "write_deployment_files": "deployment",
 }
 __all__ = [
@@ -32,18 +32,15 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        value = getattr(importlib.import_module(f"tfllm.serving.{_PUBLIC[name]}"), name)
-        # A module of the same name was set as an attribute by its import.
-        globals()[name] = value
-        return value
+        return getattr(importlib.import_module(f"tfllm.serving.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module 'tfllm.serving' has no attribute {name!r}")
 
 
 if TYPE_CHECKING:
-    from tfllm.serving.check import check
+    from tfllm.serving.checking import check
     from tfllm.serving.check_report import CheckReport
     from tfllm.serving.client import Client
     from tfllm.serving.deployment import write_deployment_files
     from tfllm.serving.errors import GenerationError, ServingError
-    from tfllm.serving.export import export
+    from tfllm.serving.exporting import export
     from tfllm.serving.server import ModelServer

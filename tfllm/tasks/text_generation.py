@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,21 +11,15 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.config import ConfigError, GenerationConfig, build, to_dict
-from tfllm.generation.decoding import (
-    LENGTH,
-    RUNNING,
-    DecodingState,
-    advance,
-    begin,
-    decode,
-)
+from tfllm.generation.decoding import advance, begin, decode
 from tfllm.generation.options import OPTION_TYPES, option_values
-from tfllm.generation.sampling import SamplingOptions
-from tfllm.generation.stop_strings import StopHold, StopStrings
+from tfllm.generation.requests import Request, read_request
+from tfllm.generation.stop_strings import StopHold
+from tfllm.generation.stream_state import counts, packed, unpacked, valid_text
 from tfllm.models.causal_lm import CausalLM
-from tfllm.optimization.linear_cross_entropy import token_losses
 from tfllm.pretrained import load
 from tfllm.pretrained.model_folder import model_folder
+from tfllm.tasks.scoring import token_scores
 from tfllm.tokenizers.base import Tokenizer
 
 OPTION_DTYPES = {n: tf.as_dtype(t) for n, t in OPTION_TYPES.items()}
@@ -70,6 +66,12 @@ class TextGeneration(tf.Module):
         self.generation = generation or GenerationConfig()
         self._graph = tokenizer.graph()
         self._end_token_ids = tf.constant([tokenizer.end_token_id], tf.int32)
+        self.token_bytes = self._graph.token_bytes
+        unused = model.config.vocab_size - tokenizer.vocab_size
+        if unused:  # an embedding padded to a round number: ids that stand for nothing
+            with tf.device("/CPU:0"):
+                padded = tf.concat([tf.convert_to_tensor(self.token_bytes), [""] * unused], 0)
+                self.token_bytes = tf.Variable(padded, trainable=False, name="token_bytes")
         self._functions: dict[str, Any] = {}
 
     @classmethod
@@ -97,30 +99,35 @@ class TextGeneration(tf.Module):
         Args:
             prompts: one text or several.
             options: fields of `GenerationConfig`; each is one value, or a list with one a prompt.
+                Several stop strings for all prompts are a list of strings, and those of each
+                prompt a list of lists.
 
         Returns:
-            the continuation of a single prompt, or a list of them; with num_samples above 1, a
-            list of samples in the place of each.
+            the continuation of a single prompt, or a list of them; with any num_samples above 1,
+            a list of samples in the place of each.
 
         Raises:
             ValueError: an option is unknown or out of range, or a prompt is too long.
         """
-        single = isinstance(prompts, str)
-        rows = [prompts] if single else list(prompts)
+        single, rows = _texts("prompts", prompts)
+        given = self._row_options(len(rows), options)
         if not rows:
             return []
-        given = self._row_options(rows, options)
-        samples = given[0].num_samples
-        rows = [row for row in rows for _ in range(samples)]
-        given = [
-            build(GenerationConfig, {**to_dict(g), "seed": (g.seed + i) % 2**31})
+        several = any(g.num_samples > 1 for g in given)
+        inputs = [row for row, g in zip(rows, given, strict=True) for _ in range(g.num_samples)]
+        configs = [
+            dataclasses.replace(g, seed=(g.seed + i) % 2**31)
             for g in given
-            for i in range(samples)
+            for i in range(g.num_samples)
         ]
-        result = self.signatures["generate"](tf.constant(rows), **_tensors(given))
-        texts = [text.decode() for text in _checked(result)["text"].numpy()]
-        if samples > 1:
-            texts = [texts[i : i + samples] for i in range(0, len(texts), samples)]
+        result = _checked(
+            self.signatures["generate"](tf.constant(inputs), **_tensors(configs)),
+            [i + 1 for i, g in enumerate(given) for _ in range(g.num_samples)],
+        )
+        answers = iter([text.decode() for text in result["text"].numpy()])
+        texts: list[Any] = [list(itertools.islice(answers, g.num_samples)) for g in given]
+        if not several:
+            texts = [text for (text,) in texts]
         return texts[0] if single else texts
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
@@ -128,16 +135,26 @@ class TextGeneration(tf.Module):
 
         Args:
             prompt: the text to continue.
-            options: fields of `GenerationConfig`, but num_samples.
+            options: fields of `GenerationConfig`; there is one sample.
 
         Raises:
-            ValueError: as `generate`.
+            ValueError: as `generate`; at once, not with the first piece.
         """
-        (given,) = self._row_options([prompt], options)
-        state = self.stream_begin(tf.constant([prompt]), **_tensors([given]))
-        held = StopHold(given.stop)
+        single, rows = _texts("prompt", prompt)
+        if not single:
+            raise ValueError("stream continues one prompt; received several. Use generate.")
+        (given,) = self._row_options(1, options)
+        if given.num_samples > 1 and "num_samples" in options:
+            raise ConfigError(
+                f"num_samples must be 1 for a stream; received {given.num_samples}. Start a "
+                "stream for each, with another seed."
+            )
+        state = _checked(self.stream_begin(tf.constant(rows), **_tensors([given])))
+        return self._pieces(state, StopHold(given.stop))
+
+    def _pieces(self, state: dict[str, tf.Tensor], held: StopHold) -> Iterator[str]:
         while True:
-            done = bool(_checked(state)["done"].numpy()[0])
+            done = bool(state["done"].numpy()[0])
             piece = held.piece(state["text"].numpy()[0].decode(), done)
             if piece:
                 yield piece
@@ -158,8 +175,10 @@ class TextGeneration(tf.Module):
         Raises:
             ValueError: a text is longer than the context.
         """
-        single = isinstance(texts, str)
-        result = _checked(self.signatures["score"](tf.constant([texts] if single else list(texts))))
+        single, rows = _texts("texts", texts)
+        if not rows:
+            return []
+        result = _checked(self.signatures["score"](tf.constant(rows)))
         scores = [
             {
                 "num_tokens": int(num),
@@ -177,27 +196,27 @@ class TextGeneration(tf.Module):
         ]
         return scores[0] if single else scores
 
-    def _row_options(self, rows: Sequence[str], options: dict[str, Any]) -> list[GenerationConfig]:
+    def _row_options(self, num_rows: int, options: dict[str, Any]) -> list[GenerationConfig]:
         """Each row's configuration; a list in the place of a value has one for each row."""
         unknown = set(options) - set(to_dict(self.generation))
         if unknown:
             build(GenerationConfig, {name: None for name in unknown})  # raises, with the nearest
-        configs = []
-        for i in range(len(rows)):
-            values = {}
-            for name, value in options.items():
-                per_row = isinstance(value, list | tuple) and (
-                    name != "stop" or any(isinstance(v, list | tuple) for v in value)
+        per_row = {
+            name
+            for name, value in options.items()
+            if isinstance(value, list | tuple)
+            and (name != "stop" or any(isinstance(v, list | tuple) for v in value))
+        }
+        for name in per_row:
+            if len(options[name]) != num_rows:
+                raise ConfigError(
+                    f"{name} must be one value or one a prompt ({num_rows}); received "
+                    f"{len(options[name])} values"
                 )
-                if per_row and len(value) != len(rows):
-                    raise ConfigError(
-                        f"{name} must be one value or one a prompt ({len(rows)}); received "
-                        f"{len(value)} values"
-                    )
-                values[name] = value[i] if per_row else value
+        configs = []
+        for i in range(num_rows):
+            values = {n: v[i] if n in per_row else v for n, v in options.items()}
             configs.append(build(GenerationConfig, {**to_dict(self.generation), **values}))
-        if len({c.num_samples for c in configs}) > 1:
-            raise ConfigError("num_samples must be the same for all prompts")
         return configs
 
     # ------------------------------------------------------------------ in the graph
@@ -239,137 +258,39 @@ class TextGeneration(tf.Module):
         seed: tf.Tensor,
         stop: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        given = locals()  # a signature's inputs need their names; from here on they are data
-        request = self._request(prompt, {name: given[name] for name in OPTION_DTYPES})
-        stops = request.pop("stops")
-        error = request.pop("error")
-        state = decode(self.model, stops=stops, **request, **self._rules)
+        request = self._request(prompt, locals())  # a signature's inputs need their names
+        state = decode(
+            self.model,
+            request.prompts,
+            request.limits,
+            request.options,
+            stops=request.stops,
+            **self._rules,
+        )
+        text = request.stops.cut(valid_text(state.text))
         return {
-            "text": tf.where(error == "", stops.cut(valid_text(state.text)), ""),
-            **_counts(state, error),
+            "text": tf.where(request.error == "", text, ""),
+            **counts(state, request.error),
+            "prompt_tokens": request.prompt_tokens,
         }
 
     @property
     def _rules(self) -> dict[str, tf.Tensor]:
         return {
             "end_token_ids": self._end_token_ids,
-            "token_bytes": tf.convert_to_tensor(self._graph.token_bytes),
+            "token_bytes": tf.convert_to_tensor(self.token_bytes),
         }
 
-    def _request(self, prompt: tf.Tensor, options: dict[str, tf.Tensor]) -> dict[str, Any]:
-        """What `decode` takes, with rows in error made harmless."""
-        ids = self._graph.tokenize(prompt)
-        # An empty prompt begins a document: behind the token that ended the one before.
-        start = tf.cast(ids.row_lengths() == 0, tf.int64)
-        first = tf.RaggedTensor.from_row_lengths(
-            tf.fill([tf.reduce_sum(start)], self._end_token_ids[0]), start
+    def _request(self, prompt: tf.Tensor, given: dict[str, Any]) -> Request:
+        return read_request(
+            self._graph.tokenize(prompt),
+            {name: given[name] for name in OPTION_DTYPES},
+            context=self.model.config.max_sequence_length,
+            start_id=self._end_token_ids[0],
         )
-        ids = tf.concat([first, ids], axis=1)
-        error = self._errors(ids, options)
-        bad = error != ""
-        ids = ids[:, : self.model.config.max_sequence_length]
-        sane = {
-            "temperature": 0.0,
-            "top_k": 0,
-            "top_p": 1.0,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "seed": 0,
-        }
-        sampling = SamplingOptions(
-            **{n: tf.where(bad, tf.cast(v, options[n].dtype), options[n]) for n, v in sane.items()}
-        )
-        return {
-            "prompts": ids,
-            "limits": tf.where(bad, 0, options["max_new_tokens"]),
-            "options": sampling,
-            "stops": StopStrings(tf.where(bad, "", options["stop"])),
-            "error": error,
-        }
-
-    def _errors(self, ids: tf.RaggedTensor, options: dict[str, tf.Tensor]) -> tf.Tensor:
-        """What is wrong with each row: string `[B]`, empty where nothing is."""
-        context = self.model.config.max_sequence_length
-        length = tf.cast(ids.row_lengths(), tf.int32)
-
-        def within(name: str, low: float, high: float) -> tf.Tensor:
-            return (options[name] >= low) & (options[name] <= high)  # NaN is not
-
-        o = options
-        rules = [
-            (
-                length < context,
-                f"the prompt must be shorter than the model's context of {context} tokens; it has ",
-                length,
-            ),
-            (
-                o["max_new_tokens"] >= 1,
-                "max_new_tokens must be at least 1; received ",
-                o["max_new_tokens"],
-            ),
-            (
-                within("temperature", 0, 3e38),
-                "temperature must be a finite number, at least 0; received ",
-                o["temperature"],
-            ),
-            (o["top_k"] >= 0, "top_k must be at least 0 (0: all tokens); received ", o["top_k"]),
-            (within("top_p", 1e-30, 1), "top_p must lie in (0, 1]; received ", o["top_p"]),
-            (
-                within("min_p", 0, 1) & (o["min_p"] < 1),
-                "min_p must lie in [0, 1); received ",
-                o["min_p"],
-            ),
-            (
-                within("repetition_penalty", 1e-30, 3e38),
-                "repetition_penalty must be a finite number above 0; received ",
-                o["repetition_penalty"],
-            ),
-            (o["seed"] >= 0, "seed must be at least 0; received ", o["seed"]),
-        ]
-        error = tf.fill(tf.shape(length), "")
-        for holds, rule, value in reversed(rules):
-            error = tf.where(holds, error, tf.strings.join([rule, tf.strings.as_string(value)]))
-        return error
 
     def _score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        ids = self._graph.tokenize(text)
-        context = self.model.config.max_sequence_length
-        lengths = tf.cast(ids.row_lengths(), tf.int32)
-        too_long = lengths > context
-        error = tf.where(
-            too_long,
-            tf.strings.join(
-                [
-                    f"the text must have at most {context} tokens, the model's context; it has ",
-                    tf.strings.as_string(lengths),
-                ]
-            ),
-            "",
-        )
-        lengths = tf.where(too_long, 0, lengths)
-        labels = ids.to_tensor(default_value=-1)[:, :context]
-        valid = tf.sequence_mask(lengths, tf.shape(labels)[1])
-        labels = tf.where(valid, labels, -1)
-        # Each token is predicted from those before it, the first from the end of a document.
-        start = tf.fill([tf.shape(labels)[0], 1], self._end_token_ids[0])
-        inputs = tf.concat([start, tf.maximum(labels, 0)], 1)[:, :-1]
-        hidden, _ = self.model.hidden_states(inputs)
-        losses = token_losses(
-            tf.reshape(hidden, [-1, self.model.config.embedding_dim]),
-            self.model.output_weights,
-            tf.reshape(tf.maximum(labels, 0), [-1]),
-        )
-        log_probs = tf.where(valid, -tf.reshape(losses, tf.shape(labels)), 0.0)
-        log_prob = tf.reduce_sum(log_probs, -1)
-        mean = tf.math.divide_no_nan(log_prob, tf.cast(lengths, tf.float32))
-        return {
-            "num_tokens": lengths,
-            "log_prob": log_prob,
-            "perplexity": tf.exp(-mean),
-            "token_ids": labels,
-            "token_log_probs": log_probs,
-            "error": error,
-        }
+        return token_scores(self.model, self._graph.tokenize(text), self._end_token_ids[0])
 
     # ------------------------------------------------------------------ token by token
 
@@ -391,11 +312,16 @@ class TextGeneration(tf.Module):
                 seed: tf.Tensor,
                 stop: tf.Tensor,
             ) -> dict[str, tf.Tensor]:
-                given = locals()
-                request = self._request(prompt, {name: given[name] for name in OPTION_DTYPES})
-                stops, error = request.pop("stops"), request.pop("error")
-                state = begin(self.model, stops=stops, **request, **self._rules)
-                return _packed(state, request["options"], stops, error)
+                request = self._request(prompt, locals())
+                state = begin(
+                    self.model,
+                    request.prompts,
+                    request.limits,
+                    request.options,
+                    stops=request.stops,
+                    **self._rules,
+                )
+                return packed(state, request.options, request.stops, request.error)
 
             self._stream_begin = tf.function(stream_begin, input_signature=specs, autograph=False)
         return self._stream_begin
@@ -406,9 +332,9 @@ class TextGeneration(tf.Module):
         if not hasattr(self, "_stream_next"):
 
             def stream_next(state: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-                decoding, options, stops, error = _unpacked(state, len(self.model.blocks))
+                decoding, options, stops, error = unpacked(state, len(self.model.blocks))
                 decoding = advance(self.model, decoding, options, stops=stops, **self._rules)
-                return _packed(decoding, options, stops, error)
+                return packed(decoding, options, stops, error)
 
             concrete = self.stream_begin.get_concrete_function()
             spec = {
@@ -448,64 +374,25 @@ def generate(
     return TextGeneration.load(model, dtype=dtype).generate(prompts, **options)
 
 
-def valid_text(text: tf.Tensor, *, finished: bool | tf.Tensor = True) -> tf.Tensor:
-    """Bytes to valid UTF-8: what is not becomes U+FFFD; a beginning of a character at the end of an
-    unfinished text is held back."""
-    valid = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
-    return tf.where(finished, valid, tf.strings.regex_replace(valid, r"\x{FFFD}+$", ""))
-
-
-def _counts(state: DecodingState, error: tf.Tensor) -> dict[str, tf.Tensor]:
-    reason = tf.where(state.ends == LENGTH, "length", tf.where(state.ends == RUNNING, "", "stop"))
-    return {
-        "prompt_tokens": state.prompt_lengths,
-        "generated_tokens": state.counts,
-        "finish_reason": tf.where(error == "", reason, "error"),
-        "error": error,
-    }
-
-
-def _packed(
-    state: DecodingState, options: SamplingOptions, stops: StopStrings, error: tf.Tensor
-) -> dict[str, tf.Tensor]:
-    """A stream's state as a flat dictionary, with what a caller reads: text, done, counts."""
-    decoding = {f"decoding_{name}": value for name, value in state._asdict().items()}
-    layers = decoding.pop("decoding_keys_values")
-    done = state.ends != RUNNING
-    return {
-        **decoding,
-        **{f"keys_values_{i}": layer for i, layer in enumerate(layers)},
-        **{f"option_{name}": value for name, value in options._asdict().items()},
-        "stop": stops.joined,
-        "text": tf.where(
-            done, stops.cut(valid_text(state.text)), valid_text(state.text, finished=False)
-        ),
-        "done": done,
-        **_counts(state, error),
-    }
-
-
-def _unpacked(
-    packed: dict[str, tf.Tensor], num_layers: int
-) -> tuple[DecodingState, SamplingOptions, StopStrings, tf.Tensor]:
-    decoding = {
-        name.removeprefix("decoding_"): value
-        for name, value in packed.items()
-        if name.startswith("decoding_")
-    }
-    layers = tuple(packed[f"keys_values_{i}"] for i in range(num_layers))
-    options = SamplingOptions(*(packed[f"option_{name}"] for name in SamplingOptions._fields))
-    state = DecodingState(keys_values=layers, **decoding)
-    return state, options, StopStrings(packed["stop"]), packed["error"]
-
-
 def _tensors(configs: Sequence[GenerationConfig]) -> dict[str, tf.Tensor]:
     values = [option_values(c) for c in configs]
     return {n: tf.constant([v[n] for v in values], t) for n, t in OPTION_DTYPES.items()}
 
 
-def _checked(result: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    for number, error in enumerate(result["error"].numpy()):
+def _texts(name: str, given: Any) -> tuple[bool, list[bytes]]:
+    """Whether it is one text, and the texts as bytes, in which a lone surrogate has a place."""
+    single = isinstance(given, str)
+    rows = [given] if single else given
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, str) for row in rows):
+        raise ValueError(f"{name} must be a string or a list of strings; received {given!r}")
+    return single, [row.encode("utf-8", "surrogatepass") for row in rows]
+
+
+def _checked(
+    result: dict[str, tf.Tensor], numbers: Sequence[int] | None = None
+) -> dict[str, tf.Tensor]:
+    """The result, where no row has an error; `numbers`: of each row, what the error calls it."""
+    for row, error in enumerate(result["error"].numpy()):
         if error:
-            raise ValueError(f"text {number + 1}: {error.decode()}")
+            raise ValueError(f"text {numbers[row] if numbers else row + 1}: {error.decode()}")
     return result

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import keras
@@ -27,13 +28,14 @@ class LossIsNaN(RuntimeError):
 
 
 class RunCallback(keras.callbacks.Callback):
-    """Keeps a run's progress, logs, validations and checkpoints.
+    """Keeps a run's progress, logs, validations and checkpoints, while it is entered (`with`).
 
     Args:
         folder: of the run.
         checkpoints: of the run.
         progress: where the run stands; kept up to date.
         total_steps: of the run.
+        steps_per_execution: as the model was compiled with.
         tokens_per_step: in a batch.
         flops_per_token: of the model.
         peak: FLOP/s that the machine can do.
@@ -51,6 +53,7 @@ class RunCallback(keras.callbacks.Callback):
         progress: Progress,
         *,
         total_steps: int,
+        steps_per_execution: int,
         tokens_per_step: int,
         flops_per_token: float,
         peak: float,
@@ -65,6 +68,7 @@ class RunCallback(keras.callbacks.Callback):
         self.checkpoints = checkpoints
         self.progress = progress
         self.total_steps = total_steps
+        self.steps_per_execution = steps_per_execution
         self.tokens_per_step = tokens_per_step
         self.flops_per_token = flops_per_token
         self.peak = peak
@@ -75,6 +79,7 @@ class RunCallback(keras.callbacks.Callback):
         self.verbose = verbose
         self.interrupted = False
         self._rates: tuple[list[float], list[float]] = ([], [])
+        self._compiled = False
         self._saved_step = progress.step
         self._last_line = 0.0
 
@@ -88,10 +93,10 @@ class RunCallback(keras.callbacks.Callback):
         """Share of the measured matmul peak (MFU) at the median speed."""
         return self.tokens_per_second * self.flops_per_token / self.peak
 
-    # ---- Keras' hooks
-
-    def on_train_begin(self, logs: Any = None) -> None:
+    def __enter__(self) -> RunCallback:
         """Open the logs."""
+        self._metrics = open(self.folder.metrics, "a", encoding="utf-8")
+        self._board = tf.summary.create_file_writer(str(self.folder.tensorboard))
         self._bar = tqdm(
             total=self.total_steps,
             initial=self.progress.step,
@@ -101,50 +106,78 @@ class RunCallback(keras.callbacks.Callback):
             dynamic_ncols=True,
             mininterval=0.5 if sys.stderr.isatty() else 10,
         )
-        self._metrics = open(self.folder.metrics, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = tf.summary.create_file_writer(str(self.folder.tensorboard))
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the logs."""
+        self._bar.close()
+        for log in (self._metrics, self._board):
+            try:
+                log.close()
+            except (OSError, tf.errors.OpError) as lost:
+                if error is None:  # else the first error says more
+                    raise self._log_error(lost) from lost
+
+    def validate_now(self) -> None:
+        """Measure the validation loss, and save a checkpoint if it is the best."""
+        progress = self.progress
+        progress.validation_due = False
+        if self.validate is None:
+            return
+        progress.validation_loss = loss = self.validate()
+        if not math.isfinite(loss):
+            raise LossIsNaN(self._nan_message(f"the validation loss is {loss}"))
+        self._log({"validation_loss": loss, "validation_perplexity": exp(loss)})
+        if self.verbose:
+            tqdm.write(
+                f"step {progress.step}: validation loss {loss:.4f}, perplexity {exp(loss):.2f}",
+                file=sys.stderr,
+            )
+        best = loss < progress.best_validation_loss
+        if best:
+            progress.best_validation_loss, progress.best_step = loss, progress.step
+        if self._saved_step == progress.step:
+            self.checkpoints.update(progress)
+        elif best:
+            self._checkpoint()
+
+    # ---- Keras' hooks
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Start the clock."""
-        self._start, self._first = time.perf_counter(), self.progress.step
+        self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Count, log, and do what is due at this step."""
         loss = float(logs["loss"])  # waits for the step
         seconds = time.perf_counter() - self._start
         progress = self.progress
-        progress.step = int(self.model.optimizer.iterations)
-        steps = progress.step - self._first
+        # Not the optimizer's count: with float16 it skips the batches whose gradients overflow.
+        steps = min(self.steps_per_execution, self.total_steps - progress.step)
+        progress.step += steps
         if not math.isfinite(loss):
-            raise LossIsNaN(self._nan_message(progress.step, loss))
+            raise LossIsNaN(self._nan_message(f"the loss is {loss}"))
         progress.tokens += steps * self.tokens_per_step
         progress.validation_loss = None
-        if batch + 1 > steps:  # the first call traces and compiles
+        progress.validation_due = (
+            self._due(self.validate_every, steps) or progress.step == self.total_steps
+        )
+        if self._compiled:  # the first call traces and compiles
             self._rates[0].append(steps * self.tokens_per_step)
             self._rates[1].append(seconds)
-        rate = steps * self.tokens_per_step / seconds
-        self._show(loss, rate, steps)
-        if self._due(self.validate_every, steps):
-            self._validate()
-        if self._due(self.checkpoint_every, steps):
-            self._checkpoint()
-        if self.interruption.signal:
+        self._show(loss, steps, seconds)
+        self._compiled = True
+        if self.interruption.signal:  # a validation that is due is made up for by the resumed run
             self.interrupted = True
             self.model.stop_training = True
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Validate and save what is not yet."""
-        if not self.interrupted and self.progress.validation_loss is None:
-            self._validate()
-        if self._saved_step != self.progress.step:
             self._checkpoint()
-        self.close()
-
-    def close(self) -> None:
-        """Close the logs."""
-        self._bar.close()
-        self._metrics.close()
-        self._board.close()
+            return
+        if progress.validation_due:
+            self.validate_now()
+        if self._due(self.checkpoint_every, steps) or progress.step == self.total_steps:
+            self._checkpoint()
 
     # ---- what they do
 
@@ -152,70 +185,71 @@ class RunCallback(keras.callbacks.Callback):
         step = self.progress.step
         return step // every > (step - steps) // every
 
-    def _show(self, loss: float, rate: float, steps: int) -> None:
-        learning_rate = float(self.model.optimizer.learning_rate)
-        utilization = rate * self.flops_per_token / self.peak
-        self._bar.set_postfix_str(
-            f"loss {loss:.3f}, perplexity {_exp(loss):.1f}, {rate / 1000:.1f}k tokens/s, "
-            f"{utilization:.0%} of peak",
-            refresh=False,
-        )
+    def _show(self, loss: float, steps: int, seconds: float) -> None:
+        values = {
+            "loss": loss,
+            "perplexity": exp(loss),
+            "learning_rate": self._learning_rate(),
+        }
+        shown = f"loss {loss:.3f}, perplexity {exp(loss):.1f}"
+        if self._compiled:
+            rate = steps * self.tokens_per_step / seconds
+            utilization = rate * self.flops_per_token / self.peak
+            values |= {"tokens_per_second": rate, "flops_utilization": utilization}
+            shown += f", {rate / 1000:.1f}k tokens/s, {utilization:.0%} of peak"
+        self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(steps)
         now = time.monotonic()
         if now - self._last_line >= _LOG_SECONDS or self.progress.step == self.total_steps:
             self._last_line = now
-            self._log(
-                {
-                    "loss": loss,
-                    "perplexity": _exp(loss),
-                    "learning_rate": learning_rate,
-                    "tokens_per_second": rate,
-                    "flops_utilization": utilization,
-                }
-            )
+            self._log(values)
+
+    def _learning_rate(self) -> float:
+        """That of the last update."""
+        optimizer = self.model.optimizer
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        return float(inner._learning_rate(tf.maximum(tf.cast(inner.iterations, tf.int64) - 1, 0)))
 
     def _log(self, values: dict[str, float]) -> None:
         line = {"step": self.progress.step, "tokens": self.progress.tokens, **values}
-        self._metrics.write(json.dumps(line) + "\n")
-        self._metrics.flush()
-        with self._board.as_default(step=self.progress.step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
+        try:
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
+            with self._board.as_default(step=self.progress.step):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value)
+        except (OSError, tf.errors.OpError) as error:
+            raise self._log_error(error) from error
 
-    def _validate(self) -> None:
-        if self.validate is None:
-            return
-        progress = self.progress
-        progress.validation_loss = loss = self.validate()
-        if not math.isfinite(loss):
-            raise LossIsNaN(self._nan_message(progress.step, loss, "validation "))
-        self._log({"validation_loss": loss, "validation_perplexity": _exp(loss)})
-        if self.verbose:
-            self._bar.write(
-                f"step {progress.step}: validation loss {loss:.4f}, perplexity {_exp(loss):.2f}"
-            )
-        if loss < progress.best_validation_loss:
-            progress.best_validation_loss, progress.best_step = loss, progress.step
-            self._checkpoint()
+    def _log_error(self, error: Exception) -> OSError:
+        return OSError(
+            f"the logs in {self.folder.path} could not be written: {error}. "
+            f"{self._last_checkpoint()}; make room and train with resume"
+        )
 
     def _checkpoint(self) -> None:
-        if self._saved_step != self.progress.step:
-            self.checkpoints.save(self.model, self.progress)
-            self._saved_step = self.progress.step
+        if self._saved_step == self.progress.step:
+            return
+        # The loss was that of the weights before this step's update.
+        if not all(bool(tf.reduce_all(tf.math.is_finite(v))) for v in self.model.trainable_weights):
+            raise LossIsNaN(self._nan_message("the weights are not finite"))
+        self.checkpoints.save(self.model, self.progress)
+        self._saved_step = self.progress.step
 
-    def _nan_message(self, step: int, loss: float, kind: str = "") -> str:
-        steps = self.checkpoints.steps()
-        last = (
-            f"The last good checkpoint is that of step {steps[-1]}"
-            if steps
-            else ("There is no checkpoint yet")
-        )
+    def _nan_message(self, what: str) -> str:
         return (
-            f"the {kind}loss is {loss} at step {step}; training stopped. {last} "
+            f"{what} at step {self.progress.step}; training stopped. {self._last_checkpoint()} "
             f"({self.checkpoints.folder}). Start again with a lower learning rate, a longer "
-            "warm-up or precision=float32."
+            "warm-up or precision=float32"
         )
 
+    def _last_checkpoint(self) -> str:
+        steps = self.checkpoints.steps()
+        if not steps:
+            return "There is no checkpoint yet"
+        return f"The last good checkpoint is that of step {steps[-1]}"
 
-def _exp(x: float) -> float:
-    return math.exp(min(x, 700.0))
+
+def exp(x: float) -> float:
+    """e to the x, at most about 1e38: a perplexity that JSON and float32 can hold."""
+    return math.exp(min(x, 88.0))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import math
 import warnings
 from dataclasses import dataclass
@@ -15,18 +12,18 @@ import tensorflow as tf
 
 from tfllm import __version__
 from tfllm.config import ConfigError, ModelConfig, TrainingConfig, build, to_dict
-from tfllm.data import PreparedData, rows_dataset, steps_per_epoch
+from tfllm.data import PreparedData, rows_dataset
 from tfllm.models.causal_lm import CausalLM
-from tfllm.models.presets import preset
 from tfllm.optimization.adamw import AdamW
 from tfllm.optimization.schedules import WarmupSchedule
 from tfllm.pretrained import save
-from tfllm.training.callbacks import RunCallback
+from tfllm.training.callbacks import RunCallback, exp
 from tfllm.training.checkpoints import CheckpointError, Checkpoints, Progress
 from tfllm.training.flops import flops_per_token
 from tfllm.training.interruption import Interruption
 from tfllm.training.precision import choose_precision, dtype_policy, matmul_peak
 from tfllm.training.run_folder import RunFolder
+from tfllm.training.run_settings import digest, fitted, resumed, steps_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class TrainedRun:
     @property
     def validation_perplexity(self) -> float | None:
         """exp of the best validation loss."""
-        return None if self.validation_loss is None else math.exp(self.validation_loss)
+        return None if self.validation_loss is None else exp(self.validation_loss)
 
 
 def train(
@@ -74,8 +71,9 @@ def train(
     Args:
         data: what `tfllm.prepare` wrote.
         run: the run's folder, a new one unless `resume`.
-        model: a preset's name or an architecture; its vocabulary becomes the tokenizer's, and its
-            context at least the sequence length. Default: "llama-4m". A resumed run has its own.
+        model: a preset's name, whose vocabulary becomes the tokenizer's, or an architecture, whose
+            vocabulary may be larger. The context becomes at least the sequence length. Default:
+            "llama-4m". A resumed run has its own.
         config: settings of the training; default: `TrainingConfig()`.
         resume: go on from the last checkpoint in `run`, with its settings.
         verbose: draw a progress bar.
@@ -88,7 +86,9 @@ def train(
         ConfigError: a setting is unknown or out of range, or differs from the resumed run's.
         FileExistsError: `run` holds a run already, and `resume` is false.
         RuntimeError: another process trains in `run`.
-        LossIsNaN: the loss is not finite.
+        LossIsNaN: the loss or the weights are not finite.
+        CheckpointError: none of the checkpoints of a resumed run can be read.
+        OSError: the disk is full or cannot be written to; what was saved stays.
         ValueError: the training text is shorter than one row.
     """
     if not isinstance(data, PreparedData):
@@ -97,63 +97,24 @@ def train(
     folder.open(resume=resume)
     try:
         if resume:
-            model_config, config = _resumed(folder, data, model, config, settings)
+            model_config, config = resumed(folder, data, model, config, settings)
         else:
             config = build(TrainingConfig, {**to_dict(config or TrainingConfig()), **settings})
-            config = dataclasses.replace(config, precision=choose_precision(config.precision))
-            model_config = _fitted(model, data, config)
+            model_config = fitted(model, data, config)
+            measured = {"precision": choose_precision(config.precision)}
+            config = build(TrainingConfig, {**to_dict(config), **measured})
         return _Run(folder, data, model_config, config, verbose).train(resume=resume)
     finally:
         folder.close()
 
 
-def _fitted(
-    model: str | ModelConfig | None, data: PreparedData, config: TrainingConfig
-) -> ModelConfig:
-    """The architecture with the tokenizer's vocabulary and room for a row."""
-    if not isinstance(model, ModelConfig):
-        model = preset(model or "llama-4m", vocab_size=data.vocab_size)
-    if model.vocab_size < data.vocab_size:
-        model = dataclasses.replace(model, vocab_size=data.vocab_size)
-    context = max(model.max_sequence_length, config.sequence_length)
-    return dataclasses.replace(model, max_sequence_length=context)
-
-
-def _resumed(
-    folder: RunFolder,
-    data: PreparedData,
-    model: str | ModelConfig | None,
-    config: TrainingConfig | None,
-    settings: dict[str, Any],
-) -> tuple[ModelConfig, TrainingConfig]:
-    """The settings of the run in `folder`, after a check that nothing else is asked for."""
-    saved = folder.read()
-    model_config = build(ModelConfig, saved["model"])
-    training = build(TrainingConfig, saved["training"])
-    asked = {**(to_dict(config) if config else {}), **settings}
-    for name, value in to_dict(build(TrainingConfig, asked)).items() if asked else ():
-        given = name in settings or (
-            config is not None and value != getattr(TrainingConfig(), name)
-        )
-        if given and value not in ("auto", getattr(training, name)):
-            raise ConfigError(
-                f"a resumed run keeps its settings: {name} is {getattr(training, name)!r} in "
-                f"{folder.path}; received {value!r}"
-            )
-    if _digest(data) != saved["data"]["digest"]:
+def _check_replicas(batch_size: int) -> None:
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if batch_size % replicas:
         raise ConfigError(
-            f"the run in {folder.path} was trained on other data ({saved['data']['folder']}); "
-            f"received {data.folder}"
+            f"batch_size counts the rows of all replicas and must be divisible by their number "
+            f"({replicas}); received {batch_size}; {-(-batch_size // replicas) * replicas} would do"
         )
-    if model is not None and _fitted(model, data, training) != model_config:
-        raise ConfigError(f"the run in {folder.path} has another model; leave the model out")
-    return model_config, training
-
-
-def _digest(data: PreparedData) -> str:
-    """Names the prepared text: the same text, tokenizer and settings have the same."""
-    text = json.dumps(data.manifest, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Run:
@@ -173,18 +134,18 @@ class _Run:
         self.model_config = model_config
         self.verbose = verbose
         self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
-        per_epoch = steps_per_epoch(
-            data, "train", sequence_length=config.sequence_length, batch_size=config.batch_size
-        )
-        self.total_steps = config.steps or max(1, math.ceil(per_epoch * config.epochs))
+        self.total_steps = config.steps or steps_of(config, data)
+        _check_replicas(config.batch_size)
         self.peak = matmul_peak(config.precision)
 
     def train(self, *, resume: bool) -> TrainedRun:
         config = self.config
+        self._rows("train", num_batches=1)  # finds what is wrong before a file is written
         model = self._model()
-        progress = Progress(settings=to_dict(config))
+        progress = Progress()
         if resume:
             progress = self._restore(model)
+            self.folder.trim_metrics(progress.step)
         else:
             self._write_settings()
         with Interruption() as interruption:
@@ -193,6 +154,7 @@ class _Run:
                 self.checkpoints,
                 progress,
                 total_steps=self.total_steps,
+                steps_per_execution=config.steps_per_execution,
                 tokens_per_step=config.batch_size * config.sequence_length,
                 flops_per_token=flops_per_token(self.model_config, config.sequence_length),
                 peak=self.peak,
@@ -202,26 +164,15 @@ class _Run:
                 interruption=interruption,
                 verbose=self.verbose,
             )
-            if progress.step < self.total_steps:
-                self._fit(model, progress, callback)
+            left = self.total_steps - progress.step
+            with callback:
+                if progress.validation_due:  # the interrupted run left it out
+                    callback.validate_now()
+                if left:
+                    rows = self._rows("train", start_step=progress.step, num_batches=left)
+                    # The rows come shuffled.
+                    model.fit(rows, callbacks=[callback], verbose=0, shuffle=False)
         return self._finished(model, progress, callback, interruption)
-
-    def _fit(self, model: CausalLM, progress: Progress, callback: RunCallback) -> None:
-        left = self.total_steps - progress.step
-        rows = self._rows("train", start_step=progress.step, num_batches=left)
-        calls = math.ceil(left / self.config.steps_per_execution)
-        try:
-            model.fit(
-                rows,
-                epochs=1,
-                steps_per_epoch=left if self.config.steps_per_execution == 1 else calls,
-                callbacks=[callback],
-                verbose=0,
-                shuffle=False,  # the rows come shuffled
-            )
-        except BaseException:
-            callback.close()
-            raise
 
     def _model(self) -> CausalLM:
         config = self.config
@@ -278,18 +229,34 @@ class _Run:
                 stacklevel=2,
             )
             return None
-        rows = self._rows("validation", shuffle=False, repeat=False).cache()
-        if self.config.validation_batches:
-            rows = rows.take(self.config.validation_batches)
+        num_batches = self.config.validation_batches or None
+        rows = self._rows("validation", shuffle=False, repeat=False, num_batches=num_batches)
         return lambda: float(model.evaluate(rows, verbose=0, return_dict=True)["loss"])
 
     def _restore(self, model: CausalLM) -> Progress:
+        """Put the last checkpoint that can be read into the model."""
+        damaged: list[tuple[int, CheckpointError]] = []
         for step in reversed(self.checkpoints.steps()):
             try:
-                return self.checkpoints.restore(model, step)
+                progress = self.checkpoints.restore(model, step)
             except CheckpointError as error:
-                warnings.warn(f"{error} Trying the one before.", stacklevel=2)
-        return Progress(settings=to_dict(self.config))
+                damaged.append((step, error))
+                continue
+            for other, reason in damaged:
+                warnings.warn(
+                    f"{reason}; it is now {self.checkpoints.set_aside(other).name}, and the run "
+                    f"goes on from step {step}",
+                    stacklevel=2,
+                )
+            if progress.best_step not in (None, *self.checkpoints.steps()):
+                # The best of that time was deleted for a better one that is now damaged.
+                measured = progress.validation_loss
+                progress.best_step = None if measured is None else step
+                progress.best_validation_loss = math.inf if measured is None else measured
+            return progress
+        if damaged:
+            raise CheckpointError(f"no checkpoint can be read: {damaged[0][1]}; start a new run")
+        return Progress()  # it ended before its first checkpoint
 
     def _write_settings(self) -> None:
         self.folder.write(
@@ -300,7 +267,7 @@ class _Run:
                 "training": to_dict(self.config),
                 "data": {
                     "folder": str(Path(self.data.folder).resolve()),
-                    "digest": _digest(self.data),
+                    "digest": digest(self.data),
                 },
             }
         )
@@ -309,23 +276,29 @@ class _Run:
         self, model: CausalLM, progress: Progress, callback: RunCallback, interruption: Interruption
     ) -> TrainedRun:
         best = progress.best_validation_loss
+        if not callback.interrupted and progress.best_step not in (None, progress.step):
+            try:
+                self.checkpoints.restore(model, progress.best_step, optimizer=False)
+            except CheckpointError as error:
+                warnings.warn(f"{error}; the model has the last weights instead", stacklevel=2)
+                best = math.inf if progress.validation_loss is None else progress.validation_loss
+        before = self.folder.read().get("result", {})  # of a run that had finished already
         run = TrainedRun(
             folder=self.folder.path,
             model_folder=None if callback.interrupted else self.folder.model,
             model=model,
             step=progress.step,
             num_parameters=model.count_params(),
-            tokens_per_second=callback.tokens_per_second,
-            flops_utilization=callback.flops_utilization,
+            tokens_per_second=callback.tokens_per_second or before.get("tokens_per_second", 0.0),
+            flops_utilization=callback.flops_utilization or before.get("flops_utilization", 0.0),
             precision=self.config.precision,
             validation_loss=None if math.isinf(best) else best,
             interrupted_by=interruption.signal if callback.interrupted else None,
         )
         if callback.interrupted:
             return run
-        if progress.best_step not in (None, progress.step):
-            self.checkpoints.restore(model, progress.best_step, optimizer=False)
         summary = {
+            "sequence_length": self.config.sequence_length,
             "steps": progress.step,
             "tokens": progress.tokens,
             "validation_loss": run.validation_loss,

@@ -44,7 +44,8 @@ def export(
         dtype: of the weights and products, "float32" or "bfloat16"; default: the task's. bfloat16
             halves the file and is faster where the serving processor multiplies it (AVX512_BF16,
             AMX, accelerators), and far slower elsewhere.
-        warmup_prompts: what a server runs the model with before it takes requests.
+        warmup_prompts: what a server runs the model with before it takes requests; none: no
+            warm-up.
 
     Returns:
         the version's folder.
@@ -52,7 +53,8 @@ def export(
     Raises:
         FileExistsError: the version is there already.
         ValueError: the version or the dtype is not one.
-        OSError: the disk is full, or the folder cannot be written.
+        OSError: the disk is full, or the folder cannot be written. No version is changed, and
+            nothing is left of the new one.
     """
     base = Path(base)
     if dtype is not None:
@@ -63,23 +65,28 @@ def export(
             task = TextGeneration(model, task.tokenizer, task.generation)
     version = _version(base, version)
     folder, beside = base / str(version), base / f".writing-{version}-{os.getpid()}"
+    made = not base.exists()
     base.mkdir(parents=True, exist_ok=True)
     try:
         tf.saved_model.save(_Served(task), str(beside), signatures=task.signatures)
-        extra = beside / "assets.extra"
-        extra.mkdir()
-        write_warmup_requests(
-            extra / "tf_serving_warmup_requests", _warmup_requests(base.name, task, warmup_prompts)
-        )
+        if warmup_prompts:
+            extra = beside / "assets.extra"
+            extra.mkdir()
+            write_warmup_requests(
+                extra / "tf_serving_warmup_requests",
+                _warmup_requests(base.name, task, warmup_prompts),
+            )
         if folder.exists():  # a second export at the same time
             raise FileExistsError(_exists(folder))
         beside.rename(folder)
+    except FileExistsError:
+        raise
     except (OSError, tf.errors.OpError) as error:
-        if isinstance(error, FileExistsError):
-            raise
         raise OSError(f"the export to {folder} failed, nothing was changed: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        if made and not any(base.iterdir()):
+            base.rmdir()
     return folder
 
 
@@ -90,17 +97,21 @@ class _Served(tf.Module):
         super().__init__(name="served")
         self.weights = [weight.value for weight in task.model.weights]
         self.tokenizer = task.tokenizer.graph()
+        self.token_bytes = task.token_bytes
         # Not signatures, because Serving has no streaming call: for servers that load the object.
         self.stream_begin = task.stream_begin
         self.stream_next = task.stream_next
 
 
 def _version(base: Path, version: int | None) -> int:
-    there = [int(p.name) for p in base.iterdir() if p.name.isdigit()] if base.is_dir() else []
+    if base.exists() and not base.is_dir():
+        raise NotADirectoryError(f"{base} must be the model's folder, and it is a file")
+    names = [path.name for path in base.iterdir()] if base.is_dir() else []
+    there = [int(name) for name in names if name.isascii() and name.isdigit()]
     if version is None:
         return max(there, default=0) + 1
-    if version < 1:
-        raise ValueError(f"version must be a whole number, at least 1; received {version}")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ValueError(f"version must be a whole number, at least 1; received {version!r}")
     if version in there:
         raise FileExistsError(_exists(base / str(version)))
     return version

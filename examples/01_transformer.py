@@ -1,0 +1,134 @@
+"""A Transformer in five lines, and where it looks: the attention weights of one sentence.
+
+    python examples/01_transformer.py [--epochs 60] [--out attention.png]
+
+A small causal Transformer learns some forty sentences, word by word, with plain `compile` and
+`fit`. Then it completes a sentence, and the attention weights of "The cat sat on the mat" are
+drawn: a row for each word, showing on which words before it the prediction of the next one rests.
+Takes under a minute on two cores. Needs matplotlib (`pip install "tfllm[plot]"`).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import keras
+import numpy as np
+
+import tfllm
+
+SENTENCE = "The cat sat on the mat"
+
+# Who sits where depends on the animal, two words and more before the place: to foresee the last
+# word, a model has to look back at the second.
+PLACES = {
+    "cat": "mat",
+    "dog": "rug",
+    "bird": "branch",
+    "hen": "nest",
+    "frog": "stone",
+    "owl": "barn",
+    "king": "throne",
+    "child": "swing",
+}
+TEMPLATES = (
+    "The {who} sat on the {where}",
+    "The {who} slept on the {where}",
+    "A {who} sat on the {where}",
+    "Today the {who} sat on the {where} again",
+    "The old {who} slept quietly on the {where}",
+)
+SENTENCES = [
+    template.format(who=who, where=where) for template in TEMPLATES for who, where in PLACES.items()
+]
+
+PAD, END = "<pad>", "<end>"
+WORDS = [PAD, END, *sorted({word for s in SENTENCES for word in s.split()})]
+ID = {word: i for i, word in enumerate(WORDS)}
+
+
+def encode(sentence: str) -> list[int]:
+    return [ID[word] for word in sentence.split()]
+
+
+def training_data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs, the next words, and weights that are 0 at padding; each `[sentences, time]`."""
+    rows = [[*encode(s), ID[END]] for s in SENTENCES]
+    length = max(map(len, rows))
+    ids = np.array([row + [ID[PAD]] * (length - len(row)) for row in rows], "int32")
+    x, y = ids[:, :-1], ids[:, 1:]
+    return x, y, (y != ID[PAD]).astype("float32")
+
+
+def complete(model: keras.Model, text: str) -> str:
+    """Append the likeliest word until the sentence ends."""
+    ids = encode(text)
+    while len(ids) < 12:
+        following = int(np.argmax(model(np.array([ids]))[0, -1]))
+        if following == ID[END]:
+            break
+        ids.append(following)
+    return " ".join(WORDS[i] for i in ids)
+
+
+def draw(model: tfllm.Transformer, sentence: str, path: str) -> None:
+    """Draw every layer's attention weights (the mean of its heads) as a heat map."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    words = sentence.split()
+    layers = [
+        np.mean(w, axis=(0, 1)) for w in model.attention_weights(np.array([encode(sentence)]))
+    ]
+    later = np.triu(np.ones((len(words), len(words)), bool), 1)
+    width = 1.0 + 4.2 * len(layers)
+    figure, axes = plt.subplots(1, len(layers), figsize=(width, 5.2), layout="constrained")
+    colors = plt.get_cmap("Blues").with_extremes(bad="0.94")
+    for number, (axis, weights) in enumerate(zip(np.atleast_1d(axes), layers, strict=True), 1):
+        image = axis.imshow(np.ma.array(weights, mask=later), cmap=colors, vmin=0, vmax=1)
+        axis.set_title(f"layer {number}", fontsize=12)
+        axis.set_xticks(range(len(words)), words, fontsize=11)
+        axis.set_yticks(range(len(words)), words if number == 1 else [], fontsize=11)
+        axis.xaxis.tick_bottom()
+        axis.tick_params(length=0)
+        axis.set_xlabel("looks at", fontsize=11)
+        for row, column in zip(*np.nonzero(~later), strict=True):
+            value = weights[row, column]
+            color = "white" if value > 0.55 else "0.2"
+            axis.text(
+                column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=9
+            )
+        axis.spines[:].set_visible(False)
+    np.atleast_1d(axes)[0].set_ylabel("the word after ... is foretold", fontsize=11)
+    figure.colorbar(image, ax=axes, shrink=0.75, label="attention weight, mean of the heads")
+    figure.suptitle(f"Attention of a small Transformer: “{sentence}”", fontsize=13)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=60, help="passes over the sentences")
+    parser.add_argument("--out", default="attention.png", help="where the picture goes")
+    arguments = parser.parse_args()
+
+    keras.utils.set_random_seed(0)
+    x, y, weights = training_data()
+    model = tfllm.Transformer(vocab_size=len(WORDS), embedding_dim=64, num_heads=2, num_layers=2)
+    model.compile(
+        optimizer=keras.optimizers.Adam(0.003),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        weighted_metrics=["accuracy"],
+    )
+    model.fit(x, y, sample_weight=weights, batch_size=8, epochs=arguments.epochs, verbose=2)
+
+    for start in ("The cat sat on", "Today the frog", "The old king"):
+        print(f"{start} ... -> {complete(model, start)}")
+    draw(model, SENTENCE, arguments.out)
+    print(f"attention weights of “{SENTENCE}”: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

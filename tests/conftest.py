@@ -1,0 +1,61 @@
+"""What all tests share: quiet logs, fixed seeds, tiny models."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+
+from tfllm.config import ModelConfig
+
+THIRD_PARTY_WARNINGS = [
+    # Keras hands its variables to NumPy 2 without the `copy` keyword.
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in THIRD_PARTY_WARNINGS:
+        config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds():
+    """The same random numbers in every test, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    if "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].random.set_seed(0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def tiny_config() -> ModelConfig:
+    """A Llama-style model with grouped heads that runs in milliseconds."""
+    return ModelConfig(
+        vocab_size=61,
+        embedding_dim=16,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        feed_forward_dim=40,
+        max_sequence_length=32,
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config: ModelConfig):
+    from tfllm.models.causal_lm import CausalLM
+
+    return CausalLM(tiny_config, seed=3)

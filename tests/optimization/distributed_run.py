@@ -1,0 +1,52 @@
+"""Run in a process of its own: a training under a strategy, its weights and history to a file.
+
+One MirroredStrategy a process: its collectives have keys that a second one would use again.
+"""
+
+import json
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from tests.optimization import reference
+from tests.optimization.test_training_step import adamw
+from tfllm.config import ModelConfig
+from tfllm.models.causal_lm import CausalLM
+
+
+def main(replicas: int, out: str, options: dict) -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
+    )
+    strategy = tf.distribute.get_strategy()
+    if replicas > 1:
+        strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+    batches = reference.make_batches(
+        np.random.default_rng(0), num=6, rows=4, last_rows=options["last_rows"]
+    )
+    config = ModelConfig(
+        vocab_size=61,
+        embedding_dim=16,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_dim=32,
+        dropout=options["dropout"],
+        max_sequence_length=8,
+    )
+    with strategy.scope():
+        model = CausalLM(config, seed=3, dtype=options["dtype"])
+        model.gradient_accumulation = options["accumulation"]
+        optimizer = adamw(global_clipnorm=0.5)
+        model.compile(optimizer, **options["compile"])
+    x, y, w = (np.concatenate(t) for t in zip(*batches, strict=True))
+    data = tf.data.Dataset.from_tensor_slices((x, y, w)).batch(4)
+    history = model.fit(data, shuffle=False, validation_data=data, verbose=0).history
+    np.savez(out, *[v.numpy() for v in model.trainable_variables])
+    history["iterations"] = int(model.optimizer.iterations.numpy())
+    print("HISTORY", json.dumps(history))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))

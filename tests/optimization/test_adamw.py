@@ -1,0 +1,78 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.optimization.reference import NumpyAdamW
+from tfllm.optimization.adamw import AdamW
+
+
+def variables(rng):
+    return [keras.Variable(rng.normal(size=shape).astype("float32")) for shape in ((5, 3), (4,))]
+
+
+def test_updates_are_the_equations(rng):
+    ours = variables(rng)
+    optimizer = AdamW(0.01, 0.1, beta_2=0.95)
+    optimizer.build(ours)
+    reference = NumpyAdamW(0.01, epsilon=optimizer.epsilon)
+    expected = [np.asarray(v, np.float64) for v in ours]
+    for _ in range(30):
+        gradients = [rng.normal(size=v.shape).astype("float32") for v in ours]
+        optimizer.apply([tf.constant(g) for g in gradients], ours)
+        expected = reference.update(expected, gradients)
+    for mine, theirs in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_updates_are_those_of_keras(rng):
+    results = []
+    for make in (lambda **o: AdamW(decay_vectors=True, **o), keras.optimizers.AdamW):
+        rng = np.random.default_rng(1)
+        vs = variables(rng)
+        optimizer = make(learning_rate=0.01, weight_decay=0.3, clipnorm=0.5)
+        for _ in range(20):
+            optimizer.apply([tf.constant(rng.normal(size=v.shape), tf.float32) for v in vs], vs)
+        results.append(vs)
+    for mine, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
+def test_only_matrices_decay(rng):
+    matrix, vector = variables(rng)
+    before = np.asarray(matrix).copy(), np.asarray(vector).copy()
+    optimizer = AdamW(0.5, 0.1)
+    optimizer.apply([tf.zeros(matrix.shape), tf.zeros(vector.shape)], [matrix, vector])
+    np.testing.assert_allclose(matrix, before[0] * 0.95, rtol=1e-6)
+    np.testing.assert_array_equal(vector, before[1])
+
+
+def test_repeated_rows_of_a_sparse_gradient_are_added_up(rng):
+    ((dense_table, _), (sparse_table, _)) = (variables(np.random.default_rng(1)) for _ in range(2))
+    rows = tf.IndexedSlices(tf.ones([3, 3]), tf.constant([1, 1, 4]), tf.constant([5, 3]))
+    AdamW(0.1).apply([tf.convert_to_tensor(rows)], [dense_table])
+    AdamW(0.1).apply([rows], [sparse_table])
+    np.testing.assert_allclose(dense_table, sparse_table, atol=1e-6)
+
+
+def test_config_round_trip():
+    optimizer = AdamW(0.01, 0.2, decay_vectors=True, beta_1=0.8, global_clipnorm=1.0)
+    config = optimizer.get_config()
+    assert AdamW.from_config(config).get_config() == config
+    serialized = keras.optimizers.serialize(optimizer)
+    assert keras.optimizers.deserialize(serialized).get_config() == config
+    assert config["decay_vectors"] is True
+
+
+def test_amsgrad_is_refused():
+    with pytest.raises(ValueError, match="no amsgrad"):
+        AdamW(amsgrad=True)
+
+
+def test_bfloat16_weights_move(rng):
+    """Step numbers and powers of beta_2 are not exact in bfloat16."""
+    weight = keras.Variable(np.ones((4, 4), "float32"), dtype="bfloat16")
+    optimizer = AdamW(0.1, 0.0, beta_2=0.95)
+    for _ in range(3):
+        optimizer.apply([tf.ones([4, 4], tf.bfloat16)], [weight])
+    np.testing.assert_allclose(tf.cast(weight.value, tf.float32), np.full((4, 4), 0.7), atol=0.05)

@@ -1,0 +1,377 @@
+"""The command line, as a user meets it."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.data.conftest import make_documents
+from tfllm.cli import main
+from tfllm.cli_arguments import parse, settings
+
+COMMANDS = [
+    "prepare",
+    "train",
+    "evaluate",
+    "generate",
+    "export",
+    "check",
+    "serve",
+    "query",
+    "presets",
+]
+TINY = [
+    "model.num_layers=1",
+    "model.embedding_dim=16",
+    "model.num_heads=2",
+    "model.num_kv_heads=1",
+    "model.feed_forward_dim=32",
+    "model.max_sequence_length=64",
+    "sequence_length=16",
+    "batch_size=4",
+    "precision=float32",
+    "validation_batches=2",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def given_peak():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tfllm.training.training_run.matmul_peak", lambda dtype: 1e9)
+        yield
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    for i, text in enumerate(make_documents(20, seed=5, longest=60)):
+        (folder / f"{i}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(texts, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("chain") / "data"
+    arguments = [str(texts), "--out", str(out), "--vocab-size", "300"]
+    assert main(["prepare", *arguments, "--validation-fraction", "0.2"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(data) -> Path:
+    out = data.parent / "run"
+    assert main(["train", *TINY, "--data", str(data), "--out", str(out), "steps=3"]) == 0
+    return out
+
+
+def told(capsys, arguments: list[str], status: int) -> str:
+    """The one line on standard error of a command that fails."""
+    capsys.readouterr()
+    try:
+        assert main(arguments) == status
+    except SystemExit as error:
+        assert error.code == status
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS)], ids=["tfllm", *COMMANDS])
+def test_help_answers_at_once_and_without_tensorflow(command):
+    code = (
+        "import sys\n"
+        "from tfllm.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit as exit: assert exit.code == 0\n"
+        "heavy = {'tensorflow', 'keras', 'numpy', 'tokenizers'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "import resource\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_utime, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: tfllm")
+    assert float(done.stderr) < 0.3
+
+
+def test_every_setting_stands_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--learning-rate LEARNING_RATE the highest learning rate (default: 0.001)" in text
+    assert "--rematerialize, --no-rematerialize recompute each block" in text
+    assert "2 % of the steps" in text
+
+
+def test_no_command_prints_the_help(capsys):
+    assert main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+# ---- settings
+
+
+def found(*arguments: str) -> dict:
+    options = parse(["train", "--data", "d", "--out", "r", *arguments])
+    assert options is not None
+    return settings(options, "training", "model")
+
+
+def test_flags_go_over_assignments_and_these_over_the_file(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        "[training]\nlearning_rate = 1.0\nbatch_size = 1\nsteps = 1\n"
+        "[model]\nnum_layers = 1\npreset = 'llama-1m'\n[generation]\ntemperature = 0.5\n"
+    )
+    given = found(
+        *("--config", str(file), "batch_size=2", "--steps", "3", "model.num_layers=4"),
+        *("--set", "learning_rate=2", "steps=2"),
+    )
+    assert given["training"] == {"learning_rate": "2", "batch_size": "2", "steps": "3"}
+    assert given["model"] == {"num_layers": "4", "preset": "llama-1m"}
+
+
+def test_assignments_may_stand_anywhere():
+    before = found("learning_rate=3e-4", "--rematerialize", "model.num_layers=4", "seed=1")
+    assert before["training"] == {"learning_rate": "3e-4", "rematerialize": True, "seed": "1"}
+    assert before["model"] == {"num_layers": "4"}
+    assert found("--no-separate-documents")["training"] == {"separate_documents": False}
+    assert found("--learning_rate=1")["training"] == {"learning_rate": "1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["learning_rte=1"], "unknown setting 'learning_rte'; did you mean 'learning_rate'"),
+        (["training.lerning_rate=1"], "did you mean 'learning_rate'"),
+        (["model.num_layer=1"], "unknown setting 'num_layer'; did you mean 'num_layers'"),
+        (["modl.num_layers=1"], "unknown section 'modl'; did you mean 'model'"),
+        (["learning_rate=fast"], "learning_rate must be a number; received 'fast'"),
+        (["--schedule", "cosin"], "did you mean 'cosine'"),
+        (["--set", "steps"], "a setting is given as KEY=VALUE; received 'steps'"),
+        (["batch_size=6", "gradient_accumulation=4"], "must divide batch_size"),
+    ],
+)
+def test_a_wrong_setting_is_named(capsys, arguments, message):
+    line = told(capsys, ["train", "--data", "d", "--out", "r", *arguments], 1)
+    assert line.startswith("tfllm train: ") and message in line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[training]\nlearning_rte = 1", "section [training]; did you mean 'learning_rate'"),
+        ("[training]\nsteps = 'many'", "section [training]: steps must be a whole number"),
+        ("[generation]\ntemperatur = 1", "section [generation]; did you mean 'temperature'"),
+        ("[trainin]\nsteps = 1", "did you mean 'training'"),
+        ("steps = 1", "'steps' stands in no section"),
+        ("[training", "is not valid toml"),
+    ],
+)
+def test_a_wrong_settings_file_is_named(capsys, tmp_path, text, message):
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    line = told(capsys, ["train", "--data", "d", "--out", "r", "--config", str(file)], 1)
+    assert str(file) in line and message in line
+
+
+def test_a_settings_file_of_a_list_is_refused(capsys, tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text("[1]")
+    line = told(capsys, ["prepare", "x", "--out", "r", "--config", str(file)], 1)
+    assert "must hold sections" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean 'train'"),
+        (["train", "--data", "d", "--out", "r", "--preste", "x"], "did you mean '--preset'"),
+        (["train", "--dta", "d", "--out", "r"], "did you mean '--data'"),
+        (["train", "--out", "r"], "required: --data; see tfllm train --help"),
+        (["evaluate", "m", "extra", "--data", "d"], "unexpected argument 'extra'"),
+        (["train", "--data", "d", "--out", "r", "word"], "KEY=VALUE; received 'word'"),
+        (["serve", "x", "--rest-port", "http"], "invalid int value: 'http'"),
+    ],
+)
+def test_wrong_arguments_get_one_line(capsys, arguments, message):
+    assert message in told(capsys, arguments, 1 if arguments[-1] == "word" else 2)
+
+
+# ---- the chain, on text that the project has never seen
+
+
+def test_train_evaluate_and_generate(run, data, capsys):
+    assert (run / "model/model.safetensors").exists()
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--data", str(data), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    result = json.loads((run / "run.json").read_text())["result"]
+    # Both have rows of the trained length: so the same perplexity, over more batches.
+    assert values["perplexity"] == pytest.approx(result["validation_perplexity"], rel=0.05)
+    assert main(["evaluate", str(run / "model"), "--data", str(data), "--batches", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "of a unigram model" in shown and "bits per byte" in shown
+
+    assert main(["generate", str(run), "the cat", "--max-new-tokens", "5"]) == 0
+    streamed = capsys.readouterr().out
+    assert streamed.startswith("the cat")
+    arguments = ["generate", str(run), "the cat", "--max-new-tokens=5", "--no-stream"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == streamed
+
+
+def test_export_and_check(run, data, capsys):
+    base = data.parent / "saved_models/mine"
+    assert main(["export", str(run), str(base), "--max-new-tokens", "4"]) == 0
+    assert f"wrote {base / '1'}" in capsys.readouterr().out
+    assert (base.parent / "models.config").exists()
+    assert main(["check", str(base), "--no-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"]
+
+
+def test_a_loss_that_turns_nan_is_one_line_and_status_1(data, capsys):
+    out = data.parent / "nan"
+    arguments = ["train", *TINY, "--data", str(data), "--out", str(out), "steps=20"]
+    capsys.readouterr()
+    wild = ["learning_rate=1e30", "schedule=constant", "warmup_steps=0", "checkpoint_every=1"]
+    assert main([*arguments, *wild, "validate_every=100", "clip_norm=none"]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("tfllm train: the ") and "at step" in line
+    assert "lower learning rate" in line
+    from tfllm.training.checkpoints import Checkpoints
+
+    checkpoints = Checkpoints(out / "checkpoints", 2)
+    assert f"that of step {checkpoints.steps()[-1]} " in line
+    assert checkpoints.progress(checkpoints.steps()[-1]).step >= 1
+
+
+def test_warnings_of_ours_are_lines_too(tmp_path, capsys):
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "full.txt").write_text("some words to learn from " * 50)
+    arguments = [str(tmp_path / "*.txt"), "--out", str(tmp_path / "out"), "--vocab-size", "270"]
+    assert main(["prepare", *arguments]) == 0
+    error = capsys.readouterr().err
+    assert "tfllm prepare: warning: 1 of 2 files held no text" in error
+    assert "UserWarning" not in error and ".py:" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "{none}", "--out", "{none}"], "make one with `tfllm prepare"),
+        (["train", "--data", "{data}", "--out", "{run}"], "holds a run already"),
+        (["train", "--data", "{data}", "--out", "{none}", "--resume"], "no run to resume"),
+        (
+            ["train", "--data", "{data}", "--out", "{run}", "--resume", "learning_rate=7"],
+            "keeps its settings: learning_rate is 0.001",
+        ),
+        (["train", "--data", "{data}", "--out", "{none}", "model.vocab_size=9"], "does not fit"),
+        (
+            ["train", "--data", "{data}", "--out", "{none}", "sequence_length=1_000_000"],
+            "shorter than one row",
+        ),
+        (["train", "--data", "{data}", "--out", "{none}", "model.num_heads=3"], "divisible"),
+        (["evaluate", "{none}", "--data", "{data}"], "there is no folder"),
+        (["check", "{none}"], "there is no folder"),
+        (["query", "mine", "hello", "--address", "127.0.0.1:9"], "no server answers"),
+    ],
+)
+def test_bad_input_gets_one_line(run, data, tmp_path, capsys, arguments, message):
+    places = {"none": tmp_path / "none", "data": data, "run": run}
+    assert message in told(capsys, [a.format(**places) for a in arguments], 1)
+    assert not (tmp_path / "none").exists()
+
+
+# ---- processes of their own
+
+
+def tfllm(*arguments: object, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tfllm.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_exits_and_resume_goes_on(data, tmp_path, number):
+    out = tmp_path / "run"
+    training = ["train", "--data", data, "--out", out]
+    process = tfllm(*training, *TINY, "steps=200000", "checkpoint_every=100000")
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.2)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"stopped by {number.name} after step" in output and "--resume" in output
+    assert "Traceback" not in errors and "WARNING" not in errors and "0000" not in errors
+    (checkpoint,) = (out / "checkpoints").iterdir()
+    step = json.loads((checkpoint / "progress.json").read_text())["step"]
+    assert f"after step {step};" in output
+
+    process = tfllm(*training, "--resume")
+    while f'"step": {step + 1},' not in (out / "metrics.jsonl").read_text():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.2)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_serve_and_query(run, tmp_path):
+    base = tmp_path / "saved_models/mine"
+    assert main(["export", str(run), str(base), "--max-new-tokens", "4"]) == 0
+    rest, grpc = free_port(), free_port()
+    server = tfllm("serve", base.parent, "--rest-port", rest, "--grpc-port", grpc)
+    address = f"127.0.0.1:{rest}"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            query = tfllm("query", "mine", "the cat", "--address", address)
+            text, error = query.communicate(timeout=60)
+            if query.returncode == 0:
+                break
+            assert server.poll() is None and time.monotonic() < deadline, error
+            assert len(error.strip().splitlines()) == 1
+            time.sleep(1)
+        assert text.startswith("the cat") and not error
+        for more in (
+            ["--stream", "--address", address],
+            ["--grpc", "--address", f"127.0.0.1:{grpc}"],
+        ):
+            query = tfllm("query", "mine", "the cat", *more)
+            assert query.communicate(timeout=60) == (text, "")
+        query = tfllm("query", "mine", "the cat", "--score", "--address", address)
+        assert "perplexity" in query.communicate(timeout=60)[0]
+        query = tfllm("query", "nobody", "the cat", "--address", address)
+        error = query.communicate(timeout=60)[1]
+        assert query.returncode == 1 and len(error.strip().splitlines()) == 1
+    finally:
+        server.send_signal(signal.SIGTERM)
+        output, log = server.communicate(timeout=60)
+    assert server.returncode == 0
+    assert str(rest) in log + output and "Traceback" not in log

@@ -1,0 +1,210 @@
+"""Every setting says what it means, and refuses what it cannot be."""
+
+import dataclasses
+import json
+import typing
+
+import pytest
+
+from tfllm import config as settings
+from tfllm.config import (
+    ConfigError,
+    GenerationConfig,
+    ModelConfig,
+    PrepareConfig,
+    TrainingConfig,
+    build,
+    field_docs,
+    field_types,
+    read_file,
+    to_dict,
+)
+
+CLASSES = (ModelConfig, PrepareConfig, TrainingConfig, GenerationConfig)
+MODEL = {"vocab_size": 100, "embedding_dim": 24, "num_layers": 2, "num_heads": 4}
+MINIMAL = {ModelConfig: MODEL, PrepareConfig: {}, TrainingConfig: {}, GenerationConfig: {}}
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_field_is_documented_and_frozen(cls):
+    docs = field_docs(cls)
+    assert list(docs) == [f.name for f in dataclasses.fields(cls)] == list(field_types(cls))
+    assert all(len(text) > 5 and "\n" not in text for text in docs.values())
+    instance = cls(**MINIMAL[cls])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(instance, next(iter(docs)), 1)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_json_round_trip(cls):
+    instance = cls(**MINIMAL[cls])
+    assert build(cls, json.loads(json.dumps(to_dict(instance)))) == instance
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_strings_are_read_as_each_fields_type(cls):
+    instance = cls(**MINIMAL[cls])
+    strings = {
+        name: str(value)
+        for name, value in to_dict(instance).items()
+        if not isinstance(value, tuple)
+    }
+    assert build(cls, strings) == instance
+
+
+def test_derived_sizes():
+    config = ModelConfig(**MODEL)
+    assert (config.num_kv_heads, config.head_dim) == (4, 6)
+    assert config.feed_forward_dim == 64  # 8/3 x 24, rounded up to a multiple of 32
+    assert ModelConfig(**MODEL, gated=False).feed_forward_dim == 96
+    odd = ModelConfig(**{**MODEL, "embedding_dim": 25}, head_dim=8)
+    assert odd.head_dim == 8
+
+
+@pytest.mark.parametrize(
+    ("cls", "changes", "message"),
+    [
+        *(
+            (ModelConfig, {name: 0}, f"{name} must be at least 1; received 0")
+            for name in (
+                *("vocab_size", "embedding_dim", "num_layers", "num_heads"),
+                "max_sequence_length",
+            )
+        ),
+        (ModelConfig, {"embedding_dim": 25}, r"divisible by num_heads \(4\), or head_dim.*25"),
+        (ModelConfig, {"num_kv_heads": 3}, r"num_kv_heads must divide num_heads \(4\).*3"),
+        (ModelConfig, {"num_kv_heads": 0}, r"num_kv_heads must divide num_heads \(4\).*0"),
+        (ModelConfig, {"head_dim": 0}, "head_dim must be at least 1; received 0"),
+        (ModelConfig, {"head_dim": 5}, "even for rotary positions; received 5"),
+        (ModelConfig, {"dropout": 1.0}, r"dropout must lie in \[0, 1\); received 1.0"),
+        (ModelConfig, {"dropout": float("nan")}, "dropout must lie in"),
+        (ModelConfig, {"norm_epsilon": 0.0}, "norm_epsilon must be positive; received 0.0"),
+        (ModelConfig, {"rope_theta": -1.0}, "rope_theta must be positive; received -1.0"),
+        (PrepareConfig, {"vocab_size": 256}, "vocab_size must be at least 257 .*received 256"),
+        (PrepareConfig, {"validation_fraction": 1.0}, "validation_fraction must lie in"),
+        (PrepareConfig, {"shard_tokens": 0}, "shard_tokens must be at least 1; received 0"),
+        (PrepareConfig, {"num_processes": -1}, "num_processes must be at least 0; received -1"),
+        *(
+            (TrainingConfig, {name: 0}, f"{name} must be at least 1; received 0")
+            for name in (
+                *("sequence_length", "batch_size", "gradient_accumulation", "steps"),
+                *("steps_per_execution", "validate_every", "checkpoint_every", "keep_checkpoints"),
+            )
+        ),
+        (TrainingConfig, {"validation_batches": -1}, "validation_batches must not be negative"),
+        (TrainingConfig, {"epochs": 0.0}, "epochs must be positive; received 0.0"),
+        (
+            TrainingConfig,
+            {"batch_size": 6, "gradient_accumulation": 4},
+            r"gradient_accumulation must divide batch_size \(6\); received 4",
+        ),
+        (TrainingConfig, {"learning_rate": 0.0}, "learning_rate must be positive; received 0.0"),
+        (TrainingConfig, {"learning_rate": float("nan")}, "learning_rate must be positive"),
+        (TrainingConfig, {"warmup_steps": -1}, "warmup_steps must not be negative; received -1"),
+        (TrainingConfig, {"decay_fraction": 0.0}, r"decay_fraction must lie in \(0, 1\]"),
+        (TrainingConfig, {"final_learning_rate": 1.5}, "final_learning_rate is a share"),
+        (TrainingConfig, {"weight_decay": -0.1}, "weight_decay must not be negative"),
+        (TrainingConfig, {"clip_norm": 0.0}, "clip_norm must be positive or none; received 0.0"),
+        (GenerationConfig, {"max_new_tokens": 0}, "max_new_tokens must be at least 1; received 0"),
+        (GenerationConfig, {"temperature": float("nan")}, "temperature must be a finite number"),
+        (GenerationConfig, {"temperature": float("inf")}, "temperature must be a finite number"),
+        (GenerationConfig, {"temperature": -0.5}, "temperature must be a finite number.*-0.5"),
+        (GenerationConfig, {"top_k": -1}, r"top_k must be at least 0 \(0: all tokens\)"),
+        (GenerationConfig, {"top_p": 0.0}, r"top_p must lie in \(0, 1\]; received 0.0"),
+        (GenerationConfig, {"min_p": 1.0}, r"min_p must lie in \[0, 1\); received 1.0"),
+        (GenerationConfig, {"repetition_penalty": 0.0}, "repetition_penalty must be a finite"),
+        (GenerationConfig, {"seed": 2**31}, "seed must lie in"),
+        (GenerationConfig, {"stop": ("a", "")}, "a stop string must not be empty"),
+        (GenerationConfig, {"num_samples": 0}, "num_samples must be at least 1; received 0"),
+    ],
+)
+def test_values_out_of_range_are_refused_with_the_rule(cls, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        cls(**{**MINIMAL[cls], **changes})
+    assert issubclass(ConfigError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("cls", "key", "value", "message"),
+    [
+        (TrainingConfig, "batch_sze", 4, "unknown setting 'batch_sze'; did you mean 'batch_size'?"),
+        (TrainingConfig, "qqq", 4, "unknown setting 'qqq'; there are: .*batch_size"),
+        (TrainingConfig, "batch_size", "many", "batch_size must be a whole number.*'many'"),
+        (TrainingConfig, "batch_size", 2.5, "batch_size must be a whole number; received 2.5"),
+        (TrainingConfig, "batch_size", True, "batch_size must be a whole number; received True"),
+        (TrainingConfig, "batch_size", float("inf"), "batch_size must be a whole number"),
+        (TrainingConfig, "batch_size", [4], "batch_size must be a whole number"),
+        (TrainingConfig, "epochs", "long", "epochs must be a number; received 'long'"),
+        (TrainingConfig, "epochs", True, "epochs must be a number; received True"),
+        (TrainingConfig, "jit_compile", "maybe", "jit_compile must be true or false"),
+        (TrainingConfig, "jit_compile", 1, "jit_compile must be true or false; received 1"),
+        (TrainingConfig, "schedule", "cosin", "must be one of .*did you mean 'cosine'?"),
+        (TrainingConfig, "precision", 16, "precision must be one of auto, float32"),
+        (PrepareConfig, "text_field", 3, "text_field must be a string; received 3"),
+        (GenerationConfig, "stop", [1], "stop must be a list of strings; received"),
+        (GenerationConfig, "stop", 3, "stop must be a list of strings; received 3"),
+        (ModelConfig, "vocab_size", None, "vocab_size must be a whole number; received None"),
+    ],
+)
+def test_unknown_and_ill_typed_settings_are_refused(cls, key, value, message):
+    with pytest.raises(ConfigError, match=message):
+        build(cls, {**MINIMAL[cls], key: value})
+
+
+def test_the_error_says_where_a_setting_came_from():
+    with pytest.raises(ConfigError, match=r"unknown setting 'x' in run\.toml"):
+        build(TrainingConfig, {"x": 1}, where="run.toml")
+    with pytest.raises(ConfigError, match="ModelConfig needs embedding_dim, num_layers, num_heads"):
+        build(ModelConfig, {"vocab_size": 9})
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (int, "1_000", 1000),
+        (int, "2e3", 2000),
+        (int, "-5", -5),
+        (int, 4.0, 4),
+        (float, "1e-3", 0.001),
+        (float, 3, 3.0),
+        (bool, "Yes", True),
+        (bool, "0", False),
+        (bool, "TRUE", True),
+        (str, "text", "text"),
+        (int | None, "none", None),
+        (int | None, "", None),
+        (int | None, None, None),
+        (int | None, "7", 7),
+        (typing.Literal["a", "b"], "b", "b"),
+        (tuple[str, ...], "stop", ("stop",)),
+        (tuple[str, ...], ["a", "b"], ("a", "b")),
+    ],
+)
+def test_values_are_read_as_their_type(kind, text, value):
+    read = settings.read_value("x", text, kind)
+    assert read == value and type(read) is type(value)
+
+
+def test_settings_files(tmp_path):
+    toml, js = tmp_path / "run.toml", tmp_path / "run.json"
+    toml.write_text("[training]\nbatch_size = 8\nschedule = 'wsd'\n", encoding="utf-8")
+    js.write_text('{"training": {"batch_size": 8, "schedule": "wsd"}}', encoding="utf-8")
+    assert read_file(toml) == read_file(js) == {"training": {"batch_size": 8, "schedule": "wsd"}}
+
+
+def test_unreadable_settings_files_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read the settings file"):
+        read_file(tmp_path / "none.toml")
+    for name, text in (("a.toml", b"x = = 1"), ("a.json", b"{"), ("b", b"x = [")):
+        path = tmp_path / name
+        path.write_bytes(text)
+        with pytest.raises(ConfigError, match="is not valid"):
+            read_file(path)
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot read the settings file"):
+        read_file(tmp_path / "binary.toml")
+
+
+def test_a_single_stop_string_is_one_stop_string():
+    assert GenerationConfig(stop="END").stop == ("END",)
+    assert GenerationConfig(stop=["a", "b"]).stop == ("a", "b")

@@ -1,0 +1,59 @@
+"""One run a folder, one process a run."""
+
+import pytest
+
+from tfllm.training.run_folder import RunFolder
+
+
+def test_a_second_process_is_refused(tmp_path):
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    first.open(resume=False)
+    first.write({})
+    for resume in (False, True):
+        with pytest.raises(RuntimeError, match=r"another process \(pid \d+\) is training in"):
+            second.open(resume=resume)
+    first.close()
+    second.open(resume=True)
+    second.close()
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="holds other files"):
+        RunFolder(tmp_path).open(resume=False)
+    with pytest.raises(FileNotFoundError, match="no run to resume"):
+        RunFolder(tmp_path).open(resume=True)
+    with pytest.raises(NotADirectoryError, match="received the file"):
+        RunFolder(tmp_path / "thesis.txt").open(resume=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_is_not_begun_anew(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.open(resume=False)
+    folder.write({"a": 1})
+    folder.close()
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        RunFolder(tmp_path / "run").open(resume=False)
+    assert folder.read() == {"a": 1}
+
+
+def test_a_run_that_failed_before_it_began_leaves_nothing(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.open(resume=False)
+    folder.close()
+    assert not folder.path.exists()
+
+
+def test_lines_about_steps_to_be_done_again_are_taken_out(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.trim_metrics(0)  # no log yet
+    folder.metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 1, "lo')
+    folder.trim_metrics(2)
+    assert folder.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_damaged_run_json_is_named(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        RunFolder(tmp_path).read()

@@ -1,0 +1,135 @@
+"""Requests as a served model gets them: which rows cannot be answered, and how they are disarmed.
+
+Rows of several callers are batched; a bad one gets an `error` of its own and the others go on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfllm.generation.options import MOST_STOP_BYTES
+from tfllm.generation.sampling import OPTION_DTYPES, SamplingOptions
+from tfllm.generation.stop_strings import StopStrings
+
+_HARMLESS = {
+    "temperature": 0.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "seed": 0,
+}
+
+
+class Request(NamedTuple):
+    """What the decoding loop takes. Rows with an error have a prompt of one token and limit 0."""
+
+    prompts: tf.RaggedTensor
+    """int32 `[B, (P)]`, each with at least one token"""
+    limits: tf.Tensor
+    """int32 `[B]`: the most new tokens"""
+    options: SamplingOptions
+    stops: StopStrings
+    error: tf.Tensor
+    """string `[B]`: what is wrong with the row, or empty"""
+    prompt_tokens: tf.Tensor
+    """int32 `[B]`: tokens of the prompt, also where it is too long"""
+
+
+def read_request(
+    prompts: tf.RaggedTensor, options: dict[str, tf.Tensor], *, context: int, start_id: tf.Tensor
+) -> Request:
+    """Check every row.
+
+    Args:
+        prompts: int32 `[B, (P)]`.
+        options: name to `[B]`, as `OPTION_TYPES` has them.
+        context: the most tokens that the model takes.
+        start_id: int32 scalar: what an empty prompt begins with.
+    """
+    # An empty prompt begins a document: behind the token that ended the one before.
+    starts = tf.cast(prompts.row_lengths() == 0, tf.int64)
+    first = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(starts)], start_id), starts)
+    prompts = tf.concat([first, prompts], axis=1)
+    lengths = tf.cast(prompts.row_lengths(), tf.int32)
+    error = row_errors(lengths, options, context)
+    bad = error != ""
+    return Request(
+        # The others shall not be computed at the width of a prompt that is not.
+        prompts=shortened(prompts, tf.where(bad, 1, lengths), context),
+        limits=tf.where(bad, 0, options["max_new_tokens"]),
+        options=SamplingOptions(
+            **{
+                name: tf.where(bad, tf.constant(value, OPTION_DTYPES[name]), options[name])
+                for name, value in _HARMLESS.items()
+            }
+        ),
+        stops=StopStrings(tf.where(bad, "", options["stop"])),
+        error=error,
+        prompt_tokens=lengths,
+    )
+
+
+def shortened(ids: tf.RaggedTensor, lengths: tf.Tensor, most: int) -> tf.RaggedTensor:
+    """The first `lengths` ids of each row; `most` is at least every length that is kept."""
+    return tf.RaggedTensor.from_tensor(ids[:, :most].to_tensor(), tf.cast(lengths, tf.int64))
+
+
+def row_errors(lengths: tf.Tensor, options: dict[str, tf.Tensor], context: int) -> tf.Tensor:
+    """What is wrong with each row.
+
+    Args:
+        lengths: int32 `[B]`: tokens of each prompt.
+        options: name to `[B]`.
+        context: the most tokens that the model takes.
+
+    Returns:
+        string `[B]`, empty where nothing is.
+    """
+    o = options
+
+    def within(name: str, low: float, high: float) -> tf.Tensor:
+        return (o[name] >= low) & (o[name] <= high)  # NaN is not
+
+    stop_bytes = tf.strings.length(o["stop"])
+    rules = [
+        (
+            lengths < context,
+            f"the prompt must be shorter than the model's context of {context} tokens; it has ",
+            lengths,
+        ),
+        (
+            o["max_new_tokens"] >= 1,
+            "max_new_tokens must be at least 1; received ",
+            o["max_new_tokens"],
+        ),
+        (
+            within("temperature", 0, 3e38),
+            "temperature must be a finite number, at least 0; received ",
+            o["temperature"],
+        ),
+        (o["top_k"] >= 0, "top_k must be at least 0 (0: all tokens); received ", o["top_k"]),
+        (within("top_p", 1e-30, 1), "top_p must lie in (0, 1]; received ", o["top_p"]),
+        (
+            within("min_p", 0, 1) & (o["min_p"] < 1),
+            "min_p must lie in [0, 1); received ",
+            o["min_p"],
+        ),
+        (
+            within("repetition_penalty", 1e-30, 3e38),
+            "repetition_penalty must be a finite number above 0; received ",
+            o["repetition_penalty"],
+        ),
+        (o["seed"] >= 0, "seed must be at least 0; received ", o["seed"]),
+        (
+            stop_bytes <= MOST_STOP_BYTES,
+            f"stop must have at most {MOST_STOP_BYTES} bytes, all strings together; it has ",
+            stop_bytes,
+        ),
+    ]
+    error = tf.fill(tf.shape(lengths), "")
+    for holds, rule, value in reversed(rules):
+        error = tf.where(holds, error, tf.strings.join([rule, tf.strings.as_string(value)]))
+    return error

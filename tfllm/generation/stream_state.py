@@ -1,0 +1,66 @@
+"""A generation between two tokens as a flat dictionary of tensors, for callers of a SavedModel."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tfllm.generation.decoding import LENGTH, RUNNING, DecodingState
+from tfllm.generation.sampling import SamplingOptions
+from tfllm.generation.stop_strings import StopStrings
+
+
+def valid_text(text: tf.Tensor, *, finished: bool | tf.Tensor = True) -> tf.Tensor:
+    """Bytes to valid UTF-8: what is not becomes U+FFFD; a beginning of a character at the end of an
+    unfinished text is held back."""
+    valid = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+    return tf.where(finished, valid, tf.strings.regex_replace(valid, r"\x{FFFD}+$", ""))
+
+
+def counts(state: DecodingState, error: tf.Tensor) -> dict[str, tf.Tensor]:
+    """`prompt_tokens`, `generated_tokens`, `finish_reason` and `error` of each row."""
+    reason = tf.where(state.ends == LENGTH, "length", tf.where(state.ends == RUNNING, "", "stop"))
+    return {
+        "prompt_tokens": state.prompt_lengths,
+        "generated_tokens": state.counts,
+        "finish_reason": tf.where(error == "", reason, "error"),
+        "error": error,
+    }
+
+
+def packed(
+    state: DecodingState, options: SamplingOptions, stops: StopStrings, error: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """All of it by name, and what a caller reads: `text`, `done` and the counts."""
+    decoding = {f"decoding_{name}": value for name, value in state._asdict().items()}
+    layers = decoding.pop("decoding_keys_values")
+    done = state.ends != RUNNING
+    return {
+        **decoding,
+        **{f"keys_values_{i}": layer for i, layer in enumerate(layers)},
+        **{f"option_{name}": value for name, value in options._asdict().items()},
+        "stop": stops.joined,
+        "text": tf.where(
+            done, stops.cut(valid_text(state.text)), valid_text(state.text, finished=False)
+        ),
+        "done": done,
+        **counts(state, error),
+    }
+
+
+def unpacked(
+    state: dict[str, tf.Tensor], num_layers: int
+) -> tuple[DecodingState, SamplingOptions, StopStrings, tf.Tensor]:
+    """The inverse of `packed`."""
+    decoding = {
+        name.removeprefix("decoding_"): value
+        for name, value in state.items()
+        if name.startswith("decoding_")
+    }
+    layers = tuple(state[f"keys_values_{i}"] for i in range(num_layers))
+    options = SamplingOptions(*(state[f"option_{name}"] for name in SamplingOptions._fields))
+    return (
+        DecodingState(keys_values=layers, **decoding),
+        options,
+        StopStrings(state["stop"]),
+        state["error"],
+    )
