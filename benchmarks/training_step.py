@@ -85,12 +85,13 @@ def main() -> None:
     for name in contestants:
         used = name.rpartition(" ")[2]
         rate = flops * options.steps / seconds[name]
+        best = float(np.median(peaks[used]))
         table.append(
             (
                 name,
                 f"{1000 * seconds[name] / options.steps:,.0f}",
                 f"{base / seconds[name]:.2f}x",
-                f"{rate / np.median(peaks[used]):.0%} of {np.median(peaks[used]) / 1e9:,.0f} GFLOP/s",
+                f"{rate / best:.0%} of {best / 1e9:,.0f} GFLOP/s",
             )
         )
     print_table(f"Training step ({flops / 1e9:.0f} GFLOP)", table)

@@ -314,7 +314,7 @@ def build(cls: type[T], settings: Mapping[str, Any], *, where: str = "") -> T:
     Raises:
         ConfigError: a key that `cls` does not have, or a value of another type.
     """
-    known = field_types(cls)
+    known = field_types(cls)  # type: ignore[arg-type]
     values = {}
     for key, value in settings.items():
         if key not in known:

@@ -25,14 +25,14 @@ def run(replicas, tmp_path, **changes):
 
 
 CASES = {
-    "accumulation, metrics": {
-        "accumulation": 2,
-        "compile": {"metrics": ["accuracy"], "steps_per_execution": 4},
-    },
     # three rows on two replicas: two and one
     "an uneven last batch": {"last_rows": 3},
 }
 SLOW_CASES = {
+    "accumulation, metrics": {
+        "accumulation": 2,
+        "compile": {"metrics": ["accuracy"], "steps_per_execution": 4},
+    },
     "plain": {},
     "accumulation of an uneven last batch": {"last_rows": 3, "accumulation": 2},
     "a replica without rows": {"last_rows": 1},

@@ -13,8 +13,8 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfllm.serving import session_process
-from tfllm.serving.checking import check, main
 from tfllm.serving.check_files import WARMUP_FILE, version_number
+from tfllm.serving.checking import check, main
 from tfllm.serving.linked_ops import linked_ops
 
 predict_pb2 = pytest.importorskip("tensorflow_serving.apis.predict_pb2")

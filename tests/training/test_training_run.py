@@ -130,9 +130,7 @@ def test_refused_before_anything_is_written_or_measured(data, model_config, tmp_
     settings = {"verbose": False, "precision": "float32"}
     with pytest.raises(ValueError, match=r"shorter than one row: it has .* tokens.*at most"):
         train(data, run, model_config, sequence_length=10**6, **settings)
-    with pytest.raises(
-        ConfigError, match=r"the tokenizer does not fit the model.*vocab_size is 20"
-    ):
+    with pytest.raises(ConfigError, match=r"does not fit the model.*vocab_size is 20"):
         train(data, run, ModelConfig(20, 16, 1, 2), **settings)
     with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
         train(data, run, model_config, learningrate=1, **settings)

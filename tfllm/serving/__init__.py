@@ -37,8 +37,8 @@ def __getattr__(name: str) -> Any:
 
 
 if TYPE_CHECKING:
-    from tfllm.serving.checking import check
     from tfllm.serving.check_report import CheckReport
+    from tfllm.serving.checking import check
     from tfllm.serving.client import Client
     from tfllm.serving.deployment import write_deployment_files
     from tfllm.serving.errors import GenerationError, ServingError
