@@ -1,5 +1,6 @@
 """The command line, as a user meets it."""
 
+import io
 import json
 import signal
 import socket
@@ -143,6 +144,8 @@ def test_flags_go_over_assignments_and_these_over_the_file(tmp_path):
 
 
 def test_assignments_may_stand_anywhere():
+    assert found()["training"] == {}
+    assert found("--preset", "llama-1m", "seed=2")["training"] == {"seed": "2"}
     before = found("learning_rate=3e-4", "--rematerialize", "model.num_layers=4", "seed=1")
     assert before["training"] == {"learning_rate": "3e-4", "rematerialize": True, "seed": "1"}
     assert before["model"] == {"num_layers": "4"}
@@ -202,6 +205,7 @@ def test_a_settings_file_of_a_list_is_refused(capsys, tmp_path):
         (["train", "--out", "r"], "required: --data; see tfllm train --help"),
         (["evaluate", "m", "extra", "--data", "d"], "unexpected argument 'extra'"),
         (["train", "--data", "d", "--out", "r", "word"], "KEY=VALUE; received 'word'"),
+        (["prepare", "x", "--out", "r", "vocab_size=300"], "given as --set vocab_size=300"),
         (["serve", "x", "--rest-port", "http"], "invalid int value: 'http'"),
     ],
 )
@@ -230,6 +234,12 @@ def test_train_evaluate_and_generate(run, data, capsys):
     arguments = ["generate", str(run), "the cat", "--max-new-tokens=5", "--no-stream"]
     assert main(arguments) == 0
     assert capsys.readouterr().out == streamed
+
+
+def test_a_prompt_may_come_through_a_pipe(run, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat"))
+    assert main(["generate", str(run), "--max-new-tokens", "3"]) == 0
+    assert capsys.readouterr().out.startswith("the cat")
 
 
 def test_export_and_check(run, data, capsys):
@@ -321,7 +331,7 @@ def test_a_signal_saves_and_exits_and_resume_goes_on(data, tmp_path, number):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert f"stopped by {number.name} after step" in output and "--resume" in output
-    assert "Traceback" not in errors and "WARNING" not in errors and "0000" not in errors
+    assert not any(noise in errors for noise in ("Traceback", "WARNING", "oneDNN", "cuda"))
     (checkpoint,) = (out / "checkpoints").iterdir()
     step = json.loads((checkpoint / "progress.json").read_text())["step"]
     assert f"after step {step};" in output
@@ -359,11 +369,9 @@ def test_serve_and_query(run, tmp_path):
             assert len(error.strip().splitlines()) == 1
             time.sleep(1)
         assert text.startswith("the cat") and not error
-        for more in (
-            ["--stream", "--address", address],
-            ["--grpc", "--address", f"127.0.0.1:{grpc}"],
-        ):
-            query = tfllm("query", "mine", "the cat", *more)
+        for flag, port in (("--stream", rest), ("--grpc", grpc)):
+            arguments = ["mine", "the cat", flag, "--max-new-tokens", "4"]
+            query = tfllm("query", *arguments, "--address", f"127.0.0.1:{port}")
             assert query.communicate(timeout=60) == (text, "")
         query = tfllm("query", "mine", "the cat", "--score", "--address", address)
         assert "perplexity" in query.communicate(timeout=60)[0]

@@ -263,6 +263,9 @@ def _query(options: argparse.Namespace) -> None:
     from tfllm.serving.client import Client
 
     grpc = getattr(options, "grpc", False)
+    if grpc:  # its messages are TensorFlow's
+        with quiet_start():
+            pass
     address = options.address
     if grpc and address == "127.0.0.1:8501":
         address = "127.0.0.1:8500"

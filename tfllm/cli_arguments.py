@@ -67,7 +67,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:
         options.positional_assignments = [*options.positional_assignments, *more]
         rest = [word for word in rest if word not in more]
     if rest:
-        command.error(f"unexpected argument {rest[0]!r}")
+        hint = f"; a setting is given as --set {rest[0]}" if "=" in rest[0] else ""
+        command.error(f"unexpected argument {rest[0]!r}{hint}")
     return options
 
 
@@ -103,7 +104,11 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
 
     train = command("train", "Train a model on prepared text")
     train.add_argument(
-        "positional_assignments", metavar="KEY=VALUE", nargs="*", help="as with --set"
+        "positional_assignments",
+        metavar="KEY=VALUE",
+        nargs="*",
+        default=[],
+        help="settings, as with --set",
     )
     train.add_argument("--data", required=True, help="what `tfllm prepare` wrote")
     train.add_argument("--out", required=True, help="the run's folder")
@@ -126,7 +131,9 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
 
     generate = command("generate", "Continue prompts")
     _add_model(generate)
-    generate.add_argument("prompt", nargs="*", help="texts to continue; none: asks for them")
+    generate.add_argument(
+        "prompt", nargs="*", default=[], help="texts to continue; none: asks for them"
+    )
     generate.add_argument("--no-stream", action="store_true", help="print whole texts only")
     _add_settings(generate, GenerationConfig)
 
