@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -15,7 +17,7 @@ import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
-from side_by_side import interleaved, print_table
+from side_by_side import print_table
 
 from tfllm.models.causal_lm import CausalLM
 from tfllm.models.presets import ModelConfig
@@ -54,42 +56,55 @@ def keras_hub_gpt2() -> tuple[keras.Model, tf.data.Dataset]:
     return model, tf.data.Dataset.from_tensors((x, ids[:, 1:])).repeat()
 
 
+class StepTimer(keras.callbacks.Callback):
+    """Seconds of each step of `fit`, without the first of each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+        now = time.perf_counter()
+        if batch > 1:  # the first ones start the input
+            self.seconds.append(now - self._last)
+        self._last = now
+
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="steps of each in a round")
+    parser.add_argument("--steps", type=int, default=6, help="steps of each in a round")
     options = parser.parse_args()
     precision = choose_precision("auto")
     contestants = {"KerasHub GPT2CausalLM.fit, float32": keras_hub_gpt2()}
     for name in dict.fromkeys(["float32", precision]):
         contestants[f"tfllm CausalLM.fit, {name}"] = ours(name)
-    runs = {}
-    for name, (model, rows) in contestants.items():
-
-        def run(model: keras.Model = model, rows: tf.data.Dataset = rows) -> None:
-            model.fit(rows, steps_per_epoch=options.steps, epochs=1, verbose=0, shuffle=False)
-
-        runs[name] = run
+    timers = {name: StepTimer() for name in contestants}
     peaks: dict[str, list[float]] = {"float32": [], precision: []}
-    for name, values in peaks.items():  # the peak drifts with the machine: measured among the runs
-
-        def peak(name: str = name, values: list[float] = values) -> None:
+    for _ in range(options.rounds):
+        for name, (model, rows) in contestants.items():
+            model.fit(
+                rows, steps_per_epoch=options.steps, epochs=1, verbose=0, shuffle=False,
+                callbacks=[timers[name]],
+            )  # fmt: skip
+        for name, values in peaks.items():  # it drifts with the machine: measured in between
             matmul_peak.cache_clear()
             values.append(matmul_peak(name))
-
-        runs[f"peak {name}"] = peak
-    seconds = interleaved(runs, options.rounds)
+    seconds = {name: timer.median() for name, timer in timers.items()}
     flops = flops_per_token(GPT2, TIME) * ROWS * TIME
     base = next(iter(seconds.values()))
     table = [("training step", "ms", "speed", "share of the matmul peak")]
     for name in contestants:
         used = name.rpartition(" ")[2]
-        rate = flops * options.steps / seconds[name]
+        rate = flops / seconds[name]
         best = float(np.median(peaks[used]))
         table.append(
             (
                 name,
-                f"{1000 * seconds[name] / options.steps:,.0f}",
+                f"{1000 * seconds[name]:,.0f}",
                 f"{base / seconds[name]:.2f}x",
                 f"{rate / best:.0%} of {best / 1e9:,.0f} GFLOP/s",
             )

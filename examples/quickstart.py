@@ -21,7 +21,7 @@ PROMPT = "My fellow citizens, the state of our"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=500, help="updates of the weights")
+    parser.add_argument("--steps", type=int, default=400, help="updates of the weights")
     parser.add_argument("--out", default="runs/quickstart", help="folder of data and run")
     parser.add_argument("--saved-models", default="saved_models", help="folder of served models")
     options = parser.parse_args()
