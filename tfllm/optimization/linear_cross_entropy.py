@@ -16,7 +16,7 @@ import tensorflow as tf
 
 # Of float32 logits in one chunk. Larger chunks are no faster, smaller ones add up the kernel's
 # gradient more often.
-_CHUNK_BYTES = 96 * 2**20
+_CHUNK_BYTES = 48 * 2**20
 
 
 def linear_cross_entropy(
@@ -38,7 +38,7 @@ def linear_cross_entropy(
         labels: int `[R]`, in [0, V).
         weights: float `[R]`; rows of weight 0 count for nothing.
         with_gradient: false where no gradient will be asked for: then none is computed.
-        chunk_rows: the most rows computed at once; default: as many as give 96 MiB of logits.
+        chunk_rows: the most rows computed at once; default: as many as give 48 MiB of logits.
 
     Returns:
         float32 scalar.
@@ -116,24 +116,32 @@ def _chunk(
     hidden: tf.Tensor, kernel: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, with_gradient: bool
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
     """Loss sum of some rows, and its gradients with respect to hidden and kernel."""
-    logits = tf.cast(tf.matmul(hidden, kernel, transpose_b=True), tf.float32)
-    probabilities = tf.nn.softmax(logits)
+
+    def logits() -> tf.Tensor:
+        return tf.cast(tf.matmul(hidden, kernel, transpose_b=True), tf.float32)
+
+    def exact() -> tf.Tensor:  # computes the logits again, so that none are kept for it
+        again = logits()
+        return tf.reduce_logsumexp(again, axis=-1) - tf.gather_nd(again, place)
+
+    probabilities = tf.nn.softmax(logits())
     place = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
     of_label = tf.gather_nd(probabilities, place)
     # -log p is exact until p leaves float32's range; beyond, the long way.
     losses = tf.cond(
         tf.reduce_min(of_label) > 1e-30,
         lambda: -tf.math.log(of_label),
-        lambda: tf.reduce_logsumexp(logits, axis=-1) - tf.gather_nd(logits, place),
+        exact,
     )
     loss = tf.reduce_sum(tf.math.multiply_no_nan(losses, weights))
     if not with_gradient:
         return loss, None, None
     # d loss / d logits = weight · (p - one-hot). The weight goes to the small factors instead of
-    # to this [rows, V] tensor.
-    d_logits = tf.tensor_scatter_nd_update(
-        tf.cast(probabilities, hidden.dtype), place, tf.cast(of_label - 1, hidden.dtype)
-    )
+    # to this [rows, V] tensor. Nobody reads it any more: the update is made in place.
+    with tf.control_dependencies([of_label]):
+        d_logits = tf.tensor_scatter_nd_update(
+            tf.cast(probabilities, hidden.dtype), place, tf.cast(of_label - 1, hidden.dtype)
+        )
     row_weight = tf.cast(weights, hidden.dtype)[:, tf.newaxis]
     d_hidden = tf.matmul(d_logits, kernel) * row_weight
     if hidden.dtype == tf.float16:  # a sum over many rows would overflow, a mean could underflow
