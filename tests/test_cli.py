@@ -14,12 +14,18 @@ import pytest
 from tests.data.conftest import make_documents
 from tfllm.cli import main
 from tfllm.cli_arguments import parse, settings
+from tfllm.config import ModelConfig, TrainingConfig, field_docs
 
 COMMANDS = [
     "prepare",
     "train",
+    "launch",
+    "report",
     "evaluate",
+    "mine",
     "generate",
+    "chat",
+    "merge",
     "export",
     "check",
     "serve",
@@ -43,7 +49,7 @@ TINY = [
 @pytest.fixture(scope="module", autouse=True)
 def given_peak():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tfllm.training.training_run.matmul_peak", lambda dtype: 1e9)
+        patch.setattr("tfllm.training.worker_run.matmul_peak", lambda dtype: 1e9)
         yield
 
 
@@ -87,6 +93,7 @@ def told(capsys, arguments: list[str], status: int) -> str:
 # ---- help
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS)], ids=["tfllm", *COMMANDS])
 def test_help_answers_at_once_and_without_tensorflow(command):
     code = (
@@ -110,9 +117,14 @@ def test_every_setting_stands_in_the_help(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "--learning-rate LEARNING_RATE the highest learning rate (default: 0.001)" in text
+    assert "--beta-1 BETA_1 AdamW's decay of the mean gradient (default: 0.9)" in text
     assert "--rematerialize, --no-rematerialize recompute each block" in text
     assert "2 % of the steps" in text
+    assert "--schedule {cosine,wsd,constant} after warm-up" in text
+    for cls in (TrainingConfig, ModelConfig):
+        for name, words in field_docs(cls).items():
+            assert f"--{name.replace('_', '-')}" in text and words in text
+    assert "default: 1e-05" not in text  # of a model: the preset's values count, not ours
 
 
 def test_no_command_prints_the_help(capsys):
@@ -151,6 +163,25 @@ def test_assignments_may_stand_anywhere():
     assert before["model"] == {"num_layers": "4"}
     assert found("--no-separate-documents")["training"] == {"separate_documents": False}
     assert found("--learning_rate=1")["training"] == {"learning_rate": "1"}
+    behind_a_flag = found("beta_1=0.8", "--epochs", "1", "beta_2=0.9")["training"]
+    assert behind_a_flag == {"beta_1": "0.8", "epochs": "1", "beta_2": "0.9"}
+
+
+def test_the_models_settings_are_flags_too():
+    given = found("--num-layers", "4", "--no-gated", "num_heads=2", "model.num_layers=3")
+    assert given == {
+        "training": {},
+        "model": {"num_layers": "4", "gated": False, "num_heads": "2"},
+    }
+
+
+def test_texts_may_stand_before_and_behind_the_flags():
+    for command in ("generate", "query"):
+        for words in (["--top-k", "3", "a", "b=1"], ["a", "--top-k", "3", "b=1"]):
+            assert parse([command, "name", *words]).prompt == ["a", "b=1"]
+    assert parse(["generate", "run", "--seed", "1", "--", "--a"]).prompt == ["--a"]
+    assert parse(["generate", "run", "a", "--seed", "1", "--", "-b"]).prompt == ["a", "-b"]
+    assert parse(["prepare", "a", "--out", "d", "b"]).text == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +191,8 @@ def test_assignments_may_stand_anywhere():
         (["training.lerning_rate=1"], "did you mean 'learning_rate'"),
         (["model.num_layer=1"], "unknown setting 'num_layer'; did you mean 'num_layers'"),
         (["modl.num_layers=1"], "unknown section 'modl'; did you mean 'model'"),
+        (["learning-rate=1"], "unknown setting 'learning-rate'; did you mean 'learning_rate'"),
+        (["--num-layers", "few"], "num_layers must be a whole number; received 'few'"),
         (["learning_rate=fast"], "learning_rate must be a number; received 'fast'"),
         (["--schedule", "cosin"], "did you mean 'cosine'"),
         (["--set", "steps"], "a setting is given as KEY=VALUE; received 'steps'"),
@@ -206,6 +239,8 @@ def test_a_settings_file_of_a_list_is_refused(capsys, tmp_path):
         (["evaluate", "m", "extra", "--data", "d"], "unexpected argument 'extra'"),
         (["train", "--data", "d", "--out", "r", "word"], "KEY=VALUE; received 'word'"),
         (["prepare", "x", "--out", "r", "vocab_size=300"], "given as --set vocab_size=300"),
+        (["generate", "x", "--seed", "1", "top_k=3"], "given as --set top_k=3"),
+        (["generate", "x", "y", "-z"], "unexpected argument '-z'"),
         (["serve", "x", "--rest-port", "http"], "invalid int value: 'http'"),
     ],
 )
@@ -240,6 +275,19 @@ def test_a_prompt_may_come_through_a_pipe(run, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("the cat"))
     assert main(["generate", str(run), "--max-new-tokens", "3"]) == 0
     assert capsys.readouterr().out.startswith("the cat")
+
+
+def test_a_prompt_that_is_refused_is_not_printed(run, capsys, monkeypatch):
+    too_long = "the cat " * 200
+    assert "context of 64 tokens" in told(capsys, ["generate", str(run), too_long], 1)
+    assert main(["generate", str(run), too_long]) == 1
+    assert not capsys.readouterr().out
+    typed = iter([too_long, "the cat", ""])  # nor does it end a conversation
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    assert main(["generate", str(run), "--max-new-tokens", "3"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("the cat") and "context of 64 tokens" in captured.err
 
 
 def test_export_and_check(run, data, capsys):
@@ -281,11 +329,14 @@ def test_warnings_of_ours_are_lines_too(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["train", "--data", "{none}", "--out", "{none}"], "make one with `tfllm prepare"),
-        (["train", "--data", "{data}", "--out", "{run}"], "holds a run already"),
+        (
+            ["train", "--data", "{data}", "--out", "{run}"],
+            "holds a run whose sequence_length is 16; received 512",
+        ),
         (["train", "--data", "{data}", "--out", "{none}", "--resume"], "no run to resume"),
         (
             ["train", "--data", "{data}", "--out", "{run}", "--resume", "learning_rate=7"],
-            "keeps its settings: learning_rate is 0.001",
+            "holds a run whose learning_rate is 0.001; received 7.0",
         ),
         (["train", "--data", "{data}", "--out", "{none}", "model.vocab_size=9"], "does not fit"),
         (
@@ -294,7 +345,12 @@ def test_warnings_of_ours_are_lines_too(tmp_path, capsys):
         ),
         (["train", "--data", "{data}", "--out", "{none}", "model.num_heads=3"], "divisible"),
         (["evaluate", "{none}", "--data", "{data}"], "there is no folder"),
+        (["evaluate", "{run}", "--data", "{data}", "--sequence-length", "0"], "sequence_length"),
+        (["evaluate", "{run}", "--data", "{data}", "--batch-size", "0"], "batch_size"),
+        (["evaluate", "{run}", "--data", "{data}", "--batches", "-1"], "num_batches"),
         (["check", "{none}"], "there is no folder"),
+        (["export", "{run}", "{none}", "--num-samples", "2"], "num_samples must be 1"),
+        (["query", "m", "a", "--stream", "--num-samples", "2"], "num_samples must be 1"),
         (["query", "mine", "hello", "--address", "127.0.0.1:9"], "no server answers"),
     ],
 )
@@ -334,7 +390,7 @@ def test_a_signal_saves_and_exits_and_resume_goes_on(data, tmp_path, number):
     assert not any(noise in errors for noise in ("Traceback", "WARNING", "oneDNN", "cuda"))
     (checkpoint,) = (out / "checkpoints").iterdir()
     step = json.loads((checkpoint / "progress.json").read_text())["step"]
-    assert f"after step {step};" in output
+    assert f"after step {step}, which is saved" in output
 
     process = tfllm(*training, "--resume")
     while f'"step": {step + 1},' not in (out / "metrics.jsonl").read_text():
@@ -375,6 +431,12 @@ def test_serve_and_query(run, tmp_path):
             assert query.communicate(timeout=60) == (text, "")
         query = tfllm("query", "mine", "the cat", "--score", "--address", address)
         assert "perplexity" in query.communicate(timeout=60)[0]
+        sampled = ["the cat", "a", "--temperature", "1", "--seed", "5", "--max-new-tokens", "4"]
+        sampled += ["--num-samples", "2"]
+        query = tfllm("query", "mine", *sampled, "--address", address)
+        lines = query.communicate(timeout=60)[0]
+        local = tfllm("generate", run, *sampled)
+        assert lines == local.communicate(timeout=60)[0] and lines.count("the cat") >= 2
         query = tfllm("query", "nobody", "the cat", "--address", address)
         error = query.communicate(timeout=60)[1]
         assert query.returncode == 1 and len(error.strip().splitlines()) == 1

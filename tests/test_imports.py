@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "pretrained": {"config", "layers", "tokenizers", "optimization", "models"},
     "data": {"config", "layers", "tokenizers", "optimization", "models", "pretrained"},
 }
+MAY_IMPORT["distribution"] = MAY_IMPORT["data"] - {"pretrained"}
 MAY_IMPORT["generation"] = MAY_IMPORT["data"] | {"data"}
 MAY_IMPORT["evaluation"] = MAY_IMPORT["generation"] | {"generation"}
 for part in ("tasks", "training", "serving"):  # side by side
@@ -64,7 +65,18 @@ def test_layers_can_be_lifted_out(path):
         assert base in LAYERS_MAY_USE or base in sys.stdlib_module_names, module
 
 
-@pytest.mark.parametrize("module", ["tfllm", "tfllm.config", "tfllm.models.presets"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "tfllm",
+        "tfllm.config",
+        "tfllm.models.presets",
+        "tfllm.distribution.cluster",
+        "tfllm.distribution.launching",
+        "tfllm.tokenizers.prompt_form",
+        "tfllm.serving.client",
+    ],
+)
 def test_settings_do_not_import_tensorflow(module):
     code = f"import {module}, sys; print([m for m in ('tensorflow', 'keras') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -16,6 +16,7 @@ _PUBLIC = {
     "PrepareConfig": "tfllm.config",
     "TrainingConfig": "tfllm.config",
     "GenerationConfig": "tfllm.config",
+    "LoraConfig": "tfllm.config",
     "CausalLM": "tfllm.models.causal_lm",
     "Transformer": "tfllm.models.causal_lm",
     "BytePairTokenizer": "tfllm.tokenizers",
@@ -25,6 +26,8 @@ _PUBLIC = {
     "load": "tfllm.pretrained",
     "save": "tfllm.pretrained",
     "TextGeneration": "tfllm.tasks",
+    "Chat": "tfllm.tasks",
+    "load_task": "tfllm.tasks",
     "generate": "tfllm.tasks",
 }
 _SUBPACKAGES = (
@@ -44,7 +47,9 @@ _SUBPACKAGES = (
 __all__ = [
     "BytePairTokenizer",
     "CausalLM",
+    "Chat",
     "GenerationConfig",
+    "LoraConfig",
     "ModelConfig",
     "PrepareConfig",
     "TextGeneration",
@@ -54,6 +59,7 @@ __all__ = [
     "evaluate",
     "generate",
     "load",
+    "load_task",
     "prepare",
     "save",
     "train",
@@ -73,11 +79,17 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # what an editor and a type checker see
-    from tfllm.config import GenerationConfig, ModelConfig, PrepareConfig, TrainingConfig
+    from tfllm.config import (
+        GenerationConfig,
+        LoraConfig,
+        ModelConfig,
+        PrepareConfig,
+        TrainingConfig,
+    )
     from tfllm.data import prepare
     from tfllm.evaluation import evaluate
     from tfllm.models.causal_lm import CausalLM, Transformer
     from tfllm.pretrained import load, save
-    from tfllm.tasks import TextGeneration, generate
+    from tfllm.tasks import Chat, TextGeneration, generate, load_task
     from tfllm.tokenizers import BytePairTokenizer
     from tfllm.training import train

@@ -1,39 +1,12 @@
 """Small corpora that several tests use."""
 
-import random
-
 import pytest
 
+from tests.data.chat_examples import chat_tokenizer, conversations, preferences, write_lines
+from tests.data.documents import make_documents
 from tfllm.config import PrepareConfig
 from tfllm.data import PreparedData, prepare
-
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sat",
-    "ran",
-    "on",
-    "under",
-    "mat",
-    "tree",
-    "quickly",
-    "ünïcode",
-    "猫",
-    "🙂",
-    "42",
-    "x=1;",
-    "and",
-]
-
-
-def make_documents(count: int, seed: int = 0, longest: int = 120) -> list[str]:
-    """Documents that all differ, of 3 to `longest` words."""
-    draw = random.Random(seed)
-    return [
-        " ".join([f"{i}:", *draw.choices(WORDS, k=draw.randint(3, longest))]) for i in range(count)
-    ]
+from tfllm.tokenizers import BytePairTokenizer
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +24,38 @@ def prepared(texts, tmp_path_factory) -> PreparedData:
         vocab_size=300, validation_fraction=0.2, shard_tokens=700, num_processes=1
     )
     return prepare(folder, folder / "out", config, show_progress=False)
+
+
+@pytest.fixture(scope="session")
+def chat_folder(tmp_path_factory):
+    """The tokenizer of a chat model, in a folder."""
+    folder = tmp_path_factory.mktemp("chat")
+    chat_tokenizer().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat(chat_folder) -> BytePairTokenizer:
+    return BytePairTokenizer.load(chat_folder)
+
+
+@pytest.fixture(scope="session")
+def examples(chat_folder, tmp_path_factory) -> PreparedData:
+    """120 conversations in several shards, a fifth of them for validation."""
+    folder = tmp_path_factory.mktemp("examples")
+    source = write_lines(folder / "a.jsonl", conversations(120))
+    config = PrepareConfig(
+        tokenizer=str(chat_folder), validation_fraction=0.2, shard_tokens=900, num_processes=1
+    )
+    return prepare(source, folder / "out", config, show_progress=False)
+
+
+@pytest.fixture(scope="session")
+def pairs(chat_folder, tmp_path_factory) -> PreparedData:
+    """60 preferences in several shards, a fifth of them for validation."""
+    folder = tmp_path_factory.mktemp("pairs")
+    source = write_lines(folder / "a.jsonl", preferences(60))
+    config = PrepareConfig(
+        tokenizer=str(chat_folder), validation_fraction=0.2, shard_tokens=900, num_processes=1
+    )
+    return prepare(source, folder / "out", config, show_progress=False)

@@ -8,7 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from tests.data.conftest import make_documents
+from tests.data.documents import make_documents
 from tfllm.config import PrepareConfig
 from tfllm.data import PreparedData, prepare
 
@@ -356,17 +356,17 @@ def test_a_worker_that_dies_is_an_error_and_not_a_wait(tmp_path, monkeypatch):
 
 
 def test_text_that_changes_under_the_run_is_refused(tmp_path, monkeypatch):
-    from tfllm.data import preparation
+    from tfllm.data.text_preparation import TextPreparation
 
     source = write_corpus(tmp_path / "in", make_documents(30))
-    train = preparation._train_tokenizer
+    train = TextPreparation.tokenizer
 
     def train_and_append(*arguments):
         with open(source / "corpus.jsonl", "a") as file:
             file.write('{"text": "one more"}\n')
         return train(*arguments)
 
-    monkeypatch.setattr(preparation, "_train_tokenizer", train_and_append)
+    monkeypatch.setattr(TextPreparation, "tokenizer", train_and_append)
     with pytest.raises(ValueError, match="must not change while it is prepared"):
         run(source, tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["in"]
@@ -387,6 +387,17 @@ def test_the_manifest_accounts_for_everything(tmp_path):
     listed |= set(manifest["tokenizer_files"])
     assert listed == set(os.listdir(tmp_path / "out")) - {"manifest.json"}
     assert manifest["sources"][0]["num_bytes"] == (source / "corpus.jsonl").stat().st_size
+
+
+def test_a_file_name_that_is_not_utf8_is_no_reason_to_lose_the_work(tmp_path):
+    (tmp_path / "in").mkdir()
+    name = os.fsdecode(b"caf\xe9.txt")
+    try:
+        (tmp_path / "in" / name).write_text("some text " * 50)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    data = run(tmp_path / "in", tmp_path / "out")
+    assert data.manifest["sources"][0]["path"].endswith(name)
 
 
 def test_a_progress_bar_is_shown_when_asked_for(tmp_path, capfd):

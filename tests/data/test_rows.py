@@ -7,12 +7,25 @@ from tfllm.data import rows_dataset, steps_per_epoch
 from tfllm.data.packing import pack_rows
 
 LENGTH, BATCH = 16, 4
+NAMES = ("token_ids", "segment_ids", "reference")
+
+
+@pytest.fixture(params=["text", "examples", "pairs"])
+def data(request):
+    """Prepared data of every kind."""
+    name = "prepared" if request.param == "text" else request.param
+    return request.getfixturevalue(name)
+
+
+def length_of(data):
+    """Rows that hold one example or a few."""
+    return LENGTH if data.records == "text" else 100
 
 
 def elements(data, split="train", **options):
-    options = {"sequence_length": LENGTH, "batch_size": BATCH, **options}
+    options = {"sequence_length": length_of(data), "batch_size": BATCH, **options}
     return [
-        (x["token_ids"], x["segment_ids"], y, w)
+        (*(x[name] for name in NAMES if name in x), y, w)
         for x, y, w in rows_dataset(data, split, **options).as_numpy_iterator()
     ]
 
@@ -64,11 +77,11 @@ def test_validation_counts_every_label_to_the_last(prepared):
     assert int(only[2].shape[1]) == 5000
 
 
-def test_order_is_a_function_of_seed_and_epoch(prepared):
-    steps = 3 * steps_per_epoch(prepared, "train", LENGTH, 1)
-    one = elements(prepared, seed=1, batch_size=1, num_batches=steps)
-    assert same(one, elements(prepared, seed=1, batch_size=1, num_batches=steps))
-    two = elements(prepared, seed=2, batch_size=1, num_batches=steps)
+def test_order_is_a_function_of_seed_and_epoch(data):
+    steps = 3 * steps_per_epoch(data, "train", length_of(data), 1)
+    one = elements(data, seed=1, batch_size=1, num_batches=steps)
+    assert same(one, elements(data, seed=1, batch_size=1, num_batches=steps))
+    two = elements(data, seed=2, batch_size=1, num_batches=steps)
     third = steps // 3
     epochs = [one[:third], one[third : 2 * third], one[2 * third :], two[:third]]
     for a, b in itertools.combinations(epochs, 2):
@@ -78,26 +91,63 @@ def test_order_is_a_function_of_seed_and_epoch(prepared):
 
 @pytest.mark.parametrize("repeat", [True, False])
 @pytest.mark.parametrize("start", [0, 1, 7])
-def test_start_step_equals_skipping(prepared, start, repeat):
-    per_epoch = steps_per_epoch(prepared, "train", LENGTH, BATCH)
+def test_start_step_equals_skipping(data, start, repeat):
+    per_epoch = steps_per_epoch(data, "train", length_of(data), BATCH)
     count = per_epoch + 3 if repeat else None  # across the end of an epoch
-    all_of_them = elements(prepared, repeat=repeat, num_batches=count)
-    rest = elements(prepared, repeat=repeat, start_step=start, num_batches=count and count - start)
+    all_of_them = elements(data, repeat=repeat, num_batches=count)
+    rest = elements(data, repeat=repeat, start_step=start, num_batches=count and count - start)
     assert same(all_of_them[start:], rest)
     assert len(all_of_them) == (count or per_epoch)
 
 
+def test_the_parts_of_a_workers_devices_make_up_its_share(data):
+    options = {"num_batches": 5, "seed": 3, "shard": (1, 2)}
+    whole = elements(data, **options)
+    parts = elements(data, parts=2, **options)
+    assert len(parts) == 10
+    for i, element in enumerate(whole):
+        halves = zip(parts[2 * i], parts[2 * i + 1], strict=True)
+        assert same([element], [tuple(np.concatenate(half) for half in halves)])
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("repeat", [True, False])
-def test_the_workers_shards_make_up_the_global_batch(prepared, count, repeat):
-    number = steps_per_epoch(prepared, "train", LENGTH, BATCH) + (2 if repeat else 0)
+def test_the_workers_shards_make_up_the_global_batch(data, count, repeat):
+    number = steps_per_epoch(data, "train", length_of(data), BATCH) + (2 if repeat else 0)
     options = {"repeat": repeat, "num_batches": number, "seed": 5}
-    parts = [elements(prepared, shard=(i, count), **options) for i in range(count)]
+    parts = [elements(data, shard=(i, count), **options) for i in range(count)]
     joined = [
         tuple(np.concatenate(pieces) for pieces in zip(*workers, strict=True))
         for workers in zip(*parts, strict=True)
     ]
-    assert same(joined, elements(prepared, **options))
+    assert same(joined, elements(data, **options))
+
+
+def test_every_kind_of_rows_has_static_shapes_and_the_same_signature(data):
+    length = length_of(data)
+    dataset = rows_dataset(
+        data, "train", sequence_length=length, batch_size=BATCH, shard=(1, 2), parts=2
+    )
+    x, y, w = dataset.element_spec
+    rows = (BATCH // 4, 2) if data.records == "preference" else (BATCH // 4,)
+    assert {tuple(s.shape) for s in (x["token_ids"], x["segment_ids"], y, w)} == {(*rows, length)}
+    assert [s.dtype.name for s in (x["token_ids"], x["segment_ids"], y, w)] == [
+        *["int32"] * 3,
+        "float32",
+    ]
+    if data.records == "preference":
+        assert (tuple(x["reference"].shape), x["reference"].dtype.name) == (rows, "float32")
+    assert len(x) == (3 if data.records == "preference" else 2)
+
+
+def test_every_row_comes_once_an_epoch_in_any_order(data):
+    length = length_of(data)
+    plain, mixed = (
+        [row.tobytes() for e in elements(data, shuffle=shuffle, repeat=False) for row in e[0]]
+        for shuffle in (False, True)
+    )
+    assert plain != mixed and sorted(plain) == sorted(mixed)
+    assert len(plain) == steps_per_epoch(data, "train", length, BATCH) * BATCH
 
 
 def test_shapes_are_static_types_right_and_lengths_known(prepared):
@@ -113,9 +163,9 @@ def test_shapes_are_static_types_right_and_lengths_known(prepared):
     assert endless.cardinality() == -1  # tf.data.INFINITE_CARDINALITY
 
 
-def test_a_dataset_gives_the_same_elements_twice(prepared):
+def test_a_dataset_gives_the_same_elements_twice(data):
     dataset = rows_dataset(
-        prepared, "train", sequence_length=LENGTH, batch_size=BATCH, repeat=False
+        data, "train", sequence_length=length_of(data), batch_size=BATCH, repeat=False
     )
     first, second = (list(dataset.as_numpy_iterator()) for _ in range(2))
     assert same(

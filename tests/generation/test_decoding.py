@@ -9,6 +9,7 @@ import tensorflow as tf
 from tests.generation.toy_text_models import CONFIGS, CONTEXT, model
 from tfllm.config import GenerationConfig
 from tfllm.generation import decoding
+from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.decoding import LENGTH, STOP, decode
 from tfllm.generation.sampling import SamplingOptions
 
@@ -23,7 +24,7 @@ def no_stop(text):
 
 def run(name, prompts, limits, *, dtype="float32", end=NEVER, stops=no_stop, options=None):
     return decode(
-        model(name, dtype),
+        CausalLMDecoder(model(name, dtype)),
         tf.ragged.constant(prompts, tf.int32),
         tf.constant(limits, tf.int32),
         options or SamplingOptions.of(GenerationConfig(), len(prompts)),
@@ -51,9 +52,13 @@ def logits_seen(monkeypatch):
     return logits
 
 
+@pytest.mark.parametrize("room", [1, 64])  # of a cache that grows, and of one that need not
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.5)])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_cached_logits_are_those_of_the_full_forward_pass(name, dtype, tolerance, logits_seen):
+def test_cached_logits_are_those_of_the_full_forward_pass(
+    name, dtype, tolerance, room, logits_seen, monkeypatch
+):
+    monkeypatch.setattr(decoding, "FIRST_ROOM", room)
     state = run(name, PROMPTS, [6] * 4, dtype=dtype)
     for row, (prompt, tokens) in enumerate(zip(PROMPTS, tokens_of(state), strict=True)):
         assert len(tokens) == 6
@@ -95,7 +100,7 @@ def test_a_row_at_the_end_of_the_context_ends_and_others_go_on(name):
 
 def test_no_row_at_all_is_no_error():
     state = decode(
-        model("llama"),
+        CausalLMDecoder(model("llama")),
         tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), tf.zeros([0], tf.int64)),
         tf.zeros([0], tf.int32),
         SamplingOptions.of(GenerationConfig(), 0),
@@ -159,3 +164,22 @@ def test_a_prompt_costs_its_own_length(monkeypatch):
     run("llama", [PROMPTS[0]], [4])
     # Once with the prompt, then a token at a time; the cache has room for both.
     assert widths == [(7, 11), (1, 11), (1, 11), (1, 11)]
+
+
+def test_a_token_costs_no_more_than_twice_the_tokens_so_far(monkeypatch):
+    """Nor does a large limit cost anything that is not used."""
+    monkeypatch.setattr(decoding, "FIRST_ROOM", 2)
+    gpt = model("llama")
+    original, slots = gpt.hidden_states, []
+
+    def spy(token_ids, **options):
+        slots.append(options["cache"].keys_values[0].shape[3])
+        return original(token_ids, **options)
+
+    monkeypatch.setattr(gpt, "hidden_states", spy)
+    state = run("llama", [PROMPTS[1]], [11])
+    assert slots == [3, 3, 3, 5, 5, 9, 9, 9, 9, 12, 12]
+    slots.clear()
+    end = tokens_of(state)[0][3]
+    ended = run("llama", [PROMPTS[1]], [40], end=end)
+    assert len(slots) <= 4 and ended.memory.keys_values[0].shape[3] <= 5

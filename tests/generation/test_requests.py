@@ -33,7 +33,7 @@ BAD = [
 ]
 
 
-def read(prompts, rows, context=8):
+def read(prompts, rows, context=8, refused=None):
     options = {
         name: tf.constant(
             [row[name] for row in rows],
@@ -42,7 +42,17 @@ def read(prompts, rows, context=8):
         for name in GOOD
     }
     ids = tf.ragged.constant(prompts, tf.int32, ragged_rank=1)
-    return read_request(ids, options, context=context, start_id=tf.constant(99))
+    return read_request(ids, options, context=context, start_id=tf.constant(99), refused=refused)
+
+
+def test_a_row_that_is_refused_beforehand_is_disarmed_like_a_bad_one():
+    refused = tf.constant(["", "no", "no", ""])
+    rows = [GOOD, GOOD, {**GOOD, "seed": -1}, {**GOOD, "seed": -1}]
+    request = read([[1, 2]] * 4, rows, refused=refused)
+    *errors, last = [error.decode() for error in request.error.numpy()]
+    assert errors == ["", "no", "no"] and last.startswith("seed")
+    assert request.limits.numpy().tolist() == [5, 0, 0, 0]
+    assert [len(ids) for ids in request.prompts.to_list()] == [2, 1, 1, 1]
 
 
 def test_every_bad_option_is_an_error_of_its_row_alone():

@@ -33,6 +33,14 @@ CONFIGS = {
         gated=False,
         use_bias=True,
     ),
+    "windows": ModelConfig(
+        **SIZES,
+        sliding_window=4,
+        window_layers=(1,),
+        rope_layers=(0,),
+        query_key_norm=True,
+        query_key_value_bias=True,
+    ),
     "sinusoidal": ModelConfig(
         **SIZES, positions="sinusoidal", norm_first=False, tied_embeddings=False
     ),

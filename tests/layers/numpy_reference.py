@@ -12,20 +12,55 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
-def rotate(x, positions, theta):
+def frequencies(dim, theta, scaling=None):
+    """Of each pair of a head, one after the other; `scaling` as in a config.json."""
+    return np.array([_scaled(1 / theta ** (2 * i / dim), scaling) for i in range(dim // 2)])
+
+
+def _scaled(frequency, scaling):
+    if scaling is None:
+        return frequency
+    slow = frequency / scaling["factor"]
+    if scaling["rope_type"] == "linear":
+        return slow
+    context = scaling["original_max_position_embeddings"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    wave = 2 * math.pi / frequency
+    if wave < context / high:
+        return frequency
+    if wave > context / low:
+        return slow
+    smooth = (context / wave - low) / (high - low)
+    return (1 - smooth) * slow + smooth * frequency
+
+
+def rotate(x, positions, theta, scaling=None):
     """x [heads, T, D]: the pair (i, i + D/2) turned by position / theta^(2i/D)."""
     half = x.shape[-1] // 2
-    angle = positions[:, None] / theta ** (2 * np.arange(half) / x.shape[-1])
+    angle = positions[:, None] * frequencies(x.shape[-1], theta, scaling)
     turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angle)
     return np.concatenate([turned.real, turned.imag], -1)
 
 
 def attention_row(
-    query, key, value, *, allowed, num_heads, num_kv_heads, rope_theta=None, output, output_bias=0
+    query,
+    key,
+    value,
+    *,
+    allowed,
+    num_heads,
+    num_kv_heads,
+    rope_theta=None,
+    rope_scaling=None,
+    query_scale=None,
+    key_scale=None,
+    output,
+    output_bias=0,
 ):
     """One row of a batch, one head after the other.
 
     query [T, N*D], key and value [S, K*D], allowed bool [T, S] -> [T, E], weights [N, T, S].
+    With query_scale and key_scale [D] each head's query and key is normalised first.
     """
     dim = query.shape[-1] // num_heads
     group = num_heads // num_kv_heads
@@ -35,9 +70,11 @@ def attention_row(
         q = query[:, head * dim : (head + 1) * dim]
         k = key[:, shared * dim : (shared + 1) * dim]
         v = value[:, shared * dim : (shared + 1) * dim]
+        if query_scale is not None:
+            q, k = rms_norm(q, query_scale, 1e-5), rms_norm(k, key_scale, 1e-5)
         if rope_theta is not None:
-            q = rotate(q[None], np.arange(len(q)), rope_theta)[0]
-            k = rotate(k[None], np.arange(len(k)), rope_theta)[0]
+            q = rotate(q[None], np.arange(len(q)), rope_theta, rope_scaling)[0]
+            k = rotate(k[None], np.arange(len(k)), rope_theta, rope_scaling)[0]
         scores = np.where(allowed, q @ k.T / math.sqrt(dim), -np.inf)
         weights = softmax(scores)
         all_weights.append(weights)

@@ -1,14 +1,35 @@
 """Multi-head attention against the equation in NumPy float64, and its masks and cache."""
 
+import time
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.layers.numpy_reference import attention_row
-from tfllm.layers import MultiHeadAttention
+from tfllm.layers import MultiHeadAttention, rotary_tables
+from tfllm.layers.attention import dot_product_attention
 
 B, T, E = 2, 7, 16
+LINEAR = {"rope_type": "linear", "factor": 3.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 50,
+}
+
+
+def seen(time, causal, window=None):
+    """Bool [T, T]: what each token sees, pair by pair."""
+    pairs = [
+        (not causal or key <= query) and (window is None or query - key < window)
+        for query in range(time)
+        for key in range(time)
+    ]
+    return np.array(pairs).reshape(time, time)
 
 
 def randomised(layer, rng):
@@ -42,6 +63,9 @@ def reference(layer, x, allowed, context=None):
                 num_heads=layer.num_heads,
                 num_kv_heads=layer.num_kv_heads,
                 rope_theta=layer.rope_theta,
+                rope_scaling=layer.rope_scaling,
+                query_scale=weights.get("query_key_norm/query_scale"),
+                key_scale=weights.get("query_key_norm/key_scale"),
                 output=weights["output/kernel"],
                 output_bias=weights.get("output/bias", 0),
             )
@@ -59,6 +83,10 @@ def reference(layer, x, allowed, context=None):
         {"num_kv_heads": 2, "causal": True},
         {"num_kv_heads": 1, "rope_theta": 10000.0, "causal": True},
         {"num_kv_heads": 2, "head_dim": 6, "rope_theta": 500.0, "use_bias": True},
+        {"num_kv_heads": 2, "causal": True, "sliding_window": 3, "use_bias": True},
+        {"causal": True, "sliding_window": 1, "use_bias": True, "output_bias": False},
+        {"causal": True, "output_bias": True, "rope_theta": 500.0, "rope_scaling": LINEAR},
+        {"num_kv_heads": 2, "rope_theta": 500.0, "rope_scaling": LLAMA3, "query_key_norm": True},
     ],
     ids=str,
 )
@@ -67,9 +95,9 @@ def test_it_is_the_equation_in_float64(options, dtype, tolerance, rng):
     x = rng.normal(size=(B, T, E))
     layer.build(x.shape)
     randomised(layer, rng)
-    allowed = np.broadcast_to(
-        np.tril(np.ones((T, T), bool)) if layer.causal else np.ones((T, T), bool), (B, T, T)
-    )
+    if layer.query_key_norm is not None:  # its statistics are float32
+        tolerance = 1e-5
+    allowed = np.broadcast_to(seen(T, layer.causal, layer.sliding_window), (B, T, T))
     y, weights = layer(x, return_weights=True)
     expected, expected_weights = reference(layer, x, allowed)
     np.testing.assert_allclose(y, expected, atol=tolerance)
@@ -146,10 +174,37 @@ def test_causal_output_does_not_depend_on_later_tokens(rng):
     assert np.abs(before[:, 4:] - after[:, 4:]).max(axis=(0, 2)).min() > 1e-4
 
 
+def test_a_window_counts_tokens_and_not_padding(rng):
+    """Padding before, between and behind the tokens; positions are given as they count."""
+    layer = MultiHeadAttention(4, num_kv_heads=2, causal=True, sliding_window=3, rope_theta=1e4)
+    tokens = rng.normal(size=(1, 6, E)).astype("float32")
+    alone = np.asarray(layer(tokens))
+    mask = np.array([[0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 1, 0]], bool)
+    x = np.full((1, 12, E), 50.0, "float32")
+    x[mask] = tokens[0]
+    positions = tf.constant(np.maximum(np.cumsum(mask, 1) - 1, 0))
+    rotary = rotary_tables(positions, E // 4, 1e4, tf.float32)
+    padded = np.asarray(layer(x, padding_mask=mask, rotary=rotary))
+    np.testing.assert_allclose(padded[mask], alone[0], atol=1e-5)
+    cache, given = tf.zeros([2, 1, 2, 12, E // 4]), []
+    for slot in range(12):
+        step = tuple(table[:, :, slot : slot + 1] for table in rotary)
+        y, cache = layer(
+            x[:, slot : slot + 1],
+            padding_mask=mask,
+            rotary=step,
+            cache=cache,
+            slot=tf.constant(slot),
+        )
+        given.append(y)
+    np.testing.assert_allclose(np.concatenate(given, 1)[mask], alone[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("chunks", [[7], [3, 4], [1] * 7, [4, 1, 2]], ids=str)
 @pytest.mark.parametrize("first_slot", ["python 0", "tensor 0"])
-def test_a_cache_gives_what_the_full_pass_gives(chunks, first_slot, rng):
-    layer = MultiHeadAttention(4, num_kv_heads=2, rope_theta=1e4, causal=True)
+@pytest.mark.parametrize("options", [{}, {"sliding_window": 3, "query_key_norm": True}], ids=str)
+def test_a_cache_gives_what_the_full_pass_gives(options, chunks, first_slot, rng):
+    layer = MultiHeadAttention(4, num_kv_heads=2, rope_theta=1e4, causal=True, **options)
     x = rng.normal(size=(B, T, E)).astype("float32")
     full = np.asarray(layer(x))
     cache = tf.zeros([2, B, 2, T + 3, E // 4]) + 7.0  # what is not written yet must not be read
@@ -182,6 +237,28 @@ def test_a_cache_in_a_graph_with_unknown_sizes(rng):
     y1, cache = step(x[:, :4], tf.zeros([2, B, 2, T, E // 4]), 0)
     y2, _ = step(x[:, 4:], cache, 4)
     np.testing.assert_allclose(np.concatenate([y1, y2], 1), full, atol=1e-5)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_mask_that_rows_share_costs_no_more_than_one_for_each(dtype, rng):
+    query, key, value = tf.cast(rng.normal(size=(3, 4, 2, 128, 64)), dtype)
+    own = tf.cast(rng.normal(size=(4, 1, 128, 128)), dtype)
+    run = tf.function(lambda bias: dot_product_attention(query, key, value, bias)[0])
+    seconds = {}
+    for name, bias in (("shared", own[:1]), ("own", own)):
+        run(bias)
+        runs = []
+        for _ in range(5):
+            start = time.process_time()
+            run(bias)[0].numpy()
+            runs.append(time.process_time() - start)
+        seconds[name] = min(runs)
+    assert seconds["shared"] < 10 * seconds["own"], seconds
+    expected = run(tf.repeat(own[:1], 4, axis=0))
+    np.testing.assert_allclose(
+        tf.cast(run(own[:1]), tf.float32), tf.cast(expected, tf.float32), atol=0.05
+    )
 
 
 def test_a_cache_refuses_segments(rng):
@@ -224,6 +301,12 @@ def test_dropout_drops_weights_while_training_only(rng):
     [
         ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads must divide num_heads.*num_kv_heads=3"),
         ({"num_heads": 0}, "at least 1.*num_heads=0"),
+        ({"num_heads": 4, "causal": True, "sliding_window": 0}, "at least 1.*sliding_window=0"),
+        ({"num_heads": 4, "sliding_window": 3}, "needs causal=True; .*causal=False"),
+        (
+            {"num_heads": 4, "query_key_norm": True, "cross_attention": True},
+            "query_key_norm is for",
+        ),
         ({"num_heads": 4, "dropout": 1.0}, r"dropout must lie in \[0, 1\); received 1.0"),
     ],
 )

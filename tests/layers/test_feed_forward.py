@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.layers.numpy_reference import activation
 from tfllm.layers import FeedForward, Projection
+from tfllm.layers.feed_forward import ACTIVATIONS
 
 
 @pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh", "relu"])
@@ -24,6 +26,40 @@ def test_it_is_its_equation_in_float64(name, gated, use_bias, rng):
     expected = hidden @ weights["down/kernel"].T + weights.get("down/bias", 0)
     # erf, and the constants of the tanh form, are good to 1e-8.
     np.testing.assert_allclose(layer(x), expected, rtol=1e-6 if "gelu" in name else 1e-11)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-5), ("bfloat16", 0.02)])
+def test_gelu_has_the_values_and_the_gradient_of_tensorflows(name, dtype, most, rng):
+    x = tf.constant(np.r_[rng.normal(size=500) * 3, -30, -5, 0, 5, 30], tf.float32)
+    upstream = tf.constant(rng.normal(size=x.shape), tf.float32)
+
+    def values_and_gradient(function, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        return y, tape.gradient(y, x, tf.cast(upstream, x.dtype))
+
+    exact = values_and_gradient(lambda x: tf.nn.gelu(x, approximate=name == "gelu_tanh"), x)
+    for given, expected in zip(
+        values_and_gradient(ACTIVATIONS[name], tf.cast(x, dtype)), exact, strict=True
+    ):
+        assert given.dtype == dtype
+        given = tf.cast(given, tf.float32).numpy()
+        np.testing.assert_allclose(given, expected, atol=most, rtol=most)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "relu"])
+@pytest.mark.parametrize("shape", [(5, 8), (2, 3, 8)])
+def test_it_gives_in_training_what_it_gives_in_a_served_graph(name, shape, rng):
+    layer = FeedForward(12, activation=name, gated=False, use_bias=True)
+    x = tf.constant(rng.normal(size=shape), tf.float32)
+    layer.build(x.shape)
+    for weight in layer.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    signature = [tf.TensorSpec([None] * (len(shape) - 1) + [8], tf.float32)]
+    served = tf.function(layer, input_signature=signature)
+    np.testing.assert_allclose(layer(x, training=True), served(x), atol=2e-5)
 
 
 def test_projection_takes_any_rank(rng):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.layers import numpy_reference
 from tfllm.layers import LearnedPositions, SinusoidalPositions, rotary_tables, rotate
-from tfllm.layers.positions import positions_in_segments
+from tfllm.layers.positions import positions_in_segments, rotary_frequencies
 
 
 def test_rotation_is_a_turn_in_the_complex_plane(rng):
@@ -16,6 +16,29 @@ def test_rotation_is_a_turn_in_the_complex_plane(rng):
     for b in range(2):
         expected = numpy_reference.rotate(x[b], positions[b], 1e4)
         np.testing.assert_allclose(turned[b], expected, atol=1e-4)  # angles are float32
+
+
+@pytest.mark.parametrize("theta", [500.0, 1e4, 5e5])
+def test_scaled_frequencies_are_those_of_the_papers(theta):
+    linear = {"rope_type": "linear", "factor": 4.0}
+    llama3 = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    plain = numpy_reference.frequencies(128, theta)
+    for scaling in (None, linear, llama3, llama3 | {"original_max_position_embeddings": 100}):
+        expected = numpy_reference.frequencies(128, theta, scaling)
+        given = rotary_frequencies(128, theta, scaling)
+        assert given.dtype == np.float32
+        np.testing.assert_allclose(given, expected, rtol=1e-6)
+    share = expected / plain  # of the last: some stay, some are lowered in full, some lie between
+    assert share[0] == 1
+    assert np.any((share > 0.13) & (share < 0.99)) and np.isclose(share[-1], 1 / 8)
+    with pytest.raises(ValueError, match="rope_type must be linear or llama3; received 'yarn'"):
+        rotary_frequencies(8, theta, {"rope_type": "yarn", "factor": 2.0})
 
 
 def test_rotated_products_depend_on_distance_only(rng):

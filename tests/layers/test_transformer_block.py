@@ -40,6 +40,9 @@ def numpy_block(block, settings, x, allowed, context=None, context_allowed=None)
             num_heads=heads,
             num_kv_heads=kv,
             rope_theta=rope_theta,
+            rope_scaling=settings.get("rope_scaling"),
+            query_scale=w.get(f"{name}/query_key_norm/query_scale"),
+            key_scale=w.get(f"{name}/query_key_norm/key_scale"),
             output=w[f"{name}/output/kernel"],
             output_bias=w.get(f"{name}/output/bias", 0),
         )[0]
@@ -81,6 +84,25 @@ SETTINGS = {
     ),
     "gpt2": dict(norm="layer", norm_first=True, activation="gelu_tanh", gated=False, use_bias=True),
     "2017": dict(norm="layer", norm_first=False, activation="relu", gated=False, use_bias=True),
+    "qwen": dict(
+        norm="rms",
+        norm_first=True,
+        activation="silu",
+        gated=True,
+        num_kv_heads=2,
+        rope_theta=1e4,
+        rope_scaling={"rope_type": "linear", "factor": 2.0},
+        query_key_norm=True,
+        query_key_value_bias=True,
+    ),
+    "biases but of the attention's output": dict(
+        norm="rms",
+        norm_first=True,
+        activation="silu",
+        gated=True,
+        use_bias=True,
+        attention_output_bias=False,
+    ),
     "post-norm rms": dict(norm="rms", norm_first=False, activation="gelu", gated=True),
 }
 
@@ -196,6 +218,11 @@ def test_a_context_without_cross_attention_is_refused(rng):
         TransformerBlock(4)(x, context=x)
     with pytest.raises(ValueError, match="cross_attention needs a context"):
         TransformerBlock(4, cross_attention=True)(x)
+
+
+def test_an_impossible_inner_width_is_refused():
+    with pytest.raises(ValueError, match="hidden_dim must be at least 1; received 0"):
+        TransformerBlock(4, hidden_dim=0).build((None, None, 16))
 
 
 def test_no_two_weights_of_one_shape_are_alike():

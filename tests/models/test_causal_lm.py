@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from tests.layers.numpy_reference import softmax
 from tfllm.config import ModelConfig
+from tfllm.layers import masks
+from tfllm.layers.masks import bias_of
 from tfllm.models.causal_lm import CausalLM
 
 FAMILIES = {
@@ -32,6 +34,14 @@ FAMILIES = {
         tied_embeddings=False,
     ),
     "no positions": dict(positions="none", tied_embeddings=False),
+    "windows": dict(
+        sliding_window=3,
+        window_layers=(1,),
+        rope_layers=(0,),
+        rope_scaling={"rope_type": "linear", "factor": 2.0},
+        query_key_norm=True,
+        query_key_value_bias=True,
+    ),
 }
 
 
@@ -244,6 +254,52 @@ def test_a_copy_in_another_precision_has_the_same_weights(tiny_config, rng):
         np.testing.assert_allclose(tf.cast(mine.value, tf.float32), theirs, rtol=0.01)
     x = ids(rng)
     np.testing.assert_allclose(softmax(np.array(copy(x))), softmax(np.array(model(x))), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "num_masks"),
+    [
+        ({}, 1),
+        ({"sliding_window": 3, "window_layers": (1, 3)}, 2),
+        ({"sliding_window": 3}, 1),
+        ({"sliding_window": 32}, 1),  # the whole context: no window
+    ],
+)
+def test_each_mask_is_made_once_for_all_blocks(options, num_masks, tiny_config, rng, monkeypatch):
+    made = []
+
+    def spy(allowed, dtype):
+        made.append(allowed)
+        return bias_of(allowed, dtype)
+
+    monkeypatch.setattr(masks, "bias_of", spy)
+    model = CausalLM(dataclasses.replace(tiny_config, num_layers=4, **options))
+    model(ids(rng))
+    assert len(made) == num_masks
+    _, cache = model.hidden_states(ids(rng), cache=model.empty_cache(2, 12))
+    assert len(made) == 2 * num_masks
+    model.hidden_states(ids(rng, time=1), cache=cache._replace(slot=tf.constant(9)))
+    assert len(made) == 3 * num_masks
+
+
+def test_a_window_hides_what_lies_before_it(tiny_config, rng):
+    config = dataclasses.replace(tiny_config, sliding_window=4, window_layers=(0,))
+    weights = randomised(CausalLM(config), rng).attention_weights(ids(rng))
+    distance = np.arange(9)[:, np.newaxis] - np.arange(9)
+    assert np.all((np.asarray(weights[0]) > 0) == ((distance >= 0) & (distance < 4)))
+    assert np.all((np.asarray(weights[1]) > 0) == (distance >= 0))
+
+
+def test_a_mask_that_is_missing_is_named(tiny_config, rng):
+    x, bias = ids(rng), tf.zeros([1, 1, 9, 9])
+    both = CausalLM(dataclasses.replace(tiny_config, sliding_window=4, window_layers=(0,)))
+    both.hidden_states(x, bias=bias, window_bias=bias)
+    with pytest.raises(ValueError, match="needs both; received bias alone"):
+        both.hidden_states(x, bias=bias)
+    with pytest.raises(ValueError, match="needs both; received window_bias alone"):
+        both.hidden_states(x, window_bias=bias)
+    with pytest.raises(ValueError, match="received window_bias alone"):
+        CausalLM(tiny_config).hidden_states(x, window_bias=bias)
 
 
 def test_it_takes_its_config_as_a_dictionary(tiny_config):

@@ -61,6 +61,7 @@ MEASURE = """
 """
 
 
+@pytest.mark.alone
 def test_seventy_billion_parameters_take_no_memory():
     command = [sys.executable, "-c", textwrap.dedent(MEASURE)]
     result = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Two replicas train as one does."""
+"""Two replicas train as one does; tests/distribution/test_equivalence.py has the whole matrix."""
 
 import json
 import subprocess
@@ -28,17 +28,6 @@ CASES = {
     # three rows on two replicas: two and one
     "an uneven last batch": {"last_rows": 3},
 }
-SLOW_CASES = {
-    "accumulation, metrics": {
-        "accumulation": 2,
-        "compile": {"metrics": ["accuracy"], "steps_per_execution": 4},
-    },
-    "plain": {},
-    "accumulation of an uneven last batch": {"last_rows": 3, "accumulation": 2},
-    "a replica without rows": {"last_rows": 1},
-    "xla": {"compile": {"jit_compile": True}},
-    "float16": {"dtype": "mixed_float16"},
-}
 
 
 def check(case, tmp_path):
@@ -55,20 +44,3 @@ def check(case, tmp_path):
 @pytest.mark.parametrize("name", CASES)
 def test_two_replicas_equal_one(name, tmp_path):
     check(CASES[name], tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW_CASES)
-def test_two_replicas_equal_one_here_too(name, tmp_path):
-    check(SLOW_CASES[name], tmp_path)
-
-
-@pytest.mark.slow
-def test_dropout_runs_on_two_replicas(tmp_path):
-    weights, history = run(2, tmp_path, dropout=0.3, accumulation=2)
-    without, _ = run(2, tmp_path, accumulation=2)
-    again, _ = run(2, tmp_path, dropout=0.3, accumulation=2)
-    assert np.all(np.isfinite(history["loss"]))
-    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(weights, without, strict=True))
-    for a, b in zip(weights, again, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)

@@ -6,6 +6,7 @@ import pytest
 
 REFERENCES = Path(__file__).parent / "references"
 RECORDED = ("reference.npz",)
+RECORDED_SMOLLM2 = Path(__file__).parent / "smollm2_reference.npz"
 
 
 @pytest.fixture

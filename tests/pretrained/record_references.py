@@ -1,23 +1,31 @@
 """Tiny random models with the logits that `transformers` computes from them, and the way back.
 
-The recorded folders in `references/` were made with Python 3.11, transformers 5.23.0, torch
+The recorded folders in `references/` were made with Python 3.11, transformers 5.24.0, torch
 2.13.0 (CPU), safetensors 0.8.0 and numpy 2.4.6. Neither torch nor transformers is needed to run the
 tests; to make the folders anew, or to check the way back, install them in an environment of their
 own:
 
     python -m venv /tmp/transformers
-    /tmp/transformers/bin/pip install torch==2.13.0 transformers==5.23.0
+    /tmp/transformers/bin/pip install torch==2.13.0 transformers==5.24.0
 
-Make the folders anew (the seeds are fixed):
+Make the folders anew (the seeds are fixed), all or some by name:
 
-    /tmp/transformers/bin/python tests/pretrained/record_references.py
+    /tmp/transformers/bin/python tests/pretrained/record_references.py [NAME ...]
+
+`reference.npz` holds token ids `[2, T]` and their logits, each row run alone, and the greedy
+continuation of two prompts of other lengths (the rows cut to `prompt_lengths`), with the logits of
+each step, by the library's own cached decoding. What a row gives in a padded batch, packed beside
+another or from a cache is what it gives alone, so that one set of logits serves for all; the script
+prints how far transformers itself keeps to that.
 
 The way back, whether `transformers` computes from a folder that tfllm saved what tfllm computes:
 the first command, with tfllm's Python, writes tfllm's answers to `FOLDER.expected.npz`; the second
-opens the folder with `transformers` and compares.
+opens the folder with `transformers` and compares. `--resave` reads and saves every recorded model
+and expects each.
 
-    python tests/pretrained/record_references.py --expect FOLDER
-    /tmp/transformers/bin/python tests/pretrained/record_references.py --check FOLDER
+    python tests/pretrained/record_references.py --expect FOLDER ...
+    python tests/pretrained/record_references.py --resave FOLDER
+    /tmp/transformers/bin/python tests/pretrained/record_references.py --check FOLDER ...
 """
 
 from __future__ import annotations
@@ -32,6 +40,8 @@ import numpy as np
 
 REFERENCES = Path(__file__).parent / "references"
 NUM_NEW_TOKENS = 8
+TIME = 30
+PROMPT_LENGTHS = (21, 13)
 TEXTS = [
     "The cat sat on the mat.",
     "def f(x):\n    return x ** 2  # 1234567",
@@ -64,16 +74,40 @@ GPT2 = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+# Sizes that divide nothing: a vocabulary and a width of no power of two, three key/value heads, and
+# heads whose size is not width / number.
+ODD = {
+    "vocab_size": 97,
+    "hidden_size": 18,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 8,
+    "intermediate_size": 44,
+    "max_position_embeddings": 56,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 14,
+}
 MODELS = {
-    "llama_tied": ("llama", {**LLAMA, "tie_word_embeddings": True}, {}),
+    "llama_tied": ("Llama", {**LLAMA, "tie_word_embeddings": True}, {}),
     "llama_untied": (
-        "llama",
+        "Llama",
         {**LLAMA, "tie_word_embeddings": False, "num_key_value_heads": 1, "head_dim": 6},
         {},
     ),
     # Biases everywhere, another activation, bfloat16 on disk, several files.
     "llama_sharded": (
-        "llama",
+        "Llama",
         {
             **LLAMA,
             "tie_word_embeddings": False,
@@ -84,18 +118,84 @@ MODELS = {
         },
         {"dtype": "bfloat16", "max_shard_size": "20KB"},
     ),
-    "gpt2": ("gpt2", GPT2, {}),
+    "gpt2": ("GPT2", GPT2, {}),
+    # Positions beyond the first context, and frequencies of all three kinds.
+    "llama3": ("Llama", {**ODD, "rope_parameters": LLAMA3_ROPE}, {}),
+    "llama_linear": (
+        "Llama",
+        {
+            **ODD,
+            "rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.5},
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
+        {},
+    ),
+    # A window shorter than the rows and the prompts.
+    "mistral": ("Mistral", {**ODD, "hidden_size": 20, "sliding_window": 7}, {}),
+    "qwen2": (
+        "Qwen2",
+        {
+            **ODD,
+            "num_hidden_layers": 3,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 1,
+            "tie_word_embeddings": True,
+        },
+        {},
+    ),
+    "qwen2_full": (
+        "Qwen2",
+        {**ODD, "hidden_size": 24, "head_dim": 4, "tie_word_embeddings": False},
+        {},
+    ),
+    "qwen3": ("Qwen3", {**ODD, "tie_word_embeddings": True}, {}),
+    "qwen3_windows": (
+        "Qwen3",
+        {
+            **ODD,
+            "attention_bias": True,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": LLAMA3_ROPE,
+        },
+        {},
+    ),
+    "smollm3": (
+        "SmolLM3",
+        {**ODD, "hidden_size": 24, "head_dim": 4, "num_hidden_layers": 4, "intermediate_size": 22},
+        {},
+    ),
+    "smollm3_windows": (
+        "SmolLM3",
+        {
+            **ODD,
+            "num_hidden_layers": 3,
+            "no_rope_layers": [1, 0, 1],
+            "use_sliding_window": True,
+            "sliding_window": 9,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": False,
+        },
+        {},
+    ),
 }
 
 
-def record() -> None:
+def record(names: list[str]) -> None:
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    import transformers
 
-    classes = {"llama": (LlamaConfig, LlamaForCausalLM), "gpt2": (GPT2Config, GPT2LMHeadModel)}
     for seed, (name, (family, settings, storage)) in enumerate(MODELS.items()):
+        if names and name not in names:
+            continue
         torch.manual_seed(seed)
-        config_class, model_class = classes[family]
+        config_class = getattr(transformers, f"{family}Config")
+        heads = "LMHeadModel" if family == "GPT2" else "ForCausalLM"
+        model_class = getattr(transformers, f"{family}{heads}")
         model = model_class(config_class(**settings)).eval()
         with torch.no_grad():
             # Unlike fresh weights: no two norms or biases are alike, and the logits are not flat.
@@ -111,23 +211,59 @@ def record() -> None:
         model = model_class.from_pretrained(folder, dtype=torch.float32).eval()
         model.generation_config.eos_token_id = None
         model.generation_config.pad_token_id = 0
-        token_ids = torch.randint(0, settings["vocab_size"], (2, 12))
+        token_ids = torch.randint(0, settings["vocab_size"], (2, TIME))
+        # What is looked up as padding must not be seen, so that any token stands there.
         with torch.no_grad():
-            logits = model(token_ids).logits
-            continued = model.generate(
-                token_ids,
-                attention_mask=torch.ones_like(token_ids),
+            logits = torch.cat([model(row[None]).logits for row in token_ids])
+            prompts, mask = _left_padded(token_ids)
+            given = model.generate(
+                prompts,
+                attention_mask=mask,
                 do_sample=False,
                 max_new_tokens=NUM_NEW_TOKENS,
+                output_logits=True,
+                return_dict_in_generate=True,
             )
+            apart = _differences(model, token_ids, logits)
         np.savez_compressed(
             folder / "reference.npz",
             token_ids=token_ids.numpy().astype(np.int32),
             logits=logits.numpy(),
-            continued=continued.numpy().astype(np.int32),
+            prompt_lengths=np.array(PROMPT_LENGTHS, np.int32),
+            generated=given.sequences[:, max(PROMPT_LENGTHS) :].numpy().astype(np.int32),
+            generated_logits=torch.stack(given.logits, 1).numpy(),
         )
         size = sum(path.stat().st_size for path in folder.iterdir())
-        print(f"{name}: {size:,} bytes, logits' standard deviation {logits.std():.2f}")
+        print(f"{name}: {size:,} bytes, logits' standard deviation {logits.std():.2f}; {apart}")
+
+
+def _left_padded(token_ids):
+    import torch
+
+    width = max(PROMPT_LENGTHS)
+    prompts = torch.full((2, width), 5)
+    mask = torch.zeros(2, width, dtype=torch.long)
+    for row, length in enumerate(PROMPT_LENGTHS):
+        prompts[row, width - length :] = token_ids[row, :length]
+        mask[row, width - length :] = 1
+    return prompts, mask
+
+
+def _differences(model, token_ids, logits) -> str:
+    """How far padded and packed rows are from rows run alone, in transformers itself."""
+    import torch
+
+    prompts, mask = _left_padded(token_ids)
+    padded = model(
+        prompts, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)
+    ).logits
+    rows = list(zip(PROMPT_LENGTHS, logits, strict=True))
+    left = [(padded[i, -n:] - row[:n]).abs().max() for i, (n, row) in enumerate(rows)]
+    pieces = [token_ids[i, :n] for i, n in enumerate(PROMPT_LENGTHS)]
+    places = torch.cat([torch.arange(n) for n in PROMPT_LENGTHS])
+    packed = model(torch.cat(pieces)[None], position_ids=places[None], use_cache=False).logits[0]
+    alone = torch.cat([row[:n] for n, row in rows])
+    return f"left padding {max(left):.1e}, packed {(packed - alone).abs().max():.1e}"
 
 
 def expected_path(folder: Path) -> Path:
@@ -200,19 +336,33 @@ def check(folder: Path) -> bool:
     return not problems and difference < 1e-4 and same_tokens and same_ids
 
 
+def resave(folder: Path) -> None:
+    """Read every recorded model, save it with tfllm, and expect."""
+    import tfllm.pretrained
+
+    for name in MODELS:
+        model = tfllm.pretrained.load(REFERENCES / name).model
+        expect(tfllm.pretrained.save(model, folder / name))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--expect", type=Path, metavar="FOLDER")
-    parser.add_argument("--check", type=Path, metavar="FOLDER")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of the models to record")
+    parser.add_argument("--expect", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--resave", type=Path, metavar="FOLDER")
+    parser.add_argument("--check", type=Path, nargs="+", metavar="FOLDER")
     arguments = parser.parse_args()
     if arguments.expect:
-        expect(arguments.expect)
+        for folder in arguments.expect:
+            expect(folder)
+    elif arguments.resave:
+        resave(arguments.resave)
     elif arguments.check:
-        return 0 if check(arguments.check) else 1
+        return 0 if all([check(folder) for folder in arguments.check]) else 1
     else:
-        record()
+        record(arguments.names)
     return 0
 
 

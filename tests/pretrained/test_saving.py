@@ -1,5 +1,6 @@
 import errno
 import json
+import pickle
 from pathlib import Path
 
 import keras
@@ -175,6 +176,61 @@ def test_tokenizer_and_generation_settings_come_back(tmp_path, tokenizer):
     assert settings["model_max_length"] == 32
     summary = json.loads((tmp_path / "model" / "tfllm.json").read_text())["training"]
     assert summary == {"steps": 3, "loss": 0.5}
+
+
+SPECIAL = ("<|end|>", "<|begin|>", "<|pad|>", "<|turn|>")
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A folder of somebody else, with special tokens of its own and two that end a text."""
+    folder = tmp_path / "theirs"
+    tokenizer = BytePairTokenizer.train(TEXTS, 270, special_tokens=SPECIAL)
+    tokenizer.save(pretrained.save(small(), folder) / "tokenizer.json")
+    settings = {
+        "tokenizer_class": "LlamaTokenizerFast",
+        "add_bos_token": True,
+        "bos_token": {"content": "<|begin|>", "lstrip": False},
+        "eos_token": "<|end|>",
+        "pad_token": "<|pad|>",
+        "unk_token": None,
+        "additional_special_tokens": ["<|turn|>"],
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}été")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 0, 999]}))
+    return folder
+
+
+def test_the_special_tokens_of_a_loaded_folder_are_kept(theirs, tmp_path):
+    loaded = pretrained.load(theirs)
+    assert loaded.tokenizer.end_token_ids == (0, 3)
+    # Over a folder that only a tokenizer was saved to, as that of prepared text.
+    loaded.tokenizer.save(tmp_path / "alone")
+    tokenizer = pretrained.load_tokenizer(tmp_path / "alone")
+    tokenizer._other_ends = loaded.tokenizer._other_ends
+    for given in (loaded.tokenizer, tokenizer, pickle.loads(pickle.dumps(tokenizer))):
+        folder = pretrained.save(loaded.model, tmp_path / "ours", given)
+        files = {p.name: json.loads(p.read_text()) for p in folder.glob("*.json")}
+        before = json.loads((theirs / "tokenizer_config.json").read_text())
+        assert files["tokenizer_config.json"] == before | {
+            "chat_template": "{{ bos_token }}été",
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 32,
+        }
+        for name in ("config.json", "generation_config.json"):
+            ids = {k: v for k, v in files[name].items() if k.endswith("_token_id")}
+            assert ids == {"bos_token_id": 1, "eos_token_id": [0, 3], "pad_token_id": 2}
+        assert "unk_token" not in files["special_tokens_map.json"]
+        assert "add_bos_token" not in files["special_tokens_map.json"]
+        assert files["special_tokens_map.json"]["bos_token"]["content"] == "<|begin|>"
+        assert pretrained.load(folder).tokenizer.end_token_ids == (0, 3)
+
+
+def test_a_tokenizer_that_names_no_special_tokens_has_its_end_token_for_all(tmp_path, tokenizer):
+    folder = pretrained.save(small(), tmp_path / "model", tokenizer)
+    names = json.loads((folder / "special_tokens_map.json").read_text())
+    assert names == dict.fromkeys(("bos_token", "eos_token", "pad_token"), tokenizer.end_token)
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path, tokenizer):

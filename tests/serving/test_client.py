@@ -201,6 +201,16 @@ def test_threads_share_a_client(connect):
     assert results == [x / 2 + 2 for x in range(40)]
 
 
+def test_threads_that_come_and_go_leave_no_connections_open(server):
+    with Client(server.rest_address, model="half") as client:
+        for x in range(5):
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(client.predict, [float(x)]).result()["y"] == [x / 2 + 2]
+        [connection] = client._transport._idle
+        socket = connection.sock
+    assert socket.fileno() == -1 and not client._transport._idle
+
+
 class Recorded(http.server.BaseHTTPRequestHandler):
     """TensorFlow Serving as recorded from its documentation: indented, and with no additions."""
 

@@ -15,6 +15,8 @@ from tfllm.serving import deployment
 from tfllm.serving.deployment import write_deployment_files
 from tfllm.serving.deployment_templates import DeploymentSettings, batching_config
 
+pytestmark = pytest.mark.alone
+
 yaml = pytest.importorskip("yaml")
 FILES = [
     "models.config",
@@ -85,25 +87,32 @@ def message_type(name, **fields):
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"t.{name}"))
 
 
-@pytest.mark.parametrize("size, allowed", [(1, [1]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])])
-def test_batching_config_obeys_the_schedulers_rules(size, allowed):
+def test_batching_config_splits_what_is_larger_than_a_batch_and_adds_no_rows():
     # Fields of BatchingParameters, tensorflow_serving/servables/tensorflow/
-    # session_bundle_config.proto; google.protobuf.Int64Value has one field, value.
-    parameters = message_type(
-        "BatchingParameters",
-        max_batch_size=(1, "value"),
-        batch_timeout_micros=(2, "value"),
-        max_enqueued_batches=(3, "value"),
-        num_batch_threads=(4, "value"),
-        allowed_batch_sizes=(6, "repeated"),
+    # session_bundle_config.proto; google.protobuf.Int64Value has one field, value, as BoolValue.
+    names = (
+        "max_batch_size",
+        "batch_timeout_micros",
+        "max_enqueued_batches",
+        "num_batch_threads",
+        "enable_large_batch_splitting",
+        "max_execution_batch_size",
     )
-    settings = DeploymentSettings(max_batch_size=size, batch_timeout_micros=0, num_batch_threads=3)
-    parsed = text_format.Parse(batching_config(settings), parameters())
-    # Increasing, and the last is max_batch_size: otherwise the server does not start.
-    assert list(parsed.allowed_batch_sizes) == allowed
-    assert parsed.max_batch_size.value == size
-    assert parsed.HasField("batch_timeout_micros") and parsed.batch_timeout_micros.value == 0
-    assert parsed.num_batch_threads.value == 3 and parsed.max_enqueued_batches.value == 100
+    fields = {name: (number, "value") for number, name in enumerate(names, 1)}
+    parameters = message_type("BatchingParameters", **fields)
+    settings = DeploymentSettings(max_batch_size=8, batch_timeout_micros=0, num_batch_threads=3)
+    parsed = text_format.Parse(
+        batching_config(settings).replace("value: true", "value: 1"), parameters()
+    )
+    assert all(parsed.HasField(name) for name in names)
+    assert {name: getattr(parsed, name).value for name in names} == {
+        "max_batch_size": 800,
+        "batch_timeout_micros": 0,
+        "max_enqueued_batches": 100,
+        "num_batch_threads": 3,
+        "enable_large_batch_splitting": 1,
+        "max_execution_batch_size": 8,
+    }
 
 
 def test_monitoring_config_turns_prometheus_on(base):

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.generation.toy_text_models import model, task, tokenizer
+from tests.serving.toy_models import until
 from tfllm.config import GenerationConfig
 from tfllm.generation.options import option_values
 from tfllm.serving import check, export
@@ -198,7 +199,7 @@ def test_versions_follow_one_another_and_other_files_do_not_count(quick_save, tm
     base = tmp_path / "a" / "name"
     assert export(task(), base) == base / "1"
     (base / "7").mkdir()
-    for other in ("latest", "9.tmp", "²", ".writing-9-1"):
+    for other in ("latest", "9.tmp", "²", ".writing-9-1", str(2**63)):
         (base / other).mkdir()
     assert export(task(), str(base)) == base / "8"
     assert export(task(), base, version=3) == base / "3"
@@ -226,15 +227,17 @@ def test_a_version_that_appears_meanwhile_is_not_overwritten(monkeypatch, tmp_pa
     assert [p.name for p in tmp_path.rglob("*")] == ["1", "theirs"]
 
 
-@pytest.mark.parametrize("version", [0, -1, 1.5, "3", True])
+@pytest.mark.parametrize("version", [0, -1, 1.5, "3", True, 2**63])
 def test_a_version_that_is_none_is_refused(version, tmp_path):
-    with pytest.raises(ValueError, match="version must be a whole number, at least 1; received"):
+    with pytest.raises(
+        ValueError, match=r"version must be a whole number, at least 1 and.*received"
+    ):
         export(task(), tmp_path, version=version)
 
 
 def test_a_dtype_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="dtype must be float32 or bfloat16; received 'int8'"):
-        export(task(), tmp_path / "x", dtype="int8")
+    with pytest.raises(ValueError, match="one of float32, bfloat16, int8; received 'int4'"):
+        export(task(), tmp_path / "x", dtype="int4")
     assert not (tmp_path / "x").exists()
 
 
@@ -260,6 +263,7 @@ def test_a_reader_never_sees_half_a_version(quick_save, tmp_path):
     watcher.start()
     for _ in range(5):
         export(task(), tmp_path)
+    until(lambda: seen)  # the thread may not have had its turn before
     stop.set()
     watcher.join()
     whole = sorted(p.name for p in (tmp_path / "5").rglob("*"))

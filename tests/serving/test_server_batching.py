@@ -2,11 +2,16 @@
 
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import tensorflow as tf
 
 from tests.serving.toy_models import call, raw_call, start, toy_base, until
+from tfllm.serving.batching import BatchingOptions, batched_function
+
+pytestmark = pytest.mark.alone
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +55,26 @@ def test_callers_in_a_loop_share_runs_and_get_their_own_rows(server):
     assert rows / runs > 5, counts  # 8 is the best, 2 is no batching
 
 
+def test_a_group_runs_whole_though_its_callers_come_one_after_the_other():
+    options = BatchingOptions(max_batch_size=8, batch_timeout_micros=2_000_000)
+    call = batched_function(
+        lambda x: [x + 1.0],
+        [tf.TensorSpec([None], tf.float32)],
+        options,
+        scheduler="late",
+        queue="1",
+    )
+
+    def send(late):
+        time.sleep(late / 10)
+        return call(tf.constant([float(late)]))
+
+    with ThreadPoolExecutor(3) as pool:
+        replies = list(pool.map(send, range(3)))
+    assert [y.numpy().tolist() for y, _ in replies] == [[1.0], [2.0], [3.0]]
+    assert [size.numpy().tolist() for _, size in replies] == [[3]] * 3
+
+
 def test_one_callers_bad_row_fails_that_caller_alone(server):
     values = [1.0, 2.0, -3.0, 4.0, 5.0, 6.0]
     barrier = threading.Barrier(len(values))
@@ -91,6 +116,15 @@ def test_a_large_request_whose_outputs_vary_in_width_runs_whole(server):
     status, reply = predict(server, "parrot", {"signature_name": "score", "inputs": texts})
     assert status == 200
     assert reply["outputs"]["num_tokens"] == list(range(1, 20))
+
+
+def test_a_request_of_more_rows_than_may_wait_is_refused(server):
+    for model, body in (
+        ("half", {"inputs": [0.0] * 801}),
+        ("parrot", {"signature_name": "score", "inputs": ["x"] * 801}),
+    ):
+        status, reply = predict(server, model, body)
+        assert status == 400 and "may have 800 rows" in reply["error"], reply
 
 
 def test_without_batching_every_request_runs_by_itself():

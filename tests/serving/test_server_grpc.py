@@ -16,7 +16,9 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from tests.serving.toy_models import start, toy_base
+from tests.serving.toy_models import start, toy_base, until
+
+pytestmark = pytest.mark.alone
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,20 @@ def test_an_empty_batch_is_answered(predictions):
     assert tf.make_ndarray(reply.outputs["y"]).shape == (0,)
 
 
+def test_calls_beyond_the_limit_are_refused_and_do_not_pile_up():
+    settings = {"rest_port": None, "grpc_port": 0, "max_batch_size": 1, "max_enqueued_batches": 1}
+    with (
+        start(toy_base(), **settings) as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        slow = request("slow", {"seconds": np.float32([1.0])})
+        running = [stub.Predict.future(slow, timeout=60) for _ in range(2)]
+        until(lambda: server._limit.count == 2)
+        assert refused(stub.Predict, request("half", {"x": FLOATS}))[0] == "RESOURCE_EXHAUSTED"
+        assert [call.result().model_spec.name for call in running] == ["slow"] * 2
+
+
 def test_large_messages_pass(predictions):
     x = np.arange(3_000_000, dtype=np.float32).reshape(1, -1)  # 12 MB; gRPC's own limit is 4
     reply = predictions.Predict(request("several", {"x": x}, "ragged_width"))
@@ -151,10 +167,16 @@ def test_status(channel):
     assert refused(models.GetModelStatus, message)[0] == "NOT_FOUND"
 
 
+def test_classify_wants_a_model_and_examples(predictions):
+    message = classification_pb2.ClassificationRequest()
+    assert refused(predictions.Classify, message)[0] == "INVALID_ARGUMENT"
+    message.model_spec.name = "half"
+    assert refused(predictions.Classify, message) == ("INVALID_ARGUMENT", "Input is empty.")
+
+
 def test_the_other_calls_are_unimplemented(channel, predictions):
     models = model_service_pb2_grpc.ModelServiceStub(channel)
     for method, message in (
-        (predictions.Classify, classification_pb2.ClassificationRequest()),
         (predictions.Regress, regression_pb2.RegressionRequest()),
         (predictions.MultiInference, inference_pb2.MultiInferenceRequest()),
         (models.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),

@@ -10,6 +10,8 @@ import pytest
 
 from tests.serving.toy_models import call, raw_call, start, toy_base
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def server():
@@ -106,7 +108,7 @@ def test_numbers_that_are_not_finite_pass_through(server):
         ("POST", "/v1/models/foo:predict", 404, "Servable not found for request: Latest(foo)"),
         ("POST", "/v1/models/half/versions/50:predict", 404, "request: Specific(half, 50)"),
         ("POST", "/v1/models/half/labels/no:predict", 400, "servable version label: no"),
-        ("POST", "/v1/models/half:classify", 501, "not implemented"),
+        ("POST", "/v1/models/half:classify", 400, "is expected and was not found"),
         ("POST", "/v1/models/half:regress", 501, "not implemented"),
         ("GET", "/v1/models/foo", 404, "Could not find any versions of model foo"),
         ("GET", "/v1/models/half/versions/9", 404, "Could not find version 9 of model half"),

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from tests.serving.toy_models import call, start, toy_base, until
 from tfllm.generation.stop_strings import StopHold
 
+pytestmark = pytest.mark.alone
+
 TEXT = "Once upon a time, 😀 there was a Ünïcode fox."
 
 

@@ -9,12 +9,16 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from tests.serving.toy_models import call, start, toy_base, until
+from tfllm.serving import xla_switch
+
+pytestmark = pytest.mark.alone
 
 
 @pytest.fixture
@@ -176,6 +180,36 @@ def test_warm_up_requests_run_before_a_version_serves(base):
         assert problem["error_code"] == "INVALID_ARGUMENT"
         assert "warm-up request failed" in problem["error_message"]
         assert answer(server) == 1.0
+
+
+def test_a_damaged_warm_up_file_is_a_version_that_cannot_be_served(base):
+    write_warmup(base / "half" / "1", tf.constant([1.0]))
+    path = base / "half" / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"DATA_LOSS: .*record 1 is damaged"):
+        start(base / "half").start()
+
+
+def test_a_folder_beside_the_models_that_cannot_be_read_stops_nothing(base, monkeypatch):
+    (base / "lost+found").mkdir()
+    iterdir = Path.iterdir
+
+    def refuse(folder):
+        if folder.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with start(base) as server:
+        assert answer(server) == 1.0
+        add_half(base, 2)
+        until(lambda: answer(server) == 2.0)
+
+
+def test_a_tensorflow_that_keeps_xla_on_is_a_warning(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(tf, "__file__", str(tmp_path / "__init__.py"))
+    xla_switch._call("_ZN10tensorflow21DisableXlaCompilationEv")
+    assert "no way to turn XLA off" in caplog.text
 
 
 # ------------------------------------------------------------------ starting and stopping

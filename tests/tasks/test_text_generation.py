@@ -16,10 +16,12 @@ from tests.generation.toy_text_models import (
     tokenizer,
 )
 from tfllm.config import ConfigError, GenerationConfig
+from tfllm.generation import decoding
 from tfllm.generation.options import option_values
 from tfllm.models.causal_lm import CausalLM
 from tfllm.tasks import TextGeneration, generate
 from tfllm.tasks.text_generation import OPTION_DTYPES
+from tfllm.tokenizers import BytePairTokenizer
 
 PROMPTS = ["the cat sat", "", "on", "你好 the mat, 🎉 and"]
 
@@ -328,6 +330,17 @@ def test_pieces_join_to_the_text_of_a_random_model(seed):
     assert "".join(task().stream(prompt, **options)) == task().generate(prompt, **options)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_cache_that_grows_changes_no_text(name, monkeypatch):
+    monkeypatch.setattr(decoding, "FIRST_ROOM", 2)
+    of = TextGeneration(model(name), tokenizer())
+    options = {"max_new_tokens": 20, "temperature": 1.0, "seed": 2}
+    expected = task(name).generate(PROMPTS, **options)
+    assert max(map(len, expected)) > 10
+    assert of.generate(PROMPTS, **options) == expected
+    assert ["".join(of.stream(prompt, **options)) for prompt in PROMPTS] == expected
+
+
 def test_pieces_come_one_token_at_a_time():
     of = scripted(spelled("abcd"))
     steps, original = [], of.stream_next
@@ -352,6 +365,19 @@ def test_a_stream_refuses_what_it_cannot_do_at_once():
         task().stream("a", num_samples=2)
     with pytest.raises(ValueError, match="one prompt"):
         task().stream(["a"])
+
+
+def test_a_text_ends_at_any_of_the_ids_that_end_one(tmp_path):
+    tokenizer().save(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 1]}')
+    two = BytePairTokenizer.load(tmp_path)
+    assert two.end_token_ids == (0, 1)
+    for ends, shown in ((tokenizer(), "ab"), (two, "a")):
+        said = scripted([b"a", 1, b"b"])
+        of = TextGeneration(said.model, ends)
+        result = served(of, [""], max_new_tokens=30)
+        assert result["text"][0].decode() == shown == "".join(of.stream(""))
+        assert result["finish_reason"][0] == b"stop"
 
 
 # ---------------------------------------------------------------------- scores
@@ -389,6 +415,13 @@ def test_scores_that_are_served_are_padded_and_bad_rows_stand_alone():
         assert ids[:n].tolist() == tokenizer().encode(text)[:n] and (ids[n:] == -1).all()
         assert (log_probs[:n] < 0).all() and (log_probs[n:] == 0).all()
     assert result["token_ids"].shape[1] == max(lengths)  # not the bad row's
+
+
+def test_an_unlikely_text_has_a_finite_perplexity():
+    of = scripted(spelled("a"))
+    of.model.output_kernel.assign(of.model.output_kernel * 1e4)
+    score = of.score("b")
+    assert score["log_prob"] < -1000 and 1e38 < score["perplexity"] < np.inf
 
 
 def test_a_text_as_long_as_the_context_has_a_score():

@@ -77,13 +77,13 @@ def byte_level(use_regex: bool = False, add_prefix_space: bool = False) -> dict:
     }
 
 
-def assert_same_ids(tokenizer: BytePairTokenizer, batch: list[str | bytes]) -> None:
+def assert_same_ids(tokenizer, batch: list[str | bytes], **options: bool) -> None:
     """The graph gives each text the ids that the library gives it, and the same text back."""
     import tensorflow as tf
 
     raw = [t if isinstance(t, bytes) else t.encode("utf-8", "surrogatepass") for t in batch]
-    ids = tokenizer.graph().tokenize(tf.constant(raw, tf.string))
-    expected = tokenizer.encode_batch(batch)
+    ids = tokenizer.graph().tokenize(tf.constant(raw, tf.string), **options)
+    expected = tokenizer.encode_batch(batch, **options)
     for text, ours, theirs in zip(batch, ids.to_list(), expected, strict=True):
         assert ours == theirs, text
     decoded = tokenizer.graph().detokenize(ids).numpy()

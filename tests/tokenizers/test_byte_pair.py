@@ -124,6 +124,24 @@ def test_the_end_token_is_what_the_folder_says(tmp_path, file, settings, expecte
     assert BytePairTokenizer.load(tmp_path).end_token == expected
 
 
+def test_all_ids_that_the_folder_ends_a_text_with_are_known(tmp_path):
+    trained("ours").save(tmp_path)
+    assert BytePairTokenizer.load(tmp_path).end_token_ids == (0,)
+    for ids, expected in (
+        ([2, 1], (0, 2, 1)),
+        ([1, 0, 1], (0, 1)),
+        ([10**6, -1, None, 2], (0, 2)),
+        (-1, (0,)),
+    ):
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+        assert BytePairTokenizer.load(tmp_path).end_token_ids == expected
+    (tmp_path / "config.json").write_text('{"eos_token_id": 1}')  # asked where the other is silent
+    assert BytePairTokenizer.load(tmp_path).end_token_ids == (0, 1)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 1]}')
+    assert BytePairTokenizer.load(tmp_path).end_token_ids == (2, 1)
+
+
 def test_pickling_keeps_the_tokenizer():
     tokenizer = trained("ours")
     copy = pickle.loads(pickle.dumps(tokenizer))

@@ -19,7 +19,10 @@ from tests.tokenizers.samples import (
     trained,
     with_pre_tokenizer,
 )
-from tfllm.tokenizers import BytePairTokenizer
+from tfllm.tokenizers import BytePairTokenizer, merge_loop
+from tfllm.tokenizers.byte_pair_graph import BytePairGraph
+from tfllm.tokenizers.merge_loop import MergeLoop
+from tfllm.tokenizers.specification import read_specification
 
 PARTS = [
     *(" ", "  ", "\n", "\r", "\r\n", "\t", "\0", "\1", "\x85", "\u00a0", "\u2028", "\u3000"),
@@ -119,6 +122,30 @@ def test_a_run_of_a_hundred_thousand_letters():
     assert_same_ids(tokenizer, ["a" * 100_000, "ab" * 50_000, "x" * 100_000])
 
 
+def test_the_turns_of_the_merge_loop_do_not_grow_with_the_text(monkeypatch):
+    """Each turn costs the length of the text, so a long prompt would cost its square."""
+    tokenizer = trained("ours", 900)
+    graph = BytePairGraph(read_specification(tokenizer._json, {}))
+    turns, with_local = [], MergeLoop._with_local
+
+    def spy(self, at, rank):
+        turns[-1] += 1
+        return with_local(self, at, rank)
+
+    monkeypatch.setattr(MergeLoop, "_with_local", spy)
+    chance = random.Random(0)
+    words = ["the", "nothing", "something", "ab", "=", "x", "quick"]
+    for units in ("abcdefghijklmnopqrstuvwxyz", words):
+        turns.clear()
+        for length in (300, 30_000):
+            turns.append(0)
+            text = "".join(chance.choices(units, k=length)).encode()[:length]
+            symbols = tf.gather(graph._byte_ids, list(text))
+            at = tf.range(length)
+            graph._merges.run(symbols, 0 * at, at, tf.constant(1), tf.fill([length], -1))
+        assert turns[1] < 3 * turns[0] < 150, turns
+
+
 def random_merges(seed: int) -> BytePairTokenizer:
     """A tokenizer whose merges stand in a random order: parts may come after what they make."""
     chance = random.Random(seed)
@@ -137,8 +164,19 @@ def random_merges(seed: int) -> BytePairTokenizer:
     return BytePairTokenizer(json.dumps(words))
 
 
+def test_short_pieces_treated_as_long_ones(monkeypatch):
+    monkeypatch.setattr(merge_loop, "_LONG", 0)
+    tokenizer = changed(trained("gpt2"))  # a graph of its own
+    chance = random.Random(0)
+    batch = ["".join(t) for t in itertools.product("ab", repeat=10)]
+    batch += ["".join(chance.choices("abcdehit", k=k)) for k in range(2, 50) for _ in range(20)]
+    assert_same_ids(tokenizer, batch)
+
+
+@pytest.mark.parametrize("long", [0, merge_loop._LONG])
 @pytest.mark.parametrize("seed", range(5))
-def test_merges_in_any_order(seed):
+def test_merges_in_any_order(seed, long, monkeypatch):
+    monkeypatch.setattr(merge_loop, "_LONG", long)
     tokenizer = random_merges(seed)
     chance = random.Random(seed)
     batch = ["".join(t) for t in itertools.product("abc", repeat=7)]
@@ -215,6 +253,74 @@ def test_added_tokens_before_and_after_normalization():
         assert_same_ids(tokenizer, batch)
 
 
+def test_special_tokens_that_are_not_parsed():
+    tokens = renumbered(
+        added("<a>", "ab", "<\n>"),
+        added("<a><", "b<", "x", "bx", special=False),
+        added("é", "a<", normalized=True),
+        added("x<", ">é", special=False, normalized=True),
+    )
+    pieces = ["<a>", "<", ">", "a", "b", "x", "\n", "e\u0301", "\0"]
+    batch = ["".join(t) for n in range(4) for t in itertools.product(pieces, repeat=n)]
+    for normalizer in (None, {"type": "NFC"}):
+        tokenizer = changed(trained("ours"), added_tokens=tokens, normalizer=normalizer)
+        assert_same_ids(tokenizer, batch, parse_special=False)
+        ids = {i for row in tokenizer.encode_batch(batch, parse_special=False) for i in row}
+        assert {tokenizer.token_id(t) for t in ("b<", "x", "bx")} <= ids
+        assert not {tokenizer.token_id(t) for t in ("<a>", "<\n>")} & ids
+
+
+def test_special_tokens_that_are_broken_and_put_together_again():
+    tokens = renumbered(
+        added("<a>", "<a><b>"),
+        added("b", "<a", special=False),
+        added("<é>", normalized=True),
+        added("ab", ">é", special=False, normalized=True),
+    )
+    pieces = ["<", "a", "b", ">", "é", "e\u0301", "\ufdd0", "<a>", "<é>", "\0"]
+    batch = ["".join(t) for n in range(4) for t in itertools.product(pieces, repeat=n)]
+    batch += ["<a\ufdd0>\ufdd0<b>", "<\ufdd0é>", "<\ufdd0e\u0301>", "\ufdd0<a><\ufdd0a>"]
+    template = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+    for normalizer in (None, {"type": "NFC"}):
+        tokenizer = changed(
+            trained("ours"), added_tokens=tokens, normalizer=normalizer, post_processor=template
+        )
+        ids = tokenizer.graph().tokenize_unbroken(tf.constant(batch)).to_list()
+        for text, ours in zip(batch, ids, strict=True):
+            assert ours == tokenizer.encode_unbroken(text)[0], text
+
+
+@quick
+@given(batches)
+def test_texts_whose_special_tokens_are_not_parsed(batch):
+    assert_same_ids(trained("ours"), batch, parse_special=False)
+
+
+def test_a_special_token_that_is_a_word_of_the_vocabulary():
+    settings_ = json.loads(trained("ours")._json)
+    the = settings_["model"]["vocab"]["the"]
+    settings_["added_tokens"].append(added("the")[0] | {"id": the})
+    tokenizer = BytePairTokenizer(json.dumps(settings_))
+    assert_same_ids(tokenizer, ["the", " the", "other", "bathe the"])
+    assert_same_ids(tokenizer, ["the", " the", "other", "bathe the"], parse_special=False)
+    settings_["model"]["ignore_merges"] = True
+    with pytest.raises(ValueError, match=r"ignore_merges .* 'the'"):
+        BytePairTokenizer(json.dumps(settings_)).graph()
+
+
+def test_added_tokens_that_take_the_space_beside_them():
+    left, right, both, plain = added("<l>", "<r>", "<b>", "<p>")
+    tokens = renumbered(
+        [left | {"lstrip": True}, right | {"rstrip": True}],
+        [both | {"lstrip": True, "rstrip": True, "special": False}, plain],
+    )
+    tokenizer = changed(trained("ours"), added_tokens=tokens)
+    pieces = ["<l>", "<r>", "<b>", "<p>", " ", "\n\t", "a", "\u3000\x85", "\u200b\x1f"]
+    batch = ["".join(t) for n in range(5) for t in itertools.product(pieces, repeat=n)]
+    assert_same_ids(tokenizer, batch)
+    assert_same_ids(tokenizer, batch, parse_special=False)
+
+
 def test_normalization_form_c():
     tokenizer = changed(trained("ours"), normalizer={"type": "NFC"})
     marks = ["a", "e", "\u0301", "\u0327", "\u0345", "\u1112", "\u1161", "\u11ab", "\u212b", "\0"]
@@ -240,6 +346,9 @@ def test_tokens_that_the_template_puts_around_a_text():
     tokenizer = changed(trained("ours"), post_processor=template)
     assert_same_ids(tokenizer, ["", "a text", "<|im_end|>"])
     assert tokenizer.encode("") == [1, 2]
+    assert_same_ids(tokenizer, ["", "a text", "<|im_end|>"], add_special=False)
+    assert_same_ids(tokenizer, ["", "<|im_end|>"], add_special=False, parse_special=False)
+    assert tokenizer.encode("<|im_end|>", add_special=False) == [2]
 
 
 def test_pieces_of_the_vocabulary_may_skip_the_merges():
@@ -279,7 +388,8 @@ def test_bytes_without_a_token_are_left_out_as_the_library_does():
         (lambda t: with_pre_tokenizer(split(r"\s*"), byte_level()), "at least one character"),
         (lambda t: with_pre_tokenizer(split(r"\s+", "Removed"), byte_level()), "Removed"),
         (lambda t: with_pre_tokenizer(split(r"\p{L}", "Removed", True), byte_level()), "drops"),
-        (lambda t: changed(t, added_tokens=[added("x")[0] | {"lstrip": True}]), "lstrip"),
+        (lambda t: changed(t, added_tokens=[added("x")[0] | {"single_word": True}]), "single_word"),
+        (lambda t: changed(t, added_tokens=[added(" x")[0] | {"rstrip": True}]), "rstrip"),
     ],
 )  # fmt: skip
 def test_what_the_graph_cannot_do_is_refused_by_name(make, named):
@@ -330,14 +440,13 @@ def test_graph_is_saved_and_loaded(tmp_path):
     expected = tokenizer.encode_batch(batch)
     assert result["count"].numpy().tolist() == [len(e) for e in expected]
     assert result["text"].numpy().tolist() == [tokenizer.decode(e).encode() for e in expected]
-    assert loaded.tokenizer.tokenize(tf.constant(batch)).to_list() == expected
     # The tables are variables, not constants of the graph.
     assert (tmp_path / "saved_model.pb").stat().st_size < 1_000_000
 
 
 def test_graph_holds_no_table_and_no_large_constant():
-    function = trained("ours").graph().tokenize.get_concrete_function()
-    graph = function.graph.as_graph_def()
+    function = tf.function(trained("ours").graph().tokenize)
+    graph = function.get_concrete_function(tf.TensorSpec([None], tf.string)).graph.as_graph_def()
     nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
     assert not [n.op for n in nodes if "Table" in n.op or n.op.startswith(("PyFunc", "EagerPy"))]
     assert max(len(n.attr["value"].tensor.tensor_content) for n in nodes if n.op == "Const") < 1000

@@ -56,7 +56,7 @@ def model_config(data) -> ModelConfig:
 def given_peak():
     """The machine's speed is not measured in each run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tfllm.training.training_run.matmul_peak", lambda dtype: 1e9)
+        patch.setattr("tfllm.training.worker_run.matmul_peak", lambda dtype: 1e9)
         yield
 
 
@@ -67,14 +67,14 @@ def start(data, model_config):
 
     def start(run: Path, *, given_losses: bool = True, stop_at: int = 0, **options: Any):
         from tfllm.training.callbacks import RunCallback
-        from tfllm.training.training_run import _Run
+        from tfllm.training.worker_run import WorkerRun
 
         with pytest.MonkeyPatch.context() as patch:
             if given_losses:
                 patch.setattr(
-                    _Run,
+                    WorkerRun,
                     "_validation",
-                    lambda self, model: lambda: LOSSES[int(model.optimizer.iterations)],
+                    lambda self, model: lambda: {"loss": LOSSES[int(model.optimizer.iterations)]},
                 )
             if stop_at:
                 begin = RunCallback.on_train_batch_begin
@@ -86,7 +86,7 @@ def start(data, model_config):
 
                 patch.setattr(RunCallback, "on_train_batch_begin", stop)
             resume = options.pop("resume", False)
-            given = {} if resume else {"model": model_config, **SETTINGS}
+            given = {} if resume else {"model": model_config, **SETTINGS, **options}
             return train(data, run, resume=resume, verbose=False, **{**given, **options})
 
     return start

@@ -1,8 +1,10 @@
 """The count of floating-point operations, by hand and from the graph."""
 
+import dataclasses
+
 import tensorflow as tf
 
-from tfllm.config import ModelConfig
+from tfllm.config import LoraConfig, ModelConfig
 from tfllm.models.causal_lm import CausalLM
 from tfllm.training.flops import flops_per_token
 
@@ -28,18 +30,60 @@ def test_a_hand_count():
     assert flops_per_token(CONFIG, 16) == 3 * forward
 
 
-def test_the_products_in_the_graph_are_as_many():
-    model = CausalLM(CONFIG)
-    graph = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec([1, 16], tf.int32))
-    total = 0
-    for op in graph.graph.get_operations():
+def products(outputs, without=()):
+    """Operations of the products that the outputs need, but for those with a size of `without`."""
+    total, seen, left = 0, set(), [tensor.op for tensor in outputs]
+    while left:
+        op = left.pop()
+        if op in seen:
+            continue
+        seen.add(op)
+        left += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
         if op.type == "MatMul":
             inner = op.inputs[0].shape[0 if op.get_attr("transpose_a") else 1]
         elif op.type.startswith("BatchMatMul"):
             inner = op.inputs[0].shape[-2 if op.get_attr("adj_x") else -1]
-        elif op.type == "Einsum":
-            raise AssertionError("count Einsum, too")
+        elif op.type in ("Einsum", "While"):
+            raise AssertionError(f"count {op.type}, too")
         else:
             continue
-        total += 2 * inner * op.outputs[0].shape.num_elements()
-    assert total == 16 * flops_per_token(CONFIG, 16, training=False)
+        if not {inner, *op.outputs[0].shape} & set(without):
+            total += 2 * inner * op.outputs[0].shape.num_elements()
+    return total
+
+
+def test_the_products_in_the_graph_are_as_many():
+    model = CausalLM(CONFIG)
+    graph = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec([1, 16], tf.int32))
+    assert products(graph.outputs) == 16 * flops_per_token(CONFIG, 16, training=False)
+
+
+def step_products(model, **options):
+    """Operations of a step's forward and backward products, as `TrainingStep` computes them."""
+
+    def step(x, y):
+        variables = [v.value for v in model.trainable_variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            loss, _ = model.loss_sums(x, y, tf.ones([1, 16]), training=True)
+        gradients = tape.gradient(loss, variables)
+        return loss, [tf.convert_to_tensor(g) for g in gradients]
+
+    spec = tf.TensorSpec([1, 16], tf.int32)
+    return products(tf.function(step).get_concrete_function(spec, spec).outputs, **options)
+
+
+def test_a_step_computes_nothing_for_frozen_weights():
+    whole = step_products(CausalLM(CONFIG))
+    assert whole == 16 * flops_per_token(CONFIG, 16)
+    adapted = CausalLM(CONFIG)
+    adapted.add_adapter(LoraConfig(rank=7))
+    found = step_products(adapted, without=(7, 14, 21))  # the adapter's own: one, two, three parts
+    assert found == 16 * flops_per_token(CONFIG, 16, trained="lora")
+    for tied in (True, False):
+        config = dataclasses.replace(CONFIG, tied_embeddings=tied)
+        top = CausalLM(config)
+        top.train_top(1)
+        found = step_products(top)
+        assert found == 16 * flops_per_token(config, 16, trained="top", top_layers=1)
+        assert found < 0.75 * whole

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.training.conftest import SETTINGS
 from tfllm.config import ConfigError, PrepareConfig
 from tfllm.data import prepare
 from tfllm.training import CheckpointError, train
+from tfllm.training.run_folder import RunFolder
+from tfllm.training.run_settings import resumed
 
 
 def last_state(folder):
@@ -86,10 +89,10 @@ def test_a_finished_run_can_be_resumed_to_no_effect(start, whole_run, tmp_path):
 
 
 def test_a_resumed_run_keeps_its_settings_data_and_model(data, model_config, whole_run, tmp_path):
-    with pytest.raises(ConfigError, match=r"learning_rate is 0.01 in .*; received 0.5"):
+    with pytest.raises(ConfigError, match=r"whose learning_rate is 0.01; received 0.5"):
         train(data, whole_run.folder, resume=True, learning_rate=0.5)
     wider = dataclasses.replace(model_config, feed_forward_dim=48)
-    with pytest.raises(ConfigError, match=r"feed_forward_dim is 32 in .*; received 48"):
+    with pytest.raises(ConfigError, match=r"model's feed_forward_dim is 32; received 48"):
         train(data, whole_run.folder, wider, resume=True)
     (tmp_path / "other.txt").write_text("some other text " * 300)
     config = PrepareConfig(vocab_size=300, num_processes=1)
@@ -98,10 +101,36 @@ def test_a_resumed_run_keeps_its_settings_data_and_model(data, model_config, who
         train(other, whole_run.folder, resume=True)
 
 
-def test_the_same_settings_may_be_said_again(data, model_config, whole_run, tmp_path, monkeypatch):
-    from tfllm.training.run_folder import RunFolder
-    from tfllm.training.run_settings import resumed
-
+def test_the_same_settings_may_be_said_again(data, model_config, whole_run):
     settings = {"learning_rate": "1e-2", "precision": "auto"}
-    model, config = resumed(RunFolder(whole_run.folder), data, model_config, None, settings)
+    folder = RunFolder(whole_run.folder)
+    model, config, _ = resumed(folder, data, model_config, None, settings, all_of_them=False)
     assert (model, config.precision, config.steps) == (model_config, "float32", 12)
+
+
+def test_the_command_that_began_a_run_goes_on_with_it(start, whole_run, model_config, tmp_path):
+    same = {"model": model_config, **SETTINGS}
+    first = start(tmp_path / "run", stop_at=7, **same)
+    assert first.interrupted_by == "SIGTERM"
+    second = start(tmp_path / "run", **same)
+    assert (second.step, second.interrupted_by) == (12, None)
+    assert_same_end(tmp_path / "run", whole_run)
+    again = start(tmp_path / "run", **same)  # it is finished: nothing happens
+    assert again.step == 12
+    assert_same_end(tmp_path / "run", whole_run)
+
+
+def test_other_settings_do_not_touch_the_run_that_is_there(data, model_config, whole_run):
+    before = {p: p.stat().st_mtime_ns for p in whole_run.folder.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match=r"whose steps is 12; received 13; say the same"):
+        train(data, whole_run.folder, model_config, **{**SETTINGS, "steps": 13})
+    # What is not said is asked for, too: the defaults.
+    with pytest.raises(ConfigError, match=r"whose sequence_length is 16; received 512"):
+        train(data, whole_run.folder, model_config)
+    wider = dataclasses.replace(model_config, feed_forward_dim=48)
+    with pytest.raises(ConfigError, match=r"model's feed_forward_dim is 32; received 48"):
+        train(data, whole_run.folder, wider, **SETTINGS)
+    after = {p: p.stat().st_mtime_ns for p in whole_run.folder.rglob("*") if p.is_file()}
+    assert {p.name for p in before.keys() ^ after.keys()} <= {".lock"}
+    changed = [p.name for p in before.keys() & after.keys() if before[p] != after[p]]
+    assert set(changed) <= {".lock"}

@@ -10,7 +10,9 @@ def test_a_second_process_is_refused(tmp_path):
     first.open(resume=False)
     first.write({})
     for resume in (False, True):
-        with pytest.raises(RuntimeError, match=r"another process \(pid \d+\) is training in"):
+        with pytest.raises(
+            RuntimeError, match=r"another process \(pid \d+ on \S+\) is training in"
+        ):
             second.open(resume=resume)
     first.close()
     second.open(resume=True)
@@ -28,13 +30,29 @@ def test_a_folder_that_holds_something_is_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_run_is_not_begun_anew(tmp_path):
+def test_logs_of_workers_may_be_there_before_the_run_and_stay(tmp_path):
+    log = tmp_path / "run/logs/worker-0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("started")
     folder = RunFolder(tmp_path / "run")
     folder.open(resume=False)
+    folder.close()  # it failed before it began
+    assert log.read_text() == "started"
+    folder.open(resume=False)
+    folder.close()
+    (tmp_path / "run/thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="holds other files"):
+        folder.open(resume=False)
+
+
+def test_a_run_is_found_again_and_left_as_it_was(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    assert folder.open() is False
     folder.write({"a": 1})
     folder.close()
-    with pytest.raises(FileExistsError, match="holds a run already"):
-        RunFolder(tmp_path / "run").open(resume=False)
+    again = RunFolder(tmp_path / "run")
+    assert again.open() is True
+    again.close()
     assert folder.read() == {"a": 1}
 
 

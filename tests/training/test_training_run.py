@@ -140,11 +140,12 @@ def test_refused_before_anything_is_written_or_measured(data, model_config, tmp_
 
 
 def test_a_batch_smaller_than_the_replicas_is_refused(data, model_config, tmp_path, monkeypatch):
-    class TwoReplicas:
+    class EightReplicas:
         num_replicas_in_sync = 8
 
-    monkeypatch.setattr(tf.distribute, "get_strategy", TwoReplicas)
-    with pytest.raises(ConfigError, match=r"divisible by their number \(8\); received 4; 8 would"):
+    monkeypatch.setattr(tf.distribute, "get_strategy", EightReplicas)
+    rule = r"divisible by their number \(8 replicas x 2 micro-batches = 16\); received 4; 16 would"
+    with pytest.raises(ConfigError, match=rule):
         train(data, tmp_path / "run", model_config, **SETTINGS)
 
 
@@ -157,17 +158,15 @@ def test_without_validation_text_the_last_weights_are_kept(start, data, tmp_path
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(start, whole_run, tmp_path, monkeypatch):
-    import tfllm.training.checkpoints as module
-
     run = tmp_path / "run"
     shutil.copytree(whole_run.folder, run)
     shutil.rmtree(run / "checkpoints/step-00000012")
 
-    def full(values, path):
+    def full(path, state):
         path.write_bytes(b"half of it")
-        raise module.SafetensorError("I/O error: No space left on device (os error 28)")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr("tfllm.training.checkpoint_files._write_state", full)
     with pytest.raises(OSError, match=r"step 12 .*No space left.*is that of step 10; make room"):
         start(run, resume=True)
     names = sorted(p.name for p in (run / "checkpoints").iterdir())

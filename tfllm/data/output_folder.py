@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tfllm.atomic_folder import atomic_folder
-from tfllm.data.prepared import FORMAT, MANIFEST
+from tfllm.data.prepared_data import FORMAT, MANIFEST, shards_of
 
 
 def check_output(out: Path, overwrite: bool) -> None:
@@ -55,7 +55,8 @@ def _prepared_files(folder: Path) -> set[str]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             return set()
-        shards = [s["file"] for split in manifest["splits"].values() for s in split["shards"]]
-        return {MANIFEST, *manifest["tokenizer_files"], *shards}
+        shards = [shard["file"] for shard in shards_of(manifest)]
+        records = manifest.get("record_files", {})
+        return {MANIFEST, *manifest["tokenizer_files"], *records, *shards}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from tfllm.data.order import RowOrder
-from tfllm.data.packing import PackedRows, pack_rows
-from tfllm.data.prepared import PreparedData
-from tfllm.data.token_rows import TokenRows
+from tfllm.data.prepared_data import PreparedData
+from tfllm.data.splits import NO_ROW, RowBatch, Split
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -29,37 +28,46 @@ def rows_dataset(
     repeat: bool = True,
     num_batches: int | None = None,
     shard: tuple[int, int] = (0, 1),
+    parts: int = 1,
 ) -> tf.data.Dataset:
-    """Batches of packed rows: `({"token_ids", "segment_ids"}, labels, weights)`.
+    """Batches of rows: `({"token_ids", "segment_ids"}, labels, weights)`.
 
-    All have the full shape [batch_size / shard count, sequence_length]; ids, segments and labels
-    are int32, weights float32 (see `pack_rows`). The rows of epoch after epoch stand in one endless
-    line, each epoch in an order drawn by (seed, epoch), and batch k takes the next `batch_size` of
-    them: a batch may hold the end of one epoch and the start of the next, no row is left out, and
-    nothing but k has to be known to go on from step k. The tokens behind the last full row of
-    "train" are left out; those of "validation" make a shorter row, filled with weight 0.
+    All have the full shape [batch_size / shard count / parts, sequence_length]; ids, segments and
+    labels are int32, weights float32. What a row is, the kind of data says: a stretch of the text
+    (`TokenRows`), whole examples side by side (`ExampleRows`), a pair of replies, which makes the
+    shapes [.., 2, sequence_length] (`PreferenceRows`), or an example of a task, as its definition
+    batches it: of any names and shapes, and as wide as the batch needs (`TaskRows`).
+
+    The rows of epoch after epoch stand in one endless line, each epoch in an order drawn by (seed,
+    epoch), and batch k takes the next `batch_size` of them: a batch may hold the end of one epoch
+    and the start of the next, no row is left out, and nothing but k has to be known to go on from
+    step k.
 
     Args:
-        data: what `prepare` wrote.
+        data: what `prepare` wrote, of any kind.
         split: "train" or "validation".
         sequence_length: tokens in a row.
         batch_size: rows in a batch, over all workers.
         seed: of the order of the rows.
         shuffle: False takes the rows in the order of the text.
-        separate_documents: False is plain concatenation: one segment, every label counts.
+        separate_documents: False is plain concatenation: one segment, every label counts (text
+            only).
         start_step: the first batch to make.
         repeat: False ends after one epoch, its last batch filled with rows of weight 0.
         num_batches: end after so many batches, counted from `start_step`.
         shard: (index, count): make this worker's rows of each batch only.
+        parts: cut these into so many elements of the dataset, one for each of the worker's devices.
 
     Raises:
-        ValueError: an argument is out of range, or the split is shorter than one row.
+        ValueError: an argument is out of range, or the split has no row.
     """
     import tensorflow as tf
 
     rows = data.split(split)
-    with_tail = split == "validation"
-    num_rows = _check(rows, sequence_length, batch_size, start_step, num_batches, shard, with_tail)
+    num_rows = _check(rows, sequence_length, batch_size, start_step, num_batches, shard)
+    # Without rows, for the names, types and shapes.
+    empty = rows.batch([], sequence_length, separate_documents=separate_documents)
+    arrays = tf.nest.flatten(tuple(empty))
     index, count = shard
     local = batch_size // count
     batch = functools.partial(
@@ -74,14 +82,15 @@ def rows_dataset(
         repeat=repeat,
     )
 
+    def flat(step: np.ndarray) -> list[np.ndarray]:
+        return tf.nest.flatten(tuple(batch(step)))
+
     def element(step: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
-        parts = tf.numpy_function(
-            batch, [step], [tf.int32, tf.int32, tf.int32, tf.float32], stateful=False
-        )
-        for part in parts:
-            part.set_shape([local, sequence_length])
-        token_ids, segment_ids, labels, weights = parts
-        return {"token_ids": token_ids, "segment_ids": segment_ids}, labels, weights
+        tensors = tf.numpy_function(flat, [step], [a.dtype for a in arrays], stateful=False)
+        for tensor, array in zip(tensors, arrays, strict=True):
+            # An axis that is 0 long without rows is as long as a batch needs it.
+            tensor.set_shape([local, *(size or None for size in array.shape[1:])])
+        return tf.nest.pack_sequence_as(tuple(empty), tensors)
 
     steps = _steps(num_rows, batch_size, start_step, repeat, num_batches)
     dataset = steps.map(element, num_parallel_calls=1, deterministic=True)
@@ -89,16 +98,16 @@ def rows_dataset(
     options.deterministic = True
     # The shards of the workers are cut here; TensorFlow's own would cut them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.prefetch(4).with_options(options)
+    if parts > 1:
+        dataset = dataset.rebatch(local // parts, drop_remainder=True)
+    return dataset.prefetch(4 * parts).with_options(options)
 
 
 def steps_per_epoch(
     data: PreparedData, split: Literal["train", "validation"], sequence_length: int, batch_size: int
 ) -> int:
     """How many batches hold all rows of a split once (the last of them may not be full)."""
-    rows = data.split(split)
-    with_tail = split == "validation"
-    num_rows = _check(rows, sequence_length, batch_size, 0, None, (0, 1), with_tail)
+    num_rows = _check(data.split(split), sequence_length, batch_size, 0, None, (0, 1))
     return -(-num_rows // batch_size)
 
 
@@ -119,7 +128,7 @@ def _steps(
 def _batch(
     step: np.ndarray,
     *,
-    rows: TokenRows,
+    rows: Split,
     num_rows: int,
     sequence_length: int,
     batch_size: int,
@@ -127,34 +136,25 @@ def _batch(
     seed: int | None,
     separate_documents: bool,
     repeat: bool,
-) -> PackedRows:
+) -> RowBatch:
     """This worker's part of batch `step`."""
     epochs, rows_of = np.divmod(int(step) * batch_size + places, num_rows)
     if seed is not None:
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
             rows_of[here] = RowOrder(num_rows, seed, epoch)(rows_of[here])
-    nothing = np.zeros(0, np.int32)  # becomes a row of weight 0
-    tokens = [
-        rows.row(row, sequence_length) if repeat or epoch == 0 else nothing
-        for epoch, row in zip(epochs.tolist(), rows_of.tolist(), strict=True)
-    ]
-    return pack_rows(
-        tokens,
-        sequence_length,
-        end_token_id=rows.end_token_id,
-        separate_documents=separate_documents,
-    )
+    if not repeat:
+        rows_of[epochs > 0] = NO_ROW
+    return rows.batch(rows_of.tolist(), sequence_length, separate_documents=separate_documents)
 
 
 def _check(
-    rows: TokenRows,
+    rows: Split,
     sequence_length: int,
     batch_size: int,
     start_step: int,
     num_batches: int | None,
     shard: tuple[int, int],
-    with_tail: bool,
 ) -> int:
     """The number of rows, once the arguments are found to be in range."""
     index, count = shard
@@ -173,16 +173,7 @@ def _check(
             f"batch_size counts the rows of all workers and must be divisible by their number "
             f"({count}); received {batch_size}; {batch_size + count - batch_size % count} would do"
         )
-    num_rows = rows.num_rows(sequence_length, with_tail=with_tail)
-    if num_rows == 0 and with_tail:
-        raise ValueError(
-            f"the validation split has {rows.num_tokens} tokens and so no row; prepare the text "
-            "with a validation_fraction above 0 and at least two documents"
-        )
+    num_rows = rows.num_rows(sequence_length)
     if num_rows == 0:
-        raise ValueError(
-            f"the {rows.split} split is shorter than one row: it has {rows.num_tokens} tokens, and "
-            f"a row of sequence_length {sequence_length} takes {sequence_length + 1}; prepare more "
-            f"text, or set sequence_length to at most {max(rows.num_tokens - 1, 1)}"
-        )
+        raise ValueError(rows.why_no_rows(sequence_length))
     return num_rows

@@ -1,4 +1,4 @@
-"""Files of token ids: flat streams of little-endian uint16 or uint32, nothing else in them."""
+"""Files of numbers: flat streams of little-endian integers, nothing else in them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of ids, as the manifest lists it."""
+    """One file, as the manifest lists it."""
 
     file: str
     """its name in the folder"""
     num_tokens: int
-    """ids in it"""
+    """numbers in it"""
     sha256: str
     """of its bytes"""
 
@@ -35,33 +35,33 @@ def little_endian(dtype: str) -> np.dtype:
     """The NumPy type of a shard on disk.
 
     Raises:
-        ValueError: `dtype` is neither uint16 nor uint32.
+        ValueError: `dtype` is not a shard's.
     """
-    if dtype not in ("uint16", "uint32"):
-        raise ValueError(f"the shards' dtype must be uint16 or uint32; received {dtype!r}")
+    if dtype not in ("uint8", "uint16", "uint32"):
+        raise ValueError(f"the shards' dtype must be uint8, uint16 or uint32; received {dtype!r}")
     return np.dtype(dtype).newbyteorder("<")
 
 
 class ShardWriter:
-    """Writes one split: `<split>-00000.bin`, `<split>-00001.bin`, ...
+    """Writes one stream: `<name>-00000.bin`, `<name>-00001.bin`, ...
 
-    Every shard but the last has exactly `shard_tokens` ids; a document may go on in the next.
+    Every shard but the last has exactly `shard_tokens` numbers; a document may go on in the next.
     """
 
-    def __init__(self, folder: Path, split: str, dtype: str, shard_tokens: int) -> None:
+    def __init__(self, folder: Path, name: str, dtype: str, shard_tokens: int) -> None:
         self.num_documents = 0
         self.num_tokens = 0
         self.num_bytes = 0
         self.shards: list[Shard] = []
         self._folder = folder
-        self._split = split
+        self._stream = name
         self._dtype = little_endian(dtype)
         self._shard_tokens = shard_tokens
         self._file: BinaryIO | None = None
         self._in_shard = 0
 
     def write(self, tokens: np.ndarray) -> None:
-        """Append ids."""
+        """Append numbers."""
         tokens = tokens.astype(self._dtype, copy=False)
         self.num_tokens += len(tokens)
         while len(tokens):
@@ -95,7 +95,7 @@ class ShardWriter:
             self._file = None
 
     def _open(self) -> None:
-        self._name = f"{self._split}-{len(self.shards):05d}.bin"
+        self._name = f"{self._stream}-{len(self.shards):05d}.bin"
         self._file = open(self._folder / self._name, "wb")  # noqa: SIM115
         self._sha256 = hashlib.sha256()
         self._in_shard = 0

@@ -1,10 +1,10 @@
 """Text to token ids in several processes.
 
-A worker is an interpreter of its own, started with `python -c`, that reads batches of documents
-from its standard input and writes their ids to its standard output. Unlike a forked process it
-cannot inherit the locks of TensorFlow's threads; unlike a `multiprocessing` process it does not run
-the caller's script again, so `prepare` works from a script without a `__main__` guard and from a
-notebook. A worker whose parent is gone reads the end of its input, and ends.
+A worker is an interpreter of its own, started with `python -c`, that reads batches of documents or
+examples from its standard input and writes what they become to its standard output. Unlike a forked
+process it cannot inherit the locks of TensorFlow's threads; unlike a `multiprocessing` process it
+does not run the caller's script again, so `prepare` works from a script without a `__main__` guard
+and from a notebook. A worker whose parent is gone reads the end of its input, and ends.
 """
 
 from __future__ import annotations
@@ -16,15 +16,10 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
-from typing import IO
-
-import numpy as np
-
-from tfllm.data.splitting import document_hash
+from typing import IO, Any, Protocol
 
 # `-c` puts the current folder first on the path, where a stray json.py would hide Python's own; the
 # parent's path comes by PYTHONPATH.
@@ -34,107 +29,40 @@ WORKER = (
 )
 
 _BATCH_CHARS = 1 << 18
-_BATCH_DOCUMENTS = 1024
+_BATCH_ITEMS = 1024
 
 
-@dataclass(frozen=True)
-class TokenizedBatch:
-    """Some documents as ids, each followed by the end token."""
+class Job(Protocol):
+    """What the processes are to do; it is pickled for them."""
 
-    hashes: np.ndarray
-    """uint64 [documents]: `document_hash` of each"""
-    num_bytes: np.ndarray
-    """int64 [documents]: UTF-8 bytes of each"""
-    num_tokens: np.ndarray
-    """int64 [documents]: tokens of each, the end token included"""
-    tokens: np.ndarray
-    """[sum of num_tokens]: the ids, in the shards' type"""
+    def size(self, item: Any) -> int:
+        """About how many characters an item has."""
+
+    def start(self) -> Callable[[list[Any]], Any]:
+        """What makes a batch of items into a result, in the process that calls this."""
 
 
-@dataclass(frozen=True)
-class TokenizeSettings:
-    """What a worker has to know."""
-
-    tokenizer: str
-    """a tokenizer.json, or a folder that holds one"""
-    dtype: str
-    """of the ids"""
-    seed: int
-    """of `document_hash`"""
-
-
-class DocumentTokenizer:
-    """Tokenizes batches of documents in this process."""
-
-    def __init__(self, settings: TokenizeSettings) -> None:
-        from tfllm.tokenizers import BytePairTokenizer
-
-        self._settings = settings
-        self._tokenizer = BytePairTokenizer.load(settings.tokenizer)
-
-    def __call__(self, texts: list[str]) -> TokenizedBatch:
-        """The ids of `texts`. Text that spells a special token is text: it forges no document end.
-
-        Raises:
-            ValueError: the tokenizer gives ids that are not its own, or the end token for text.
-        """
-        tokenizer, end = self._tokenizer, self._tokenizer.end_token_id
-        rows = [
-            _ended(np.asarray(ids, np.int64), end)
-            for ids in tokenizer.encode_batch(texts, parse_special=False)
-        ]
-        tokens = np.concatenate(rows)
-        if int(tokens.max()) >= tokenizer.vocab_size or int(tokens.min()) < 0:
-            raise ValueError(
-                f"the tokenizer's ids must lie below its vocab_size ({tokenizer.vocab_size}); "
-                f"received {int(tokens.max())}; its tokenizer.json is inconsistent: use another"
-            )
-        if np.count_nonzero(tokens == end) != len(texts):
-            raise ValueError(
-                f"the end token {tokenizer.end_token!r} must stand for no text, but a document "
-                'holds it; mark it as "special" among the added_tokens of the tokenizer.json, or '
-                "name another as eos_token in tokenizer_config.json"
-            )
-        return TokenizedBatch(
-            np.asarray([document_hash(t, self._settings.seed) for t in texts], np.uint64),
-            np.asarray([len(t.encode()) for t in texts], np.int64),
-            np.asarray([len(r) for r in rows], np.int64),
-            tokens.astype(self._settings.dtype),
-        )
-
-
-def _ended(ids: np.ndarray, end: int) -> np.ndarray:
-    """The ids of a document with one end token, behind them.
-
-    The template of a tokenizer.json may have put some around the text already.
-    """
-    if len(ids) and ids[0] == end:
-        ids = ids[1:]
-    if len(ids) and ids[-1] == end:
-        ids = ids[:-1]
-    return np.append(ids, end)
-
-
-def tokenize(
-    texts: Iterable[str], settings: TokenizeSettings, num_processes: int
-) -> Generator[TokenizedBatch, None, None]:
-    """Tokenize documents, in order, reading only a few batches ahead of the consumer.
+def tokenize(items: Iterable[Any], job: Job, num_processes: int) -> Generator[Any, None, None]:
+    """Do a job on items in batches, in order, reading only a few batches ahead of the consumer.
 
     Args:
-        texts: the documents.
-        settings: the tokenizer and the form of the result.
-        num_processes: 1 tokenizes in this process; more start that many others.
+        items: documents or examples.
+        job: what is done with them.
+        num_processes: 1 does it in this process; more start that many others.
+
+    Returns:
+        the results, a batch each.
 
     Raises:
         RuntimeError: a worker ended (for want of memory, perhaps).
-        Exception: what `texts` or the tokenizer raises.
+        Exception: what `items` or the job raises.
     """
     if num_processes == 1:
-        yield from map(DocumentTokenizer(settings), _batches(texts))
+        yield from map(job.start(), _batches(items, job))
         return
-    with _Workers(settings, num_processes) as workers:
-        waiting: deque[Future[TokenizedBatch]] = deque()
-        for batch in _batches(texts):
+    with _Workers(job, num_processes) as workers:
+        waiting: deque[Future[Any]] = deque()
+        for batch in _batches(items, job):
             waiting.append(workers.submit(batch))
             if len(waiting) > 2 * num_processes:
                 yield waiting.popleft().result()
@@ -142,15 +70,16 @@ def tokenize(
             yield waiting.popleft().result()
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
+def _batches(items: Iterable[Any], job: Job) -> Iterator[list[Any]]:
+    batch: list[Any] = []
     chars = 0
-    for text in texts:
-        if batch and (chars + len(text) > _BATCH_CHARS or len(batch) == _BATCH_DOCUMENTS):
+    for item in items:
+        size = job.size(item)
+        if batch and (chars + size > _BATCH_CHARS or len(batch) == _BATCH_ITEMS):
             yield batch
             batch, chars = [], 0
-        batch.append(text)
-        chars += len(text)
+        batch.append(item)
+        chars += size
     if batch:
         yield batch
 
@@ -158,8 +87,8 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 class _Workers:
     """A thread for each worker process, which hands it batches and waits for the answers."""
 
-    def __init__(self, settings: TokenizeSettings, num_processes: int) -> None:
-        self._settings = settings
+    def __init__(self, job: Job, num_processes: int) -> None:
+        self._job = job
         self._processes: list[subprocess.Popen[bytes]] = []
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(num_processes, "tokenize")
@@ -184,10 +113,10 @@ class _Workers:
             process.wait()
             process.stdout.close()
 
-    def submit(self, batch: list[str]) -> Future[TokenizedBatch]:
+    def submit(self, batch: list[Any]) -> Future[Any]:
         return self._threads.submit(self._ask, batch)
 
-    def _ask(self, batch: list[str]) -> TokenizedBatch:
+    def _ask(self, batch: list[Any]) -> Any:
         process = self._process()
         try:
             _send(batch, process.stdin)
@@ -214,7 +143,7 @@ class _Workers:
             )
             self._processes.append(self._own.process)
             with contextlib.suppress(OSError):  # the next message will tell
-                _send(self._settings, self._own.process.stdin)
+                _send(self._job, self._own.process.stdin)
         return self._own.process
 
     @staticmethod
@@ -231,7 +160,7 @@ class _Workers:
 
 
 def work() -> None:
-    """What a worker process does: settings first, then a batch in, its ids out, until the end."""
+    """What a worker process does: the job first, then a batch in, its result out, until the end."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -239,17 +168,17 @@ def work() -> None:
     # Keep the way to the parent clean of whatever a library prints.
     outgoing = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    settings: TokenizeSettings = pickle.load(incoming)
-    tokenizer: DocumentTokenizer | None = None
+    job: Job = pickle.load(incoming)
+    run: Callable[[list[Any]], Any] | None = None
     while True:
         try:
-            texts = pickle.load(incoming)
+            batch = pickle.load(incoming)
         except EOFError:
             return
-        answer: TokenizedBatch | Exception
+        answer: Any
         try:
-            tokenizer = tokenizer or DocumentTokenizer(settings)
-            answer = tokenizer(texts)
+            run = run or job.start()
+            answer = run(batch)
         except (ValueError, OSError) as error:
             answer = error
         except Exception as error:  # of a type that may not pass from process to process

@@ -13,7 +13,7 @@ from tfllm.data import PreparedData, rows_dataset
 from tfllm.models.causal_lm import CausalLM
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers import BytePairTokenizer
+    from tfllm.tokenizers.base import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def evaluate(
     batch_size: int = 8,
     num_batches: int = 0,
     separate_documents: bool = True,
-    tokenizer: BytePairTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Evaluation:
     """Measure a model on a split, once over.
 
@@ -63,6 +63,11 @@ def evaluate(
     """
     if not isinstance(data, PreparedData):
         data = PreparedData.open(data)
+    if data.records == "preference":
+        raise ValueError(
+            f"evaluate measures text or examples; {data.folder} holds preferences, on which a run "
+            "measures its loss, accuracy and margin while it trains"
+        )
     _check_tokenizer(model, data, split, tokenizer)
     context = model.config.max_sequence_length
     if sequence_length is not None and sequence_length > context:
@@ -95,13 +100,11 @@ def evaluate(
             f"the {split} text of {data.folder} has no token with one before it; prepare more text"
         )
     loss = total / num_tokens
-    part = data.split(split)
-    bytes_per_token = part.num_bytes / part.num_tokens
     return Evaluation(
         num_tokens=round(num_tokens),
         loss=loss,
         perplexity=math.exp(min(loss, 700.0)),
-        bits_per_byte=loss / math.log(2) / bytes_per_token,
+        bits_per_byte=loss / math.log(2) / data.split(split).bytes_per_token,
         unigram_perplexity=data.unigram_perplexity() if data.validation.num_tokens else math.nan,
     )
 
@@ -110,7 +113,7 @@ def _check_tokenizer(
     model: CausalLM,
     data: PreparedData,
     split: str,
-    tokenizer: BytePairTokenizer | None,
+    tokenizer: Tokenizer | None,
 ) -> None:
     rule = "the text must be prepared with the model's tokenizer (prepare it with tokenizer=...)"
     if data.vocab_size > model.config.vocab_size:

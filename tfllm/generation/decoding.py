@@ -1,41 +1,39 @@
-"""Token by token with a cache: one prefill of all prompts, then one step a token for all rows.
+"""Token by token with a cache: all prompts at once, then one step a token for all rows.
 
-Prompts are padded on the right. All rows write the same cache slots; a row's positions count its
-own tokens, and slots that are not its own (the gap behind a shorter prompt) are masked. So a row
-decodes alike alone and in a batch of other lengths.
+The loop and what it keeps are here; how a model takes prompts and tokens is its `Decoder`'s
+(`causal_lm_decoder`, `keras_hub_decoder`).
 
-Shape letters: B batch, P longest prompt, M most new tokens, S = P + M slots, V vocabulary.
+Shape letters: B batch, P longest prompt, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from tfllm.generation.sampling import SamplingOptions, next_tokens
-from tfllm.layers.attention import bias_of
-from tfllm.models.causal_lm import Cache, CausalLM
 
 RUNNING, STOP, LENGTH = 0, 1, 2
 """Why a row ended: it has not, at an end token or a stop string, at its number of tokens."""
+
+FIRST_ROOM = 64
+"""new tokens that a cache has room for at first"""
 
 
 class DecodingState(NamedTuple):
     """All there is between two tokens."""
 
-    keys_values: tuple[tf.Tensor, ...]
-    """each layer's cache, `[2, B, kv heads, S, D]`"""
+    memory: Any
+    """what the decoder keeps of the tokens so far: a nest of tensors"""
     prompt_lengths: tf.Tensor
     """int32 [B]"""
-    prompt_slots: tf.Tensor
-    """int32 scalar: P, the slots of the prompts"""
     limits: tf.Tensor
     """int32 [B]: the most tokens a row may get"""
     step: tf.Tensor
-    """int32 scalar: tokens chosen so far"""
+    """int32 [B]: tokens that were chosen so far"""
     token: tf.Tensor
-    """int32 [B]: the last token, not yet in the cache"""
+    """int32 [B]: the last token, not yet in the memory"""
     counts: tf.Tensor
     """int32 [B]: tokens of each row; an end token is not counted"""
     ends: tf.Tensor
@@ -46,6 +44,94 @@ class DecodingState(NamedTuple):
     """string [B]: the bytes of the text so far"""
 
 
+class NextLogits(NamedTuple):
+    """What a decoder gives for one step."""
+
+    memory: Any
+    logits: tf.Tensor
+    """float32 [B, V or more]"""
+    taken: tf.Tensor | None = None
+    """bool [B]: the rows that get a token in this step; None for all that have not ended"""
+
+
+class Decoder(Protocol):
+    """A language model as generation sees it: token ids in, logits out, and a memory between."""
+
+    @property
+    def model(self) -> Any:
+        """The Keras model."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids that the model knows."""
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a text, those of a prompt that it continues included."""
+
+    @property
+    def continues_prompts(self) -> bool:
+        """Whether a text goes on from its prompt; false where the prompt is an encoder's source."""
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights and the products."""
+
+    @property
+    def weights(self) -> list[tf.Variable]:
+        """All variables that its functions read."""
+
+    @property
+    def memory_structure(self) -> Any:
+        """A nest like the memory, of anything."""
+
+    def with_dtype(self, dtype: str) -> Decoder:
+        """The same model with weights and products of another dtype."""
+
+    def begin(self, state: DecodingState, prompts: tf.RaggedTensor) -> NextLogits:
+        """Take the prompts, int32 `[B, (P)]`, each with at least one token.
+
+        Args:
+            state: without a memory yet; its `token` is the last of each prompt.
+            prompts: no longer than what the model takes.
+        """
+
+    def repeated(self, memory: Any, num: int) -> Any:
+        """The memory for `num` beams of each row, which follow each other: B * num rows.
+
+        What all beams of a row share, such as the keys and values of a prompt or a source, need not
+        be copied: see `beam_slots`.
+        """
+
+    def reordered(self, memory: Any, parents: tf.Tensor) -> Any:
+        """A memory of `repeated` in which each beam goes on from one of its row's beams.
+
+        Args:
+            parents: int32 `[B * num]`: the beam that each goes on from, counted from 0 to
+                B * num - 1 and one of the same row.
+        """
+
+    def step(self, state: DecodingState) -> NextLogits:
+        """Take each row's last token; `has_room` holds."""
+
+    def has_room(self, state: DecodingState) -> tf.Tensor:
+        """Bool scalar: whether the memory has room for the last token."""
+
+    def with_room(self, state: DecodingState) -> Any:
+        """The memory, grown if it has no room for the last token."""
+
+    def token_losses(self, token_ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """The negative logarithm of each label's probability.
+
+        Args:
+            token_ids: int32 `[B, T]`; a label is predicted from those up to its own place.
+            labels: int32 `[B, T]`.
+
+        Returns:
+            float32 `[B, T]`.
+        """
+
+
 class StopRule(Protocol):
     """Tells from the text's bytes whether a row is to end."""
 
@@ -53,8 +139,29 @@ class StopRule(Protocol):
         """String `[B]` to bool `[B]`."""
 
 
+def first_room(limits: tf.Tensor) -> tf.Tensor:
+    """For how many new tokens a memory is made at first, int32 scalar.
+
+    Each token attends over all places of a cache, so it begins with room for a few new tokens and
+    doubles that room when it is full: a large `max_new_tokens` costs nothing until it is used.
+    """
+    return tf.minimum(tf.maximum(tf.reduce_max(limits), 1), FIRST_ROOM)
+
+
+def more_room(room: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
+    """How many places a full memory with `room` for new tokens is to grow by, int32 scalar."""
+    return tf.minimum(2 * room, tf.maximum(tf.reduce_max(limits), room)) - room
+
+
+def most_new_tokens(decoder: Decoder, lengths: tf.Tensor) -> tf.Tensor:
+    """How many tokens a text may get behind prompts of int32 `[B]` tokens, int32 `[B]`."""
+    if decoder.continues_prompts:
+        return tf.maximum(decoder.context - lengths, 0)
+    return tf.fill(tf.shape(lengths), decoder.context)
+
+
 def begin(
-    model: CausalLM,
+    decoder: Decoder,
     prompts: tf.RaggedTensor,
     limits: tf.Tensor,
     options: SamplingOptions,
@@ -63,10 +170,10 @@ def begin(
     token_bytes: tf.Tensor,
     stops: StopRule,
 ) -> DecodingState:
-    """Run the prompts through the model and choose each row's first token.
+    """Run the prompts through the model and choose the first token.
 
     Args:
-        model: the model.
+        decoder: the model.
         prompts: int32 `[B, (P)]`, each with at least one token; no longer than the context.
         limits: int32 `[B]`: the most tokens a row may get; 0 for a row that is to do nothing.
         options: of the sampling.
@@ -75,71 +182,33 @@ def begin(
         stops: of the text.
 
     Returns:
-        the state after the first token.
+        the state after the first token (of each row that the decoder takes at once).
     """
     lengths = tf.cast(prompts.row_lengths(), tf.int32)
-    prompt_slots = tf.maximum(tf.reduce_max(lengths), 1)  # of no rows at all: not the least int
-    token_ids = prompts.to_tensor(shape=[None, None])
-    batch, width = tf.unstack(tf.shape(token_ids))
-    token_ids = tf.pad(token_ids, [[0, 0], [0, prompt_slots - width]])  # of no rows, again
-    context = model.config.max_sequence_length
-    limits = tf.minimum(limits, tf.maximum(context - lengths, 0))
-    most = tf.maximum(tf.reduce_max(limits), 1)
-    cache = model.empty_cache(batch, prompt_slots + most)
-    hidden, cache = model.hidden_states(token_ids, cache=cache)
-    logits = model.logits(tf.gather(hidden, lengths - 1, axis=1, batch_dims=1))
-    vocab_size = token_bytes.shape[0]
-    seen = tf.scatter_nd(
-        tf.stack([tf.cast(prompts.value_rowids(), tf.int32), prompts.flat_values], 1),
-        tf.ones_like(prompts.flat_values),
-        [batch, vocab_size],
-    )
+    batch = tf.shape(lengths)[0]
+    limits = tf.minimum(limits, most_new_tokens(decoder, lengths))
+    if decoder.continues_prompts:
+        seen = tf.scatter_nd(
+            tf.stack([tf.cast(prompts.value_rowids(), tf.int32), prompts.flat_values], 1),
+            tf.ones_like(prompts.flat_values),
+            [batch, token_bytes.shape[0]],
+        )
+    else:
+        seen = tf.zeros([batch, token_bytes.shape[0]], tf.int32)
     state = DecodingState(
-        keys_values=cache.keys_values,
+        memory=(),
         prompt_lengths=lengths,
-        prompt_slots=prompt_slots,
         limits=limits,
-        step=tf.constant(0),
-        token=tf.zeros([batch], tf.int32),
+        step=tf.zeros([batch], tf.int32),
+        token=tf.gather(prompts.flat_values, prompts.row_splits[1:] - 1),
         counts=tf.zeros([batch], tf.int32),
         ends=tf.where(limits > 0, RUNNING, LENGTH),
         seen=seen > 0,
         text=tf.fill([batch], ""),
     )
     return _choose(
-        state, logits, options, end_token_ids=end_token_ids, token_bytes=token_bytes, stops=stops
-    )
-
-
-def advance(
-    model: CausalLM,
-    state: DecodingState,
-    options: SamplingOptions,
-    *,
-    end_token_ids: tf.Tensor,
-    token_bytes: tf.Tensor,
-    stops: StopRule,
-) -> DecodingState:
-    """Put the last token into the cache and choose the next one, in every row."""
-    slot = state.prompt_slots + state.step - 1
-    num_slots = tf.shape(state.keys_values[0])[3]
-    slots = tf.range(num_slots)
-    own_prompt = slots < state.prompt_lengths[:, tf.newaxis]
-    allowed = own_prompt | ((slots >= state.prompt_slots) & (slots <= slot))
-    positions = state.prompt_lengths + state.step - 1
-    if model.config.positions == "learned":
-        # A row that has ended at the context goes on counting while others run.
-        positions = tf.minimum(positions, model.config.max_sequence_length - 1)
-    hidden, cache = model.hidden_states(
-        state.token[:, tf.newaxis],
-        positions=positions[:, tf.newaxis],
-        bias=bias_of(allowed, model.compute_dtype)[:, tf.newaxis, tf.newaxis],
-        cache=Cache(state.keys_values, slot),
-    )
-    logits = model.logits(hidden[:, 0])
-    return _choose(
-        state._replace(keys_values=cache.keys_values),
-        logits,
+        state,
+        decoder.begin(state, prompts),
         options,
         end_token_ids=end_token_ids,
         token_bytes=token_bytes,
@@ -147,9 +216,34 @@ def advance(
     )
 
 
+def advance(
+    decoder: Decoder,
+    state: DecodingState,
+    options: SamplingOptions,
+    *,
+    end_token_ids: tf.Tensor,
+    token_bytes: tf.Tensor,
+    stops: StopRule,
+) -> DecodingState:
+    """Put the last token into the memory, which must have room, and choose each row's next one."""
+    return _choose(
+        state,
+        decoder.step(state),
+        options,
+        end_token_ids=end_token_ids,
+        token_bytes=token_bytes,
+        stops=stops,
+    )
+
+
+def with_room(decoder: Decoder, state: DecodingState) -> DecodingState:
+    """The state, its memory grown if it has no room for the last token."""
+    return state._replace(memory=decoder.with_room(state))
+
+
 def _choose(
     state: DecodingState,
-    logits: tf.Tensor,
+    given: NextLogits,
     options: SamplingOptions,
     *,
     end_token_ids: tf.Tensor,
@@ -157,9 +251,14 @@ def _choose(
     stops: StopRule,
 ) -> DecodingState:
     # A model may have more classes than its tokenizer has tokens (rounded up for speed).
-    logits = logits[:, : token_bytes.shape[0]]
+    logits = given.logits[:, : token_bytes.shape[0]]
     token = next_tokens(logits, options, state.step, state.seen)
     running = state.ends == RUNNING
+    more: int | tf.Tensor = 1
+    if given.taken is not None:
+        running &= given.taken
+        token = tf.where(given.taken, token, state.token)
+        more = tf.cast(given.taken, tf.int32)
     ended = tf.reduce_any(token[:, tf.newaxis] == end_token_ids, axis=-1)
     taken = running & ~ended
     counts = state.counts + tf.cast(taken, tf.int32)
@@ -170,7 +269,8 @@ def _choose(
     ends = tf.where(taken & stops(text), STOP, ends)
     rows = tf.range(tf.shape(token)[0])
     return state._replace(
-        step=state.step + 1,
+        memory=given.memory,
+        step=state.step + more,
         token=token,
         counts=counts,
         ends=ends,
@@ -182,7 +282,7 @@ def _choose(
 
 
 def decode(
-    model: CausalLM,
+    decoder: Decoder,
     prompts: tf.RaggedTensor,
     limits: tf.Tensor,
     options: SamplingOptions,
@@ -193,11 +293,18 @@ def decode(
 ) -> DecodingState:
     """Generate until every row has ended. Arguments as `begin`."""
     rules = {"end_token_ids": end_token_ids, "token_bytes": token_bytes, "stops": stops}
-    state = begin(model, prompts, limits, options, **rules)
-    (state,) = tf.while_loop(
-        lambda state: tf.reduce_any(state.ends == RUNNING),
-        lambda state: (advance(model, state, options, **rules),),
-        (state,),
-        parallel_iterations=1,
-    )
+
+    def running(state: DecodingState) -> tf.Tensor:
+        return tf.reduce_any(state.ends == RUNNING)
+
+    def until_full(state: DecodingState) -> tuple[DecodingState]:
+        return tf.while_loop(
+            lambda state: running(state) & decoder.has_room(state),
+            lambda state: (advance(decoder, state, options, **rules),),
+            (with_room(decoder, state),),
+            parallel_iterations=1,
+        )
+
+    state = begin(decoder, prompts, limits, options, **rules)
+    (state,) = tf.while_loop(running, until_full, (state,), parallel_iterations=1)
     return state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,10 @@ def stop_input(stop: Sequence[str]) -> str:
     return STOP_SEPARATOR.join(stop)
 
 
-def read_options(options: dict[str, Any]) -> GenerationConfig:
-    """Options by name as checked settings; what is not named has its default.
+def read_options(
+    options: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> GenerationConfig:
+    """Options by name as checked settings; what is not named is as in `defaults`, or ours.
 
     Raises:
         ConfigError: an unknown name, a wrong type or a value out of range.
@@ -52,7 +54,7 @@ def read_options(options: dict[str, Any]) -> GenerationConfig:
     for name in options:
         if name not in OPTION_TYPES:
             raise ConfigError(unknown_name("option", name, OPTION_TYPES))
-    return build(GenerationConfig, options)
+    return build(GenerationConfig, {**(defaults or {}), **options})
 
 
 def option_values(config: GenerationConfig) -> dict[str, Any]:
@@ -62,3 +64,11 @@ def option_values(config: GenerationConfig) -> dict[str, Any]:
     for name in ("max_new_tokens", "top_k"):  # no context and no vocabulary is larger
         values[name] = min(values[name], 2**31 - 1)
     return {name: values[name] for name in OPTION_TYPES}
+
+
+def exported_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `option_values`: what `read_options` takes; other names are left out."""
+    options = {name: values[name] for name in OPTION_TYPES if name in values}
+    if "stop" in options:
+        options["stop"] = tuple(text for text in options["stop"].split(STOP_SEPARATOR) if text)
+    return options

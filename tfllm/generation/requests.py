@@ -39,7 +39,12 @@ class Request(NamedTuple):
 
 
 def read_request(
-    prompts: tf.RaggedTensor, options: dict[str, tf.Tensor], *, context: int, start_id: tf.Tensor
+    prompts: tf.RaggedTensor,
+    options: dict[str, tf.Tensor],
+    *,
+    context: int,
+    start_id: tf.Tensor,
+    refused: tf.Tensor | None = None,
 ) -> Request:
     """Check every row.
 
@@ -48,6 +53,7 @@ def read_request(
         options: name to `[B]`, as `OPTION_TYPES` has them.
         context: the most tokens that the model takes.
         start_id: int32 scalar: what an empty prompt begins with.
+        refused: string `[B]`: what is known to be wrong with a row, or empty.
     """
     # An empty prompt begins a document: behind the token that ended the one before.
     starts = tf.cast(prompts.row_lengths() == 0, tf.int64)
@@ -55,6 +61,8 @@ def read_request(
     prompts = tf.concat([first, prompts], axis=1)
     lengths = tf.cast(prompts.row_lengths(), tf.int32)
     error = row_errors(lengths, options, context)
+    if refused is not None:
+        error = tf.where(refused == "", error, refused)
     bad = error != ""
     return Request(
         # The others shall not be computed at the width of a prompt that is not.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfllm.generation.decoding import LENGTH, RUNNING, DecodingState
@@ -32,11 +34,11 @@ def packed(
 ) -> dict[str, tf.Tensor]:
     """All of it by name, and what a caller reads: `text`, `done` and the counts."""
     decoding = {f"decoding_{name}": value for name, value in state._asdict().items()}
-    layers = decoding.pop("decoding_keys_values")
+    memory = tf.nest.flatten(decoding.pop("decoding_memory"))
     done = state.ends != RUNNING
     return {
         **decoding,
-        **{f"keys_values_{i}": layer for i, layer in enumerate(layers)},
+        **{f"memory_{i}": value for i, value in enumerate(memory)},
         **{f"option_{name}": value for name, value in options._asdict().items()},
         "stop": stops.joined,
         "text": tf.where(
@@ -48,18 +50,19 @@ def packed(
 
 
 def unpacked(
-    state: dict[str, tf.Tensor], num_layers: int
+    state: dict[str, tf.Tensor], memory_structure: Any
 ) -> tuple[DecodingState, SamplingOptions, StopStrings, tf.Tensor]:
-    """The inverse of `packed`."""
+    """The inverse of `packed`, for a decoder with such a memory."""
     decoding = {
         name.removeprefix("decoding_"): value
         for name, value in state.items()
         if name.startswith("decoding_")
     }
-    layers = tuple(state[f"keys_values_{i}"] for i in range(num_layers))
+    places = range(len(tf.nest.flatten(memory_structure)))
+    memory = tf.nest.pack_sequence_as(memory_structure, [state[f"memory_{i}"] for i in places])
     options = SamplingOptions(*(state[f"option_{name}"] for name in SamplingOptions._fields))
     return (
-        DecodingState(keys_values=layers, **decoding),
+        DecodingState(memory=memory, **decoding),
         options,
         StopStrings(state["stop"]),
         state["error"],

@@ -7,84 +7,18 @@ G = N / K query heads that share a key/value head, D head size.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfllm.layers.dropout import dropout, next_seed
+from tfllm.layers.dropout import dropout, next_seed, shifted
+from tfllm.layers.masks import attention_bias, cached_attention_bias
+from tfllm.layers.normalization import QueryKeyNorm
 from tfllm.layers.positions import rotary_tables, rotate
 from tfllm.layers.projection import Projection, forked
 from tfllm.layers.shapes import shape_of
-
-
-def attention_bias(
-    *,
-    query_time: int | tf.Tensor,
-    causal: bool = True,
-    padding_mask: tf.Tensor | None = None,
-    segment_ids: tf.Tensor | None = None,
-    dtype: Any = tf.float32,
-) -> tf.Tensor | None:
-    """What is added to the scores: 0 where a query may see a key, else a large negative number.
-
-    Args:
-        query_time: T.
-        causal: a query sees keys at its own place and before.
-        padding_mask: bool `[B, S]`, true for keys that are tokens.
-        segment_ids: int `[B, T]`; tokens see only their own segment.
-        dtype: of the result.
-
-    Returns:
-        `[1 or B, 1, T, S]`, or None where every query sees every key.
-    """
-    allowed = None
-    if causal:
-        index = tf.range(query_time)
-        allowed = (index[:, tf.newaxis] >= index)[tf.newaxis]
-    if segment_ids is not None:
-        same = segment_ids[:, :, tf.newaxis] == segment_ids[:, tf.newaxis, :]
-        allowed = same if allowed is None else allowed & same
-    if padding_mask is not None:
-        keys = tf.cast(padding_mask, tf.bool)[:, tf.newaxis, :]
-        allowed = keys if allowed is None else allowed & keys
-    return None if allowed is None else bias_of(allowed, dtype)[:, tf.newaxis]
-
-
-def cached_attention_bias(
-    *,
-    query_time: int | tf.Tensor,
-    slot: int | tf.Tensor,
-    length: int | tf.Tensor,
-    causal: bool = True,
-    padding_mask: tf.Tensor | None = None,
-    dtype: Any = tf.float32,
-) -> tf.Tensor:
-    """`attention_bias` for T queries whose keys are written to a cache from `slot` on.
-
-    Args:
-        query_time: T.
-        slot: the first query's own place in the cache.
-        length: S, the cache's positions.
-        causal: a query sees keys at its own place and before; else all that are written.
-        padding_mask: bool `[B, S]`, true for keys that are tokens.
-        dtype: of the result.
-
-    Returns:
-        `[1 or B, 1, T, S]`.
-    """
-    last = slot + (tf.range(query_time) if causal else tf.fill([query_time], query_time - 1))
-    allowed = (tf.range(length) <= last[:, tf.newaxis])[tf.newaxis]
-    if padding_mask is not None:
-        allowed &= tf.cast(padding_mask, tf.bool)[:, tf.newaxis, :]
-    return bias_of(allowed, dtype)[:, tf.newaxis]
-
-
-def bias_of(allowed: tf.Tensor, dtype: Any) -> tf.Tensor:
-    """True to 0 and false to a number that softmax turns into 0, finite so that no row is NaN."""
-    dtype = tf.as_dtype(dtype)
-    never = -6e4 if dtype == tf.float16 else -1e9
-    return tf.where(allowed, tf.zeros([], dtype), tf.constant(never, dtype))
 
 
 def dot_product_attention(
@@ -93,6 +27,7 @@ def dot_product_attention(
     value: tf.Tensor,
     bias: tf.Tensor | None = None,
     *,
+    scaled: bool = True,
     dropout_rate: float = 0.0,
     seed: tf.Tensor | None = None,
     return_weights: bool = False,
@@ -103,7 +38,8 @@ def dot_product_attention(
         query: float `[B, N, T, D]`.
         key: float `[B, K, S, D]`; K divides N.
         value: float `[B, K, S, D]`.
-        bias: `[1 or B, 1, T or 1, S]`, added to the scores.
+        bias: `[1 or B, 1 or N, T or 1, S]`, added to the scores.
+        scaled: false: the scores are not divided by √D (T5's initial weights are small instead).
         dropout_rate: share of the weights dropped; needs `seed`.
         seed: int32 `[2]`.
         return_weights: also return the attention weights.
@@ -115,15 +51,16 @@ def dot_product_attention(
     num_kv_heads = key.shape[1]
     group = num_heads // num_kv_heads
     batch, _, time, _ = shape_of(query)
-    query = query * tf.constant(1 / math.sqrt(head_dim), query.dtype)
+    if scaled:
+        query = query * _scale(query, bias)
     if group > 1:  # the queries of a group stand behind one another, as if they were more time
         grouped_time = group * time if query.shape[2] is not None else -1
         if grouped_time == -1 and isinstance(batch, int) and batch == -1:
             batch = tf.shape(query)[0]
         query = tf.reshape(query, [batch, num_kv_heads, grouped_time, head_dim])
     scores = tf.matmul(query, key, transpose_b=True)
-    if bias is not None and group > 1 and bias.shape[2] != 1:
-        bias = tf.tile(bias, [1, 1, group, 1])
+    if bias is not None and group > 1:
+        bias = _grouped(bias, num_kv_heads, group)
     if bias is not None:
         scores += bias
     weights = _softmax(scores, few=isinstance(time, int) and time == 1)
@@ -135,6 +72,26 @@ def dot_product_attention(
     if not return_weights:
         return mixed, None
     return mixed, tf.reshape(weights, [*tf.unstack(tf.shape(mixed))[:3], tf.shape(key)[2]])
+
+
+def _grouped(bias: tf.Tensor, num_kv_heads: int, group: int) -> tf.Tensor:
+    """The bias of queries that stand behind one another, group by group."""
+    if bias.shape[1] == 1:
+        return bias if bias.shape[2] == 1 else tf.tile(bias, [1, 1, group, 1])
+    rows, _, time, length = tf.unstack(tf.shape(bias))
+    return tf.reshape(bias, [rows, num_kv_heads, group * time, length])
+
+
+def _scale(query: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    """1 / √D: one number, or one for each of the D places."""
+    factor, head_dim = 1 / math.sqrt(query.shape[3]), query.shape[3]
+    if bias is None or bias.shape[0] != 1 or query.shape[0] == 1:
+        return tf.constant(factor, query.dtype)
+    # TensorFlow joins the product with a number before it and a sum behind it in one kernel on
+    # CPUs, where no gradient needs what lies between: in evaluation, and in the forward pass of a
+    # rematerialized block. That kernel takes hundreds of times as long where the rows of a batch
+    # share one bias. A vector is not joined.
+    return tf.constant([factor] * head_dim, query.dtype)
 
 
 def _softmax(scores: tf.Tensor, *, few: bool) -> tf.Tensor:
@@ -157,16 +114,25 @@ class MultiHeadAttention(keras.layers.Layer):
 
     Query heads may share key/value heads in groups (Ainslie et al., 2023). Queries, keys and
     values come from one product, kernel rows in the order query heads, key heads, value heads.
-    With `context` they come from two: queries from x, keys and values from the context.
+    With `context` they come from two: queries from x, keys and values from the context
+    (`context_key_value` makes the latter alone, once for all the tokens that are decoded).
 
     Args:
         num_heads: number of query heads N.
         head_dim: size of a head; default: the input's width / num_heads.
         num_kv_heads: number of key/value heads, a divisor of num_heads; default num_heads.
         causal: tokens see only themselves and what stands before; not used with a context.
+        sliding_window: how many tokens a token sees, itself the last of them (Beltagy et al.,
+            2020); None: all that the other masks leave. Only with causal.
         cross_attention: attend to `context` instead of x.
         rope_theta: base of the rotary positions; None for no rotary positions.
+        rope_scaling: how the rotary frequencies are lowered; see `rotary_frequencies`.
+        query_key_norm: RMSNorm of each head's query and key, before they are rotated.
+        norm_epsilon: of that norm.
         use_bias: biases in the projections.
+        output_bias: a bias in the output projection; default: use_bias.
+        scaled: false: the scores are not divided by √D, as in T5 (Raffel et al., 2020); the initial
+            weights of the queries are divided instead.
         dropout: share of the attention weights dropped while training.
         kernel_initializer: of the query, key and value projections.
         output_initializer: of the output projection.
@@ -177,8 +143,9 @@ class MultiHeadAttention(keras.layers.Layer):
         context: float `[B, S, C]`, with cross_attention.
         padding_mask: bool `[B, S]`, true for tokens, false for padding.
         segment_ids: int `[B, T]`; tokens see only their own segment.
-        bias: `[1 or B, 1, T, S]`, added to the scores; then the causal, padding and segment masks
-            are taken to be in it. A model makes it once for all its layers.
+        key_value: instead of a context, what `context_key_value` made of it.
+        bias: `[1 or B, 1 or N, T, S]`, added to the scores; then the causal, padding and segment
+            masks are taken to be in it. A model makes it once for all its layers.
         rotary: what `rotary_tables` gave; default: positions slot, slot + 1, ...
         cache: `[2, B, K, S, D]`, this layer's keys and values of earlier tokens, with room for S.
         slot: index of the first position of the cache to write: an int32 scalar, or the Python
@@ -187,6 +154,8 @@ class MultiHeadAttention(keras.layers.Layer):
             cache's positions, bool `[B, S]`.
         training: whether dropout acts.
         dropout_seed: int32 `[2]`; default: drawn from the layer's own generator.
+        adapter_seed: of the dropout of the projections' adapters, int32 `[2]`; None where nothing
+            is dropped.
         return_weights: also return the attention weights.
 
     Returns:
@@ -201,9 +170,15 @@ class MultiHeadAttention(keras.layers.Layer):
         *,
         num_kv_heads: int | None = None,
         causal: bool = False,
+        sliding_window: int | None = None,
         cross_attention: bool = False,
         rope_theta: float | None = None,
+        rope_scaling: Mapping[str, Any] | None = None,
+        query_key_norm: bool = False,
+        norm_epsilon: float = 1e-5,
         use_bias: bool = False,
+        output_bias: bool | None = None,
+        scaled: bool = True,
         dropout: float = 0.0,
         kernel_initializer: Any = "glorot_uniform",
         output_initializer: Any = None,
@@ -219,18 +194,38 @@ class MultiHeadAttention(keras.layers.Layer):
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1); received {dropout}")
+        if sliding_window is not None and (sliding_window < 1 or not causal):
+            raise ValueError(
+                "sliding_window must be at least 1, and needs causal=True; "
+                f"received sliding_window={sliding_window}, causal={causal}"
+            )
+        if query_key_norm and cross_attention:
+            raise ValueError(
+                "query_key_norm is for attention to x itself; "
+                "received query_key_norm=True, cross_attention=True"
+            )
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.num_kv_heads = num_kv_heads
         self.causal = causal
+        self.sliding_window = sliding_window
         self.cross_attention = cross_attention
         self.rope_theta = rope_theta
+        self.rope_scaling = None if rope_scaling is None else dict(rope_scaling)
+        self.norm_epsilon = norm_epsilon
         self.use_bias = use_bias
+        self.output_bias = output_bias
+        self.scaled = scaled
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.output_initializer = keras.initializers.get(output_initializer)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed) if dropout else None
+        self.query_key_norm = None
+        if query_key_norm:
+            self.query_key_norm = QueryKeyNorm(
+                num_heads, epsilon=norm_epsilon, name="query_key_norm", dtype=self.dtype_policy
+            )
 
     def build(self, x_shape: Any, context_shape: Any = None) -> None:
         """Create the projections for inputs `[B, T, E]` (and a context `[B, S, C]`)."""
@@ -244,26 +239,65 @@ class MultiHeadAttention(keras.layers.Layer):
             self._head_dim = width // self.num_heads
         else:
             self._head_dim = self.head_dim
-        dim, options = self._head_dim, {"use_bias": self.use_bias, "dtype": self.dtype_policy}
-        initializer = self.kernel_initializer
+        dim, initializer = self._head_dim, self.kernel_initializer
 
-        def projection(name: str, output_dim: int, initializer: Any) -> Projection:
+        def projection(
+            name: str, output_dim: int, initializer: Any, use_bias: bool = self.use_bias
+        ) -> Projection:
             return Projection(
-                output_dim, kernel_initializer=forked(initializer, name), name=name, **options
+                output_dim,
+                use_bias=use_bias,
+                kernel_initializer=forked(initializer, name),
+                name=name,
+                dtype=self.dtype_policy,
             )
 
         if self.cross_attention:
-            self.query = projection("query", self.num_heads * dim, initializer)
+            self.query = projection(
+                "query", self.num_heads * dim, self._of_queries(initializer, "query")
+            )
             self.query.build(x_shape)
             self.key_value = projection("key_value", 2 * self.num_kv_heads * dim, initializer)
             self.key_value.build(context_shape or x_shape)
         else:
             num_projected = self.num_heads + 2 * self.num_kv_heads
-            self.query_key_value = projection("query_key_value", num_projected * dim, initializer)
+            self.query_key_value = projection(
+                "query_key_value",
+                num_projected * dim,
+                self._of_queries(initializer, "query_key_value"),
+            )
             self.query_key_value.build(x_shape)
-        self.output_projection = projection("output", width, self.output_initializer or initializer)
+        self.output_projection = projection(
+            "output",
+            width,
+            self.output_initializer or initializer,
+            self.use_bias if self.output_bias is None else self.output_bias,
+        )
         self.output_projection.build((*x_shape[:-1], self.num_heads * dim))
+        if self.query_key_norm is not None:
+            self.query_key_norm.build((None, self.num_heads + self.num_kv_heads, None, dim))
         self.built = True
+
+    def _of_queries(self, initializer: Any, name: str) -> Any:
+        """An initializer whose first rows, those of the queries, are smaller by √D if unscaled."""
+        if self.scaled:
+            return initializer
+        rows, factor = self.num_heads * self._head_dim, 1 / math.sqrt(self._head_dim)
+        whole = forked(initializer, name)
+
+        def divided(shape: Any, dtype: Any = None) -> tf.Tensor:
+            values = tf.convert_to_tensor(whole(shape, dtype=dtype))
+            return tf.concat([values[:rows] * tf.cast(factor, values.dtype), values[rows:]], 0)
+
+        return divided
+
+    def context_key_value(
+        self, context: tf.Tensor, adapter_seed: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The keys and the values of a context `[B, S, C]`, each `[B, K, S, D]`."""
+        key_value = self.key_value(context, adapter_seed=shifted(adapter_seed, 2))
+        key, value = tf.split(self._split(key_value, 2 * self.num_kv_heads), 2, axis=1)
+        return key, value
 
     def call(
         self,
@@ -271,16 +305,19 @@ class MultiHeadAttention(keras.layers.Layer):
         context: tf.Tensor | None = None,
         padding_mask: tf.Tensor | None = None,
         segment_ids: tf.Tensor | None = None,
+        key_value: tuple[tf.Tensor, tf.Tensor] | None = None,
         bias: tf.Tensor | None = None,
         rotary: tuple[tf.Tensor, tf.Tensor] | None = None,
         cache: tf.Tensor | None = None,
         slot: int | tf.Tensor = 0,
         training: bool | None = None,
         dropout_seed: tf.Tensor | None = None,
+        adapter_seed: tf.Tensor | None = None,
         return_weights: bool = False,
     ) -> Any:
         """Attend."""
-        if self.cross_attention != (context is not None):
+        across = context is not None or key_value is not None
+        if self.cross_attention != across:
             raise ValueError(
                 "cross_attention needs a context, and only it takes one; received "
                 f"cross_attention={self.cross_attention}, context={context}"
@@ -291,7 +328,8 @@ class MultiHeadAttention(keras.layers.Layer):
         if bias is None and (cache is None or _is_empty(slot)):
             bias = attention_bias(
                 query_time=time,
-                causal=self.causal and context is None,
+                causal=self.causal and not across,
+                sliding_window=None if across else self.sliding_window,
                 padding_mask=padding_mask,
                 segment_ids=segment_ids,
                 dtype=self.compute_dtype,
@@ -307,14 +345,19 @@ class MultiHeadAttention(keras.layers.Layer):
                 slot=slot,
                 length=cache.shape[3] if cache.shape[3] is not None else tf.shape(cache)[3],
                 causal=self.causal,
+                sliding_window=self.sliding_window,
                 padding_mask=padding_mask,
                 dtype=self.compute_dtype,
             )
-        if rotary is None and self.rope_theta is not None and context is None:
+        if rotary is None and self.rope_theta is not None and not across:
             rotary = rotary_tables(
-                slot + tf.range(time), self._head_dim, self.rope_theta, self.compute_dtype
+                slot + tf.range(time),
+                self._head_dim,
+                self.rope_theta,
+                self.compute_dtype,
+                self.rope_scaling,
             )
-        query, key, value = self._heads(x, context, rotary)
+        query, key, value = self._heads(x, context, key_value, rotary, adapter_seed)
         if cache is not None:
             cache = write_cache(cache, slot, key, value)
             if not _is_empty(slot):
@@ -327,27 +370,42 @@ class MultiHeadAttention(keras.layers.Layer):
             key,
             value,
             bias,
+            scaled=self.scaled,
             dropout_rate=rate,
             seed=dropout_seed,
             return_weights=return_weights,
         )
-        y = self.output_projection(self._merged(mixed, x.shape.rank))
+        y = self.output_projection(
+            self._merged(mixed, x.shape.rank), adapter_seed=shifted(adapter_seed, 1)
+        )
         if cache is not None:
             return y, cache
         return (y, weights) if return_weights else y
 
-    def _heads(self, x: tf.Tensor, context: tf.Tensor | None, rotary: Any) -> list[tf.Tensor]:
-        """Query `[B, N, T, D]`, key and value `[B, K, S, D]`, rotated."""
+    def _heads(
+        self,
+        x: tf.Tensor,
+        context: tf.Tensor | None,
+        key_value: tuple[tf.Tensor, tf.Tensor] | None,
+        rotary: Any,
+        adapter_seed: tf.Tensor | None,
+    ) -> list[tf.Tensor]:
+        """Query `[B, N, T, D]`, key and value `[B, K, S, D]`, normalised and rotated."""
         num, kv = self.num_heads, self.num_kv_heads
-        if context is not None:
-            query = self._split(self.query(x), num)
-            key, value = tf.split(self._split(self.key_value(context), 2 * kv), 2, axis=1)
-            return [query, key, value]
-        heads = self._split(self.query_key_value(x), num + 2 * kv)
-        if rotary is None:
+        if context is not None and key_value is None:
+            key_value = self.context_key_value(context, adapter_seed)
+        if key_value is not None:
+            query = self._split(self.query(x, adapter_seed=adapter_seed), num)
+            return [query, *key_value]
+        heads = self._split(self.query_key_value(x, adapter_seed=adapter_seed), num + 2 * kv)
+        if rotary is None and self.query_key_norm is None:
             return tf.split(heads, [num, kv, kv], axis=1)
         query_key, value = tf.split(heads, [num + kv, kv], axis=1)
-        query, key = tf.split(rotate(query_key, rotary), [num, kv], axis=1)
+        if self.query_key_norm is not None:
+            query_key = self.query_key_norm(query_key)
+        if rotary is not None:
+            query_key = rotate(query_key, rotary)
+        query, key = tf.split(query_key, [num, kv], axis=1)
         return [query, key, value]
 
     def _split(self, x: tf.Tensor, heads: int) -> tf.Tensor:
@@ -375,9 +433,15 @@ class MultiHeadAttention(keras.layers.Layer):
             "head_dim": self.head_dim,
             "num_kv_heads": self.num_kv_heads,
             "causal": self.causal,
+            "sliding_window": self.sliding_window,
             "cross_attention": self.cross_attention,
             "rope_theta": self.rope_theta,
+            "rope_scaling": self.rope_scaling,
+            "query_key_norm": self.query_key_norm is not None,
+            "norm_epsilon": self.norm_epsilon,
             "use_bias": self.use_bias,
+            "output_bias": self.output_bias,
+            "scaled": self.scaled,
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "output_initializer": keras.initializers.serialize(self.output_initializer)

@@ -87,6 +87,48 @@ class LayerNorm(_Norm):
         return tf.cast(y, self.compute_dtype)
 
 
+class QueryKeyNorm(_Norm):
+    """RMSNorm of each head's query and key, with one scale for queries and one for keys.
+
+    After Henry et al. (2020), as in Qwen 3.
+
+    Args:
+        num_heads: how many heads are queries; those behind them are keys.
+        epsilon: added to the mean square.
+
+    Call arguments:
+        x: float `[B, heads, T, D]`.
+
+    Returns:
+        the same shape in the compute dtype; the statistics are taken in float32.
+    """
+
+    def __init__(self, num_heads: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+
+    def build(self, input_shape: Any) -> None:
+        """Create the scales, of shape `[D]`, in float32."""
+        self.query_scale = self._float32_weight("query_scale", input_shape[-1], "ones")
+        self.key_scale = self._float32_weight("key_scale", input_shape[-1], "ones")
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Normalise the last axis."""
+        # Queries and keys together: half the operations, each of which a decoding step feels.
+        is_key = [int(head >= self.num_heads) for head in range(x.shape[1])]
+        scales = [tf.convert_to_tensor(scale) for scale in (self.query_scale, self.key_scale)]
+        scale = tf.gather(tf.stack(scales), is_key)
+        x = tf.cast(x, tf.float32)
+        variance = tf.reduce_mean(tf.square(x), axis=-1, keepdims=True)
+        y = x * tf.math.rsqrt(variance + self.epsilon) * scale[:, tf.newaxis]
+        return tf.cast(y, self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "num_heads": self.num_heads}
+
+
 def norm_layer(kind: str, epsilon: float, **kwargs: Any) -> keras.layers.Layer:
     """`"rms"` or `"layer"` to a new RMSNorm or LayerNorm.
 

@@ -5,6 +5,8 @@ Shape letters: B batch, T time, D head size, E width.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -12,26 +14,52 @@ import numpy as np
 import tensorflow as tf
 
 
-def rotary_frequencies(head_dim: int, theta: float) -> np.ndarray:
+def rotary_frequencies(
+    head_dim: int, theta: float, scaling: Mapping[str, Any] | None = None
+) -> np.ndarray:
     """Angle per position of each pair of a head's elements: `theta^(-2i / head_dim)`.
 
     Args:
         head_dim: size of a head, even.
         theta: base of the frequencies.
+        scaling: how they are lowered for texts longer than those of the training: the fields of
+            `tfllm.config.RopeScaling`. "linear" divides all by `factor` (Chen et al., Position
+            Interpolation, 2023); "llama3" only those whose waves are long beside the first
+            context, with a smooth passage (Grattafiori et al., Llama 3, 2024).
 
     Returns:
         float32 `[head_dim / 2]`.
 
     Raises:
-        ValueError: `head_dim` is odd.
+        ValueError: `head_dim` is odd, or a scaling of another type.
     """
     if head_dim % 2:
         raise ValueError(f"head_dim must be even for rotary positions; received {head_dim}")
-    return (theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)).astype(np.float32)
+    frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if scaling is not None:
+        frequencies = frequencies * _share_kept(frequencies, scaling)
+    return frequencies.astype(np.float32)
+
+
+def _share_kept(frequencies: np.ndarray, scaling: Mapping[str, Any]) -> np.ndarray | float:
+    """What each frequency is multiplied by: 1 where it stays, 1 / factor where it is lowered."""
+    kind, lowest = scaling["rope_type"], 1 / scaling["factor"]
+    if kind == "linear":
+        return lowest
+    if kind != "llama3":
+        raise ValueError(f"rope_type must be linear or llama3; received {kind!r}")
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    waves_in_context = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    kept = np.clip((waves_in_context - low) / (high - low), 0, 1)
+    return kept + (1 - kept) * lowest
 
 
 def rotary_tables(
-    positions: tf.Tensor, head_dim: int, theta: float, dtype: Any
+    positions: tf.Tensor,
+    head_dim: int,
+    theta: float,
+    dtype: Any,
+    scaling: Mapping[str, Any] | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Cosine and sine of every rotation, made once and used by all layers.
 
@@ -40,6 +68,7 @@ def rotary_tables(
         head_dim: size of a head, even.
         theta: base of the frequencies.
         dtype: of the result; the angles are float32.
+        scaling: as for `rotary_frequencies`.
 
     Returns:
         two tensors `[1 or B, 1, T, D]`; the sine has its first half negated, so that
@@ -48,7 +77,7 @@ def rotary_tables(
     if positions.shape.rank == 1:
         positions = positions[tf.newaxis]
     angle_BTd = tf.cast(positions, tf.float32)[..., tf.newaxis] * rotary_frequencies(
-        head_dim, theta
+        head_dim, theta, scaling
     )
     cosine, sine = tf.cos(angle_BTd), tf.sin(angle_BTd)
     cosine = tf.concat([cosine, cosine], -1)[:, tf.newaxis]

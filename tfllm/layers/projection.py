@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfllm.layers.lora import Lora
+from tfllm.layers.quantized import (
+    add_int8_matrix,
+    dequantized,
+    int8_policy,
+    int8_product,
+    is_int8,
+    quantize_rows,
+)
 from tfllm.layers.shapes import shape_of
 
 
@@ -49,6 +59,11 @@ class Projection(keras.layers.Layer):
     Hugging Face ecosystem store it, and the layout in which a matrix-vector product reads memory
     in order: with bfloat16 weights a decoding step is several times faster.
 
+    Adapters add low-rank updates to W (`add_adapter`); one of them, or none, is in use.
+
+    With an `Int8Policy`, W is stored as integers with a scale for each
+    row; it is 0 until it is assigned, and is not trained.
+
     Args:
         output_dim: size of the last axis of the result.
         use_bias: add a bias of shape `[output_dim]`.
@@ -56,6 +71,9 @@ class Projection(keras.layers.Layer):
 
     Call arguments:
         x: float `[..., input_dim]`.
+        adapter_seed: of the adapter's dropout, int32 `[2]`; None where nothing is dropped.
+        training: false where no gradient will be asked for: the bias is then added in a way that
+            TensorFlow joins with what stands around it.
 
     Returns:
         float `[..., output_dim]`, in the layer's compute dtype.
@@ -67,22 +85,27 @@ class Projection(keras.layers.Layer):
         *,
         use_bias: bool = False,
         kernel_initializer: Any = "glorot_uniform",
+        dtype: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(dtype=int8_policy(dtype), **kwargs)
         if output_dim < 1:
             raise ValueError(f"output_dim must be at least 1; received {output_dim}")
         self.output_dim = output_dim
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.adapters: dict[str, Lora] = {}
+        self.adapter: Lora | None = None
 
     def build(self, input_shape: Any) -> None:
         """Create W and b for inputs `[..., input_dim]`."""
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(self.output_dim, input_shape[-1]),
-            initializer=self.kernel_initializer,
-        )
+        shape = (self.output_dim, input_shape[-1])
+        if is_int8(self.dtype_policy):
+            self.kernel = add_int8_matrix(self, "kernel", shape)
+        else:
+            self.kernel = self.add_weight(
+                name="kernel", shape=shape, initializer=self.kernel_initializer
+            )
         self.bias = (
             self.add_weight(name="bias", shape=(self.output_dim,), initializer="zeros")
             if self.use_bias
@@ -90,15 +113,97 @@ class Projection(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def call(
+        self,
+        x: tf.Tensor,
+        adapter_seed: tf.Tensor | None = None,
+        training: bool | None = True,
+    ) -> tf.Tensor:
         """Project the last axis."""
-        kernel = tf.convert_to_tensor(self.kernel)
         # One two-dimensional product: the kernel for it is faster than the batched one.
         rows = x if x.shape.rank == 2 else tf.reshape(x, [-1, x.shape[-1]])
-        y = tf.matmul(rows, kernel, transpose_b=True)
+        y = self._product(rows)
         if self.bias is not None:
-            y = _add_bias(y, tf.convert_to_tensor(self.bias))
+            add = _add_bias if training else tf.nn.bias_add
+            y = add(y, tf.convert_to_tensor(self.bias))
+        if self.adapter is not None:
+            y += self.adapter(rows, adapter_seed if self.adapter.dropout else None)
         return y if x.shape.rank == 2 else tf.reshape(y, [*shape_of(x)[:-1], self.output_dim])
+
+    def _product(self, rows: tf.Tensor) -> tf.Tensor:
+        """rows Wᵀ, `[R, output_dim]`: the one place that knows how W is stored."""
+        if is_int8(self.dtype_policy):
+            return int8_product(rows, self.kernel, self.kernel_scale)
+        return tf.matmul(rows, tf.convert_to_tensor(self.kernel), transpose_b=True)
+
+    def kernel_values(self) -> tf.Tensor:
+        """W in float32, however it is stored."""
+        if is_int8(self.dtype_policy):
+            return dequantized(self.kernel.value, self.kernel_scale.value)
+        return tf.cast(tf.convert_to_tensor(self.kernel.value), tf.float32)
+
+    def assign_kernel(self, values: tf.Tensor) -> None:
+        """Make W these values, rounded to what it is stored as."""
+        if is_int8(self.dtype_policy):
+            values, scale = quantize_rows(values)
+            self.kernel_scale.assign(scale)
+        self.kernel.assign(tf.cast(values, self.kernel.dtype))
+
+    def add_adapter(self, name: str, parts: Any, **options: Any) -> Lora:
+        """Create an adapter called `name`, which is not in use yet.
+
+        Args:
+            name: of the adapter, another than those there are.
+            parts: as of `Lora`.
+            options: as of `Lora`.
+        """
+        assert self.built and name not in self.adapters, name
+        adapter = Lora(self.output_dim, parts, name=name, dtype=self.dtype_policy, **options)
+        with contextlib.ExitStack() as scopes:  # so that its weights are named beside the kernel
+            for scope in self.kernel.path.split("/")[:-1]:
+                scopes.enter_context(keras.name_scope(scope))
+            adapter.build((None, self.kernel.shape[1]))
+        self._set_adapters({**self.adapters, name: adapter})
+        return adapter
+
+    def use_adapter(self, name: str | None) -> None:
+        """Use an adapter that there is, or none."""
+        self._set_adapters(self.adapters, None if name is None else self.adapters.get(name))
+
+    def delete_adapter(self, name: str) -> None:
+        """Forget an adapter, if it is there."""
+        kept = {other: adapter for other, adapter in self.adapters.items() if other != name}
+        deleted = self.adapters.get(name)
+        in_use = None if self.adapter is deleted else self.adapter
+        self._set_adapters(kept, in_use)
+        if deleted is not None:
+            self._tracker.untrack(deleted)
+
+    def merge_adapter(self, name: str, into: Projection | None = None) -> None:
+        """Add an adapter's update to W, in float32, and round once.
+
+        Args:
+            name: of the adapter.
+            into: the projection that is given the sum as its W; default: this one.
+
+        Raises:
+            ValueError: this one, and its W is of integers, which would round it once more.
+        """
+        if into is None and is_int8(self.dtype_policy):
+            raise ValueError(
+                "an adapter is merged into weights that are floats, and these are int8; load the "
+                "base with dtype='float32', load the adapter and merge it there"
+            )
+        update = self.adapters[name].kernel_update()
+        (into or self).assign_kernel(self.kernel_values() + update)
+
+    def _set_adapters(self, adapters: dict[str, Lora], adapter: Lora | None = None) -> None:
+        self._tracker.unlock()  # Keras lets no layer be added to one that is built
+        try:
+            self.adapters = dict(adapters)
+            self.adapter = adapter
+        finally:
+            self._tracker.lock()
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """The input's shape with `output_dim` last."""

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common import global_state
 
 from tfllm.config import ModelConfig, build
-from tfllm.layers.attention import attention_bias, cached_attention_bias
 from tfllm.layers.dropout import dropout, next_seed
+from tfllm.layers.masks import attention_bias, cached_attention_bias
 from tfllm.layers.normalization import norm_layer
 from tfllm.layers.positions import (
     LearnedPositions,
@@ -24,8 +23,19 @@ from tfllm.layers.positions import (
     rotary_tables,
 )
 from tfllm.layers.projection import forked
+from tfllm.layers.quantized import (
+    Int8Embedding,
+    add_int8_matrix,
+    assign_weights,
+    dequantized,
+    int8_product,
+    is_int8,
+)
 from tfllm.layers.transformer_block import TransformerBlock
+from tfllm.models.abstract import without_values
+from tfllm.models.adapters import Adapter, AdapterMethods
 from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
+from tfllm.optimization.precision import keras_policy
 from tfllm.optimization.training_step import TrainingStep
 
 
@@ -37,14 +47,17 @@ class Cache(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class CausalLM(TrainingStep):
+class CausalLM(AdapterMethods, TrainingStep):
     """A causal language model, as a Keras model.
 
     Args:
         config: the architecture (or a dictionary of its fields).
         seed: of the initial weights and of dropout; None leaves the weights 0, to be assigned.
         rematerialize: recompute each block in the backward pass.
-        dtype: dtype policy, such as "float32", "mixed_bfloat16" or "bfloat16".
+        dtype: dtype policy, such as "float32", "mixed_bfloat16" or "bfloat16". With
+            "int8_float32" or "int8_bfloat16" all matrices are stored as integers, 0 until
+            they are assigned, and are used in the other type; "int8" is the one of the two that
+            multiplies faster here.
 
     Call arguments:
         inputs: token ids, int `[B, T]`; or a dictionary with `token_ids` and, optionally,
@@ -66,19 +79,24 @@ class CausalLM(TrainingStep):
         rematerialize: bool = False,
         **kwargs: Any,
     ) -> None:
+        kwargs["dtype"] = keras_policy(kwargs.get("dtype"))
         super().__init__(**kwargs)
         self.config = config = build(ModelConfig, config) if isinstance(config, dict) else config
         self.seed = seed
         self.rematerialize = rematerialize
+        self._prepare_adapters()
         options: dict[str, Any] = {"dtype": self.dtype_policy}
         normal, to_residual = _initializers(config, seed)
-        self.token_embedding = keras.layers.Embedding(
-            config.vocab_size,
-            config.embedding_dim,
-            embeddings_initializer=forked(normal, "token_embedding"),
-            name="token_embedding",
-            **options,
-        )
+        sizes = (config.vocab_size, config.embedding_dim)
+        if is_int8(self.dtype_policy):
+            self.token_embedding = Int8Embedding(*sizes, name="token_embedding", **options)
+        else:
+            self.token_embedding = keras.layers.Embedding(
+                *sizes,
+                embeddings_initializer=forked(normal, "token_embedding"),
+                name="token_embedding",
+                **options,
+            )
         self.position_embedding = None
         if config.positions == "learned":
             self.position_embedding = LearnedPositions(
@@ -89,6 +107,9 @@ class CausalLM(TrainingStep):
             )
         elif config.positions == "sinusoidal":
             self.position_embedding = SinusoidalPositions(name="position_embedding", **options)
+        scaling = config.rope_scaling
+        self._rope_scaling = None if scaling is None else dataclasses.asdict(scaling)
+        self._windows = tuple(config.has_window(i) for i in range(config.num_layers))
         self.blocks = [
             TransformerBlock(
                 config.num_heads,
@@ -96,13 +117,18 @@ class CausalLM(TrainingStep):
                 num_kv_heads=config.num_kv_heads,
                 head_dim=config.head_dim,
                 causal=True,
-                rope_theta=config.rope_theta if config.positions == "rotary" else None,
+                sliding_window=config.sliding_window if config.has_window(i) else None,
+                rope_theta=config.rope_theta if config.rotates(i) else None,
+                rope_scaling=self._rope_scaling,
+                query_key_norm=config.query_key_norm,
                 norm=config.norm,
                 norm_epsilon=config.norm_epsilon,
                 norm_first=config.norm_first,
                 activation=config.activation,
                 gated=config.gated,
-                use_bias=config.use_bias,
+                query_key_value_bias=config.has_bias("query_key_value"),
+                attention_output_bias=config.has_bias("attention_output"),
+                feed_forward_bias=config.has_bias("feed_forward"),
                 dropout=config.dropout,
                 rematerialize=rematerialize,
                 kernel_initializer=forked(normal, f"block_{i}"),
@@ -135,15 +161,7 @@ class CausalLM(TrainingStep):
             config: the architecture.
             options: as the constructor's.
         """
-        # Keras keeps a list of variables without values and would give them some at the next
-        # symbolic call of any model.
-        waiting = global_state.get_global_attribute("uninitialized_variables", [])
-        global_state.set_global_attribute("uninitialized_variables", [])
-        try:
-            with keras.StatelessScope(initialize_variables=False):
-                return cls(config, **options)
-        finally:
-            global_state.set_global_attribute("uninitialized_variables", waiting)
+        return without_values(cls, config, **options)
 
     def build(self, input_shape: Any) -> None:
         """Create all weights; they do not depend on the input's shape."""
@@ -158,11 +176,13 @@ class CausalLM(TrainingStep):
                     layer.build(hidden)
         self.output_kernel = None
         if not self.config.tied_embeddings:
-            self.output_kernel = self.add_weight(
-                name="output_kernel",
-                shape=(self.config.vocab_size, self.config.embedding_dim),
-                initializer=self._output_initializer,
-            )
+            shape = (self.config.vocab_size, self.config.embedding_dim)
+            if is_int8(self.dtype_policy):
+                self.output_kernel = add_int8_matrix(self, "output_kernel", shape)
+            else:
+                self.output_kernel = self.add_weight(
+                    name="output_kernel", shape=shape, initializer=self._output_initializer
+                )
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
@@ -175,6 +195,7 @@ class CausalLM(TrainingStep):
         *,
         positions: tf.Tensor | None = None,
         bias: tf.Tensor | None = None,
+        window_bias: tf.Tensor | None = None,
         cache: Cache | None = None,
         training: bool | None = None,
         return_weights: bool = False,
@@ -186,6 +207,8 @@ class CausalLM(TrainingStep):
             positions: int `[T]` or `[B, T]`; default: places within the segment, or in the cache.
             bias: what to add to the attention's scores, `[1 or B, 1, T, S]`; default: made from
                 the causal, segment and padding masks.
+            window_bias: the same for the blocks with a sliding window; needed where `bias` is
+                given to a model that has such blocks, and `bias` where there are others.
             cache: keys and values of earlier tokens; then new ones are written behind them. A
                 `padding_mask` is then about the cache's positions, bool `[B, S]` (about
                 `token_ids` while the cache is empty).
@@ -201,22 +224,15 @@ class CausalLM(TrainingStep):
         segment_ids, padding_mask = given.get("segment_ids"), given.get("padding_mask")
         time = token_ids.shape[1] if token_ids.shape[1] is not None else tf.shape(token_ids)[1]
         slot = 0 if cache is None else cache.slot
-        self._check_length(time, check_dynamic=cache is None)
-        if bias is None and not (isinstance(slot, int) and slot == 0):
-            assert cache is not None
-            bias = cached_attention_bias(
-                query_time=time,
-                slot=slot,
-                length=tf.shape(cache.keys_values[0])[3],
-                padding_mask=padding_mask,
-                dtype=self.compute_dtype,
-            )
-        elif bias is None:
-            bias = attention_bias(
-                query_time=time,
-                padding_mask=padding_mask,
-                segment_ids=segment_ids,
-                dtype=self.compute_dtype,
+        time = self._checked_length(time, check_dynamic=cache is None)
+        if bias is None and window_bias is None:
+            bias, window_bias = self._biases(time, segment_ids, padding_mask, cache)
+        biases = [window_bias if window else bias for window in self._windows]
+        if any(wanted is None for wanted in biases):
+            raise ValueError(
+                "bias is for blocks without a sliding window and window_bias for those with one: a "
+                "model that has both needs both; received "
+                f"{'bias' if window_bias is None else 'window_bias'} alone"
             )
         if positions is None and segment_ids is not None and self.position_embedding is not None:
             positions = positions_in_segments(segment_ids)
@@ -226,7 +242,11 @@ class CausalLM(TrainingStep):
         assert self.config.head_dim is not None
         if self.config.positions == "rotary":
             rotary = rotary_tables(
-                positions, self.config.head_dim, self.config.rope_theta, self.compute_dtype
+                positions,
+                self.config.head_dim,
+                self.config.rope_theta,
+                self.compute_dtype,
+                self._rope_scaling,
             )
 
         x = tf.cast(self.token_embedding(token_ids), tf.float32)
@@ -241,8 +261,8 @@ class CausalLM(TrainingStep):
         for i, block in enumerate(self.blocks):
             x = block(
                 x,
-                bias=bias,
-                rotary=rotary,
+                bias=biases[i],
+                rotary=rotary if self.config.rotates(i) else None,
                 cache=None if cache is None else cache.keys_values[i],
                 slot=slot,
                 training=training,
@@ -258,7 +278,38 @@ class CausalLM(TrainingStep):
             return x, Cache(tuple(extra), cache.slot + time)
         return x, extra or None
 
-    def _check_length(self, time: int | tf.Tensor, *, check_dynamic: bool) -> None:
+    def _biases(
+        self,
+        time: int | tf.Tensor,
+        segment_ids: tf.Tensor | None,
+        padding_mask: tf.Tensor | None,
+        cache: Cache | None,
+    ) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+        """The masks of the blocks that see the whole context, and of those with a window.
+
+        Each is made once for all its blocks, and not at all where there are none.
+        """
+        options = {"query_time": time, "padding_mask": padding_mask, "dtype": self.compute_dtype}
+        slot = 0 if cache is None else cache.slot
+
+        def bias(sliding_window: int | None) -> tf.Tensor:
+            if isinstance(slot, int) and slot == 0:
+                return attention_bias(
+                    **options, segment_ids=segment_ids, sliding_window=sliding_window
+                )
+            assert cache is not None
+            length = tf.shape(cache.keys_values[0])[3]
+            return cached_attention_bias(
+                **options, slot=slot, length=length, sliding_window=sliding_window
+            )
+
+        return (
+            None if all(self._windows) else bias(None),
+            bias(self.config.sliding_window) if any(self._windows) else None,
+        )
+
+    def _checked_length(self, time: int | tf.Tensor, *, check_dynamic: bool) -> int | tf.Tensor:
+        """The length; nothing that depends on it is computed before it is found to be allowed."""
         most = self.config.max_sequence_length
         rule = f"a sequence may have at most max_sequence_length={most} tokens"
         advice = "Give shorter rows or a model with a longer context."
@@ -266,12 +317,18 @@ class CausalLM(TrainingStep):
             if time > most:
                 raise ValueError(f"{rule}; received {time}. {advice}")
         elif check_dynamic:
-            tf.debugging.assert_less_equal(time, most, f"{rule}. {advice}")
+            check = tf.debugging.assert_less_equal(time, most, f"{rule}. {advice}")
+            with tf.control_dependencies([] if check is None else [check]):
+                return tf.identity(time)
+        return time
 
     def logits(self, hidden: tf.Tensor) -> tf.Tensor:
         """States `[..., E]` to logits, float32 `[..., V]`."""
         rows = tf.reshape(hidden, [-1, self.config.embedding_dim])
-        logits = tf.matmul(rows, tf.cast(self.output_weights, rows.dtype), transpose_b=True)
+        if is_int8(self.dtype_policy):
+            logits = int8_product(rows, self.output_variable, self._output_scale)
+        else:
+            logits = tf.matmul(rows, tf.cast(self.output_weights, rows.dtype), transpose_b=True)
         if hidden.shape.rank == 2:
             return tf.cast(logits, tf.float32)
         shape = [*tf.unstack(tf.shape(hidden))[:-1], self.config.vocab_size]
@@ -281,10 +338,21 @@ class CausalLM(TrainingStep):
     @property
     def output_weights(self) -> tf.Tensor:
         """The output projection `[V, E]`: the token embedding where the two are tied."""
-        weights = (
-            self.token_embedding.embeddings if self.output_kernel is None else self.output_kernel
-        )
-        return tf.convert_to_tensor(weights)
+        if is_int8(self.dtype_policy):
+            return dequantized(self.output_variable, self._output_scale, self.compute_dtype)
+        return tf.convert_to_tensor(self.output_variable)
+
+    @property
+    def output_variable(self) -> Any:
+        """The variable that `output_weights` reads."""
+        return self.token_embedding.embeddings if self.output_kernel is None else self.output_kernel
+
+    @property
+    def _output_scale(self) -> Any:
+        """The scale of each row of an output projection of integers."""
+        if self.output_kernel is None:
+            return self.token_embedding.embeddings_scale
+        return self.output_kernel_scale
 
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
@@ -299,6 +367,7 @@ class CausalLM(TrainingStep):
             tf.reshape(y, [-1]),
             tf.reshape(weights, [-1]),
             with_gradient=training,
+            with_kernel_gradient=self.output_variable.trainable,
         )
         return loss, tf.reduce_sum(weights)
 
@@ -319,10 +388,16 @@ class CausalLM(TrainingStep):
         )
 
     def with_dtype(self, dtype: Any) -> CausalLM:
-        """A copy with another dtype policy, such as "bfloat16" for decoding; weights are cast."""
+        """A copy with another dtype policy, such as "bfloat16" for decoding; weights are cast.
+
+        To "int8", its matrices are rounded to integers; from it, they are what the integers stand
+        for.
+
+        The adapter in use is merged into the copy's weights, which has none itself.
+        """
         copy = CausalLM(self.config, seed=None, dtype=dtype, name=self.name)
-        for mine, theirs in zip(copy.weights, self.weights, strict=True):
-            mine.assign(tf.cast(theirs.value, mine.dtype))
+        assign_weights(copy.weights, self.own_weights)
+        self._copy_adapter_into(copy)
         return copy
 
     def get_config(self) -> dict[str, Any]:
@@ -332,7 +407,22 @@ class CausalLM(TrainingStep):
             "config": dataclasses.asdict(self.config),
             "seed": self.seed,
             "rematerialize": self.rematerialize,
+            "adapters": {name: adapter.to_dict() for name, adapter in self._adapters.items()},
+            "adapter": self._adapter_in_use,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> CausalLM:
+        """From what `get_config` gave, adapters included."""
+        del custom_objects
+        config = dict(config)
+        adapters, in_use = config.pop("adapters", {}), config.pop("adapter", None)
+        model = cls(**config)
+        for name, adapter in adapters.items():
+            model.add_adapter(Adapter.build(adapter), name)
+        if adapters:
+            model.set_adapter(in_use)
+        return model
 
 
 def _dropout_seed(seed: int | None, name: str) -> int | None:

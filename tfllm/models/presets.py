@@ -9,19 +9,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfllm.config import ConfigError, ModelConfig, build, unknown_name
+from tfllm.config import ConfigError, ModelConfig, build, read_value, unknown_name
+
+# Touvron et al., 2023: RMSNorm, rotary positions, SwiGLU, no biases.
+_LLAMA: dict[str, Any] = {
+    "positions": "rotary",
+    "norm": "rms",
+    "norm_epsilon": 1e-5,
+    "activation": "silu",
+    "gated": True,
+    "use_bias": False,
+    "tied_embeddings": True,
+}
 
 FAMILIES: dict[str, dict[str, Any]] = {
-    # Touvron et al., 2023: RMSNorm, rotary positions, SwiGLU, no biases.
-    "llama": {
-        "positions": "rotary",
-        "norm": "rms",
-        "norm_epsilon": 1e-5,
-        "activation": "silu",
-        "gated": True,
-        "use_bias": False,
-        "tied_embeddings": True,
-    },
+    "llama": _LLAMA,
+    # Jiang et al., 2023: a Llama; the first version has a sliding window.
+    "mistral": {**_LLAMA, "tied_embeddings": False},
+    # Hugging Face, 2025: every fourth block does not rotate (Yang et al., RNoPE, 2025).
+    "smollm3": {**_LLAMA, "norm_epsilon": 1e-6},
+    # Yang et al., 2024: biases of queries, keys and values.
+    "qwen2": {**_LLAMA, "norm_epsilon": 1e-6, "query_key_value_bias": True},
+    # Yang et al., 2025: queries and keys are normalised instead.
+    "qwen3": {**_LLAMA, "norm_epsilon": 1e-6, "query_key_norm": True},
     # Radford et al., 2019: LayerNorm, learned positions, GELU by its tanh formula, biases.
     "gpt2": {
         "positions": "learned",
@@ -45,6 +55,19 @@ _COLUMNS = (
     "max_sequence_length",
 )
 
+
+def _llama3_scaling(factor: float) -> dict[str, Any]:
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+
+
+_QWEN3 = {"head_dim": 128, "rope_theta": 1_000_000.0}
+
 SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
     "llama": {
         #                  vocab layers width heads kv  inner  context  what differs
@@ -62,6 +85,22 @@ SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
         "smollm2-1.7b": (49_152, 24, 2_048, 32, 32, 8_192, 8_192, {"rope_theta": 130_000.0}),
         "llama-2-7b": (32_000, 32, 4_096, 32, 32, 11_008, 4_096, {"tied_embeddings": False}),
         "llama-2-13b": (32_000, 40, 5_120, 40, 40, 13_824, 4_096, {"tied_embeddings": False}),
+        "llama-3.2-1b": (
+            *(128_256, 16, 2_048, 32, 8, 8_192, 131_072),
+            {"rope_theta": 500_000.0, "rope_scaling": _llama3_scaling(32)},
+        ),
+        "llama-3.2-3b": (
+            *(128_256, 28, 3_072, 24, 8, 8_192, 131_072),
+            {"rope_theta": 500_000.0, "rope_scaling": _llama3_scaling(32)},
+        ),
+        "llama-3.1-8b": (
+            *(128_256, 32, 4_096, 32, 8, 14_336, 131_072),
+            {
+                "tied_embeddings": False,
+                "rope_theta": 500_000.0,
+                "rope_scaling": _llama3_scaling(8),
+            },
+        ),
         "llama-3-8b": (
             *(128_256, 32, 4_096, 32, 8, 14_336, 8_192),
             {"tied_embeddings": False, "rope_theta": 500_000.0},
@@ -81,6 +120,37 @@ SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
         "gpt2-medium": (50_257, 24, 1_024, 16, 16, 4_096, 1_024),
         "gpt2-large": (50_257, 36, 1_280, 20, 20, 5_120, 1_024),
         "gpt2-xl": (50_257, 48, 1_600, 25, 25, 6_400, 1_024),
+    },
+    # As published: the numbers of parameters are exact.
+    "mistral": {
+        "mistral-7b": (32_000, 32, 4_096, 32, 8, 14_336, 32_768, {"sliding_window": 4_096}),
+        "mistral-nemo-12b": (
+            *(131_072, 40, 5_120, 32, 8, 14_336, 131_072),
+            {"head_dim": 128, "rope_theta": 1_000_000.0},
+        ),
+    },
+    "smollm3": {
+        "smollm3-3b": (
+            *(128_256, 36, 2_048, 16, 4, 11_008, 65_536),
+            {"rope_theta": 5_000_000.0, "rope_layers": [i for i in range(36) if i % 4 != 3]},
+        ),
+    },
+    "qwen2": {
+        "qwen2-0.5b": (151_936, 24, 896, 14, 2, 4_864, 131_072, {"rope_theta": 1_000_000.0}),
+        "qwen2-1.5b": (151_936, 28, 1_536, 12, 2, 8_960, 131_072, {"rope_theta": 1_000_000.0}),
+        "qwen2-7b": (
+            *(152_064, 28, 3_584, 28, 4, 18_944, 131_072),
+            {"tied_embeddings": False, "rope_theta": 1_000_000.0},
+        ),
+    },
+    "qwen3": {
+        "qwen3-0.6b": (151_936, 28, 1_024, 16, 8, 3_072, 40_960, _QWEN3),
+        "qwen3-1.7b": (151_936, 28, 2_048, 16, 8, 6_144, 40_960, _QWEN3),
+        "qwen3-4b": (151_936, 36, 2_560, 32, 8, 9_728, 40_960, _QWEN3),
+        "qwen3-8b": (
+            *(151_936, 36, 4_096, 32, 8, 12_288, 40_960),
+            {**_QWEN3, "tied_embeddings": False},
+        ),
     },
 }
 """family to preset's name to its row: the columns above, then a dictionary of what differs"""
@@ -110,7 +180,12 @@ def preset(name: str, **overrides: Any) -> ModelConfig:
     """
     if name not in PRESETS:
         raise ConfigError(unknown_name("preset", name, PRESETS))
-    return build(ModelConfig, {**PRESETS[name], **overrides}, where=f"preset {name}")
+    values = {**PRESETS[name], **overrides}
+    if "num_layers" in overrides:  # fewer blocks: those of the preset's that are left
+        num_layers = read_value("num_layers", overrides["num_layers"], int)
+        for key in {"rope_layers", "window_layers"} & values.keys() - overrides.keys():
+            values[key] = [i for i in values[key] if i < num_layers]
+    return build(ModelConfig, values, where=f"preset {name}")
 
 
 def num_parameters(config: ModelConfig) -> int:
@@ -124,8 +199,10 @@ def num_parameters(config: ModelConfig) -> int:
     projected = heads_dim + 2 * config.num_kv_heads * config.head_dim  # queries, keys and values
     inner_rows = inner * (2 if config.gated else 1)
     block = width * (projected + heads_dim + inner_rows + inner)
-    if config.use_bias:
-        block += projected + width + inner_rows + width
+    block += projected * config.has_bias("query_key_value")
+    block += width * config.has_bias("attention_output")
+    block += (inner_rows + width) * config.has_bias("feed_forward")
+    block += 2 * config.head_dim * config.query_key_norm
     norm = width * (2 if config.norm == "layer" else 1)
     embedding = config.vocab_size * width
     total = embedding + config.num_layers * (block + 2 * norm)

@@ -1,11 +1,28 @@
-"""AdamW with decoupled decay of matrices only, in TensorFlow's fused kernel."""
+"""AdamW with decoupled decay of matrices only, whole or with its state shared among replicas."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from tfllm.optimization.state_shards import StateShards
+
+
+class PortableValue(NamedTuple):
+    """A part of an optimizer's state, apart from how replicas hold it."""
+
+    name: str
+    """such as "iterations" or "momentum\""""
+    of: Any
+    """the weight that it belongs to, or None"""
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+    write: Callable[[Any], None]
 
 
 @keras.saving.register_keras_serializable("tfllm")
@@ -19,6 +36,10 @@ class AdamW(keras.optimizers.AdamW):
         learning_rate: a number or a `keras.optimizers.schedules.LearningRateSchedule`.
         weight_decay: share of a weight, times the learning rate, that is taken off in a step.
         decay_vectors: decay weights of rank 0 and 1, too.
+        shards: each replica holds its share of the two moments of every weight and updates that
+            share, and the replicas then gather the weights (ZeRO stage 1; Rajbhandari et al.,
+            2020). It takes 1/n of the memory on n replicas; the updates are the same. It works
+            under `tfllm.training.TrainingStep`, whose gradients are those of the global batch.
         kwargs: as `keras.optimizers.AdamW`.
     """
 
@@ -28,44 +49,136 @@ class AdamW(keras.optimizers.AdamW):
         weight_decay: float = 0.1,
         *,
         decay_vectors: bool = False,
+        shards: bool = False,
         **kwargs: Any,
     ) -> None:
         if kwargs.pop("amsgrad", False):
             raise ValueError("tfllm's AdamW has no amsgrad; use keras.optimizers.AdamW for it")
         super().__init__(learning_rate, weight_decay, **kwargs)
         self.decay_vectors = decay_vectors
+        self.shards = shards
+
+    _momentums: Any
+    _velocities: Any
+
+    def build(self, variables: list[Any]) -> None:
+        """Create the moments of `variables`."""
+        if self.built or not self.shards:
+            super().build(variables)
+            return
+        # What every optimizer has, without the moments of Adam.
+        keras.optimizers.Optimizer.build(self, variables)
+        self._momentums = StateShards(variables, "momentum", self._distribution_strategy)
+        self._velocities = StateShards(variables, "velocity", self._distribution_strategy)
 
     def _use_weight_decay(self, variable: Any) -> bool:
         if not self.decay_vectors and len(variable.shape) < 2:
             return False
         return super()._use_weight_decay(variable)
 
+    def _apply_weight_decay(self, variables: list[Any]) -> None:
+        if self.weight_decay:  # else Keras would take nothing off each weight all the same
+            super()._apply_weight_decay(variables)
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one weight and its two moments in place."""
+        """Update one weight and its two moments in place.
+
+        Args:
+            gradient: of the weight.
+            variable: the weight.
+            learning_rate: with Adam's bias correction (`_step_size`).
+        """
         index = self._get_variable_index(variable)
         dtype = variable.dtype
-        step = tf.cast(self.iterations + 1, tf.float32)
-        # The bias correction, here and not in the kernel: bfloat16 weights have no such numbers.
-        correction = tf.sqrt(1 - tf.pow(self.beta_2, step)) / (1 - tf.pow(self.beta_1, step))
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
             m=_handle(self._momentums[index]),
             v=_handle(self._velocities[index]),
             beta1_power=tf.zeros([], dtype),
             beta2_power=tf.zeros([], dtype),
-            lr=tf.cast(tf.cast(learning_rate, tf.float32) * correction, dtype),
+            lr=tf.cast(learning_rate, dtype),
             beta1=tf.cast(self.beta_1, dtype),
             beta2=tf.cast(self.beta_2, dtype),
             epsilon=tf.cast(self.epsilon, dtype),
             grad=tf.cast(tf.convert_to_tensor(gradient), dtype),  # dense: repeated rows summed
         )
 
+    def _step_size(self, learning_rate: Any) -> tf.Tensor:
+        """The learning rate times Adam's bias correction, float32.
+
+        Here and not in the kernel: bfloat16 weights have no such numbers.
+        """
+        step = tf.cast(self.iterations + 1, tf.float32)
+        correction = tf.sqrt(1 - tf.pow(self.beta_2, step)) / (1 - tf.pow(self.beta_1, step))
+        return tf.cast(learning_rate, tf.float32) * correction
+
+    def _backend_update_step(
+        self, gradients: list[Any], variables: list[Any], learning_rate: Any
+    ) -> None:
+        size = self._step_size(learning_rate)  # once for all weights
+        if not self.shards:
+            super()._backend_update_step(gradients, variables, size)
+            return
+
+        def update(index: int, gradient: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+            m, v = self._momentums[index], self._velocities[index]
+            gradient = tf.cast(gradient, m.dtype)
+            momentum = m + (gradient - m) * (1 - self.beta_1)
+            velocity = v + (gradient**2 - v) * (1 - self.beta_2)
+            m.assign(momentum)
+            v.assign(velocity)
+            step = tf.cast(size, m.dtype) * momentum / (tf.sqrt(velocity) + self.epsilon)
+            return weight - tf.cast(step, weight.dtype)
+
+        indices = [self._get_variable_index(v) for v in variables]
+        self._momentums.update_weights(update, indices, gradients, variables)
+
+    def state_bytes(self) -> int:
+        """Bytes of the two moments on one replica."""
+        if self.shards:
+            return self._momentums.num_bytes + self._velocities.num_bytes
+        return sum(
+            int(np.prod(moment.shape)) * moment.value.dtype.size
+            for moments in (self._momentums, self._velocities)
+            for moment in moments
+        )
+
+    def portable_state(self) -> list[PortableValue]:
+        """All that an update depends on, whole, whatever the number of replicas.
+
+        The names are `iterations`, `learning_rate` where it is a number, and `momentum` and
+        `velocity` of each weight. Reading the values under several workers with `shards` is
+        something that every worker must do.
+        """
+
+        def whole(name: str, variable: Any, of: Any = None) -> PortableValue:
+            shape = tuple(variable.shape)
+            return PortableValue(name, of, shape, lambda: _read(variable), variable.assign)
+
+        values = [whole("iterations", self._iterations)]
+        if isinstance(self._learning_rate, keras.Variable):
+            values.append(whole("learning_rate", self._learning_rate))
+        for kind, moments in (("momentum", self._momentums), ("velocity", self._velocities)):
+            gathered = functools.cache(moments.whole) if self.shards else None  # once for all
+            for i, weight in enumerate(self._trainable_variables):
+                if self.shards:
+                    read = functools.partial(lambda all_of_them, i: all_of_them()[i], gathered, i)
+                    write = functools.partial(moments.write, i)
+                    values.append(PortableValue(kind, weight, tuple(weight.shape), read, write))
+                else:
+                    values.append(whole(kind, moments[i], weight))
+        return values
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         config = super().get_config()
         config.pop("amsgrad", None)
-        return {**config, "decay_vectors": self.decay_vectors}
+        return {**config, "decay_vectors": self.decay_vectors, "shards": self.shards}
 
 
 def _handle(variable: Any) -> tf.Tensor:
     return (variable.value if isinstance(variable, keras.Variable) else variable).handle
+
+
+def _read(variable: Any) -> np.ndarray:
+    return np.array(tf.convert_to_tensor(variable))

@@ -10,6 +10,7 @@ Shape letters: R rows (tokens), E width, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -17,6 +18,9 @@ import tensorflow as tf
 # Of float32 logits in one chunk. Larger chunks are no faster, smaller ones add up the kernel's
 # gradient more often.
 _CHUNK_BYTES = 48 * 2**20
+
+_NONE, _OF_HIDDEN, _BOTH = range(3)
+"""which gradients are computed"""
 
 
 def linear_cross_entropy(
@@ -26,6 +30,7 @@ def linear_cross_entropy(
     weights: tf.Tensor,
     *,
     with_gradient: bool = True,
+    with_kernel_gradient: bool = True,
     chunk_rows: int | None = None,
 ) -> tf.Tensor:
     """Sum over rows of weight · cross-entropy(softmax(hidden kernelᵀ), label).
@@ -38,6 +43,8 @@ def linear_cross_entropy(
         labels: int `[R]`, in [0, V).
         weights: float `[R]`; rows of weight 0 count for nothing.
         with_gradient: false where no gradient will be asked for: then none is computed.
+        with_kernel_gradient: false where the kernel is frozen: a third of the products, and a
+            matrix of its size in float32, are saved.
         chunk_rows: the most rows computed at once; default: as many as give 48 MiB of logits.
 
     Returns:
@@ -51,15 +58,14 @@ def linear_cross_entropy(
     num_rows = hidden.shape[0]
     whole = num_rows is not None and num_rows <= chunk_rows
 
+    compute: Any = functools.partial(_loop, chunk_rows=chunk_rows)
+    if whole:
+        compute = _chunk
+    data = (labels, weights)
+
     @tf.custom_gradient
-    def loss_with_gradient(hidden: tf.Tensor, kernel: tf.Tensor):
-        loss: Any
-        d_hidden: Any
-        d_kernel: Any
-        if whole:
-            loss, d_hidden, d_kernel = _chunk(hidden, kernel, labels, weights, True)
-        else:
-            loss, d_hidden, d_kernel = _loop(hidden, kernel, labels, weights, chunk_rows)
+    def loss_of_both(hidden: tf.Tensor, kernel: tf.Tensor):
+        loss, d_hidden, d_kernel = compute(hidden, kernel, *data, _BOTH)
 
         def gradient(upstream: tf.Tensor):
             return (
@@ -69,11 +75,14 @@ def linear_cross_entropy(
 
         return loss, gradient
 
-    if with_gradient:
-        return loss_with_gradient(hidden, kernel)
-    if whole:
-        return _chunk(hidden, kernel, labels, weights, False)[0]
-    return _loop(hidden, kernel, labels, weights, chunk_rows, with_gradient=False)[0]
+    @tf.custom_gradient
+    def loss_of_hidden(hidden: tf.Tensor):
+        loss, d_hidden, _ = compute(hidden, kernel, *data, _OF_HIDDEN)
+        return loss, lambda upstream: d_hidden * tf.cast(upstream, d_hidden.dtype)
+
+    if not with_gradient:
+        return compute(hidden, kernel, *data, _NONE)[0]
+    return loss_of_both(hidden, kernel) if with_kernel_gradient else loss_of_hidden(hidden)
 
 
 def token_losses(
@@ -113,7 +122,7 @@ def _rows_in_a_chunk(vocab_size: int) -> int:
 
 
 def _chunk(
-    hidden: tf.Tensor, kernel: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, with_gradient: bool
+    hidden: tf.Tensor, kernel: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, gradients: int
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
     """Loss sum of some rows, and its gradients with respect to hidden and kernel."""
 
@@ -134,7 +143,7 @@ def _chunk(
         exact,
     )
     loss = tf.reduce_sum(tf.math.multiply_no_nan(losses, weights))
-    if not with_gradient:
+    if gradients == _NONE:
         return loss, None, None
     # d loss / d logits = weight · (p - one-hot). The weight goes to the small factors instead of
     # to this [rows, V] tensor. Nobody reads it any more: the update is made in place.
@@ -144,6 +153,8 @@ def _chunk(
         )
     row_weight = tf.cast(weights, hidden.dtype)[:, tf.newaxis]
     d_hidden = tf.matmul(d_logits, kernel) * row_weight
+    if gradients == _OF_HIDDEN:
+        return loss, d_hidden, None
     if hidden.dtype == tf.float16:  # a sum over many rows would overflow, a mean could underflow
         root = tf.sqrt(tf.cast(tf.maximum(tf.shape(hidden)[0], 1), tf.float32))
         row_weight /= tf.cast(root, tf.float16)
@@ -158,9 +169,9 @@ def _loop(
     kernel: tf.Tensor,
     labels: tf.Tensor,
     weights: tf.Tensor,
-    chunk_rows: int,
+    gradients: int,
     *,
-    with_gradient: bool = True,
+    chunk_rows: int,
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
     """The same over chunks of one size; the last one is filled up with rows of weight 0."""
     num_rows, width = hidden.shape[0], hidden.shape[1]
@@ -178,23 +189,27 @@ def _loop(
 
     chunks = [chunked(x) for x in (hidden, labels, weights)]
 
-    def body(i: tf.Tensor, loss: tf.Tensor, *rest: tf.Tensor):
+    def body(i: tf.Tensor, loss: tf.Tensor, *rest: Any):
         h, y, w = (x[i] for x in chunks)
-        chunk_loss, d_hidden, d_kernel = _chunk(h, kernel, y, w, with_gradient)
-        if not with_gradient:
-            return i + 1, loss + chunk_loss
-        d_hiddens, d_kernels = rest
-        d_hiddens = d_hiddens.write(i, d_hidden)
-        return i + 1, loss + chunk_loss, d_hiddens, d_kernels + tf.cast(d_kernel, tf.float32)
+        chunk_loss, d_hidden, d_kernel = _chunk(h, kernel, y, w, gradients)
+        state: tuple = (i + 1, loss + chunk_loss)
+        if gradients != _NONE:
+            state += (rest[0].write(i, d_hidden),)
+        if gradients == _BOTH:
+            state += (rest[1] + tf.cast(d_kernel, tf.float32),)
+        return state
 
     state: tuple = (tf.constant(0), tf.constant(0.0))
-    if with_gradient:
+    if gradients != _NONE:
         static_rows = chunk_rows if isinstance(chunk_rows, int) else None
-        d_hiddens = tf.TensorArray(hidden.dtype, num_chunks, element_shape=[static_rows, width])
-        state += (d_hiddens, tf.zeros(kernel.shape, tf.float32))
+        element_shape = [static_rows, width]
+        state += (tf.TensorArray(hidden.dtype, num_chunks, element_shape=element_shape),)
+    if gradients == _BOTH:
+        state += (tf.zeros(kernel.shape, tf.float32),)
     state = tf.while_loop(lambda i, *_: i < num_chunks, body, state, parallel_iterations=1)
-    if not with_gradient:
-        return state[1], None, None
-    d_hidden = tf.reshape(state[2].stack(), [-1, width])[:num_rows]
-    d_kernel = state[3] if kernel.dtype == tf.float16 else tf.cast(state[3], kernel.dtype)
+    d_hidden = d_kernel = None
+    if gradients != _NONE:
+        d_hidden = tf.reshape(state[2].stack(), [-1, width])[:num_rows]
+    if gradients == _BOTH:
+        d_kernel = state[3] if kernel.dtype == tf.float16 else tf.cast(state[3], kernel.dtype)
     return state[1], d_hidden, d_kernel

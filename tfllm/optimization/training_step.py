@@ -17,19 +17,13 @@ import keras
 import tensorflow as tf
 from keras.src.models.functional import Functional
 
+from tfllm.optimization.micro_batches import added_up
+from tfllm.optimization.perplexity import Perplexity
+from tfllm.optimization.supported_strategies import refuse_unsupported
+
 _SUM = tf.distribute.ReduceOp.SUM
-
-
-@keras.saving.register_keras_serializable("tfllm")
-class Perplexity(keras.metrics.Mean):
-    """exp of the mean loss a token."""
-
-    def __init__(self, name: str = "perplexity", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
-
-    def result(self) -> tf.Tensor:
-        """The perplexity so far, a float32 scalar."""
-        return tf.exp(super().result())
+_WEIGHT = 2
+"""the place of the sum of weights among a step's sums"""
 
 
 class TrainingStep(keras.Model):
@@ -41,10 +35,15 @@ class TrainingStep(keras.Model):
     `loss`, for our own cross-entropy `perplexity` (without the regularizers' share of the loss),
     and what `compile(metrics=..., weighted_metrics=...)` asks for, which costs all logits at once.
 
-    `TrainingStep(inputs=..., outputs=...)` is a functional model.
+    `TrainingStep(inputs=..., outputs=...)` is a functional model, and `TrainingStep.of(model)`
+    gives this step to a model that somebody else wrote.
 
     Set before `fit`:
         gradient_accumulation: micro-batches that a batch is cut into.
+        detailed_logs: what callbacks get after a step also has `gradient_norm` (global norm of the
+            mean gradient, before clipping) and `input_seconds` (that the step waited for data).
+        votes_to_stop: a float32 scalar `tf.Variable` of this process, or None; the logs then have
+            `votes_to_stop`, its sum over all replicas, so that all workers can stop together.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -59,20 +58,55 @@ class TrainingStep(keras.Model):
             # Keras would make *this* class functional, and with it every model that inherits it.
             cls.__bases__ = (*cls.__bases__, Functional)
         super().__init__(*args, **kwargs)
+        self._prepare_step()
+
+    @classmethod
+    def of(cls, model: keras.Model) -> Any:
+        """`model` itself, a Keras model of any kind, which this step trains and evaluates.
+
+        Its logits must be its only output. Compile it afterwards; its own `train_step` is not used
+        any more.
+
+        Args:
+            model: such as a functional model, or a KerasHub `CausalLM` without preprocessor.
+
+        Returns:
+            the same object.
+        """
+        if isinstance(model, TrainingStep):
+            return model
+        kind = type(model)
+        # Named like the model's own class, which is what saved files are to be opened with.
+        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+        model.__class__ = type(kind.__name__, (TrainingStep, kind), names)
+        with model.distribute_strategy.scope():
+            model._prepare_step()
+        return model
+
+    def _prepare_step(self) -> None:
         self.gradient_accumulation = 1
+        self.detailed_logs = False
+        self.votes_to_stop: tf.Variable | None = None
         self.perplexity = Perplexity()
+        self.measured = {name: keras.metrics.Mean(name) for name in self.measures}
 
     train_function: Any
     test_function: Any
 
     # ---- what a model may define
 
+    measures: tuple[str, ...] = ()
+    """names of what `loss_sums` gives besides: each is logged as a mean, weighted as the loss is"""
+    is_log_loss = True
+    """whether the loss is a mean of negative log-probabilities, so that there is a perplexity"""
+
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Sum over tokens of weight · loss, and the sum of weights, both float32 scalars.
+    ) -> tuple[tf.Tensor, ...]:
+        """Sum over tokens of weight · loss, the sum of weights, and a sum for each of `measures`.
 
-        `logits` are given where they have been computed already, for metrics.
+        All are float32 scalars. `logits` are given where they have been computed already, for
+        metrics.
         """
         if logits is None:
             logits = self(x, training=training)
@@ -91,47 +125,75 @@ class TrainingStep(keras.Model):
         size = tf.cast(tf.maximum(tf.size(y), 1), tf.float32)
 
         def one(x: Any, y: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
-            with tf.GradientTape() as tape:
+            # Else it would keep what the gradients of frozen weights need, too.
+            watched = [v.value for v in variables]
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(watched)
                 objective_sum, *sums = self._sums(x, y, weights, training=True)
                 objective = self.optimizer.scale_loss(objective_sum / size)
             gradients = tape.gradient(
-                objective, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+                objective, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
             dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
             return [*dense, objective_sum, *sums]
 
         if self.jit_compile:
             one = tf.function(one, jit_compile=True)
-        local = self._accumulated(one, x, y, weights)
-        total = local
+        zeros = [*(tf.zeros(v.shape) for v in variables), *self._no_sums()]
+        local = added_up(one, (x, y, weights), self.gradient_accumulation, zeros)
+        votes = tf.zeros([]) if self.votes_to_stop is None else tf.identity(self.votes_to_stop)
+        total = [*local, votes]
         if context.num_replicas_in_sync > 1:  # whose sizes differ in an epoch's last batch
-            total = context.all_reduce(_SUM, [*(g * size for g in local[:-3]), *local[-3:]])
+            scaled = [g * size for g in local[: len(variables)]]
+            total = context.all_reduce(_SUM, [*scaled, *local[len(variables) :], votes])
             size = 1.0
-        mean = tf.math.divide_no_nan(size, total[-1])
-        gradients = [g * mean for g in total[:-3]]
+        *total, votes = total
+        sums = total[len(variables) :]
+        mean = tf.math.divide_no_nan(size, sums[_WEIGHT])
+        gradients = [g * mean for g in total[: len(variables)]]
+        details = {}
+        if self.votes_to_stop is not None:
+            details["votes_to_stop"] = votes
+        if self.detailed_logs:
+            details["gradient_norm"] = tf.linalg.global_norm(gradients) / self._loss_scale()
         self.optimizer.apply(gradients, variables)
-        return self._logged(local[-3:], total[-3:])
+        return {**self._logged(local[len(variables) :], sums), **details}
+
+    def _loss_scale(self) -> Any:
+        """What the gradients are larger by, under float16."""
+        scale = getattr(self.optimizer, "dynamic_scale", None)
+        return 1.0 if scale is None else tf.convert_to_tensor(scale)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Loss of this replica's share of the batch."""
         x, y, weights = self._unpacked(data)
-        local = list(self._sums(x, y, weights, training=False))
+
+        def one(x: Any, y: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
+            return list(self._sums(x, y, weights, training=False))
+
+        # In as many parts as training, since it is the memory that decides.
+        local = added_up(one, (x, y, weights), self.gradient_accumulation, self._no_sums())
         context = tf.distribute.get_replica_context()
         total = context.all_reduce(_SUM, local) if context.num_replicas_in_sync > 1 else local
         return self._logged(local, total)
 
+    def _no_sums(self) -> list[tf.Tensor]:
+        """Zeros like what `_sums` gives."""
+        given = 0 if self._given_loss is not None else len(self.measures)
+        return [tf.zeros([])] * (3 + given)
+
     def _sums(self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool) -> tuple:
-        """Sums over tokens of what is minimised and of the loss alone, and the sum of weights."""
+        """Sums over tokens: what is minimised, the loss alone, weights, and `measures`."""
         self._clear_losses()  # of an earlier graph
         given, metrics = self._given_loss, self._compile_metrics
-        outputs = None
+        outputs, measured = None, []
         if given is not None or metrics is not None:
             outputs = self(x, training=training)
         if metrics is not None:
             metrics.update_state(y, outputs, weights)
         if given is None:
             known = {} if outputs is None else {"logits": outputs}
-            loss_sum, weight_sum = self.loss_sums(
+            loss_sum, weight_sum, *measured = self.loss_sums(
                 x, y, _spread(weights, y), training=training, **known
             )
         else:
@@ -148,7 +210,7 @@ class TrainingStep(keras.Model):
         objective_sum = loss_sum
         for extra in self.losses:
             objective_sum += tf.reduce_sum(tf.cast(extra, tf.float32)) * weight_sum
-        return objective_sum, loss_sum, weight_sum
+        return objective_sum, loss_sum, weight_sum, *measured
 
     @property
     def _given_loss(self) -> Any:
@@ -164,42 +226,6 @@ class TrainingStep(keras.Model):
             )
         given = keras.losses.get(given)
         return given.call if isinstance(given, keras.losses.Loss) else given
-
-    def _accumulated(self, one: Any, x: Any, y: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
-        """`one` on each micro-batch, its results added up."""
-        count = self.gradient_accumulation
-        if count == 1:
-            return one(x, y, weights)
-        data, rows = (x, y, weights), y.shape[0]
-        if rows is not None and rows % count == 0:
-            cut = tf.nest.map_structure(
-                lambda t: tf.reshape(t, tf.concat([[count, rows // count], tf.shape(t)[1:]], 0)),
-                data,
-            )
-
-            def micro_batch(i: tf.Tensor) -> Any:
-                return tf.nest.map_structure(
-                    lambda c, t: tf.ensure_shape(c[i], [rows // count, *t.shape[1:]]), cut, data
-                )
-        else:  # parts whose sizes differ by one row at most, such as those of an epoch's last batch
-            rows = tf.shape(y)[0]
-            count = tf.minimum(count, tf.maximum(rows, 1))
-
-            def micro_batch(i: tf.Tensor) -> Any:
-                return tf.nest.map_structure(
-                    lambda t: t[i * rows // count : (i + 1) * rows // count], data
-                )
-
-        zeros = [tf.zeros(v.shape) for v in self.trainable_variables] + [tf.zeros([])] * 3
-
-        def body(i: tf.Tensor, *sums: tf.Tensor) -> tuple:
-            return (i + 1, *(a + b for a, b in zip(sums, one(*micro_batch(i)), strict=True)))
-
-        return list(
-            tf.while_loop(
-                lambda i, *_: i < count, body, (tf.constant(0), *zeros), parallel_iterations=1
-            )[1:]
-        )
 
     def _unpacked(self, data: Any) -> tuple[Any, tf.Tensor, tf.Tensor]:
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
@@ -222,53 +248,77 @@ class TrainingStep(keras.Model):
 
     def _logged(self, local: list[tf.Tensor], total: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         """Count this replica's sums for the epoch; give this step's means over all replicas."""
-        objective, loss, weight = local
+        objective, loss, weight, *measured = local
         self._loss_tracker.update_state(
             tf.math.divide_no_nan(objective, weight), sample_weight=weight
         )
-        step = {"loss": tf.math.divide_no_nan(total[0], total[2])}
-        if self._given_loss is None:
+        step = {"loss": tf.math.divide_no_nan(total[0], total[_WEIGHT])}
+        for name, mine, of_all in zip(self.measures, measured, total[_WEIGHT + 1 :], strict=False):
+            self.measured[name].update_state(
+                tf.math.divide_no_nan(mine, weight), sample_weight=weight
+            )
+            step[name] = tf.math.divide_no_nan(of_all, total[_WEIGHT])
+        if self._has_perplexity:
             self.perplexity.update_state(tf.math.divide_no_nan(loss, weight), sample_weight=weight)
-            step["perplexity"] = tf.exp(tf.math.divide_no_nan(total[1], total[2]))
-        # `fit` takes the metrics' own results at an epoch's end if the names here are theirs.
+            step["perplexity"] = tf.exp(tf.math.divide_no_nan(total[1], total[_WEIGHT]))
         return {**self.get_metrics_result(), **step}
+
+    def _get_metrics_result_or_logs(self, logs: Any) -> dict[str, Any]:
+        """At an epoch's end, the metrics' own results: the logs here are those of one step."""
+        return self.get_metrics_result()
 
     @property
     def metrics(self) -> list[Any]:
         """What `fit` resets at each epoch; the perplexity only for our own loss."""
         every = super().metrics
-        if not self.compiled or self._given_loss is None:
+        if not self.compiled or self._has_perplexity:
             return every
         return [metric for metric in every if metric is not self.perplexity]
+
+    @property
+    def _has_perplexity(self) -> bool:
+        return self.is_log_loss and self._given_loss is None
 
     # ---- how fit calls it
 
     def make_train_function(self, force: bool = False) -> None:
         """Compile the training step; `fit` calls it with an iterator."""
         if self.train_function is None or force:
+            refuse_unsupported(self.distribute_strategy)
             self._prepare_optimizer()
-            self.train_function = self._loop(self.train_step)
+            self.train_function = self._loop(self.train_step, training=True)
 
     def make_test_function(self, force: bool = False) -> None:
         """Compile the evaluation step; `evaluate` calls it with an iterator."""
         if self.test_function is None or force:
-            self.test_function = self._loop(self.test_step)
+            self.test_function = self._loop(self.test_step, training=False)
 
-    def _loop(self, step: Any) -> Any:
+    def _loop(self, step: Any, *, training: bool) -> Any:
         strategy, steps = self.distribute_strategy, self.steps_per_execution
+        detailed = self.detailed_logs and training
 
-        def once(data: Any) -> dict[str, tf.Tensor]:
-            logs = strategy.run(step, args=(data,))
+        @tf.autograph.experimental.do_not_convert  # it has no Python control flow over tensors
+        def once(data: Any, ready: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+            def on_replica(data: Any) -> dict[str, tf.Tensor]:
+                if ready is not None:  # else the step could keep the clock from being read
+                    with tf.control_dependencies([ready]):
+                        data = tf.nest.map_structure(tf.identity, data)
+                return step(data)
+
+            logs = strategy.run(on_replica, args=(data,))
             return {name: strategy.experimental_local_results(v)[0] for name, v in logs.items()}
 
         def run(iterator: Any) -> dict[str, tf.Tensor]:
-            logs = once(next(iterator))
-            for _ in tf.range(steps - 1):
-                data = iterator.get_next_as_optional()
-                if not data.has_value():  # fewer batches are left
-                    break
-                logs = once(data.get_value())
-            return logs
+            data, waited, ready = _timed(lambda: next(iterator))
+            logs = once(data, ready)
+            if steps > 1:  # a loop that makes no step would be traced all the same
+                for _ in tf.range(steps - 1):
+                    more, seconds, ready = _timed(iterator.get_next_as_optional)
+                    if not more.has_value():  # fewer batches are left
+                        break
+                    waited += seconds
+                    logs = once(more.get_value(), ready)
+            return {**logs, "input_seconds": waited} if detailed else logs
 
         def on_data(data: Any) -> dict[str, tf.Tensor]:
             return once(data)
@@ -289,20 +339,27 @@ class TrainingStep(keras.Model):
         return function
 
     def _prepare_optimizer(self) -> None:
+        inner: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if inner.gradient_accumulation_steps:
+            raise ValueError(
+                "the optimizer's gradient_accumulation_steps fails on several replicas, and moves "
+                "the schedule on at each micro-batch; set model.gradient_accumulation instead, "
+                f"before fit; received gradient_accumulation_steps="
+                f"{inner.gradient_accumulation_steps}"
+            )
         with self.distribute_strategy.scope():
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
-        inner: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         # The gradients are those of the global batch already; a second sum would scale them up.
         inner._all_reduce_sum_gradients = list
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Build the metrics. Keras' way eats a batch and fails on several workers."""
-        if not self.built:
-            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-        metrics = self._compile_metrics
-        if self._distribute_strategy is None or metrics is None or metrics.built:
-            return  # without a strategy, metrics make their variables when they are first updated
+        """Build the model and the metrics. Keras' way eats a batch and fails on several workers."""
+        metrics: Any = self._compile_metrics
+        if metrics is not None and (metrics.built or self._distribute_strategy is None):
+            metrics = None  # without a strategy they make their variables when first updated
+        if self.built and metrics is None:
+            return
         data = data_batch if iterator is None else iterator._distributed_dataset.element_spec
         # A PerReplicaSpec holds one spec for each replica.
         data = tf.nest.map_structure(lambda s: getattr(s, "_value_specs", [s])[0], data)
@@ -310,7 +367,9 @@ class TrainingStep(keras.Model):
             tf.nest.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), data)
         )
         with self.distribute_strategy.scope():
-            metrics.build(y, self(x))
+            outputs = self(x)
+            if metrics is not None:
+                metrics.build(y, outputs)
 
     def _resolve_auto_jit_compile(self) -> bool:
         """XLA is a switch: `compile(jit_compile=True)`. It is slower on a CPU."""
@@ -320,6 +379,17 @@ class TrainingStep(keras.Model):
 @keras.saving.register_keras_serializable("tfllm")
 class FunctionalTrainingStep(TrainingStep, Functional):
     """What `TrainingStep(inputs=..., outputs=...)` makes."""
+
+
+@tf.autograph.experimental.do_not_convert
+def _timed(get: Any) -> tuple[Any, tf.Tensor, tf.Tensor]:
+    """What `get` gives, how many seconds it took, and the time then, float64 scalars."""
+    before = tf.timestamp()
+    with tf.control_dependencies([before]):
+        given = get()
+    with tf.control_dependencies(tf.nest.flatten(given, expand_composites=True)):
+        ready = tf.timestamp()
+    return given, ready - before, ready
 
 
 def _is_functional(args: tuple, kwargs: dict[str, Any]) -> bool:

@@ -1,106 +1,33 @@
 """`config.json` of a model folder to `ModelConfig` and back.
 
-The meaning of a key is the one that `transformers` gives it for the folder's `model_type`. A key
-that changes what the model computes and that we cannot follow is refused; a key that `transformers`
-itself does not read for that type is left aside.
+The meaning of a key is the one that `transformers` gives it for the folder's `model_type`
+(`hugging_face_architectures.py` has the table). A key that changes what the model computes and that
+we cannot follow is refused; any other that `transformers` does not read for that type is left
+aside.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from tfllm.config import ConfigError, ModelConfig, build, unknown_name
-from tfllm.models.presets import FAMILIES
+from tfllm.config import ConfigError, ModelConfig, unknown_name
+from tfllm.pretrained.config_values import built, one_dropout, read_key, unsupported
+from tfllm.pretrained.hugging_face_architectures import (
+    ACTIVATIONS,
+    ARCHITECTURES,
+    REQUIRED,
+    UNSUPPORTED,
+    Architecture,
+)
+from tfllm.pretrained.rope_parameters import read_rope, written_rope
 
-REQUIRED = object()
-"""the default of a key that must be there"""
-
-_ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-}
-
-
-class Architecture(NamedTuple):
-    """How one `model_type` says what a `ModelConfig` says.
-
-    Args:
-        class_name: what `architectures` names.
-        keys: our field to (key in config.json, its default where the key is missing).
-        required: values of ours that the type implies.
-        fixed: keys that must be missing, null or have this value, since we follow no other.
-        activations: our name of an activation to the name that is written.
-        constants: what is written besides.
-    """
-
-    class_name: str
-    keys: dict[str, tuple[str, Any]]
-    required: dict[str, Any]
-    fixed: dict[str, Any]
-    activations: dict[str, str]
-    constants: dict[str, Any]
+_FULL, _WINDOW = "full_attention", "sliding_attention"
+"""layer_types: a token sees all before it, or a window"""
 
 
-def _implied(family: str, *fields: str) -> dict[str, Any]:
-    return {"norm_first": True, **{name: FAMILIES[family][name] for name in fields}}
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(
-        class_name="LlamaForCausalLM",
-        keys={
-            "vocab_size": ("vocab_size", REQUIRED),
-            "embedding_dim": ("hidden_size", REQUIRED),
-            "num_layers": ("num_hidden_layers", REQUIRED),
-            "num_heads": ("num_attention_heads", REQUIRED),
-            "num_kv_heads": ("num_key_value_heads", None),
-            "head_dim": ("head_dim", None),
-            "feed_forward_dim": ("intermediate_size", REQUIRED),
-            "max_sequence_length": ("max_position_embeddings", 2048),
-            "norm_epsilon": ("rms_norm_eps", 1e-6),
-            "activation": ("hidden_act", "silu"),
-            "tied_embeddings": ("tie_word_embeddings", False),
-            "initializer_range": ("initializer_range", 0.02),
-            "use_bias": ("attention_bias", False),
-        },
-        required=_implied("llama", "positions", "norm", "gated"),
-        fixed={"sliding_window": None, "quantization_config": None},
-        activations={"gelu_tanh": "gelu_pytorch_tanh"},
-        constants={"use_cache": True, "pretraining_tp": 1},
-    ),
-    "gpt2": Architecture(
-        class_name="GPT2LMHeadModel",
-        keys={
-            "vocab_size": ("vocab_size", REQUIRED),
-            "embedding_dim": ("n_embd", REQUIRED),
-            "num_layers": ("n_layer", REQUIRED),
-            "num_heads": ("n_head", REQUIRED),
-            "feed_forward_dim": ("n_inner", None),
-            "max_sequence_length": ("n_positions", 1024),
-            "norm_epsilon": ("layer_norm_epsilon", 1e-5),
-            "activation": ("activation_function", "gelu_new"),
-            "tied_embeddings": ("tie_word_embeddings", True),
-            "initializer_range": ("initializer_range", 0.02),
-        },
-        required=_implied("gpt2", "positions", "norm", "gated", "use_bias"),
-        fixed={
-            "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False,
-            "add_cross_attention": False,
-            "quantization_config": None,
-        },
-        activations={"gelu_tanh": "gelu_new"},
-        constants={"use_cache": True},
-    ),
-}
-
-_GPT2_DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+# ------------------------------------------------------------------ writing
 
 
 def to_hugging_face(config: ModelConfig) -> tuple[dict[str, Any], str]:
@@ -111,7 +38,7 @@ def to_hugging_face(config: ModelConfig) -> tuple[dict[str, Any], str]:
     """
     reasons = []
     for model_type, architecture in ARCHITECTURES.items():
-        unmet = _unmet(config, model_type, architecture)
+        unmet = _unmet(config, architecture)
         if not unmet:
             return _written(config, model_type, architecture), ""
         reasons.append(f"{model_type} needs {', '.join(unmet)}")
@@ -119,51 +46,96 @@ def to_hugging_face(config: ModelConfig) -> tuple[dict[str, Any], str]:
     return values, f"no architecture of transformers is like this one: {'; '.join(reasons)}"
 
 
-def _unmet(config: ModelConfig, model_type: str, architecture: Architecture) -> list[str]:
+def _unmet(config: ModelConfig, architecture: Architecture) -> list[str]:
+    """What would have to be otherwise in our fields, field=value each."""
+    needed = dict(architecture.required)
+    if not architecture.rope_layers:
+        needed["rope_layers"] = None
+    if architecture.window == "none":
+        needed["sliding_window"] = None
+    if architecture.window == "all":
+        needed["window_layers"] = None
+    if "num_kv_heads" not in architecture.keys:
+        needed["num_kv_heads"] = config.num_heads
+    if "head_dim" not in architecture.keys:
+        needed["head_dim"] = config.embedding_dim // config.num_heads
     unmet = [
         f"{name}={value!r} (here {getattr(config, name)!r})"
-        for name, value in architecture.required.items()
+        for name, value in needed.items()
         if getattr(config, name) != value
     ]
-    if config.embedding_dim % config.num_heads:
+    values = _bias_values(config, architecture)
+    for part, said in architecture.biases.items():
+        bias, has = values.get(said, said), config.has_bias(part)
+        if bias != has:
+            unmet.append(f"{part}_bias={bias} (here {has})")
+    if architecture.width_divides and config.embedding_dim % config.num_heads:
         unmet.append(
             "embedding_dim divisible by num_heads "
             f"(here {config.embedding_dim} and {config.num_heads})"
         )
-    elif model_type == "gpt2":
-        if config.num_kv_heads != config.num_heads:
-            unmet.append(f"num_kv_heads={config.num_heads} (here {config.num_kv_heads})")
-        if config.head_dim != config.embedding_dim // config.num_heads:
-            unmet.append(
-                f"head_dim={config.embedding_dim // config.num_heads} (here {config.head_dim})"
-            )
     return unmet
+
+
+def _bias_values(config: ModelConfig, architecture: Architecture) -> dict[Any, bool]:
+    """The keys that say where biases are, each as the first of its parts has it."""
+    values: dict[Any, bool] = {}
+    for part, said in architecture.biases.items():
+        if isinstance(said, str):
+            values.setdefault(said, config.has_bias(part))
+    return values
 
 
 def _written(config: ModelConfig, model_type: str, architecture: Architecture) -> dict[str, Any]:
     values = {key: getattr(config, name) for name, (key, _) in architecture.keys.items()}
     activation_key = architecture.keys["activation"][0]
-    values[activation_key] = architecture.activations.get(config.activation, config.activation)
-    if model_type == "llama":
-        values |= {
-            "mlp_bias": config.use_bias,
-            "attention_dropout": config.dropout,
-            # The one is the place that transformers reads from version 5 on, the other that of
-            # version 4 and of most other readers.
-            "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-            "rope_theta": config.rope_theta,
-        }
-    else:
-        values |= dict.fromkeys(_GPT2_DROPOUTS, config.dropout)
-        if values["n_inner"] == 4 * config.embedding_dim:
-            values["n_inner"] = None
+    names = architecture.written_activations
+    values[activation_key] = names.get(config.activation, config.activation)
+    inner_key, inner_default = architecture.keys["feed_forward_dim"]
+    if inner_default is None and config.feed_forward_dim == 4 * config.embedding_dim:
+        values[inner_key] = None
     return {
         "model_type": model_type,
         "architectures": [architecture.class_name],
         **values,
+        **_bias_values(config, architecture),
+        **dict.fromkeys(architecture.dropouts, config.dropout),
+        **(written_rope(config) if architecture.rope_theta is not None else {}),
+        **_written_layers(config, architecture),
         **architecture.constants,
         **{key: value for key, value in architecture.fixed.items() if value is not None},
     }
+
+
+def _written_layers(config: ModelConfig, architecture: Architecture) -> dict[str, Any]:
+    """What differs between the layers: rotation and windows."""
+    values: dict[str, Any] = {}
+    blocks = range(config.num_layers)
+    if architecture.rope_layers:
+        values["no_rope_layers"] = [int(config.rotates(i)) for i in blocks]
+    if architecture.window == "none":
+        return values
+    values["sliding_window"] = config.sliding_window
+    if architecture.window == "all":
+        return values
+    windows = _window_blocks(config)
+    values["use_sliding_window"] = bool(windows)
+    values["layer_types"] = [_WINDOW if i in windows else _FULL for i in blocks]
+    if architecture.window == "from max_window_layers":
+        # For readers that know no layer_types; the two agree where these can say it.
+        first = min(windows, default=config.num_layers)
+        values["max_window_layers"] = first
+    return values
+
+
+def _window_blocks(config: ModelConfig) -> set[int]:
+    if config.sliding_window is None:
+        return set()
+    every = range(config.num_layers)
+    return set(every if config.window_layers is None else config.window_layers)
+
+
+# ------------------------------------------------------------------ reading
 
 
 def from_hugging_face(
@@ -186,76 +158,140 @@ def from_hugging_face(
         settings = {key: value for key, value in values.items() if key in known}
         if dropout is not None:
             settings["dropout"] = dropout
-        return model_type, _build(settings, where)
-    if model_type not in ARCHITECTURES:
-        supported = [*ARCHITECTURES, "tfllm"]
+        return model_type, built(ModelConfig, settings, where)
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise ConfigError(
-            unknown_name("model_type", str(model_type), supported, where)
-            + f" (supported: {', '.join(supported)})"
+            f"{where}: unknown model_type {model_type!r}; "
+            f"supported: {', '.join([*ARCHITECTURES, 'tfllm'])}"
         )
     architecture = ARCHITECTURES[model_type]
-    for key, value in architecture.fixed.items():
-        if values.get(key) not in (None, value):
-            raise _unsupported(key, values[key], value, where)
-
+    _check_options(values, architecture, where)
     settings = dict(architecture.required)
     for name, (key, default) in architecture.keys.items():
         value = values.get(key)
-        if value is None:
+        if value is None and (key not in values or name != "num_kv_heads"):  # null: as many heads
             value = default
         if value is REQUIRED:
             raise ConfigError(f"{where} has no {key!r}, which a {model_type} needs")
         if value is not None:
             settings[name] = value
     activation_key = architecture.keys["activation"][0]
-    if settings["activation"] not in _ACTIVATIONS:
-        raise ConfigError(
-            unknown_name(activation_key, str(settings["activation"]), _ACTIVATIONS, where)
-        )
-    settings["activation"] = _ACTIVATIONS[settings["activation"]]
-    if model_type == "llama":
-        settings["rope_theta"] = _rope_theta(values, where)
-        if bool(values.get("mlp_bias")) != settings["use_bias"]:
-            raise ConfigError(
-                f"{where}: attention_bias and mlp_bias must be alike, since here all projections "
-                f"have biases or none has; received attention_bias={values.get('attention_bias')}, "
-                f"mlp_bias={values.get('mlp_bias')}"
-            )
-        rates = [values.get("attention_dropout") or 0.0]
-    else:
-        rates = [0.1 if values.get(name) is None else values[name] for name in _GPT2_DROPOUTS]
-    if dropout is None and len(set(rates)) > 1:
-        raise ConfigError(
-            f"{where}: there is one dropout for the whole model; received "
-            + ", ".join(f"{n}={r}" for n, r in zip(_GPT2_DROPOUTS, rates, strict=True))
-            + ". Give dropout=... (it acts in training alone)"
-        )
-    settings["dropout"] = rates[0] if dropout is None else dropout
-    return model_type, _build(settings, where)
-
-
-def _build(settings: Mapping[str, Any], where: str) -> ModelConfig:
-    try:
-        return build(ModelConfig, settings)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _rope_theta(values: Mapping[str, Any], where: str) -> float:
-    """The base of the rotary angles, from its new place or its old one."""
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    name = "rope_parameters" if values.get("rope_parameters") else "rope_scaling"
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise _unsupported(f"{name}.rope_type", kind, "default", where)
-    for place in (rope, values):
-        if place.get("partial_rotary_factor") not in (None, 1.0):
-            raise _unsupported("partial_rotary_factor", place["partial_rotary_factor"], 1.0, where)
-    return rope.get("rope_theta") or values.get("rope_theta") or 10000.0
-
-
-def _unsupported(key: str, received: Any, supported: Any, where: str) -> ConfigError:
-    return ConfigError(
-        f"{where}: {key} is supported with the value {supported!r} alone; received {received!r}. "
-        "Another value would change what the model computes, so the model is not loaded"
+    activation = str(settings["activation"])
+    if activation not in ACTIVATIONS:
+        raise ConfigError(unknown_name(activation_key, activation, ACTIVATIONS, where))
+    settings["activation"] = ACTIVATIONS[activation]
+    for part, said in architecture.biases.items():
+        if isinstance(said, str):
+            said = read_key(values, said, bool, False, where)
+        settings[f"{part}_bias"] = said
+    if architecture.rope_theta is not None:
+        theta, scaling = read_rope(values, architecture.rope_theta, where)
+        settings |= {"rope_theta": theta, "rope_scaling": scaling}
+    settings["dropout"] = (
+        one_dropout(values, architecture.dropouts, architecture.default_dropout, where)
+        if dropout is None
+        else dropout
     )
+    config = built(ModelConfig, settings, where)
+    layers = _layers(values, architecture, config.num_layers, where)
+    return model_type, built(ModelConfig, {**settings, **layers}, where)
+
+
+def _check_options(values: Mapping[str, Any], architecture: Architecture, where: str) -> None:
+    for key, harmless in UNSUPPORTED.items():
+        if values.get(key) is not None and values[key] not in harmless:
+            raise unsupported(key, values[key], (None, *harmless), where)
+    for key, value in architecture.fixed.items():
+        if values.get(key) not in (None, value):
+            raise unsupported(key, values[key], (value,), where)
+    if architecture.window == "none" and values.get("use_sliding_window"):
+        raise unsupported("use_sliding_window", values["use_sliding_window"], (False,), where)
+    flags = values.get("no_rope_layers")
+    if not (architecture.rope_layers or flags is None or (isinstance(flags, list) and all(flags))):
+        raise unsupported("no_rope_layers", flags, (None,), where)
+
+
+def drops_attention_weights_alone(model_type: str) -> bool:
+    """Whether the dropout in config.json is one of attention weights, and not ours."""
+    return model_type in ARCHITECTURES and ARCHITECTURES[model_type].dropouts == (
+        "attention_dropout",
+    )
+
+
+def _layers(
+    values: Mapping[str, Any], architecture: Architecture, num_layers: int, where: str
+) -> dict[str, Any]:
+    """What differs between the layers: rotation and windows."""
+    rotating = _rotating(values, num_layers, where) if architecture.rope_layers else None
+    types = values.get("layer_types")
+    if types is not None:
+        types = _layer_types(types, num_layers, where)
+    size = None
+    if "sliding_window" not in values:
+        size = architecture.default_window
+    elif architecture.window != "none":
+        size = read_key(values, "sliding_window", int, None, where)
+    if architecture.window == "none":
+        size, windows = None, set()
+    elif architecture.window == "all":
+        windows = set(range(num_layers)) if size is not None else set()
+    else:
+        size = size if read_key(values, "use_sliding_window", bool, False, where) else None
+        if architecture.window == "without rotation":
+            derived: Iterable[int] = set(range(num_layers)) - set(rotating or ())
+        else:
+            first = max(read_key(values, "max_window_layers", int, 28, where), 0)
+            derived = range(min(first, num_layers), num_layers)
+        windows = set(derived) if size is not None else set()
+    if types is not None and architecture.window in ("none", "all") and types != windows:
+        raise ConfigError(
+            f"{where}: transformers reads no layer_types for this model_type, and these contradict "
+            f"its sliding_window={size}; received {values['layer_types']}"
+        )
+    if types is not None:
+        windows = types
+    if windows and size is None:
+        raise ConfigError(
+            f"{where}: layer_types has {_WINDOW!r}, and there is no window: sliding_window="
+            f"{values.get('sliding_window')}, use_sliding_window={values.get('use_sliding_window')}"
+        )
+    return {
+        "rope_layers": None if rotating is None else sorted(rotating),
+        "sliding_window": size if windows else None,
+        "window_layers": sorted(windows) if windows else None,
+    }
+
+
+def _rotating(values: Mapping[str, Any], num_layers: int, where: str) -> set[int]:
+    """The blocks that rotate: 1 in no_rope_layers."""
+    flags = values.get("no_rope_layers")
+    if flags is None:
+        interval = read_key(values, "no_rope_layer_interval", int, 4, where)
+        if interval < 1:
+            raise ConfigError(
+                f"{where}: no_rope_layer_interval must be at least 1; received {interval!r}"
+            )
+        flags = [int((i + 1) % interval != 0) for i in range(num_layers)]
+    if (
+        not isinstance(flags, list)
+        or len(flags) < num_layers
+        or any(flag not in (0, 1) for flag in flags)
+    ):
+        raise ConfigError(
+            f"{where}: no_rope_layers must hold a 1 (rotary positions) or a 0 for each of the "
+            f"{num_layers} layers; received {flags!r}"
+        )
+    return {i for i in range(num_layers) if flags[i]}
+
+
+def _layer_types(types: Any, num_layers: int, where: str) -> set[int]:
+    """The blocks with a window."""
+    for kind in types if isinstance(types, list) else ():
+        if kind not in (_FULL, _WINDOW):
+            raise unsupported("layer_types", types, (_FULL, _WINDOW), where)
+    if not isinstance(types, list) or len(types) != num_layers:
+        raise ConfigError(
+            f"{where}: layer_types must have one entry for each of the {num_layers} layers; "
+            f"received {types!r}"
+        )
+    return {i for i, kind in enumerate(types) if kind == _WINDOW}

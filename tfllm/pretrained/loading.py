@@ -1,8 +1,8 @@
-"""Reading a model folder into a `CausalLM`, a tokenizer and generation settings."""
+"""Reading a pretrained model into a Keras model, a tokenizer and generation settings."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,136 +13,154 @@ import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
-from tfllm.atomic_folder import earlier_version
-from tfllm.config import GenerationConfig, ModelConfig
-from tfllm.models.causal_lm import CausalLM
-from tfllm.pretrained import generation_settings, hugging_face_config
-from tfllm.pretrained.replaced_folder import OURS
-from tfllm.pretrained.tensor_files import DTYPES, TensorFiles
-from tfllm.pretrained.weight_map import OUTPUT, WEIGHT_MAPS, StoredWeight, WeightMap, stored_weights
+from tfllm.config import GenerationConfig
+from tfllm.layers.quantized import quantize_rows
+from tfllm.models.encoder import Encoder
+from tfllm.pretrained import hugging_face_config
+from tfllm.pretrained.keras_hub import is_keras_hub_preset
+from tfllm.pretrained.model_folder import model_folder
+from tfllm.pretrained.model_kinds import kind_of_config
+from tfllm.pretrained.model_source import ModelSource, open_source
+from tfllm.pretrained.tensor_files import TensorInfo
+from tfllm.pretrained.tensor_source import TensorSource, equal, row_chunks
+from tfllm.pretrained.weight_map import StoredWeight, WeightMap, stored_weights
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers import BytePairTokenizer
+    from tfllm.tokenizers.base import Tokenizer
 
 
 class Pretrained(NamedTuple):
-    """What a model folder holds.
+    """What a model folder or file holds.
 
     Args:
-        model: token ids to logits; it knows no text.
-        tokenizer: text to token ids, or None where the folder has none.
+        model: token ids to logits, or whatever else the model gives; it knows no text. A `CausalLM`
+            or, of a BERT, the class that config.json names (see `model_kinds.py`).
+        tokenizer: text to token ids, or None where there is none.
         generation: how text is drawn from the model unless one says otherwise.
     """
 
-    model: CausalLM
-    tokenizer: BytePairTokenizer | None
+    model: Any
+    tokenizer: Tokenizer | None
     generation: GenerationConfig
 
 
 def load(
-    folder: str | Path,
+    path: str | Path,
     *,
     dtype: Any = None,
     rematerialize: bool = False,
     dropout: float | None = None,
     seed: int = 0,
 ) -> Pretrained:
-    """The model, the tokenizer and the generation settings of a model folder.
+    """The model, the tokenizer and the generation settings that are at a path.
+
+    A few rows of a tensor are read at a time: the memory needed is the model's and little more.
 
     Args:
-        folder: a folder in the Hugging Face layout, written by `save`, or by `transformers` for a
-            `LlamaForCausalLM` or `GPT2LMHeadModel`.
+        path: a folder in the Hugging Face layout (written by `save`, or by `transformers` for a
+            family that the README names), a run's folder, a .gguf file, or
+            `hf://ORGANISATION/NAME[@REVISION][/FILE.gguf]`.
         dtype: dtype policy of the model ("float32", "bfloat16", "mixed_bfloat16", ...). "auto":
-            bfloat16 where all the weights are stored so, else float32. Default float32.
+            bfloat16 where all the weights are stored so, else float32. "int8": matrices as integers
+            with a scale for each row, used in bfloat16 where that is faster here, else in float32
+            ("int8_bfloat16" and "int8_float32" say which). Default float32.
         rematerialize: recompute each block in the backward pass.
         dropout: what to train with instead of what config.json says.
         seed: of dropout.
 
     Raises:
-        FileNotFoundError: the folder or a file that it needs is not there.
-        ValueError: a file is cut short; an architecture or an option that is not supported; a
-            weight that is missing, one too many, or of another shape; a tokenizer with more ids
-            than the model.
+        FileNotFoundError: there is no model, or a file that it needs is not there.
+        ValueError: a file is damaged or cut short; an architecture or an option that is not
+            supported; a weight that is missing, one too many, or of another shape or dtype; a
+            tokenizer with more ids than the model.
+        ConnectionError: a model of the Hub that is not in the cache, without a network.
     """
-    folder = _existing(Path(folder))
-    where = str(folder / "config.json")
-    values = _read_json(folder / "config.json")
-    model_type, config = hugging_face_config.from_hugging_face(values, where=where, dropout=dropout)
-    ours = _read_json(folder / OURS, {})
-    if dropout is None and model_type == "llama" and config.dropout != ours.get("dropout", 0.0):
+    place = model_folder(path)
+    if is_keras_hub_preset(place):
         raise ValueError(
-            f"{where}: attention_dropout drops attention weights alone, and dropout here acts on "
-            f"each sublayer's result too; received {config.dropout}. Give dropout=... "
-            "(it acts in training alone)"
+            f"{place} is a preset of KerasHub, which stays a model of KerasHub: "
+            "tfllm.TextGeneration.load(path) generates with it, scores and is exported; "
+            "tfllm.pretrained.load_keras_hub(path) gives the Keras model, to train it"
         )
-    files = TensorFiles(folder)
-    tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
-    if tokenizer is not None:
-        check_vocabulary(tokenizer, config, str(folder))
-    generation = generation_settings.from_hugging_face(
-        _read_json(folder / "generation_config.json", {}), ours.get("generation", {}), str(folder)
-    )
-    if dtype is None or dtype == "auto":
-        stored = {info.dtype for info in files.tensors.values()}
-        dtype = "bfloat16" if dtype == "auto" and stored == {"BF16"} else "float32"
+    return _load(open_source(place), dtype, rematerialize, dropout, seed)
 
-    model = _uninitialized(config, dtype=dtype, rematerialize=rematerialize, seed=seed)
-    table = WEIGHT_MAPS[model_type]
+
+def load_encoder(
+    path: str | Path,
+    *,
+    dtype: Any = None,
+    rematerialize: bool = False,
+    dropout: float | None = None,
+    seed: int = 0,
+) -> tuple[Encoder, Tokenizer | None]:
+    """The encoder of a model that has one, whatever its head, and the tokenizer.
+
+    Args:
+        path: as of `load`.
+        dtype: as of `load`.
+        rematerialize: as of `load`.
+        dropout: as of `load`.
+        seed: as of `load`.
+
+    Raises:
+        ValueError: the model has none; or as `load`.
+        OSError: as `load`.
+    """
+    source = open_source(model_folder(path))
+    source.ignore_modules()
+    model, tokenizer, _ = _load(source, dtype, rematerialize, dropout, seed)
+    encoder = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
+    if not isinstance(encoder, Encoder):
+        raise ValueError(
+            f"{source.where}: an encoder is read from a BERT, with or without a head; received a "
+            f"{type(model).__name__}"
+        )
+    return encoder, tokenizer
+
+
+def _load(
+    source: ModelSource, dtype: Any, rematerialize: bool, dropout: float | None, seed: int
+) -> Pretrained:
+    model_type = source.config.get("model_type")
+    kind = kind_of_config(source.config, source.where)
+    config, given = kind.read(source.config, source.where, dropout)
+    assert isinstance(model_type, str)
+    names = source.tensors.tensors.keys()
+    stored = kind.stored_settings(config, names)
+    if stored:
+        config = dataclasses.replace(config, **stored)
+    if dropout is None:
+        _check_dropout(source, model_type, config)
+    stored_dtypes = {info.dtype for info in source.tensors.tensors.values()}
+    tokenizer = source.tokenizer()
+    if tokenizer is not None:
+        check_vocabulary(tokenizer, config, source.where)
+    generation = source.generation()
+    if dtype is None or dtype == "auto":
+        dtype = "bfloat16" if dtype == "auto" and stored_dtypes == {"BF16"} else "float32"
+
+    options = {**given, **kind.stored_options(names)}
+    options |= {"dtype": dtype, "rematerialize": rematerialize, "seed": seed}
+    model = _uninitialized(kind.model_class, config, options)
+    table = source.weight_map(kind.weight_map[model_type])
     weights = stored_weights(model, table)
-    names = _matched(weights, table, files, model)
+    in_files = _matched(weights, table, source)
     for weight in weights:
-        weight.variable.assign(_value(weight, names, files))
+        _assign(weight, in_files, source.tensors)
     return Pretrained(model, tokenizer, generation)
 
 
-def load_tokenizer(folder: str | Path) -> BytePairTokenizer:
-    """The tokenizer of a model folder.
-
-    Raises:
-        FileNotFoundError: the folder has no `tokenizer.json`.
-    """
-    from tfllm.tokenizers import BytePairTokenizer
-
-    folder = _existing(Path(folder))
-    if not (folder / "tokenizer.json").exists():
-        raise FileNotFoundError(
-            f"{folder} has no tokenizer.json; have transformers write the tokenizer into it with "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+def _check_dropout(source: ModelSource, model_type: str, config: Any) -> None:
+    weights_alone = hugging_face_config.drops_attention_weights_alone(model_type)
+    if weights_alone and config.dropout != (source.dropout or 0.0):
+        raise ValueError(
+            f"{source.where}: attention_dropout drops attention weights alone, and dropout here "
+            f"acts on each sublayer's result too; received {config.dropout}. Give dropout=... "
+            "(it acts in training alone)"
         )
-    return BytePairTokenizer.load(folder)
 
 
-def _existing(folder: Path) -> Path:
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise NotADirectoryError(f"a model is a folder; received the file {folder}")
-    earlier = earlier_version(folder)
-    hint = (
-        f"a save was interrupted: the model before it is {earlier}; rename it back"
-        if earlier
-        else "give the path of a folder that holds config.json and model.safetensors"
-    )
-    raise FileNotFoundError(f"there is no folder {folder}; {hint}")
-
-
-def _read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
-    if default is not None and not path.exists():
-        return default
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path.parent} is no model folder: it has no {path.name}"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object; received {type(values).__name__}")
-    return values
-
-
-def check_vocabulary(tokenizer: BytePairTokenizer, config: ModelConfig, where: str) -> None:
+def check_vocabulary(tokenizer: Tokenizer, config: Any, where: str) -> None:
     """Refuse a tokenizer that has ids which the model does not know.
 
     Raises:
@@ -156,10 +174,10 @@ def check_vocabulary(tokenizer: BytePairTokenizer, config: ModelConfig, where: s
         )
 
 
-def _uninitialized(config: ModelConfig, **options: Any) -> CausalLM:
+def _uninitialized(model_class: Any, config: Any, options: Mapping[str, Any]) -> Any:
     """A model whose weights are whatever memory held: random ones would be overwritten at once."""
     with keras.StatelessScope():  # variables made in here get their values when it ends
-        model = CausalLM(config, **options)
+        model = model_class(config, **options)
         for variable in model.weights:
             variable._initializer = _empty
     return model
@@ -169,66 +187,98 @@ def _empty(shape: tuple[int, ...], dtype: str) -> tf.Tensor:
     return tf.raw_ops.Empty(shape=shape, dtype=dtype)
 
 
-def _matched(
-    weights: list[StoredWeight], table: WeightMap, files: TensorFiles, model: CausalLM
-) -> dict[str, str]:
+def _matched(weights: list[StoredWeight], table: WeightMap, source: ModelSource) -> dict[str, str]:
     """The name in the files of each tensor of the table, once all of them are there and fit."""
-    in_files = {_full_name(name, table, files): name for name in files.tensors}
+    tensors = source.tensors.tensors
+    in_files = {_full_name(name, table, tensors): name for name in tensors}
     wanted = {name: w.shape(rows) for w in weights for name, rows in w.tensors}
-    tied_output = model.output_kernel is None and OUTPUT in in_files
+    copies = {table.output: weights[0].tensors[0][0], **dict(table.copies)}
+    copies = {name: of for name, of in copies.items() if name in in_files and name not in wanted}
     extra = [
         in_files[name]
-        for name in in_files.keys() - wanted.keys()
+        for name in in_files.keys() - wanted.keys() - copies.keys()
         if not any(re.fullmatch(pattern, name) for pattern in table.unread)
-        and not (tied_output and name == OUTPUT)
     ]
     missing = sorted(wanted.keys() - in_files.keys())
     if missing:
-        raise ValueError(_listed("lack weights of the model", missing, files))
+        raise ValueError(_listed("lack weights of the model", missing, tensors))
     if extra:
-        raise ValueError(
-            _listed("hold weights that config.json leaves no place for", sorted(extra), files)
-        )
+        what = f"hold weights that {Path(source.where).name} leaves no place for"
+        raise ValueError(_listed(what, sorted(extra), tensors))
     for name, shape in wanted.items():
-        info = files.tensors[in_files[name]]
+        info = tensors[in_files[name]]
         if info.shape != shape:
             raise ValueError(
-                f"{info.file}: {in_files[name]} must have the shape {list(shape)}, as config.json "
-                f"says; received {list(info.shape)}"
+                f"{info.file}: {in_files[name]} must have the shape {list(shape)}, as "
+                f"{Path(source.where).name} says; received {list(info.shape)}"
             )
-        if info.dtype not in DTYPES:
+        if info.dtype not in source.tensors.readable:
             raise ValueError(
-                f"{info.file}: {in_files[name]} must be one of {', '.join(DTYPES)}; "
-                f"received {info.dtype}"
+                f"{info.file}: {in_files[name]} must be one of "
+                f"{', '.join(source.tensors.readable)}; received {info.dtype}. Have the program "
+                "that wrote it write one of those, such as F16"
             )
-    if tied_output:
-        embedding = in_files[weights[0].tensors[0][0]]
-        if not np.array_equal(files.read(in_files[OUTPUT]), files.read(embedding)):
+    for name, of in copies.items():
+        if not equal(source.tensors, in_files[name], in_files[of]):
             raise ValueError(
-                f"{files.tensors[embedding].file}: tie_word_embeddings says that {OUTPUT} is "
-                f"{embedding}, and the two differ; set tie_word_embeddings to false in config.json"
+                f"{tensors[in_files[of]].file}: tie_word_embeddings says that {name} is "
+                f"{in_files[of]}, and the two differ; set tie_word_embeddings to false in "
+                "config.json"
             )
     return {name: in_files[name] for name in wanted}
 
 
-def _full_name(name: str, table: WeightMap, files: TensorFiles) -> str:
-    without_prefix = not any(n.startswith(table.prefix) for n in files.tensors)
-    return table.prefix + name if without_prefix and name != OUTPUT else name
+def _full_name(name: str, table: WeightMap, tensors: Mapping[str, TensorInfo]) -> str:
+    for old, new in table.renamed:
+        name = re.sub(old, new, name)
+    without_prefix = not any(n.startswith(table.prefix) for n in tensors)
+    return table.prefix + name if without_prefix and name != table.output else name
 
 
-def _listed(what: str, names: list[str], files: TensorFiles) -> str:
+def _listed(what: str, names: list[str], tensors: Mapping[str, TensorInfo]) -> str:
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    paths = sorted({str(info.file) for info in files.tensors.values()})
+    paths = sorted({str(info.file) for info in tensors.values()})
     return f"{paths[0] if paths else 'the files'}{' ...' if len(paths) > 1 else ''} {what}: {shown}"
 
 
-def _value(weight: StoredWeight, names: Mapping[str, str], files: TensorFiles) -> np.ndarray:
-    variable = weight.variable
-    dtype = ml_dtypes.bfloat16 if variable.dtype == "bfloat16" else variable.dtype
-    value = np.empty(variable.shape, dtype)
-    end = 0
+def _assign(weight: StoredWeight, names: Mapping[str, str], tensors: TensorSource) -> None:
+    """Read the parts of a weight into its variable, some rows at a time."""
+    variable, scale = weight.variable, weight.scale
+    # Not slice by slice into the variable's own memory: from the first of them on, TensorFlow
+    # copies a variable each time that it is read.
+    whole = _aligned(variable.shape, _numpy_dtype(variable.dtype if scale is None else "int8"))
+    scales = None if scale is None else np.empty(scale.shape, np.float32)
+    exact = _numpy_dtype(variable.dtype if scale is None else "float32")
+    # The scale of a row needs all of it, and a row of the weight may be a column of the file.
+    columns = np.empty(variable.shape, exact) if weight.transposed and scale is not None else None
+    first = 0
     for name, rows in weight.tensors:
-        begin, end = end, end + rows
-        part = files.read(names[name])
-        value[begin:end] = part.T if weight.transposed else part
-    return value
+        for begin, end in row_chunks(tensors.tensors[names[name]]):
+            part = np.asarray(tensors.read(names[name], begin, end), exact)
+            place: tuple[slice, ...] = (slice(first + begin, first + end),)
+            if weight.transposed:
+                part, place = part.T, (slice(None), slice(begin, end))
+            if columns is not None:
+                columns[place] = part
+            elif scales is not None:
+                whole[place], scales[place] = quantize_rows(part)
+            else:
+                whole[place] = part
+        first += rows
+    if columns is not None:
+        whole[...], scales = quantize_rows(columns)
+    variable.assign(tf.convert_to_tensor(whole))
+    if scale is not None:
+        scale.assign(scales)
+
+
+def _numpy_dtype(name: str) -> np.dtype:
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that TensorFlow takes as a tensor without copying it."""
+    size, alignment = int(np.prod(shape)) * dtype.itemsize, 64
+    memory = np.empty(size + alignment, np.uint8)
+    begin = -memory.ctypes.data % alignment
+    return memory[begin : begin + size].view(dtype).reshape(shape)

@@ -8,15 +8,19 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tfllm.atomic_folder import atomic_folder
+from tfllm.pretrained.sentence_modules import WRITTEN as SENTENCE_MODULES
 
 OURS = "tfllm.json"
 """the file by which a folder is known to be written by tfllm"""
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm")
+_BESIDE = ("target.spm", "vocab.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = (*_TOKENIZERS, *_BESIDE)
 
 _WRITTEN = re.compile(
     r"config\.json|generation_config\.json|model(-\d+-of-\d+)?\.safetensors"
-    r"|model\.safetensors\.index\.json|" + "|".join(map(re.escape, (OURS, *TOKENIZER_FILES)))
+    r"|model\.safetensors\.index\.json|"
+    + "|".join(map(re.escape, (OURS, *TOKENIZER_FILES, *SENTENCE_MODULES)))
 )
 
 
@@ -43,7 +47,7 @@ def check_replaceable(folder: Path, *, with_tokenizer: bool) -> None:
             f"{folder} holds files that tfllm did not write ({held}), which saving would lose; "
             "name another folder, or move them away"
         )
-    if "tokenizer.json" in names and not with_tokenizer:
+    if not with_tokenizer and any(name in names for name in _TOKENIZERS):
         raise FileExistsError(
             f"{folder} holds a tokenizer, and none is given to take its place; "
             "give tokenizer=..., or name another folder"

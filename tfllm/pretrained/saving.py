@@ -1,7 +1,8 @@
-"""Writing a `CausalLM`, its tokenizer and generation settings as a model folder."""
+"""Writing a model, its tokenizer and generation settings as a model folder."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,17 +14,25 @@ import numpy as np
 
 from tfllm import __version__
 from tfllm.config import GenerationConfig
-from tfllm.models.causal_lm import CausalLM
-from tfllm.pretrained import generation_settings, hugging_face_config
+from tfllm.layers.quantized import is_int8
+from tfllm.models.sentence_encoder import SentenceEncoder
+from tfllm.pretrained import generation_settings
+from tfllm.pretrained.bert_config import written_labels
 from tfllm.pretrained.loading import check_vocabulary
+from tfllm.pretrained.model_kinds import kind_of_model
 from tfllm.pretrained.replaced_folder import OURS, replaced
+from tfllm.pretrained.sentence_modules import write_modules
 from tfllm.pretrained.tensor_files import NewTensor, write_json, write_tensors
-from tfllm.pretrained.weight_map import WEIGHT_MAPS, StoredWeight, stored_weights
+from tfllm.pretrained.weight_map import StoredWeight, stored_weights
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers import BytePairTokenizer
+    from tfllm.tokenizers.base import Tokenizer
 
 _SPECIAL = ("bos_token", "eos_token", "pad_token")
+_OF_GENERATION = (
+    *(f"{name}_id" for name in _SPECIAL),
+    *("decoder_start_token_id", "bad_words_ids"),
+)
 _TOKENIZER = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "clean_up_tokenization_spaces": False,  # true would drop spaces before punctuation
@@ -31,12 +40,13 @@ _TOKENIZER = {
 
 
 def save(
-    model: CausalLM,
+    model: Any,
     folder: str | Path,
-    tokenizer: BytePairTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     *,
     generation: GenerationConfig | None = None,
     training_summary: Mapping[str, Any] | None = None,
+    task: Mapping[str, Any] | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     max_shard_bytes: int = 5_000_000_000,
 ) -> Path:
@@ -46,11 +56,13 @@ def save(
     replaced; after an error, such as a full disk, it is left as it was.
 
     Args:
-        model: the model.
+        model: the model, of one of the classes of `model_kinds.py`, such as `CausalLM`.
         folder: where.
         tokenizer: the tokenizer that the model was trained with.
         generation: how text is drawn from the model unless one says otherwise.
         training_summary: what `tfllm.json` is to say of the training; it must fit JSON.
+        task: what the model was trained for, `{"name": ..., "information": {...}}`, which
+            `task_of` gives back; it must fit JSON.
         dtype: of the weights in the file.
         max_shard_bytes: a larger model is written as several files.
 
@@ -67,49 +79,93 @@ def save(
         raise ValueError(f"dtype must be float32 or bfloat16; received {dtype!r}")
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes must be at least 1; received {max_shard_bytes}")
-    if not isinstance(model, CausalLM):
-        raise ValueError(f"a tfllm.CausalLM is saved; received {type(model).__name__}")
+    kind = kind_of_model(model)
+    if is_int8(model.dtype_policy):
+        raise ValueError(
+            "a model folder has no place for int8 weights, whose scales no other reader would "
+            "know; save the model before its weights became int8, or model.with_dtype('float32'), "
+            "which has the rounded ones"
+        )
     if tokenizer is not None:
         check_vocabulary(tokenizer, model.config, str(folder))
-    values, reason = hugging_face_config.to_hugging_face(model.config)
-    weights = stored_weights(model, WEIGHT_MAPS[values["model_type"]])
-    special = _special_tokens(tokenizer)
-    ids = {f"{name}_id": special.get(name, (None, None))[1] for name in _SPECIAL}
+    values, reason = kind.write(model)
+    values |= _named_labels(values, task)
+    weights = stored_weights(model, kind.weight_map[values["model_type"]])
+    special, ids = _special_tokens(tokenizer)
     sampling, other_generation = generation_settings.to_hugging_face(generation)
     ours: dict[str, Any] = {"tfllm_version": __version__, "transformers": not reason}
     if reason:
         ours["why"] = reason
-    ours |= {"dropout": model.config.dropout, "generation": other_generation}
+    ours["dropout"] = model.config.dropout
+    if kind.generates:
+        ours["generation"] = other_generation
+    if task is not None:
+        ours["task"] = {"name": task["name"], "information": dict(task.get("information", {}))}
     if training_summary is not None:
         ours["training"] = dict(training_summary)
 
     with replaced(folder, with_tokenizer=tokenizer is not None) as new:
-        write_json(new / "config.json", {**values, **ids, "dtype": dtype, "torch_dtype": dtype})
-        write_json(new / "generation_config.json", {**ids, **sampling})
+        values |= {name: id_ for name, id_ in ids.items() if id_ is not None or name not in values}
+        write_json(new / "config.json", {**values, "dtype": dtype, "torch_dtype": dtype})
+        if kind.generates:
+            kept = {name: values[name] for name in _OF_GENERATION if name in values}
+            write_json(new / "generation_config.json", {**kept, **sampling})
+        if isinstance(model, SentenceEncoder):
+            length = model.config.max_sequence_length
+            if task is not None:
+                length = task.get("information", {}).get("sequence_length", length)
+            write_modules(new, model.config.embedding_dim, length)
         write_json(new / OURS, ours)
         if tokenizer is not None:
-            tokenizer.save(new / "tokenizer.json")
-            names = {name: token for name, (token, _) in special.items()}
-            write_json(new / "special_tokens_map.json", names)
-            write_json(
-                new / "tokenizer_config.json",
-                {**_TOKENIZER, **names, "model_max_length": model.config.max_sequence_length},
-            )
+            tokenizer.save(new)
+            given = {name: token for name, token in special.items() if token is not None}
+            write_json(new / "special_tokens_map.json", given)
+            settings = {**_TOKENIZER, **tokenizer.settings, **special}
+            settings["model_max_length"] = model.config.max_sequence_length
+            write_json(new / "tokenizer_config.json", settings)
         numpy_dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
         write_tensors(new, _new_tensors(weights), numpy_dtype, max_shard_bytes)
     return folder
 
 
-def _special_tokens(tokenizer: BytePairTokenizer | None) -> dict[str, tuple[str, int]]:
-    """The end token, where there is one: it ends a text, and so it begins one and fills rows."""
-    try:
-        return (
-            dict.fromkeys(_SPECIAL, (tokenizer.end_token, tokenizer.end_token_id))
-            if tokenizer
-            else {}
-        )
-    except ValueError:
+def _named_labels(values: Mapping[str, Any], task: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What config.json says of a classifier's labels where the task names them."""
+    names = (task or {}).get("information", {}).get("labels")
+    if "id2label" not in values or not names or len(names) != len(values["id2label"]):
         return {}
+    return written_labels(tuple(map(str, names)))
+
+
+def _special_tokens(
+    tokenizer: Tokenizer | None,
+) -> tuple[dict[str, Any], dict[str, int | list[int] | None]]:
+    """The special tokens by name, and the ids of `_SPECIAL`.
+
+    What a tokenizer was loaded with is kept. Where that names none, the end token, since it ends a
+    text, also begins one and fills rows.
+    """
+    named: dict[str, Any] = {}
+    ends: tuple[int, ...] = ()
+    if tokenizer is not None:
+        named = {name: token for name, token in tokenizer.settings.items() if _names(name, token)}
+        with contextlib.suppress(ValueError):  # a tokenizer without an end token can be saved too
+            named = dict.fromkeys(_SPECIAL, tokenizer.end_token) | named
+            named["eos_token"] = tokenizer.end_token
+            ends = tokenizer.end_token_ids
+    ids: dict[str, int | list[int] | None] = {}
+    for name in _SPECIAL:
+        token = named.get(name)
+        content = token.get("content") if isinstance(token, dict) else token
+        ids[f"{name}_id"] = tokenizer.token_id(content) if tokenizer and content else None
+    if len(ends) > 1:
+        ids["eos_token_id"] = list(ends)
+    return named, ids
+
+
+def _names(name: str, value: Any) -> bool:
+    """Whether a key of tokenizer_config.json names special tokens (add_bos_token does not)."""
+    is_token = value is None or isinstance(value, str | dict | list)
+    return is_token and name.endswith(("_token", "_tokens"))
 
 
 def _new_tensors(weights: list[StoredWeight]) -> list[NewTensor]:

@@ -1,8 +1,8 @@
 """The tensors of a model folder: `model.safetensors`, or shards of it with an index.
 
-Reading goes through the `safetensors` library. Writing is our own, in the same format (the length
-of a JSON header, the header, the tensors' bytes), since the library wants all tensors in memory at
-once and this wants one.
+The `safetensors` library checks a file. Reading and writing are our own, in its format (the length
+of a JSON header, the header, the tensors' bytes): the library maps files into memory and wants all
+tensors at once, and this wants a few rows.
 """
 
 from __future__ import annotations
@@ -40,67 +40,157 @@ class TensorInfo(NamedTuple):
 
 
 class TensorFiles:
-    """The tensors of a model folder, read one at a time.
+    """The tensors of a model folder, read a few rows at a time.
 
     Args:
         folder: holds `model.safetensors`, or `model.safetensors.index.json` and its shards.
+        one_file: the name of the one file, where it is another than `model.safetensors`.
 
     Raises:
         FileNotFoundError: neither is there, or a shard is missing.
-        ValueError: a file is damaged or cut short.
+        ValueError: a file is damaged or cut short, or the index and the shards contradict each
+            other.
     """
 
-    def __init__(self, folder: Path) -> None:
+    readable = tuple(DTYPES)
+
+    def __init__(self, folder: Path, *, one_file: str = ONE_FILE) -> None:
         self.tensors: dict[str, TensorInfo] = {}
-        for path in _files(folder):
-            with _opened(path) as file:
-                for name in file.keys():  # noqa: SIM118 (no mapping)
-                    part = file.get_slice(name)
-                    self.tensors[name] = TensorInfo(path, part.get_dtype(), tuple(part.get_shape()))
+        self._places: dict[str, int] = {}
+        files, weight_map = _files(folder, one_file)
+        for path in files:
+            for name, (info, place) in _header(path).items():
+                if name in self.tensors:
+                    raise ValueError(
+                        f"{name} must stand in one file; received it in "
+                        f"{self.tensors[name].file} and {path}"
+                    )
+                self.tensors[name], self._places[name] = info, place
+        if weight_map is not None:
+            _check_index(folder / INDEX, weight_map, self.tensors)
 
-    def read(self, name: str) -> np.ndarray:
-        """The tensor called `name`, in the dtype that it has in the file."""
-        # Opened anew each time: pages of an open memory-mapped file count as the process's memory.
-        with _opened(self.tensors[name].file) as file:
-            return file.get_tensor(name)
+    def read(self, name: str, begin: int = 0, end: int | None = None) -> np.ndarray:
+        """Rows `begin` to `end` (default: all) of a tensor, in the dtype that it has in the file.
 
-
-def _files(folder: Path) -> list[Path]:
-    index = folder / INDEX
-    if (folder / ONE_FILE).exists():
-        return [folder / ONE_FILE]
-    if not index.exists():
-        pickled = sorted(folder.glob("*.bin"))
-        raise FileNotFoundError(
-            f"{folder} holds no weights: there is neither {ONE_FILE} nor {INDEX}"
-            + (
-                f". {pickled[0].name} is a pickle, which can run code as it is read; have "
-                "transformers write the model once more with save_pretrained"
-                if pickled
-                else ""
+        Raises:
+            ValueError: a dtype that is not read.
+        """
+        info = self.tensors[name]
+        if info.dtype not in DTYPES:
+            raise ValueError(
+                f"{info.file}: {name} must be one of {', '.join(DTYPES)}; received {info.dtype}"
             )
+        dtype = DTYPES[info.dtype]
+        shape = info.shape
+        if shape:
+            end = shape[0] if end is None else end
+            shape = (end - begin, *shape[1:])
+        row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        values = np.empty(shape, dtype)
+        # Read and not mapped: the pages of a mapped file count as the process's memory.
+        with open(info.file, "rb") as file:
+            file.seek(self._places[name] + begin * row_bytes)
+            if file.readinto(values.reshape(-1).view(np.uint8).data) != values.nbytes:
+                raise ValueError(f"{info.file} became shorter while it was read; {_GET_AGAIN}")
+        return values
+
+
+def _files(folder: Path, one_file: str) -> tuple[list[Path], dict[str, str] | None]:
+    """The files that hold the weights, and what the index says of each tensor, if there is one."""
+    index = folder / INDEX
+    if (folder / one_file).exists():
+        return [folder / one_file], None
+    if one_file != ONE_FILE or not index.exists():
+        wanted = f"neither {ONE_FILE} nor {INDEX}" if one_file == ONE_FILE else f"no {one_file}"
+        raise FileNotFoundError(
+            f"{folder} holds no weights: there is {wanted}" + other_weights(folder)
         )
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+        damaged = not all(isinstance(name, str) for name in names)
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise ValueError(f"{index} is damaged or cut short; {_GET_AGAIN}") from None
-    paths = [folder / Path(name).name for name in names]
-    missing = [path.name for path in paths if not path.exists()]
+        damaged = True
+    if damaged:
+        raise ValueError(f"{index} is damaged or cut short; {_GET_AGAIN}")
+    outside = [name for name in names if name != Path(name).name or name == ".."]
+    if outside:
+        raise ValueError(
+            f"{index} must name files beside it; received {outside[0]!r}. The folder may be made "
+            "to have other files read; do not use it"
+        )
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}; {_GET_AGAIN}")
-    return paths
+    return [folder / name for name in names], weight_map
 
 
 _GET_AGAIN = "copy the folder again from where it came, or take the last good checkpoint"
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_OTHER_FORMATS = (".h5", ".msgpack", ".onnx", ".keras")
 
 
-def _opened(path: Path) -> safe_open:
+def other_weights(folder: Path) -> str:
+    """What to do with weights of another kind that the folder holds."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+
+    def first(*endings: str) -> str | None:
+        return next((name for name in names if name.lower().endswith(endings)), None)
+
+    again = "have transformers write the model once more with save_pretrained"
+    if gguf := first(".gguf"):
+        return f". {gguf} holds a model by itself; give its path: {folder / gguf}"
+    if other := first(".safetensors"):
+        return f". {other} has another name; is it an adapter, or a shard without its index?"
+    if pickle := first(*_PICKLES):
+        return f". {pickle} is a pickle, which can run code as it is read; {again}"
+    if other := first(*_OTHER_FORMATS):
+        return f". {other} is of a kind that is not read; {again}"
+    return ""
+
+
+def _header(path: Path) -> dict[str, tuple[TensorInfo, int]]:
+    """Each tensor of a file and the place of its first byte.
+
+    The library holds the header against the file: its length, that the tensors lie behind one
+    another, and that they fill the file.
+    """
     try:
-        return safe_open(path, framework="np")
+        with safe_open(path, framework="np"):
+            pass
     except SafetensorError as error:
         raise ValueError(
             f"{path} is damaged or cut short ({path.stat().st_size:,} bytes; {error}); {_GET_AGAIN}"
         ) from None
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(length))
+    entries.pop("__metadata__", None)
+    return {
+        name: (
+            TensorInfo(path, entry["dtype"], tuple(entry["shape"])),
+            8 + length + entry["data_offsets"][0],
+        )
+        for name, entry in entries.items()
+    }
+
+
+def _check_index(
+    index: Path, weight_map: Mapping[str, str], tensors: Mapping[str, TensorInfo]
+) -> None:
+    """The index and the shards say the same."""
+    for name, file in weight_map.items():
+        found = tensors[name].file.name if name in tensors else "no file"
+        if found != file:
+            raise ValueError(
+                f"{index} says that {name} stands in {file}; it stands in {found}. {_GET_AGAIN}"
+            )
+    extra = sorted(tensors.keys() - weight_map.keys())
+    if extra:
+        raise ValueError(
+            f"{tensors[extra[0]].file} holds {extra[0]}, which {index.name} does not name; "
+            f"{_GET_AGAIN}"
+        )
 
 
 class NewTensor(NamedTuple):
@@ -136,12 +226,12 @@ def write_tensors(
         room -= size
     total = sum(_num_bytes(tensor, dtype) for shard in shards for tensor in shard)
     if len(shards) == 1:
-        _write_file(folder / ONE_FILE, shards[0], dtype)
+        write_file(folder / ONE_FILE, shards[0], dtype)
         return total
     files: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(folder / name, shard, dtype)
+        write_file(folder / name, shard, dtype)
         files |= dict.fromkeys((tensor.name for tensor in shard), name)
     write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
     return total
@@ -151,7 +241,8 @@ def _num_bytes(tensor: NewTensor, dtype: np.dtype) -> int:
     return int(np.prod(tensor.shape, dtype=np.int64)) * dtype.itemsize
 
 
-def _write_file(path: Path, tensors: list[NewTensor], dtype: np.dtype) -> None:
+def write_file(path: Path, tensors: list[NewTensor], dtype: np.dtype) -> None:
+    """Write one file in the format of safetensors, and have the disk hold it."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:

@@ -20,10 +20,6 @@ import tensorflow as tf
 
 from tfllm.serving.errors import ServingError
 
-# TensorFlow's own wait for a batch to fill, in microseconds. Calls reach it in groups that were
-# let in together, so it only has to outlast the hand-over between threads.
-_FILL_MICROS = 2000
-
 
 @dataclass(frozen=True)
 class BatchingOptions:
@@ -47,6 +43,11 @@ class BatchingOptions:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; received {getattr(self, name)}")
+
+    @property
+    def max_request_rows(self) -> int:
+        """Rows that one request may have."""
+        return self.max_enqueued_batches * self.max_batch_size
 
     @property
     def max_pending_requests(self) -> int:
@@ -92,7 +93,9 @@ def batched_function(
             f=computation,
             num_batch_threads=options.num_batch_threads,
             max_batch_size=2**31 - 1,
-            batch_timeout_micros=min(options.batch_timeout_micros, _FILL_MICROS),
+            # Calls come in groups that were let in together, but one after the other: each needs
+            # Python's lock. A group that is cut in two costs a whole run; a full one never waits.
+            batch_timeout_micros=options.batch_timeout_micros,
             Tout=[output.dtype for output in computation.outputs],
             max_enqueued_batches=options.max_enqueued_batches,
             allowed_batch_sizes=sizes,
@@ -232,6 +235,8 @@ class BatchGate:
                 ticket.wake.set()
             group.pending = group.tickets
             self._running += 1
+            if self._waiting:  # it watches the deadline from now on
+                self._waiting[0].wake.set()
 
     def _leave(self, group: _Group) -> None:
         with self._lock:
@@ -244,6 +249,6 @@ class BatchGate:
             self._expected = min(group.rows + self._waiting_rows, self._max_rows)
             if self._expected > 1:
                 self._return_until = now + min(self._timeout, self._last_run_seconds)
-            self._admit()
-            if self._waiting:  # from now on it watches the deadline
+            if self._waiting:
                 self._waiting[0].wake.set()
+            self._admit()

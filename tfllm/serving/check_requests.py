@@ -33,6 +33,8 @@ ODD_TEXTS: dict[str, bytes] = {
 OTHER_TEXT = b"zyzzyva quixotic 7391 \xc3\xa6on"
 """words that the odd texts do not have, so that a table that remembers words grows"""
 STRING = 7  # DT_STRING
+EXAMPLE_METHODS = ("tensorflow/serving/classify", "tensorflow/serving/regress")
+"""of signatures whose texts are tf.train.Example messages"""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ def probe_requests(graph: SavedModelGraph, known: list[Request]) -> list[Request
         example = next((dict(r.inputs) for r in known if r.signature == name), None)
         if example is None and all(info.dtype == STRING for info in inputs.values()):
             example = {key: np.array(b"a", object) for key in inputs}
+        if signature.method_name in EXAMPLE_METHODS and _features(example) is None:
+            continue  # its texts are messages, and nothing tells what is in them
         dense = all(info.WhichOneof("encoding") == "name" for info in inputs.values())
         if not dense or example is None or set(example) != set(inputs):
             continue
@@ -186,11 +190,23 @@ class _Probe:
         starts = range(0, len(texts), size)
         return [[texts[(start + i) % len(texts)] for i in range(size)] for start in starts]
 
+    def _value(self, text: bytes) -> bytes:
+        """The text; for Classify and Regress, the example's message with it as every text."""
+        features = _features(self.example)
+        if self.signature.method_name not in EXAMPLE_METHODS or features is None:
+            return text
+        import tensorflow as tf
+
+        value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[text]))
+        message = tf.train.Features(feature=dict.fromkeys(features, value))
+        return tf.train.Example(features=message).SerializeToString()
+
     def request(self, kind: str, texts: Iterable[tuple[str, bytes]]) -> Request:
         """A request whose rows are these texts."""
         texts = list(texts)
+        values = [self._value(text) for _, text in texts]
         inputs = {
-            key: _rows(info, [text for _, text in texts], self.example[key], key == self.key)
+            key: _rows(info, values, self.example[key], key == self.key)
             for key, info in self.signature.inputs.items()
         }
         return Request(
@@ -202,6 +218,25 @@ class _Probe:
             _batch(inputs),
             tuple(label for label, _ in texts),
         )
+
+
+def _features(example: Mapping[str, Any] | None) -> list[str] | None:
+    """The texts by name in an example's tf.train.Example; None where it holds other things."""
+    if example is None or len(example) != 1:
+        return None
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    (value,) = example.values()
+    first = np.asarray(value, object).ravel()[:1]
+    try:
+        message = tf.train.Example.FromString(bytes(first[0]))
+    except (DecodeError, IndexError, TypeError):
+        return None
+    features = message.features.feature
+    if not features or any(f.WhichOneof("kind") != "bytes_list" for f in features.values()):
+        return None
+    return sorted(features)
 
 
 def mutable_tables(graph: SavedModelGraph) -> list[str]:

@@ -6,18 +6,29 @@ TensorFlow Serving does not have.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from tfllm.config import ConfigError, unknown_name
-from tfllm.generation.options import OPTION_TYPES, option_values, read_options
+from tfllm.generation.options import (
+    OPTION_TYPES,
+    exported_options,
+    option_values,
+    read_options,
+)
+from tfllm.serving.chat_templates import read_template
 from tfllm.serving.client_grpc import GrpcTransport
 from tfllm.serving.client_rest import RestTransport, Transport
 from tfllm.serving.errors import GenerationError, ServingError
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.chat_template import ChatTemplate, Messages
 
 
 class Client:
@@ -31,6 +42,9 @@ class Client:
         label: a version label, instead of a version.
         protocol: "rest" or "grpc"; gRPC needs grpcio and tensorflow-serving-api.
         timeout: seconds that a request may take.
+        template: the model's chat template, for conversations of more than one question: a
+            `ChatTemplate`, or the path of the model's folder, as it was trained or exported.
+            Default: what `tfllm serve` tells; TensorFlow Serving itself tells none.
 
     Raises:
         ValueError: a setting is wrong, or a package is missing.
@@ -45,6 +59,7 @@ class Client:
         label: str | None = None,
         protocol: Literal["rest", "grpc"] = "rest",
         timeout: float = 300.0,
+        template: ChatTemplate | str | Path | None = None,
     ) -> None:
         if not model:
             raise ValueError("model must be the name of a model on the server; received ''")
@@ -60,6 +75,7 @@ class Client:
         self.protocol = protocol
         self._transport = kind(address, model, version, label, timeout)
         self._signatures: dict[str, Any] | None = None
+        self._template = read_template(template) if isinstance(template, str | Path) else template
 
     @overload
     def generate(self, prompt: str, **options: Any) -> str: ...
@@ -72,8 +88,9 @@ class Client:
             prompt: one text or a list of them.
             **options: max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed,
                 stop (a string or several): for all prompts alike. Without any, the model's
-                `serving_default` answers; with some, its signature `generate`, and what is not
-                named has the default of `GenerationConfig`.
+                `serving_default` answers; with some, its signature `generate`. What is not named
+                is as the model was exported, or, where its metadata does not say, has the default
+                of `GenerationConfig`.
 
         Raises:
             GenerationError: the model refused a prompt; `outputs["text"]` of the error has what
@@ -88,12 +105,66 @@ class Client:
         _require_texts("prompt", prompts)
         inputs: dict[str, Any] = {"prompt": np.array(prompts, np.object_)}
         if options:
-            for name, value in option_values(read_options(options)).items():
+            read_options(options)  # what is wrong is told before a server is asked
+            config = read_options(options, self._model_options())
+            for name, value in option_values(config).items():
                 inputs[name] = np.array([value] * len(prompts), OPTION_TYPES[name])
         outputs = self.predict(inputs, signature_name="generate" if options else "serving_default")
         _raise_row_errors(outputs)
         texts = [str(text) for text in outputs["text"]]
         return texts[0] if single else texts
+
+    def chat(self, messages: str | Messages, **options: Any) -> str:
+        """What the assistant says next in a conversation.
+
+        One question, with or without a system message, is the signature `chat` of the model, where
+        it has one. Longer conversations are written here with the model's chat template (see
+        `template`) for the signature `chat_prompt`. Special tokens in somebody's own words stay
+        words both ways.
+
+        Args:
+            messages: the conversation, each message like `{"role": "user", "content": "Hello"}`;
+                or a text, one question.
+            **options: as for `generate`.
+
+        Raises:
+            GenerationError: the model refused the conversation.
+            ServingError: the model takes none, or the server refused the request, or is not there.
+            ValueError: the conversation is not well formed, an option is unknown or out of range,
+                or the template is needed and not known.
+        """
+        from tfllm.tokenizers import conversation
+
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        given = conversation.checked(messages)
+        conversation.check_last(given)
+        read_options(options)  # what is wrong is told before a server is asked
+        self._signature("chat_prompt")
+        assert self._signatures is not None
+        if (words := _one_question(given)) and "chat" in self._signatures:
+            name, inputs = "chat", dict(zip(("system", "user"), words, strict=True))
+        else:
+            name, inputs = "chat_prompt", {"prompt": self._chat_template().prompt(given)}
+        values = option_values(read_options(options, self._model_options()))
+        arrays = {key: np.array([text], np.object_) for key, text in inputs.items()}
+        arrays |= {key: np.array([value], OPTION_TYPES[key]) for key, value in values.items()}
+        outputs = self.predict(arrays, signature_name=name)
+        _raise_row_errors(outputs)
+        return str(outputs["text"][0])
+
+    def _chat_template(self) -> ChatTemplate:
+        if self._template is None:
+            text = self._transport.chat_template()
+            if text is None:
+                raise ValueError(
+                    "a conversation of more than one question needs the model's chat template, and "
+                    "the server does not tell it: give template= the model's folder"
+                )
+            from tfllm.tokenizers.chat_template import ChatTemplate
+
+            self._template = ChatTemplate.from_json(text)
+        return self._template
 
     @overload
     def score(self, text: str) -> dict[str, Any]: ...
@@ -154,6 +225,49 @@ class Client:
             inputs = {names[0]: inputs}
         return self._transport.predict(dict(inputs), signature_name, signature)
 
+    def rows(self, signature_name: str, rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+        """Runs a signature of texts on rows, and gives rows.
+
+        Args:
+            signature_name: which signature; all its inputs are strings.
+            rows: input name to text, all with the same names.
+
+        Returns:
+            of each row, output name to a value that JSON can hold.
+
+        Raises:
+            ServingError: the server refused the request, or is not there.
+        """
+        if not rows:
+            return []
+        for row in rows:
+            _require_texts("an input", list(row.values()))
+        inputs = {name: np.array([row[name] for row in rows], np.object_) for name in rows[0]}
+        outputs = self.predict(inputs, signature_name=signature_name)
+        return [
+            {name: _plain(array[number]) for name, array in outputs.items()}
+            for number in range(len(rows))
+        ]
+
+    def classify(
+        self, examples: Sequence[Mapping[str, str]], *, signature_name: str = "classify"
+    ) -> list[list[tuple[str, float]]]:
+        """Runs a signature through TensorFlow Serving's Classify call.
+
+        Args:
+            examples: feature name to text, of each.
+            signature_name: which signature.
+
+        Returns:
+            of each example its classes, in the model's order, as (label, score).
+
+        Raises:
+            ServingError: the server refused the request, or is not there.
+        """
+        for example in examples:
+            _require_texts("a feature", list(example.values()))
+        return self._transport.classify(examples, signature_name)
+
     def stream(self, prompt: str, **options: Any) -> Generator[str, None, dict[str, Any]]:
         """Text as it is generated, piece by piece; of `tfllm serve` alone.
 
@@ -171,11 +285,29 @@ class Client:
         if not isinstance(self._transport, RestTransport):
             raise ValueError("stream goes over REST; received a client with protocol='grpc'")
         _require_texts("prompt", [prompt])
-        values = option_values(read_options(options))
-        values["stop"] = list(read_options(options).stop)
-        return self._read_stream(
-            self._transport, {"prompt": prompt, **{k: values[k] for k in options}}
-        )
+        return self._read_stream(self._transport, {"prompt": prompt, **_stream_options(options)})
+
+    def stream_chat(
+        self, messages: str | Messages, **options: Any
+    ) -> Generator[str, None, dict[str, Any]]:
+        """What the assistant says next, as it is generated; of `tfllm serve` alone.
+
+        Args:
+            messages: as for `chat`; the server writes them with the model's template.
+            **options: as for `generate`.
+
+        Returns and raises:
+            as `stream` does, and ValueError for a conversation that is not well formed.
+        """
+        from tfllm.tokenizers import conversation
+
+        if not isinstance(self._transport, RestTransport):
+            raise ValueError("stream_chat goes over REST; received a client with protocol='grpc'")
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        given = conversation.checked(messages)
+        conversation.check_last(given)
+        return self._read_stream(self._transport, {"messages": given, **_stream_options(options)})
 
     @staticmethod
     def _read_stream(
@@ -230,6 +362,16 @@ class Client:
             )
         return self._signatures[name]
 
+    def _model_options(self) -> dict[str, Any]:
+        """The options that the model was exported with, where its metadata says so."""
+        values: dict[str, Any] = {}
+        for name, tensor in self._signature("generate").get("defaults", {}).items():
+            if numbers := tensor.get("int_val") or tensor.get("float_val"):
+                values[name] = numbers[0]
+            elif texts := tensor.get("string_val"):
+                values[name] = base64.b64decode(texts[0]).decode("utf-8", "replace")
+        return exported_options(values)
+
     def close(self) -> None:
         """Closes the connections."""
         self._transport.close()
@@ -244,6 +386,31 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _stream_options(options: dict[str, Any]) -> dict[str, Any]:
+    config = read_options(options)
+    values = {**option_values(config), "stop": list(config.stop)}
+    return {name: values[name] for name in options}
+
+
+def _one_question(messages: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """The system's words ("" for none) and the user's, where there is nothing else."""
+    *before, last = messages
+    if any(set(message) != {"role", "content"} for message in messages) or last["role"] != "user":
+        return None
+    if not before:
+        return "", last["content"]
+    if len(before) == 1 and before[0]["role"] == "system" and before[0]["content"]:
+        return before[0]["content"], last["content"]
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _require_texts(what: str, texts: Sequence[Any]) -> None:

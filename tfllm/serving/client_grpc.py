@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,25 @@ class GrpcTransport:
             outputs[name] = array
         return outputs
 
+    def classify(
+        self, examples: Sequence[Mapping[str, str]], signature_name: str
+    ) -> list[list[tuple[str, float]]]:
+        """The classes of each example, with their scores."""
+        from tensorflow_serving.apis import classification_pb2
+
+        request = classification_pb2.ClassificationRequest()
+        self._fill(request.model_spec)
+        request.model_spec.signature_name = signature_name
+        for features in examples:
+            feature = request.input.example_list.examples.add().features.feature
+            for name, text in features.items():
+                feature[name].bytes_list.value.append(text.encode("utf-8", "surrogatepass"))
+        response = self._call(self._predictions.Classify, request)
+        return [
+            [(entry.label, entry.score) for entry in row.classes]
+            for row in response.result.classifications
+        ]
+
     def status(self) -> list[dict[str, Any]]:
         """The versions of the model."""
         from tensorflow_serving.apis import get_model_status_pb2
@@ -110,6 +130,10 @@ class GrpcTransport:
             "model_spec": convert(response.model_spec),
             "metadata": {"signature_def": convert(definitions)},
         }
+
+    def chat_template(self) -> str | None:
+        """gRPC has no way to ask for it."""
+        return None
 
     def close(self) -> None:
         """Closes the channel."""

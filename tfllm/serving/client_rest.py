@@ -6,8 +6,7 @@ import base64
 import http.client
 import json
 import ssl
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
@@ -31,6 +30,9 @@ _CODE_OF_STATUS = {status: code for code, status in reversed(HTTP_STATUS.items()
 }
 
 
+_CLOSED_BY_SERVER = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+
+
 class Transport(Protocol):
     """What a client needs of a protocol."""
 
@@ -45,6 +47,14 @@ class Transport(Protocol):
     def metadata(self) -> dict[str, Any]:
         """The signatures of the model."""
 
+    def classify(
+        self, examples: Sequence[Mapping[str, str]], signature_name: str
+    ) -> list[list[tuple[str, float]]]:
+        """The classes of each example, with their scores."""
+
+    def chat_template(self) -> str | None:
+        """What `ChatTemplate.from_json` takes; None where the server does not tell."""
+
     def close(self) -> None:
         """Lets go of the connections."""
 
@@ -56,7 +66,7 @@ def array_dtype(signature: dict[str, Any], side: str, name: str) -> Any:
 
 
 class RestTransport:
-    """TensorFlow Serving's REST; one connection a thread, kept open.
+    """TensorFlow Serving's REST; as many connections as requests at once, kept open.
 
     Args:
         address: `host:port` or a URL; default 127.0.0.1:8501.
@@ -91,8 +101,7 @@ class RestTransport:
             self._path += f"/versions/{version}"
         elif label is not None:
             self._path += f"/labels/{quote(label, safe='')}"
-        self._local = threading.local()
-        self._open: set[http.client.HTTPConnection] = set()
+        self._idle: list[http.client.HTTPConnection] = []
 
     def predict(
         self, inputs: dict[str, Any], signature_name: str, signature: dict[str, Any]
@@ -111,6 +120,14 @@ class RestTransport:
             for name, value in reply.items()
         }
 
+    def classify(
+        self, examples: Sequence[Mapping[str, str]], signature_name: str
+    ) -> list[list[tuple[str, float]]]:
+        """The classes of each example, with their scores."""
+        body = {"signature_name": signature_name, "examples": [dict(e) for e in examples]}
+        results = self._json("POST", ":classify", body)["results"]
+        return [[(str(label), float(score)) for label, score in row] for row in results]
+
     def status(self) -> list[dict[str, Any]]:
         """The versions of the model."""
         return [
@@ -126,6 +143,11 @@ class RestTransport:
     def metadata(self) -> dict[str, Any]:
         """The signatures of the model."""
         return self._json("GET", "/metadata")
+
+    def chat_template(self) -> str | None:
+        """What `ChatTemplate.from_json` takes; `tfllm serve` tells, TensorFlow Serving does not."""
+        status, content = self._exchange("GET", "/chat_template", None)
+        return content.decode("utf-8", "replace") if status == 200 else None
 
     def events(self, method: str, body: dict[str, Any]) -> Iterator[str]:
         """The data of server-sent events. Ending early closes the connection."""
@@ -146,10 +168,9 @@ class RestTransport:
             connection.close()
 
     def close(self) -> None:
-        """Closes the connections of all threads."""
-        for connection in list(self._open):
-            connection.close()
-        self._open.clear()
+        """Closes the connections that are kept open."""
+        while self._idle:
+            self._idle.pop().close()
 
     def _json(self, method: str, what: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -165,23 +186,25 @@ class RestTransport:
             ) from None
 
     def _exchange(self, method: str, what: str, data: bytes | None) -> tuple[int, bytes]:
-        """One request. A kept connection that the server closed meanwhile is made anew once."""
+        """One request. A kept connection that the server closed meanwhile is made anew."""
         while True:
-            connection = getattr(self._local, "connection", None)
-            kept = connection is not None and connection.sock is not None
-            if connection is None:
-                connection = self._local.connection = self._connect()
-                self._open.add(connection)
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self._connect()
+            kept = connection.sock is not None
             try:
                 response = self._send(connection, method, what, data)
-                return response.status, response.read()
-            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError) as error:
+                reply = response.status, response.read()
+            except BaseException as error:
                 connection.close()
-                if not kept:
+                if kept and isinstance(error, _CLOSED_BY_SERVER):
+                    continue
+                if isinstance(error, OSError | http.client.HTTPException):
                     raise self._unreachable(error) from None
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                raise self._unreachable(error) from None
+                raise
+            self._idle.append(connection)
+            return reply
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._secure:

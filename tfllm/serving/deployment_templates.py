@@ -91,16 +91,16 @@ model_config_list {{
 
 
 def batching_config(settings: DeploymentSettings) -> str:
-    """The text proto BatchingParameters; batches are filled up to a power of two."""
-    sizes = [1 << power for power in range(settings.max_batch_size.bit_length())]
-    sizes = [size for size in sizes if size < settings.max_batch_size] + [settings.max_batch_size]
-    allowed = "".join(f"allowed_batch_sizes: {size}\n" for size in sizes)
+    """The text proto BatchingParameters; without allowed sizes, no row is added to fill a batch."""
     return f"""\
-max_batch_size {{ value: {settings.max_batch_size} }}
+# The most rows of one request; one of more rows than run together is split.
+max_batch_size {{ value: {settings.max_batch_size * settings.max_enqueued_batches} }}
+enable_large_batch_splitting {{ value: true }}
+max_execution_batch_size {{ value: {settings.max_batch_size} }}
 batch_timeout_micros {{ value: {settings.batch_timeout_micros} }}
 max_enqueued_batches {{ value: {settings.max_enqueued_batches} }}
 num_batch_threads {{ value: {settings.num_batch_threads} }}
-{allowed}"""
+"""
 
 
 def monitoring_config() -> str:

@@ -2,50 +2,63 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
-from tfllm.generation.options import option_values
+from tfllm.pretrained.keras_hub import is_keras_hub_model
+from tfllm.serving.model_config import MAX_VERSION
 from tfllm.serving.warmup_requests import write_warmup_requests
-from tfllm.tasks.text_generation import OPTION_DTYPES, TextGeneration
+from tfllm.tasks.served import ServedTask
 
-_WARMUP_PROMPTS = ("The", "")
+_DTYPES = ("float32", "bfloat16", "int8")
 
 
 def export(
-    task: TextGeneration,
+    task: ServedTask | Any,
     base: str | Path,
     *,
     version: int | None = None,
     dtype: str | None = None,
-    warmup_prompts: tuple[str, ...] = _WARMUP_PROMPTS,
+    warmup_prompts: tuple[str, ...] | None = None,
 ) -> Path:
     """Write the next version of a served model: `base/<version>/`.
 
     The version is written beside and renamed into place, so a server that polls the folder never
     sees half of it.
 
-    Signatures, with the batch first in every input and output:
+    Its signatures are the task's, with the batch first in every input and output. Of a language
+    model:
         serving_default: `prompt` string [B] to `text` string [B] (the continuation), with
             `prompt_tokens`, `generated_tokens` int32 [B], `finish_reason` string [B] ("stop",
             "length" or "error") and `error` string [B] (what is wrong with this row, or "").
-        generate: the same with all options as [B] tensors.
+        generate: the same with all options as [B] tensors. Its defaults, each [1], are the task's
+            settings: clients read them in the metadata, and TensorFlow Serving's gRPC fills them
+            in for a request of one row.
+        chat_prompt, chat: of a model with a chat template, as generate, with a conversation in the
+            place of the prompt: see `tfllm.tasks.Chat`.
         score: `text` string [B] to `num_tokens` int32 [B], `log_prob`, `perplexity` float32 [B],
             `token_ids` int32 [B, T] (padded with -1), `token_log_probs` float32 [B, T], `error`.
 
     Args:
-        task: the model and its tokenizer; its generation settings are those of serving_default.
+        task: what `tfllm.load_task` gives; the generation settings of a `TextGeneration` are those
+            of serving_default. Or a `CausalLM` of KerasHub with its preprocessor.
         base: the model's folder, such as `saved_models/NAME`.
         version: the version; default: one above the highest that is there, or 1.
-        dtype: of the weights and products, "float32" or "bfloat16"; default: the task's. bfloat16
-            halves the file and is faster where the serving processor multiplies it (AVX512_BF16,
-            AMX, accelerators), and far slower elsewhere.
-        warmup_prompts: what a server runs the model with before it takes requests; none: no
-            warm-up.
+        dtype: of the weights and products, "float32", "bfloat16" or "int8"; default: the task's.
+            bfloat16 halves the file and is faster where the serving processor multiplies it
+            (AVX512_BF16, AMX, accelerators), and far slower elsewhere. int8 quarters it and the
+            memory: matrices are stored as integers and used in bfloat16 where that is faster on
+            this machine, else in float32.
+        warmup_prompts: texts that a server runs the model with before it takes requests; empty: no
+            warm-up. Default: the task's.
 
     Returns:
         the version's folder.
@@ -57,24 +70,36 @@ def export(
             nothing is left of the new one.
     """
     base = Path(base)
+    if is_keras_hub_model(task):
+        from tfllm.tasks.text_generation import TextGeneration
+
+        task = TextGeneration.of_keras_hub(task)
     if dtype is not None:
-        if dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype must be float32 or bfloat16; received {dtype!r}")
-        if dtype != task.model.compute_dtype or dtype != task.model.variable_dtype:
-            model = task.model.with_dtype(dtype)
-            task = TextGeneration(model, task.tokenizer, task.generation)
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}; received {dtype!r}")
+        task = task.with_dtype(dtype)
+    task = task.for_export()
+    texts = task.warmup_texts if warmup_prompts is None else warmup_prompts
     version = _version(base, version)
     folder, beside = base / str(version), base / f".writing-{version}-{os.getpid()}"
     made = not base.exists()
     base.mkdir(parents=True, exist_ok=True)
     try:
-        tf.saved_model.save(_Served(task), str(beside), signatures=task.signatures)
-        if warmup_prompts:
-            extra = beside / "assets.extra"
+        signatures = {
+            name: _with_defaults(task, name, function) for name, function in task.signatures.items()
+        }
+        tf.saved_model.save(_Served(task), str(beside), signatures=signatures)
+        _set_methods(beside / "saved_model.pb", task.method_names)
+        extra = beside / "assets.extra"
+        if files := task.extra_files():
             extra.mkdir()
+            for name, content in files.items():
+                (extra / name).write_text(content, encoding="utf-8")
+        if texts:
+            extra.mkdir(exist_ok=True)
             write_warmup_requests(
                 extra / "tf_serving_warmup_requests",
-                _warmup_requests(base.name, task, warmup_prompts),
+                [(base.name, *request) for request in task.warmup_requests(texts)],
             )
         if folder.exists():  # a second export at the same time
             raise FileExistsError(_exists(folder))
@@ -93,25 +118,60 @@ def export(
 class _Served(tf.Module):
     """What goes into the SavedModel: functions and the variables they read, no Keras objects."""
 
-    def __init__(self, task: TextGeneration) -> None:
+    def __init__(self, task: ServedTask) -> None:
         super().__init__(name="served")
-        self.weights = [weight.value for weight in task.model.weights]
-        self.tokenizer = task.tokenizer.graph()
-        self.token_bytes = task.token_bytes
-        # Not signatures, because Serving has no streaming call: for servers that load the object.
-        self.stream_begin = task.stream_begin
-        self.stream_next = task.stream_next
+        for name, part in task.served_state.items():
+            if isinstance(part, list | tuple):  # a Keras variable is tracked, but not as one
+                part = [v.value if isinstance(v, keras.Variable) else v for v in part]
+            setattr(self, name, part)
+
+
+def _with_defaults(task: ServedTask, name: str, function: Any) -> Any:
+    """A signature with the task's settings as defaults of its options."""
+    defaults = task.input_defaults(name)
+    if not defaults:
+        return function
+
+    def with_defaults(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return function(*inputs)
+
+    # TensorFlow writes those defaults of a Python function that are tensors into its SignatureDef.
+    parameters = inspect.signature(function.python_function).parameters.values()
+    with_defaults.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [p.replace(default=defaults.get(p.name, p.empty)) for p in parameters]
+    )
+    return tf.function(with_defaults, input_signature=function.input_signature, autograph=False)
+
+
+def _set_methods(path: Path, methods: Mapping[str, str]) -> None:
+    """Write other methods than Predict into a saved_model.pb; Keras and TensorFlow know no other.
+
+    Args:
+        path: the file.
+        methods: signature name to method.
+    """
+    if not methods:
+        return
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for graph in saved.meta_graphs:
+        for name, method in methods.items():
+            graph.signature_def[name].method_name = method
+    path.write_bytes(saved.SerializeToString(deterministic=True))
 
 
 def _version(base: Path, version: int | None) -> int:
     if base.exists() and not base.is_dir():
         raise NotADirectoryError(f"{base} must be the model's folder, and it is a file")
     names = [path.name for path in base.iterdir()] if base.is_dir() else []
-    there = [int(name) for name in names if name.isascii() and name.isdigit()]
+    digits = (int(name) for name in names if name.isascii() and name.isdigit())
+    there = [number for number in digits if number <= MAX_VERSION]
     if version is None:
-        return max(there, default=0) + 1
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(f"version must be a whole number, at least 1; received {version!r}")
+        version = max(there, default=0) + 1
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= MAX_VERSION:
+        raise ValueError(
+            f"version must be a whole number, at least 1 and at most {MAX_VERSION}, the last that "
+            f"TensorFlow Serving reads; received {version!r}"
+        )
     if version in there:
         raise FileExistsError(_exists(base / str(version)))
     return version
@@ -122,19 +182,3 @@ def _exists(folder: Path) -> str:
         f"{folder} exists; a version is never overwritten, because a server may be reading it. "
         "Leave the version out to write the next one."
     )
-
-
-def _warmup_requests(
-    name: str, task: TextGeneration, prompts: tuple[str, ...]
-) -> list[tuple[str, str, dict[str, Any]]]:
-    """Of each signature: model name, signature name, inputs."""
-    texts = tf.constant(prompts)
-    short = {**option_values(task.generation), "max_new_tokens": 2}
-    options = {
-        n: tf.fill([len(prompts)], tf.constant(short[n], t)) for n, t in OPTION_DTYPES.items()
-    }
-    return [
-        (name, "generate", {"prompt": texts, **options}),
-        (name, "score", {"text": texts}),
-        (name, "serving_default", {"prompt": texts[:1]}),
-    ]

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -19,6 +20,7 @@ from tensorflow_serving.apis import (
 )
 
 from tfllm.serving.batching import RequestLimit
+from tfllm.serving.classify import classify, of_proto
 from tfllm.serving.errors import CODES, ServingError, from_exception, invalid_argument
 from tfllm.serving.metrics import Metrics
 from tfllm.serving.repository import Repository
@@ -56,11 +58,13 @@ def create_grpc_server(
         repository: the models.
         metrics: where requests are counted.
         executor: threads that answer, one for each request that runs or waits.
-        limit: requests under way, over REST and gRPC together.
+        limit: requests under way, over REST and gRPC together. As many calls over gRPC alone may
+            wait for a thread; beyond that they get RESOURCE_EXHAUSTED.
         max_message_bytes: longest request.
     """
     server = grpc.server(
         executor,
+        maximum_concurrent_rpcs=limit.limit,
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
@@ -161,8 +165,30 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer, 
             return response
 
     def Classify(self, request: Any, context: Any) -> Any:
-        """Not implemented."""
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, _NOT_IMPLEMENTED.format("Classify"))
+        """Runs a signature on examples; the answer has each class with its score."""
+        return self.answer(
+            "Classify", request.model_spec.name, context, lambda: self._classify(request)
+        )
+
+    def _classify(self, request: Any) -> Any:
+        with self._limit.hold(), self._repository.acquire(**_spec(request.model_spec)) as servable:
+            classes = classify(servable, of_proto(request))
+            record_prediction(self._metrics, servable.name, classes.signature, classes.prediction)
+            response = classification_pb2.ClassificationResponse()
+            response.model_spec.name = servable.name
+            response.model_spec.version.value = servable.version
+            response.model_spec.signature_name = classes.signature
+            one = classes.labels if classes.labels is not None else classes.scores
+            assert one is not None
+            for row in range(one.shape[0]):
+                found = response.result.classifications.add().classes
+                for place in range(one.shape[1]):
+                    entry = found.add()
+                    if classes.labels is not None:
+                        entry.label = classes.labels[row, place].decode("utf-8", "replace")
+                    if classes.scores is not None:
+                        entry.score = classes.scores[row, place]
+            return response
 
     def Regress(self, request: Any, context: Any) -> Any:
         """Not implemented."""

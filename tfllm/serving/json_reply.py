@@ -69,13 +69,13 @@ def _scalars(name: str, array: np.ndarray) -> list[str]:
     if array.dtype == np.bool_:
         return ["true" if item else "false" for item in flat]
     if array.dtype in (np.float32, np.float64):
-        return _decimals(flat)
+        return decimals(flat)
     if array.dtype.kind in "iu" and array.dtype != np.uint16:
         return list(map(str, flat.tolist()))
     raise invalid_argument(f"Failed to write JSON value for tensor type: {array.dtype.name}")
 
 
-def _decimals(flat: np.ndarray) -> list[str]:
+def decimals(flat: np.ndarray) -> list[str]:
     """Six digits where these give the number back, else all that its type has, as Serving does."""
     values = flat.tolist()
     texts = [f"{value:.6g}" for value in values]

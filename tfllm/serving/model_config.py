@@ -69,8 +69,16 @@ def model_folders(base: Path) -> dict[str, Path]:
     return {
         child.name: child
         for child in sorted(base.iterdir())
-        if child.is_dir() and not child.name.startswith(".") and version_folders(child)
+        if child.is_dir() and not child.name.startswith(".") and _holds_versions(child)
     }
+
+
+def _holds_versions(folder: Path) -> bool:
+    """A folder beside the models that cannot be read, such as lost+found, is none of them."""
+    try:
+        return bool(version_folders(folder))
+    except OSError:
+        return False
 
 
 def read_models_config(path: Path) -> dict[str, ModelPolicy]:

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST, as an ASGI application, and `:stream` beside it."""
+"""TensorFlow Serving's REST as an ASGI application; beside it `:stream` and `/chat_template`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from tfllm.serving.batching import RequestLimit
+from tfllm.serving.classify import classify, read_classify, write_classify
 from tfllm.serving.errors import ServingError, from_exception, invalid_argument
 from tfllm.serving.json_reply import write_error, write_predict
 from tfllm.serving.metrics import Metrics
@@ -31,7 +32,7 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(_MODEL + r":(?P<method>classify|regress|predict|stream)", re.I | re.A)
-_LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.I | re.A)
+_LOOK = re.compile(_MODEL + r"(?P<what>/metadata|/chat_template)?", re.I | re.A)
 
 # A body over the limit is read on and thrown away, up to here, because a client that is cut off
 # while it sends never sees the answer that says why.
@@ -55,7 +56,8 @@ class RestApp:
         executor: threads for the blocking calls, one for each request that runs or waits.
         limit: requests under way, over REST and gRPC together.
         max_body_bytes: longest request body; a longer one gets 413.
-        timeout_seconds: longest that a `:predict` may take; then 504. None: no limit.
+        timeout_seconds: longest that a `:predict` or `:classify` may take; then 504.
+            None: no limit.
         max_streams: live streams at once; one more gets 429.
     """
 
@@ -135,9 +137,9 @@ class RestApp:
         send: Send,
     ) -> None:
         body = await self._read_body(scope, receive)
-        if api in ("classify", "regress"):
+        if api == "regress":
             raise ServingError(
-                "UNIMPLEMENTED", f":{api} is not implemented by this server; use :predict"
+                "UNIMPLEMENTED", ":regress is not implemented by this server; use :predict"
             )
         if api == "stream":
             await self._stream(spec, body, receive, send)
@@ -145,7 +147,8 @@ class RestApp:
         loop = asyncio.get_running_loop()
         with ExitStack() as held:
             held.enter_context(self._limit.hold())
-            future = loop.run_in_executor(self._executor, self._predict, spec, body)
+            answer = self._classify if api == "classify" else self._predict
+            future = loop.run_in_executor(self._executor, answer, spec, body)
             # A run that outlives its request still takes its place, until it ends.
             release = held.pop_all()
             future.add_done_callback(lambda _: release.close())
@@ -167,6 +170,12 @@ class RestApp:
             record_prediction(self._metrics, servable.name, signature.name, prediction)
             return write_predict(prediction.outputs, request.by_rows)
 
+    def _classify(self, spec: dict[str, Any], body: bytes) -> bytes:
+        with self._repository.acquire(**spec) as servable:
+            classes = classify(servable, read_classify(body))
+            record_prediction(self._metrics, servable.name, classes.signature, classes.prediction)
+            return write_classify(classes)
+
     # -------------------------------------------------------------- stream
 
     async def _stream(
@@ -174,10 +183,10 @@ class RestApp:
     ) -> None:
         loop = asyncio.get_running_loop()
         document, _ = read_json(body)
-        prompt, config = read_stream_request(document)
+        prompt, options = read_stream_request(document)
         with self._streams.hold(), self._repository.acquire(**spec) as servable:
             stream = await loop.run_in_executor(
-                self._executor, TextStream, servable, prompt, config
+                self._executor, TextStream, servable, prompt, options
             )
             gone = asyncio.ensure_future(_wait_for_disconnect(receive))
             try:
@@ -217,7 +226,12 @@ class RestApp:
 
     def _look(self, look: re.Match[str]) -> bytes:
         spec = _model_spec(look)
-        if not look["metadata"]:
+        if (look["what"] or "").lower() == "/chat_template":
+            with self._repository.acquire(**spec) as servable:
+                if servable.chat_template is None:
+                    raise ServingError("NOT_FOUND", f"model {spec['name']} has no chat template")
+                return servable.chat_template.encode()
+        if not look["what"]:
             statuses = self._repository.status(spec["name"], spec["version"])
             return json.dumps(
                 {

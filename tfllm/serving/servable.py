@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.serving.batching import BatchGate, BatchingOptions, batched_function
+from tfllm.serving.chat_templates import exported_template
 from tfllm.serving.errors import ServingError, from_exception, invalid_argument
 from tfllm.serving.tensor_json import TensorInfo
 
@@ -71,7 +72,7 @@ class Signature:
         self.inputs = {key: _info(definition.inputs[key]) for key in sorted(definition.inputs)}
         self.outputs = {key: _info(definition.outputs[key]) for key in sorted(definition.outputs)}
         self._dtypes = {key: tf.as_dtype(definition.inputs[key].dtype) for key in self.inputs}
-        self._defaults = {k: tf.make_ndarray(v) for k, v in definition.defaults.items()}
+        self.defaults = {k: tf.make_ndarray(v) for k, v in definition.defaults.items()}
         self._function = function
         self._max_rows = batching.max_batch_size if batching else 0
         self._gate: BatchGate | None = None
@@ -110,6 +111,12 @@ class Signature:
                 sizes = ", ".join(f"{k}: {a.shape[0]}" for k, a in arrays.items())
                 raise invalid_argument(
                     f"Batching input tensors must have equal 0th-dimension size; got {sizes}"
+                )
+            if rows > self._options.max_request_rows:
+                raise invalid_argument(
+                    f"a request may have {self._options.max_request_rows} rows "
+                    f"(max_enqueued_batches x max_batch_size); received {rows}. Send several "
+                    "requests of fewer rows."
                 )
             return self._gate.run(
                 rows,
@@ -162,14 +169,14 @@ class Signature:
 
     def _check(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All inputs, in the signature's order. What one client gets wrong never joins a batch."""
-        arrays = {**self._defaults, **inputs}
+        arrays = {**self._defaults_for(inputs), **inputs}
         if set(arrays) != set(self.inputs):
             sent, wanted = set(inputs), set(self.inputs)
             raise invalid_argument(
                 f"input size does not match signature: {len(sent)}!={len(wanted)} "
                 f"len({{{','.join(sorted(sent))}}}) != len({{{','.join(sorted(wanted))}}}). "
                 f"Sent extra: {{{','.join(sorted(sent - wanted))}}}. Missing but required: "
-                f"{{{','.join(sorted(wanted - sent - set(self._defaults)))}}}."
+                f"{{{','.join(sorted(wanted - sent - set(self.defaults)))}}}."
             )
         for name, info in self.inputs.items():
             array, wanted_dtype = arrays[name], self._dtypes[name].as_numpy_dtype
@@ -191,6 +198,15 @@ class Signature:
                     f"[{','.join(map(str, array.shape))}]"
                 )
         return {name: arrays[name] for name in self.inputs}
+
+    def _defaults_for(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The defaults of what a request leaves out; one of a single row goes for all its rows."""
+        rows = max((array.shape[0] for array in inputs.values() if array.ndim), default=1)
+        return {
+            name: np.repeat(value, rows, 0) if self.is_batchable and len(value) == 1 else value
+            for name, value in self.defaults.items()
+            if name not in inputs
+        }
 
 
 class Servable:
@@ -257,11 +273,20 @@ class Servable:
             getattr(self._loaded, "stream_next", None)
         )
 
-    def stream_begin(self, inputs: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
-        """The first state of a stream; each input of shape [1]."""
-        return self._stream(
-            lambda: self._loaded.stream_begin(**{k: tf.constant(v) for k, v in inputs.items()})
-        )
+    @functools.cached_property
+    def chat_template(self) -> str | None:
+        """The chat template that was exported beside the model, for `ChatTemplate.from_json`."""
+        return exported_template(self.path)
+
+    def stream_begin(
+        self, inputs: Mapping[str, np.ndarray], *, chat: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """The first state of a stream; each input of shape [1].
+
+        `chat`: the prompt is a conversation as the signature `chat_prompt` takes it.
+        """
+        begin = self._loaded.chat_stream_begin if chat else self._loaded.stream_begin
+        return self._stream(lambda: begin(**{k: tf.constant(v) for k, v in inputs.items()}))
 
     def stream_next(self, state: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The state after the next token."""

@@ -5,15 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import tensorflow as tf
-
 from tfllm.serving.errors import ServingError, from_exception
 from tfllm.serving.servable import Servable
+from tfllm.serving.warmup_requests import MAX_RECORDS, WarmupError, read_warmup_requests
 
 log = logging.getLogger("tfllm.serving")
-
-MAX_RECORDS = 1000
-"""TensorFlow Serving reads no more, and refuses a version that has more"""
 
 
 def warm_up(servable: Servable, path: Path) -> int:
@@ -32,35 +28,28 @@ def warm_up(servable: Servable, path: Path) -> int:
     file = path / "assets.extra" / "tf_serving_warmup_requests"
     if not file.is_file():
         return 0
-    try:
-        from tensorflow_serving.apis import prediction_log_pb2
-    except ImportError:
-        log.warning(
-            "%s is not replayed: install tensorflow-serving-api (pip install 'tfllm[serve]')", file
-        )
-        return 0
     count = 0
     batched: set[str] = set()
     try:
-        for number, record in enumerate(tf.data.TFRecordDataset(str(file)).as_numpy_iterator(), 1):
-            if number > MAX_RECORDS:
-                raise ServingError(
-                    "INVALID_ARGUMENT",
-                    f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}",
-                )
-            entry = prediction_log_pb2.PredictionLog.FromString(record)
-            kind = entry.WhichOneof("log_type")
-            if kind != "predict_log":
-                log.warning("warm-up record %d is a %s and is not replayed", number, kind)
+        requests, records = read_warmup_requests(file)
+        if records > MAX_RECORDS:
+            raise ServingError(
+                "INVALID_ARGUMENT",
+                f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}",
+            )
+        for number, request in enumerate(requests, 1):
+            if request.kind != "predict":
+                log.warning("warm-up record %d is a %s and is not replayed", number, request.kind)
                 continue
-            request = entry.predict_log.request
-            signature = servable.signature(request.model_spec.signature_name)
-            inputs = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
+            signature = servable.signature(request.signature)
+            inputs = request.inputs or {}
             signature.predict(inputs)
             if signature.name not in batched:
                 batched.add(signature.name)
                 signature.warm_up_batching(inputs)
             count += 1
+    except WarmupError as error:
+        raise ServingError("DATA_LOSS", f"{file}: {error}") from None
     except Exception as error:
         problem = from_exception(error)
         raise ServingError(problem.code, f"warm-up request failed: {problem.message}") from None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import threading
 from pathlib import Path
+
+log = logging.getLogger("tfllm.serving")
 
 _lock = threading.Lock()
 _holders = 0
@@ -35,6 +38,15 @@ def restore_xla() -> None:
 def _call(symbol: str) -> None:
     import tensorflow as tf
 
-    # The library that Python's TensorFlow runs on exports both functions of C++.
-    library = Path(tf.__file__).parent / "libtensorflow_cc.so.2"
-    getattr(ctypes.CDLL(os.fspath(library)), symbol)()
+    # The library that Python's TensorFlow runs on exports both functions of C++, on Linux at least.
+    folder = Path(tf.__file__).parent
+    for name in ("libtensorflow_cc.so.2", "libtensorflow_cc.2.dylib"):
+        if (folder / name).is_file():
+            function = getattr(ctypes.CDLL(os.fspath(folder / name)), symbol, None)
+            if function is not None:
+                function()
+                return
+    log.warning(
+        "this TensorFlow offers no way to turn XLA off: functions marked jit_compile run here, and "
+        "fail in TensorFlow Serving"
+    )

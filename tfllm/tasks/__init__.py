@@ -1,5 +1,26 @@
 """What a model is for, as functions from text to text."""
 
+from tfllm.tasks.chat import Chat
+from tfllm.tasks.chat_session import ChatSession
+from tfllm.tasks.code_generation import CodeGeneration
+from tfllm.tasks.definition import TaskDefinition
+from tfllm.tasks.evaluating import TaskEvaluation, evaluate_task
+from tfllm.tasks.loading import load_task
+from tfllm.tasks.registry import TASKS, task_definition
+from tfllm.tasks.served import ServedTask
 from tfllm.tasks.text_generation import TextGeneration, generate
 
-__all__ = ["TextGeneration", "generate"]
+__all__ = [
+    "TASKS",
+    "Chat",
+    "ChatSession",
+    "CodeGeneration",
+    "ServedTask",
+    "TaskDefinition",
+    "TaskEvaluation",
+    "TextGeneration",
+    "evaluate_task",
+    "generate",
+    "load_task",
+    "task_definition",
+]

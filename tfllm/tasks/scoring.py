@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfllm.generation.decoding import Decoder
 from tfllm.generation.requests import shortened
-from tfllm.models.causal_lm import CausalLM
-from tfllm.optimization.linear_cross_entropy import token_losses
+
+_MOST_LOSS = 88.0  # exp of more is infinite in float32, which JSON cannot carry
 
 
 def token_scores(
-    model: CausalLM, ids: tf.RaggedTensor, start_id: tf.Tensor
+    decoder: Decoder, ids: tf.RaggedTensor, start_id: tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """Log-probability of each token, given those before it.
 
     Args:
-        model: the model.
+        decoder: the model.
         ids: int32 `[B, (T)]`.
         start_id: int32 scalar: what the first token is predicted from.
 
@@ -25,7 +26,7 @@ def token_scores(
         padded with 0; `error` string `[B]`: that a text is longer than the context, which then
         counts as empty.
     """
-    context = model.config.max_sequence_length
+    context = decoder.context
     lengths = tf.cast(ids.row_lengths(), tf.int32)
     too_long = lengths > context
     rule = f"the text must have at most {context} tokens, the model's context; it has "
@@ -37,19 +38,14 @@ def token_scores(
     labels = tf.pad(labels, [[0, 0], [0, missing]], constant_values=-1)
     start = tf.fill([tf.shape(labels)[0], 1], start_id)
     known = tf.maximum(labels, 0)
-    hidden, _ = model.hidden_states(tf.concat([start, known], 1)[:, :-1])
-    losses = token_losses(
-        tf.reshape(hidden, [-1, model.config.embedding_dim]),
-        model.output_weights,
-        tf.reshape(known, [-1]),
-    )
-    log_probs = tf.where(labels >= 0, -tf.reshape(losses, tf.shape(labels)), 0.0)
+    losses = decoder.token_losses(tf.concat([start, known], 1)[:, :-1], known)
+    log_probs = tf.where(labels >= 0, -losses, 0.0)
     log_prob = tf.reduce_sum(log_probs, -1)
     mean = tf.math.divide_no_nan(log_prob, tf.cast(lengths, tf.float32))
     return {
         "num_tokens": lengths,
         "log_prob": log_prob,
-        "perplexity": tf.exp(-mean),
+        "perplexity": tf.exp(tf.minimum(-mean, _MOST_LOSS)),
         "token_ids": labels,
         "token_log_probs": log_probs,
         "error": error,

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from tfllm.config import ConfigError, GenerationConfig, build, to_dict
-from tfllm.generation.decoding import advance, begin, decode
+from tfllm.generation.causal_lm_decoder import CausalLMDecoder
+from tfllm.generation.decoding import Decoder, advance, begin, decode, with_room
 from tfllm.generation.options import OPTION_TYPES, option_values
 from tfllm.generation.requests import Request, read_request
-from tfllm.generation.stop_strings import StopHold
+from tfllm.generation.sampling import OPTION_DTYPES as SAMPLING_DTYPES
+from tfllm.generation.sampling import SamplingOptions
+from tfllm.generation.stop_strings import StopHold, StopStrings
 from tfllm.generation.stream_state import counts, packed, unpacked, valid_text
 from tfllm.models.causal_lm import CausalLM
 from tfllm.pretrained import load
+from tfllm.pretrained.adapters import load_merged
+from tfllm.pretrained.keras_hub import is_keras_hub_model, is_keras_hub_preset
 from tfllm.pretrained.model_folder import model_folder
+from tfllm.tasks.beam_generation import BeamGeneration
+from tfllm.tasks.keras_hub_generation import keras_hub_parts
 from tfllm.tasks.scoring import token_scores
+from tfllm.tasks.served import ServedTask
 from tfllm.tokenizers.base import Tokenizer
 
 OPTION_DTYPES = {n: tf.as_dtype(t) for n, t in OPTION_TYPES.items()}
 """The options of the `generate` signature, each of shape [batch]."""
 
 
-class TextGeneration(tf.Module):
+class TextGeneration(ServedTask):
     """A causal language model and its tokenizer as functions from text to text.
 
     `generate` and `stream` are for Python; `signatures` are the same functions for a SavedModel.
@@ -34,9 +43,10 @@ class TextGeneration(tf.Module):
     that were batched with it: its `error` says what is wrong, and its text is empty.
 
     Args:
-        model: a causal language model. Where its weights are stored in another type than they are
-            used in (a mixed-precision policy), a copy in the type of use is made, because each
-            token would convert all weights anew.
+        model: a causal language model, or what generation is to see of another one. Where the
+            weights of a `CausalLM` are stored in another type than they are used in (a
+            mixed-precision policy), a copy in the type of use is made, because each token would
+            convert all weights anew.
         tokenizer: of the model.
         generation: the options where none are given.
 
@@ -46,50 +56,128 @@ class TextGeneration(tf.Module):
 
     def __init__(
         self,
-        model: CausalLM,
+        model: CausalLM | Decoder,
         tokenizer: Tokenizer,
         generation: GenerationConfig | None = None,
         *,
         name: str = "text_generation",
     ) -> None:
         super().__init__(name=name)
-        if tokenizer.vocab_size > model.config.vocab_size:
+        decoder = CausalLMDecoder(model) if isinstance(model, CausalLM) else model
+        if tokenizer.vocab_size > decoder.vocab_size:
             raise ValueError(
                 "the tokenizer's ids must all be in the model's vocabulary; the tokenizer has "
-                f"{tokenizer.vocab_size}, the model {model.config.vocab_size}. Use the tokenizer "
+                f"{tokenizer.vocab_size}, the model {decoder.vocab_size}. Use the tokenizer "
                 "that the model was trained with."
             )
-        if model.compute_dtype != model.variable_dtype:
-            model = model.with_dtype(model.compute_dtype)
-        self.model = model
+        self.decoder = decoder
         self.tokenizer = tokenizer
         self.generation = generation or GenerationConfig()
         self._graph = tokenizer.graph()
-        self._end_token_ids = tf.constant([tokenizer.end_token_id], tf.int32)
+        self._end_token_ids = tf.constant(tokenizer.end_token_ids, tf.int32)
         self.token_bytes = self._graph.token_bytes
-        unused = model.config.vocab_size - tokenizer.vocab_size
+        unused = decoder.vocab_size - tokenizer.vocab_size
         if unused:  # an embedding padded to a round number: ids that stand for nothing
             with tf.device("/CPU:0"):
                 padded = tf.concat([tf.convert_to_tensor(self.token_bytes), [""] * unused], 0)
                 self.token_bytes = tf.Variable(padded, trainable=False, name="token_bytes")
         self._functions: dict[str, Any] = {}
+        self._beams: dict[Any, BeamGeneration] = {}
+
+    @property
+    def model(self) -> Any:
+        """The Keras model that is run."""
+        return self.decoder.model
+
+    def with_dtype(self, dtype: str) -> TextGeneration:
+        """The same task with weights and products of another dtype, or itself.
+
+        Args:
+            dtype: "float32", "bfloat16" or "int8".
+        """
+        if dtype == self.decoder.dtype:
+            return self
+        return type(self)(self.decoder.with_dtype(dtype), self.tokenizer, self.generation)
+
+    def with_generation(self, generation: GenerationConfig) -> TextGeneration:
+        """The same task with other options where none are given."""
+        return type(self)(self.decoder, self.tokenizer, generation)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> TextGeneration:
+        """The same task with some options set, where none are given."""
+        return self.with_generation(
+            build(GenerationConfig, {**to_dict(self.generation), **settings})
+        )
 
     @classmethod
-    def load(cls, folder: str | Path, *, dtype: str = "float32") -> TextGeneration:
+    def load(
+        cls, folder: str | Path, *, dtype: str = "float32", adapter: str | Path | None = None
+    ) -> TextGeneration:
         """The model, tokenizer and generation settings of a model folder (or a run's).
 
         Args:
-            folder: a model folder, or the run folder that holds one.
-            dtype: of the weights and products: "float32" or "bfloat16".
+            folder: a model folder, the run folder that holds one, or a preset folder of KerasHub.
+            dtype: of the weights and products: "float32", "bfloat16", or "int8" for weights that
+                are used in the one of the two that is faster here.
+            adapter: a folder with an adapter for the model, in PEFT's layout, which is merged.
 
         Raises:
-            FileNotFoundError: there is no model, or it has no tokenizer.
+            FileNotFoundError: there is no model or adapter, or it has no tokenizer.
+            ValueError: the model or the adapter cannot be read, or do not belong together.
         """
         folder = model_folder(folder)
-        model, tokenizer, generation = load(folder, dtype=dtype)
+        if is_keras_hub_preset(folder):
+            if adapter is not None:
+                raise ValueError(
+                    f"an adapter is for a model of tfllm, and {folder} is a preset of KerasHub; "
+                    "leave the adapter out"
+                )
+            return cls.of_keras_hub(folder, dtype=dtype)
+        if adapter is None:
+            model, tokenizer, generation = load(folder, dtype=dtype)
+        else:
+            model, tokenizer, generation = load_merged(folder, adapter, dtype=dtype)
+        if not isinstance(model, CausalLM):
+            raise ValueError(
+                f"text is generated by a causal language model; {folder} holds a "
+                f"{type(model).__name__}, which tfllm.load(path) gives"
+            )
         if tokenizer is None:
-            raise FileNotFoundError(f"{folder} has no tokenizer.json; text needs one")
+            raise FileNotFoundError(f"{folder} has no tokenizer; text needs one")
         return cls(model, tokenizer, generation)
+
+    @classmethod
+    def of_keras_hub(
+        cls,
+        model: Any,
+        *,
+        tokenizer: Tokenizer | None = None,
+        generation: GenerationConfig | None = None,
+        max_sequence_length: int | None = None,
+        dtype: str | None = None,
+    ) -> TextGeneration:
+        """A `CausalLM` of KerasHub (KerasNLP), of any architecture: it is run as it is.
+
+        Args:
+            model: the model, or a preset folder that `model.save_to_preset` wrote. Where a copy of
+                it is run, later training is not followed: that is so with a mixed-precision
+                policy, and with LoRA, whose weights are merged.
+            tokenizer: instead of the one of the model's preprocessor, whose ids are KerasHub's own
+                outside of a graph. KerasHub splits text there as Llama 3 does, for every model;
+                the tokenizer.json of the model's first publication may split it otherwise.
+            generation: the options where none are given.
+            max_sequence_length: the most tokens of a text; default: what the model's positions
+                allow, or the preprocessor's `sequence_length`.
+            dtype: of weights and products, "float32" or "bfloat16"; default: as they are.
+
+        Raises:
+            FileNotFoundError: there is no such preset.
+            ValueError: the model cannot be decoded from text alone; the error says what it lacks.
+        """
+        decoder, tokenizer = keras_hub_parts(
+            model, tokenizer=tokenizer, max_sequence_length=max_sequence_length, dtype=dtype
+        )
+        return cls(decoder, tokenizer, generation)
 
     # ------------------------------------------------------------------ for Python
 
@@ -109,11 +197,87 @@ class TextGeneration(tf.Module):
         Raises:
             ValueError: an option is unknown or out of range, or a prompt is too long.
         """
-        single, rows = _texts("prompts", prompts)
+        single, rows = texts_of("prompts", prompts)
+        tokenize = self._graph.tokenize
+        texts = self._answers(self.signatures["generate"], rows, options, tokenize)
+        return texts[0] if single else texts
+
+    def n_best(self, prompts: str | Sequence[str], **options: Any) -> Any:
+        """The likeliest continuations of each prompt that beam search finds, the best first.
+
+        Args:
+            prompts: one text or several.
+            options: as of `generate`; `num_beams` says how many, and is the same for all prompts.
+
+        Returns:
+            of a single prompt a list of dictionaries, or a list of such lists: `text`; `score`, the
+            log-probability divided by the number of tokens to the power `length_penalty`;
+            `log_prob`; `generated_tokens`; `finish_reason`.
+
+        Raises:
+            ValueError: as `generate`.
+        """
+        single, rows = texts_of("prompts", prompts)
         given = self._row_options(len(rows), options)
+        found = self._searched(self._graph.tokenize, rows, given, all_beams=True)
+        return found[0] if single else found
+
+    def _searched(
+        self,
+        tokenize: Callable[[tf.Tensor], tf.RaggedTensor] | None,
+        rows: Sequence[Any],
+        given: Sequence[GenerationConfig],
+        *,
+        all_beams: bool = False,
+    ) -> list[list[dict[str, Any]]]:
+        """What beam search finds for each row, the best first."""
         if not rows:
             return []
-        several = any(g.num_samples > 1 for g in given)
+        kinds = {(g.num_beams, g.no_repeat_ngram_size) for g in given}
+        if len(kinds) > 1:
+            raise ConfigError(
+                "num_beams and no_repeat_ngram_size must be the same for all prompts of a call; "
+                f"received {sorted(kinds)}"
+            )
+        if tokenize is None:
+            raise ConfigError("num_beams must be 1, and no_repeat_ngram_size 0, for code")
+        result = self._beam_generation(tokenize, *kinds.pop()).search(
+            tf.constant(rows),
+            tf.constant([min(g.max_new_tokens, 2**31 - 1) for g in given]),
+            tf.constant([g.length_penalty for g in given]),
+            tf.constant([g.num_beams if all_beams else 1 for g in given]),
+        )
+        return BeamGeneration.rows(_checked(result))
+
+    def _beam_generation(
+        self, tokenize: Callable[[tf.Tensor], tf.RaggedTensor], width: int, ngram: int
+    ) -> BeamGeneration:
+        key = (tokenize, width, ngram)
+        if key not in self._beams:
+            self._beams[key] = BeamGeneration(self.decoder, tokenize, width, ngram, **self._rules)
+        return self._beams[key]
+
+    def _answers(
+        self,
+        function: Any,
+        rows: Sequence[Any],
+        options: dict[str, Any],
+        tokenize: Callable[[tf.Tensor], tf.RaggedTensor] | None = None,
+    ) -> list[Any]:
+        """The text of each row, or its samples.
+
+        Args:
+            function: the signature that takes the rows.
+            rows: what it takes, but for the options.
+            options: as of `generate`.
+            tokenize: what it makes prompts of the rows with, for beam search.
+        """
+        given = self._row_options(len(rows), options)
+        if any(g.searches for g in given):
+            found = self._searched(tokenize, rows, given)
+            return [texts[0]["text"] if texts else "" for texts in found]
+        if not rows:
+            return []
         inputs = [row for row, g in zip(rows, given, strict=True) for _ in range(g.num_samples)]
         configs = [
             dataclasses.replace(g, seed=(g.seed + i) % 2**31)
@@ -121,14 +285,14 @@ class TextGeneration(tf.Module):
             for i in range(g.num_samples)
         ]
         result = _checked(
-            self.signatures["generate"](tf.constant(inputs), **_tensors(configs)),
+            function(tf.constant(inputs), **_tensors(configs)),
             [i + 1 for i, g in enumerate(given) for _ in range(g.num_samples)],
         )
         answers = iter([text.decode() for text in result["text"].numpy()])
         texts: list[Any] = [list(itertools.islice(answers, g.num_samples)) for g in given]
-        if not several:
-            texts = [text for (text,) in texts]
-        return texts[0] if single else texts
+        if any(g.num_samples > 1 for g in given):
+            return texts
+        return [text for (text,) in texts]
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
         """Continue one prompt, piece by piece; the pieces joined are `generate`'s text.
@@ -140,16 +304,26 @@ class TextGeneration(tf.Module):
         Raises:
             ValueError: as `generate`; at once, not with the first piece.
         """
-        single, rows = _texts("prompt", prompt)
+        single, rows = texts_of("prompt", prompt)
         if not single:
             raise ValueError("stream continues one prompt; received several. Use generate.")
+        return self._stream(self.stream_begin, rows, options)
+
+    def _stream(self, function: Any, rows: list[bytes], options: dict[str, Any]) -> Iterator[str]:
+        """The pieces of the one row; `function`: what takes it, as `stream_begin`."""
         (given,) = self._row_options(1, options)
         if given.num_samples > 1 and "num_samples" in options:
             raise ConfigError(
                 f"num_samples must be 1 for a stream; received {given.num_samples}. Start a "
                 "stream for each, with another seed."
             )
-        state = _checked(self.stream_begin(tf.constant(rows), **_tensors([given])))
+        if given.searches:
+            raise ConfigError(
+                f"num_beams must be 1, and no_repeat_ngram_size 0, for a stream; received "
+                f"{given.num_beams} and {given.no_repeat_ngram_size}: a search knows its first "
+                "token when it knows its last"
+            )
+        state = _checked(function(tf.constant(rows), **_tensors([given])))
         return self._pieces(state, StopHold(given.stop))
 
     def _pieces(self, state: dict[str, tf.Tensor], held: StopHold) -> Iterator[str]:
@@ -170,12 +344,13 @@ class TextGeneration(tf.Module):
 
         Returns:
             a dictionary for a single text, or a list of them: `num_tokens`, `log_prob` (natural
-            logarithm, of the whole text), `perplexity` (a token) and `token_log_probs`.
+            logarithm, of the whole text), `perplexity` (a token) and `token_log_probs`. A begin or
+            end token that the tokenizer puts around a text is none of its tokens.
 
         Raises:
             ValueError: a text is longer than the context.
         """
-        single, rows = _texts("texts", texts)
+        single, rows = texts_of("texts", texts)
         if not rows:
             return []
         result = _checked(self.signatures["score"](tf.constant(rows)))
@@ -223,7 +398,8 @@ class TextGeneration(tf.Module):
 
     @property
     def signatures(self) -> dict[str, Any]:
-        """Name to `tf.function`: `serving_default`, `generate` and `score`."""
+        """Name to `tf.function`: `serving_default`, `generate` and `score`; and `beam`, where the
+        settings are those of a beam search."""
         if not self._functions:
             prompt = tf.TensorSpec([None], tf.string, "prompt")
             options = {n: tf.TensorSpec([None], t, n) for n, t in OPTION_DTYPES.items()}
@@ -237,10 +413,76 @@ class TextGeneration(tf.Module):
                 ),
                 "score": tf.function(self._score, input_signature=[text], autograph=False),
             }
+            if self.generation.searches:
+                self._functions["beam"] = self._own_beams.signature
         return self._functions
+
+    @property
+    def _own_beams(self) -> BeamGeneration:
+        """The search that the settings ask for."""
+        own = self.generation
+        return self._beam_generation(self._graph.tokenize, own.num_beams, own.no_repeat_ngram_size)
+
+    @property
+    def served_state(self) -> dict[str, Any]:
+        """The weights, the tokenizer, and the functions of a stream."""
+        return {
+            "weights": self.decoder.weights,
+            "tokenizer": self._graph,
+            "token_bytes": self.token_bytes,
+            # Not signatures, because Serving has no streaming call: for servers that load the
+            # object.
+            "stream_begin": self.stream_begin,
+            "stream_next": self.stream_next,
+        }
+
+    def input_defaults(self, signature: str) -> dict[str, Any]:
+        """The options, as they are where none are given."""
+        if signature in ("serving_default", "score"):
+            return {}
+        if signature == "beam":
+            return {
+                "max_new_tokens": tf.constant([min(self.generation.max_new_tokens, 2**31 - 1)]),
+                "length_penalty": tf.constant([self.generation.length_penalty], tf.float32),
+            }
+        values = option_values(self.generation)
+        return {name: tf.constant([values[name]], t) for name, t in OPTION_DTYPES.items()}
+
+    def for_export(self) -> TextGeneration:
+        """A `Chat` or a `CodeGeneration` where the tokenizer was made for one."""
+        if type(self) is not TextGeneration:
+            return self
+        from tfllm.tasks.loading import as_special
+
+        return as_special(self)
+
+    def warmup_requests(self, texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+        """Of each signature."""
+        prompts = tf.constant(list(texts))
+        requests = [
+            ("generate", {"prompt": prompts, **self._warmup_options(len(texts))}),
+            ("score", {"text": prompts}),
+            ("serving_default", {"prompt": prompts[:1]}),
+        ]
+        if "beam" in self.signatures:
+            short = {"max_new_tokens": tf.fill([len(texts)], 2)}
+            penalty = tf.fill([len(texts)], tf.constant(self.generation.length_penalty))
+            requests.append(("beam", {"prompt": prompts, **short, "length_penalty": penalty}))
+        return requests
+
+    def _warmup_options(self, num_rows: int) -> dict[str, tf.Tensor]:
+        short = {**option_values(self.generation), "max_new_tokens": 2}
+        return {n: tf.fill([num_rows], tf.constant(short[n], t)) for n, t in OPTION_DTYPES.items()}
 
     def _serving_default(self, prompt: tf.Tensor) -> dict[str, tf.Tensor]:
         batch = tf.shape(prompt)[0]
+        own = self.generation
+        if own.searches:
+            return self._own_beams.best(
+                prompt,
+                tf.fill([batch], min(own.max_new_tokens, 2**31 - 1)),
+                tf.fill([batch], tf.constant(own.length_penalty, tf.float32)),
+            )
         values = option_values(self.generation)
         return self._generate(
             prompt, *(tf.fill([batch], tf.constant(values[n], t)) for n, t in OPTION_DTYPES.items())
@@ -258,21 +500,52 @@ class TextGeneration(tf.Module):
         seed: tf.Tensor,
         stop: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        request = self._request(prompt, locals())  # a signature's inputs need their names
-        state = decode(
-            self.model,
-            request.prompts,
+        # A signature's inputs need their names.
+        return self._answer(self._graph.tokenize(prompt), locals())
+
+    def _answer(
+        self, prompts: tf.RaggedTensor, given: dict[str, Any], refused: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """The outputs of `generate`; arguments as `_request`."""
+        request = self._request(prompts, given, refused)
+        result = self._decode(
+            request.prompts.values,
+            request.prompts.row_splits,
             request.limits,
-            request.options,
-            stops=request.stops,
-            **self._rules,
+            request.stops.joined,
+            request.error,
+            *request.options,
         )
-        text = request.stops.cut(valid_text(state.text))
-        return {
-            "text": tf.where(request.error == "", text, ""),
-            **counts(state, request.error),
-            "prompt_tokens": request.prompt_tokens,
-        }
+        return {**result, "prompt_tokens": request.prompt_tokens}
+
+    @functools.cached_property
+    def _decode(self) -> Any:
+        """One function for all signatures, so that a SavedModel holds the decoding loop once."""
+
+        def decode_rows(
+            ids: tf.Tensor,
+            row_splits: tf.Tensor,
+            limits: tf.Tensor,
+            stop: tf.Tensor,
+            error: tf.Tensor,
+            *options: tf.Tensor,
+        ) -> dict[str, tf.Tensor]:
+            stops = StopStrings(stop)
+            state = decode(
+                self.decoder,
+                tf.RaggedTensor.from_row_splits(ids, row_splits, validate=False),
+                limits,
+                SamplingOptions(*options),
+                stops=stops,
+                **self._rules,
+            )
+            text = stops.cut(valid_text(state.text))
+            return {"text": tf.where(error == "", text, ""), **counts(state, error)}
+
+        types = [tf.int32, tf.int64, tf.int32, tf.string, tf.string]
+        types += [SAMPLING_DTYPES[name] for name in SamplingOptions._fields]
+        specs = [tf.TensorSpec([None], t) for t in types]
+        return tf.function(decode_rows, input_signature=specs, autograph=False)
 
     @property
     def _rules(self) -> dict[str, tf.Tensor]:
@@ -281,16 +554,29 @@ class TextGeneration(tf.Module):
             "token_bytes": tf.convert_to_tensor(self.token_bytes),
         }
 
-    def _request(self, prompt: tf.Tensor, given: dict[str, Any]) -> Request:
+    def _request(
+        self, prompts: tf.RaggedTensor, given: dict[str, Any], refused: tf.Tensor | None = None
+    ) -> Request:
+        """What decoding takes.
+
+        Args:
+            prompts: int32 `[B, (P)]`.
+            given: the options by name, and whatever else.
+            refused: string `[B]`: what is wrong with a row beside that, or empty.
+        """
         return read_request(
-            self._graph.tokenize(prompt),
+            prompts,
             {name: given[name] for name in OPTION_DTYPES},
-            context=self.model.config.max_sequence_length,
+            context=self.decoder.context,
             start_id=self._end_token_ids[0],
+            refused=refused,
         )
 
     def _score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        return token_scores(self.model, self._graph.tokenize(text), self._end_token_ids[0])
+        # No model is taught to foresee the begin token: the first is predicted from it.
+        begin = self.tokenizer.encode("")
+        start = tf.constant(begin[0], tf.int32) if begin else self._end_token_ids[0]
+        return token_scores(self.decoder, self._graph.tokenize(text, add_special=False), start)
 
     # ------------------------------------------------------------------ token by token
 
@@ -298,33 +584,36 @@ class TextGeneration(tf.Module):
     def stream_begin(self) -> Any:
         """`tf.function`: a prompt and its options, each `[1]`, to the state after a token."""
         if not hasattr(self, "_stream_begin"):
-            specs = [tf.TensorSpec([1], tf.string, "prompt")]
-            specs += [tf.TensorSpec([1], t, n) for n, t in OPTION_DTYPES.items()]
-
-            def stream_begin(
-                prompt: tf.Tensor,
-                max_new_tokens: tf.Tensor,
-                temperature: tf.Tensor,
-                top_k: tf.Tensor,
-                top_p: tf.Tensor,
-                min_p: tf.Tensor,
-                repetition_penalty: tf.Tensor,
-                seed: tf.Tensor,
-                stop: tf.Tensor,
-            ) -> dict[str, tf.Tensor]:
-                request = self._request(prompt, locals())
-                state = begin(
-                    self.model,
-                    request.prompts,
-                    request.limits,
-                    request.options,
-                    stops=request.stops,
-                    **self._rules,
-                )
-                return packed(state, request.options, request.stops, request.error)
-
-            self._stream_begin = tf.function(stream_begin, input_signature=specs, autograph=False)
+            self._stream_begin = self._beginning(self._graph.tokenize)
         return self._stream_begin
+
+    def _beginning(self, tokenize: Callable[[tf.Tensor], tf.RaggedTensor]) -> Any:
+        specs = [tf.TensorSpec([1], tf.string, "prompt")]
+        specs += [tf.TensorSpec([1], t, n) for n, t in OPTION_DTYPES.items()]
+
+        def stream_begin(
+            prompt: tf.Tensor,
+            max_new_tokens: tf.Tensor,
+            temperature: tf.Tensor,
+            top_k: tf.Tensor,
+            top_p: tf.Tensor,
+            min_p: tf.Tensor,
+            repetition_penalty: tf.Tensor,
+            seed: tf.Tensor,
+            stop: tf.Tensor,
+        ) -> dict[str, tf.Tensor]:
+            request = self._request(tokenize(prompt), locals())
+            state = begin(
+                self.decoder,
+                request.prompts,
+                request.limits,
+                request.options,
+                stops=request.stops,
+                **self._rules,
+            )
+            return packed(state, request.options, request.stops, request.error)
+
+        return tf.function(stream_begin, input_signature=specs, autograph=False)
 
     @property
     def stream_next(self) -> Any:
@@ -332,8 +621,9 @@ class TextGeneration(tf.Module):
         if not hasattr(self, "_stream_next"):
 
             def stream_next(state: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-                decoding, options, stops, error = unpacked(state, len(self.model.blocks))
-                decoding = advance(self.model, decoding, options, stops=stops, **self._rules)
+                decoding, options, stops, error = unpacked(state, self.decoder.memory_structure)
+                decoding = with_room(self.decoder, decoding)
+                decoding = advance(self.decoder, decoding, options, stops=stops, **self._rules)
                 return packed(decoding, options, stops, error)
 
             concrete = self.stream_begin.get_concrete_function()
@@ -346,7 +636,7 @@ class TextGeneration(tf.Module):
 
 
 def generate(
-    model: str | Path | CausalLM,
+    model: str | Path | CausalLM | Any,
     prompts: str | Sequence[str],
     *,
     tokenizer: Tokenizer | None = None,
@@ -358,7 +648,7 @@ def generate(
     Each call with a folder loads the model anew; keep a `TextGeneration` for more than one.
 
     Args:
-        model: a model folder, or a model and its `tokenizer`.
+        model: a model folder, or a model and its `tokenizer`; or KerasHub's, which has its own.
         prompts: one text or several.
         tokenizer: of a model that is given as an object.
         dtype: in which a model folder is loaded, "float32" or "bfloat16".
@@ -371,6 +661,9 @@ def generate(
         if tokenizer is None:
             raise ValueError("generate needs the tokenizer of a model that is given as an object")
         return TextGeneration(model, tokenizer).generate(prompts, **options)
+    if is_keras_hub_model(model):
+        task = TextGeneration.of_keras_hub(model, tokenizer=tokenizer)
+        return task.generate(prompts, **options)
     return TextGeneration.load(model, dtype=dtype).generate(prompts, **options)
 
 
@@ -379,7 +672,7 @@ def _tensors(configs: Sequence[GenerationConfig]) -> dict[str, tf.Tensor]:
     return {n: tf.constant([v[n] for v in values], t) for n, t in OPTION_DTYPES.items()}
 
 
-def _texts(name: str, given: Any) -> tuple[bool, list[bytes]]:
+def texts_of(name: str, given: Any) -> tuple[bool, list[bytes]]:
     """Whether it is one text, and the texts as bytes, in which a lone surrogate has a place."""
     single = isinstance(given, str)
     rows = [given] if single else given

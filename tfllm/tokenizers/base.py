@@ -2,27 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Text to token ids and back."""
+    """Text to token ids and back.
+
+    Attributes:
+        vocab_size: number of ids: they are 0 .. vocab_size - 1.
+        special_tokens: the tokens that stand for no text, and their ids.
+        settings: what tokenizer_config.json says besides the end token, such as the other special
+            tokens by name and the chat template.
+    """
+
+    vocab_size: int
+    special_tokens: dict[str, int]
+    settings: dict[str, Any]
 
     @property
-    def vocab_size(self) -> int:
-        """Number of ids: they are 0 .. vocab_size - 1."""
+    def end_token(self) -> str:
+        """The token that ends a document."""
 
     @property
     def end_token_id(self) -> int:
-        """The id that ends a document."""
+        """Its id."""
 
-    def encode(self, text: str | bytes, *, parse_special: bool = True) -> list[int]:
-        """The ids of a text."""
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """The ids at each of which a generated text ends, `end_token_id` the first."""
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary writes it; None if there is no such token."""
+
+    def encode(
+        self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
+    ) -> list[int]:
+        """The ids of a text.
+
+        Args:
+            text: bytes that are not UTF-8 count as U+FFFD.
+            parse_special: false: special tokens in the text are characters like any others.
+            add_special: false: without the begin and end tokens that the tokenizer's own
+                configuration puts around a text.
+        """
+
+    def encode_batch(
+        self,
+        texts: Iterable[str | bytes],
+        *,
+        parse_special: bool = True,
+        add_special: bool = True,
+    ) -> list[list[int]]:
+        """The ids of each text."""
+
+    def encode_unbroken(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids of a text in which U+FDD0 keeps words from being special tokens.
+
+        As `encode(text, add_special=False)`, but U+FDD0 is taken out once the special tokens of the
+        text are found, and of what is left `<|im_` and `end|>` are neighbours again.
+
+        Returns:
+            the ids, and the place in `text` of each one's first character.
+        """
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of ids."""
 
-    def graph(self) -> Any:
-        """A tf.Module with `tokenize` and `detokenize`, that a SavedModel can hold."""
+    def graph(self) -> TokenizerGraph:
+        """The same tokenizer out of TensorFlow kernels, that a SavedModel can hold.
+
+        Raises:
+            ValueError: the tokenizer does what no such kernels do; the error names it.
+        """
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it into a folder."""
+
+
+class TokenizerGraph(Protocol):
+    """A tf.Module that does in a graph what a tokenizer does.
+
+    Attributes:
+        vocab_size: number of ids.
+        token_bytes: string variable [vocab_size], the bytes that each token stands for in running
+            text; none for special tokens.
+    """
+
+    vocab_size: int
+    token_bytes: tf.Variable
+
+    def tokenize(
+        self, text: tf.Tensor, *, parse_special: bool = True, add_special: bool = True
+    ) -> tf.RaggedTensor:
+        """string [batch] to int32 [batch, (tokens)]; arguments as of `Tokenizer.encode`."""
+
+    def tokenize_unbroken(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """string [batch] to int32 [batch, (tokens)], as `Tokenizer.encode_unbroken`."""
+
+    def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+        """int32 [batch, time], dense or ragged, to string [batch]."""

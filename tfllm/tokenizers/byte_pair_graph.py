@@ -10,119 +10,57 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
+from tfllm.tokenizers.added_tokens_graph import (
+    AddedTokenCuts,
+    Special,
+    fingerprint,
+    string_table,
+    variable,
+)
 from tfllm.tokenizers.character_classes import Atoms
-from tfllm.tokenizers.frozen_table import FrozenTable
 from tfllm.tokenizers.merge_loop import MergeLoop
 from tfllm.tokenizers.normalization import to_nfc
-from tfllm.tokenizers.specification import AddedToken, Specification, Split
+from tfllm.tokenizers.specification import Specification, Split
+from tfllm.tokenizers.tokenizer_graph import TokenizerGraph
 
-_FINGERPRINTS = 2**62
 _ANY = r"[\x01-\x7f]*"
 
 
-class BytePairGraph(tf.Module):
-    """Text to ids and back with TF core and TF-Text kernels only.
-
-    The tables are variables, so a SavedModel keeps them beside its weights; nothing grows. All of
-    it runs on the CPU.
-
-    Attributes:
-        token_bytes: string [vocab_size], each id's own bytes ("" for special tokens).
-        vocab_size: number of ids.
-    """
+class BytePairGraph(TokenizerGraph):
+    """Byte-level BPE in a graph."""
 
     def __init__(self, specification: Specification) -> None:
-        super().__init__(name="byte_pair_graph")
         spec = specification
-        self.vocab_size = spec.vocab_size
-        self._normalize = spec.normalize
-        self._begin, self._end = spec.begin, spec.end
-        self._stand_in = spec.stand_in
         special = {t.id for t in spec.added if t.special}
         tokens = [b"" if i in special else token for i, token in enumerate(spec.tokens)]
+        super().__init__(tokens, spec.begin, spec.end, name="byte_pair_graph")
         with tf.init_scope(), tf.device("/CPU:0"):
-            self.token_bytes = _variable(np.array(tokens, object), "token_bytes", tf.string)
             whole = spec.whole[~np.isin(spec.whole, list(special))]
-            self._whole = _string_table([tokens[i] for i in whole], whole, "whole")
-            self._added = [
-                _AddedTokens(group, name)
-                for group, name in (
-                    ([t for t in spec.added if not t.normalized], "added"),
-                    ([t for t in spec.added if t.normalized], "added_normalized"),
-                )
-            ]
+            self._whole = string_table([tokens[i] for i in whole], whole, "whole")
+            self._added = AddedTokenCuts(
+                spec.added, spec.stand_in, to_nfc if spec.normalize else None
+            )
             self._classes = _Classes(spec.atoms)
             self._splits = [_Splitter(s, f"split_{i}") for i, s in enumerate(spec.splits)]
-            self._byte_ids = _variable(spec.byte_ids, "byte_ids")
-            longest = max((len(spec.tokens[i]) for i in spec.merge_results), default=1)
+            self._byte_ids = variable(spec.byte_ids, "byte_ids")
+            lengths = np.array([len(token) for token in spec.tokens])
             self._merges = MergeLoop(
-                spec.merge_pairs, spec.merge_results, spec.merge_unsafe, longest
+                spec.merge_pairs, spec.merge_results, spec.merge_unsafe, lengths
             )
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")], autograph=False)
-    def tokenize(self, text: tf.Tensor) -> tf.RaggedTensor:
-        """The ids of each text.
+    def _encode(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._ids(*self._pieces(text, special))
 
-        Args:
-            text: string [batch]; bytes that are not UTF-8 count as U+FFFD, one for each longest
-                start of a character that is cut short and one for each other stray byte.
-
-        Returns:
-            int32 [batch, (tokens)].
-        """
-        with tf.device("/CPU:0"):
-            pieces, added_ids, row_pieces = self._pieces(text)
-            values, row_splits = self._ids(pieces, added_ids, row_pieces)
-            ids = tf.RaggedTensor.from_row_splits(values, row_splits, validate=False)
-            if self._begin or self._end:
-                rows = tf.shape(text)[0]
-                begin, end = (
-                    tf.RaggedTensor.from_tensor(tf.tile(tf.constant([x], tf.int32), [rows, 1]))
-                    for x in (self._begin, self._end)
-                )
-                ids = tf.concat([begin, ids, end], axis=1)
-            return ids
-
-    def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
-        """The text of each row of ids.
-
-        Args:
-            ids: int32 [batch, time], dense or ragged. Special tokens and ids outside
-                0 .. vocab_size - 1 (padding) are skipped.
-
-        Returns:
-            string [batch], always valid UTF-8: a broken sequence becomes U+FFFD.
-        """
-        if isinstance(ids, tf.RaggedTensor):
-            ids = ids.to_tensor(default_value=-1)
-        return self._detokenize(tf.cast(ids, tf.int32))
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, "ids")], autograph=False)
-    def _detokenize(self, ids: tf.Tensor) -> tf.Tensor:
-        with tf.device("/CPU:0"):
-            known = (ids >= 0) & (ids < self.vocab_size)
-            parts = tf.gather(self.token_bytes, tf.where(known, ids, 0))
-            joined = tf.strings.reduce_join(tf.where(known, parts, ""), axis=1)
-            return tf.strings.unicode_transcode(joined, "UTF-8", "UTF-8", errors="replace")
-
-    def _pieces(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _pieces(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Cut the texts into pieces that are encoded one by one.
 
         Returns:
             string [P], the pieces; int32 [P], the id of a piece that is an added token, else -1;
             int64 [B + 1], where each text's pieces start and end.
         """
-        text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
-        segments = tf.strings.regex_replace(text, r"\x00", chr(self._stand_in))
-        ids = tf.fill(tf.shape(segments), -1)
-        row_segments = tf.range(tf.size(segments, tf.int64) + 1)
-        segments, ids, row_segments = self._added[0].cut(segments, ids, row_segments)
-        if self._normalize:
-            segments = tf.where(ids < 0, to_nfc(segments), segments)
-        segments, ids, row_segments = self._added[1].cut(segments, ids, row_segments)
-
+        segments, ids, row_segments = self._added.cut(text, special)
         decoded = tf.strings.unicode_decode(segments, "UTF-8")
-        characters, splits = self._restore_nul(decoded.values, text), decoded.row_splits
+        characters, splits = self._added.restore_nul(decoded.values, text), decoded.row_splits
         atoms = self._classes.atoms(characters)
         is_added = tf.repeat(ids >= 0, decoded.row_lengths())
         segment_pieces = tf.range(tf.size(segments, tf.int64) + 1)
@@ -134,23 +72,6 @@ class BytePairGraph(tf.Module):
         )
         piece_ids = tf.repeat(ids, segment_pieces[1:] - segment_pieces[:-1])
         return pieces, piece_ids, tf.gather(segment_pieces, row_segments)
-
-    def _restore_nul(self, characters: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
-        """Put U+0000 back where the text has it.
-
-        RegexSplit ends a text at U+0000, so a control character takes its place. No cut and no
-        normalization changes the order of control characters: the first of the two in the text is
-        the first of the stand-ins, and so on.
-        """
-
-        def restore() -> tf.Tensor:
-            original = tf.strings.unicode_decode(text, "UTF-8").values
-            original = tf.boolean_mask(original, (original == 0) | (original == self._stand_in))
-            places = tf.where(tf.equal(characters, self._stand_in))
-            return tf.tensor_scatter_nd_update(characters, places, original)
-
-        has_nul = tf.reduce_any(tf.strings.regex_full_match(text, r"(?s).*\x00.*"))
-        return tf.cond(has_nul, restore, lambda: characters)
 
     def _ids(
         self, pieces: tf.Tensor, added_ids: tf.Tensor, row_pieces: tf.Tensor
@@ -164,7 +85,7 @@ class BytePairGraph(tf.Module):
         starts = ends - lengths
         total = tf.reduce_sum(lengths)
 
-        whole = self._whole.lookup(_fingerprint(pieces))
+        whole = self._whole.lookup(fingerprint(pieces))
         whole = tf.where(
             tf.equal(tf.gather(self.token_bytes, tf.maximum(whole, 0)), pieces), whole, -1
         )
@@ -193,29 +114,14 @@ class BytePairGraph(tf.Module):
         return tf.boolean_mask(by_byte, is_token), tf.gather(tokens_before, row_bytes)
 
 
-def _variable(value: np.ndarray, name: str, dtype: tf.DType | None = None) -> tf.Variable:
-    return tf.Variable(tf.constant(value, dtype), trainable=False, name=name)
-
-
-def _fingerprint(strings: tf.Tensor) -> tf.Tensor:
-    return tf.strings.to_hash_bucket_fast(strings, _FINGERPRINTS)
-
-
-def _string_table(strings: list[bytes], values: np.ndarray, name: str) -> FrozenTable:
-    """A table from fingerprints; of strings with one fingerprint only the first is in it."""
-    prints = _fingerprint(tf.constant(strings, tf.string)).numpy()
-    prints, first = np.unique(prints, return_index=True)
-    return FrozenTable(prints, np.asarray(values, np.int32)[first], -1, name)
-
-
 class _Classes(tf.Module):
     """Code point to atom, in two steps: the page of 128 code points, and the place on it."""
 
     def __init__(self, atoms: Atoms) -> None:
         super().__init__(name="classes")
         self._bits = atoms.page_bits
-        self._page_of = _variable(atoms.page_of, "page_of")
-        self._atom_of = _variable(atoms.atom_of, "atom_of")
+        self._page_of = variable(atoms.page_of, "page_of")
+        self._atom_of = variable(atoms.atom_of, "atom_of")
 
     def atoms(self, characters: tf.Tensor) -> tf.Tensor:
         """int32 [C] to int32 [C]."""
@@ -231,8 +137,8 @@ class _Splitter(tf.Module):
         super().__init__(name=name)
         self._pattern, self._bits = split.pattern, split.num_look_aheads
         self._end_bits = split.end_bits
-        self._letters = _variable(split.letters.astype(np.int32), "letters")
-        self._next_bits = _variable(split.next_bits, "next_bits")
+        self._letters = variable(split.letters.astype(np.int32), "letters")
+        self._next_bits = variable(split.next_bits, "next_bits")
 
     def cut(
         self, atoms: tf.Tensor, is_added: tf.Tensor, splits: tf.Tensor
@@ -264,52 +170,3 @@ class _Splitter(tf.Module):
         _, begin, _ = tf_text.regex_split_with_offsets(strings, self._pattern, _ANY)
         starts = begin.values + tf.repeat(splits[:-1], begin.row_lengths())
         return tf.concat([starts, splits[-1:]], 0), begin.row_splits
-
-
-class _AddedTokens(tf.Module):
-    """Cuts segments at added tokens: the leftmost, and of several the longest."""
-
-    def __init__(self, tokens: list[AddedToken], name: str) -> None:
-        super().__init__(name=name)
-        self._any = bool(tokens)
-        if not tokens:
-            return
-        contents = sorted((t.content for t in tokens), key=len, reverse=True)
-        self._pattern = "|".join(_quote(c) for c in contents)
-        strings = [t.content.encode() for t in tokens]
-        self._ids = _string_table(strings, np.array([t.id for t in tokens]), name)
-        # An index of its own, since an added token's bytes are not always its content.
-        self._index = _string_table(strings, np.arange(len(tokens)), f"{name}_index")
-        self._contents = _variable(np.array(strings, object), f"{name}_contents", tf.string)
-
-    def cut(
-        self, segments: tf.Tensor, ids: tf.Tensor, row_segments: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Cut the segments that are text yet.
-
-        Args and results:
-            segments: string [S].
-            ids: int32 [S], the id of a segment that is an added token, else -1.
-            row_segments: int64 [B + 1], where each text's segments start and end.
-        """
-        if not self._any:
-            return segments, ids, row_segments
-        is_text = ids < 0
-        cut = tf_text.regex_split(tf.where(is_text, segments, ""), self._pattern, r"(?s).*")
-        prints = _fingerprint(cut.values)
-        index = self._index.lookup(prints)
-        found = (index >= 0) & tf.equal(tf.gather(self._contents, tf.maximum(index, 0)), cut.values)
-        new_ids = cut.with_values(tf.where(found, self._ids.lookup(prints), -1))
-        whole = tf.cast(~is_text, tf.int64)
-        old = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(segments, ~is_text), whole)
-        old_ids = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(ids, ~is_text), whole)
-        strings = tf.concat([old, cut], 1)
-        return (
-            strings.values,
-            tf.concat([old_ids, new_ids], 1).values,
-            tf.gather(strings.row_splits, row_segments),
-        )
-
-
-def _quote(text: str) -> str:
-    return "".join(c if c.isalnum() or ord(c) > 127 else f"\\x{ord(c):02x}" for c in text)

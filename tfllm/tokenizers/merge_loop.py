@@ -6,9 +6,9 @@ piece at every place where that is the same as one after the other:
 
 - At all places of the piece's earliest pair. Only where the new token would itself be joined by an
   earlier merge do the places to the right wait for the next turn.
-- In very long pieces, at every pair that is the earliest for some way around. What lies outside
-  can reach the pair only as part of one token, and no token is longer than that way; so nothing
-  can come in between.
+- In long pieces, at every pair that is the earliest for some way around: its reach. What lies
+  beyond can come to the pair only as part of one token that an earlier merge joins to one of the
+  pair's parts, and no such token is longer than the reach; so nothing can come in between.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfllm.tokenizers.frozen_table import FrozenTable
 
 _NONE = 2**31 - 1  # the rank of a pair that no merge joins
-_NEIGHBOURS = 2  # how far a merge changes the pairs around it
+_LONG = 64  # symbols in a piece, from which on the second way is worth its while
 
 
 class MergeLoop(tf.Module):
@@ -30,11 +30,11 @@ class MergeLoop(tf.Module):
         results: int32 [merges], the id that it makes.
         unsafe: bool [merges], whether an earlier merge uses what this one makes. After such a
             merge something else may have to come before the same merge at the next place.
-        longest: the most bytes that a token made by a merge has.
+        lengths: int [ids], the bytes of each id.
     """
 
     def __init__(
-        self, pairs: np.ndarray, results: np.ndarray, unsafe: np.ndarray, longest: int
+        self, pairs: np.ndarray, results: np.ndarray, unsafe: np.ndarray, lengths: np.ndarray
     ) -> None:
         super().__init__(name="merges")
         keys = (pairs[:, 0] << 32) | pairs[:, 1]
@@ -47,7 +47,12 @@ class MergeLoop(tf.Module):
             np.append(unsafe, False).astype(bool), trainable=False, name="unsafe"
         )
         self._any_unsafe = bool(unsafe.any())
-        self._window = 1 << int(longest + _NEIGHBOURS - 1).bit_length()  # rounded up
+        # Merge k reaches 2 ** level[k] places at most; the level -1 (of an unsafe one, and of no
+        # merge) is never asked for.
+        level = np.ceil(np.log2(np.maximum(_reach(pairs, lengths), 1)))
+        level = np.append(np.where(unsafe, -1, level), -1).astype(np.int32)
+        self._num_levels = int(level.max()) + 1
+        self._level = tf.Variable(level, trainable=False, name="level")
 
     def run(
         self,
@@ -71,7 +76,7 @@ class MergeLoop(tf.Module):
         """
         rank = self._rank(symbols, piece, tf.range(tf.size(symbols)))
         lengths = tf.math.unsorted_segment_sum(tf.ones_like(piece), piece, num_pieces)
-        has_long = tf.reduce_max(tf.concat([lengths, [0]], 0)) >= 4 * self._window
+        has_long = tf.reduce_max(tf.concat([lengths, [0]], 0)) >= _LONG
 
         def body(symbols, piece, place, rank, result):
             # Pieces with nothing left to merge are written out and leave the loop.
@@ -112,17 +117,20 @@ class MergeLoop(tf.Module):
         )[-1]
 
     def _with_local(self, at: tf.Tensor, rank: tf.Tensor) -> tf.Tensor:
-        """`at`, and the places that come before all others within the window on both sides."""
-        ahead = behind = rank  # the least rank of the `width` places from here on, and up to here
-        width = 1
-        while width < self._window:
-            ahead = tf.minimum(ahead, _shifted(ahead, width))
-            behind = tf.minimum(behind, _shifted(behind, -width))
-            width *= 2
-        least = tf.minimum(_shifted(ahead, 1), _shifted(behind, -1))
-        local = (rank < least) & (rank < _NONE)
-        local &= ~tf.gather(self._unsafe, tf.where(local, rank, 0))
-        chosen = tf.tensor_scatter_nd_update(local, at[:, tf.newaxis], tf.fill(tf.shape(at), True))
+        """`at`, and the places that come before all others within their reach on both sides."""
+        level = tf.gather(self._level, tf.minimum(rank, tf.size(self._level) - 1))
+        ahead, behind = _shifted(rank, 1), _shifted(rank, -1)
+        # Of one pair at several places each may go, the leftmost first, unless two overlap.
+        apart = rank < tf.minimum(ahead, behind)
+        clear = tf.zeros_like(apart)
+        for i in range(self._num_levels):
+            if i:  # the least rank of the 2 ** i places on either side
+                ahead = tf.minimum(ahead, _shifted(ahead, 1 << (i - 1)))
+                behind = tf.minimum(behind, _shifted(behind, -(1 << (i - 1))))
+            clear |= tf.equal(level, i) & (rank <= tf.minimum(ahead, behind))
+        chosen = tf.tensor_scatter_nd_update(
+            apart & clear, at[:, tf.newaxis], tf.fill(tf.shape(at), True)
+        )
         return tf.cast(tf.where(chosen)[:, 0], tf.int32)
 
     def _rank(self, symbols: tf.Tensor, piece: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
@@ -165,6 +173,21 @@ class MergeLoop(tf.Module):
             return tf.boolean_mask(at, tf.equal(before, before_piece))
 
         return tf.cond(tf.reduce_any(unsafe), check, lambda: at)
+
+
+def _reach(pairs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Of each merge, the bytes of the longest token that a merge up to it joins to its parts.
+
+    Up to it, not before it: in "aaa" the merge of "a" and "a" competes with itself.
+    """
+    reach = np.zeros(len(pairs), np.int64)
+    on_the_left: dict[int, int] = {}  # of an id: the longest token that is joined to its left
+    on_the_right: dict[int, int] = {}
+    for i, (left, right) in enumerate(pairs.tolist()):
+        on_the_left[right] = max(on_the_left.get(right, 0), int(lengths[left]))
+        on_the_right[left] = max(on_the_right.get(left, 0), int(lengths[right]))
+        reach[i] = max(on_the_left.get(left, 0), on_the_right.get(right, 0))
+    return reach
 
 
 def _shifted(rank: tf.Tensor, by: int) -> tf.Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tfllm.tokenizers.added_tokens import AddedToken, check_added_tokens, stand_in_for_nul
 from tfllm.tokenizers.character_classes import Atoms, CharacterSet, probe_digits
 from tfllm.tokenizers.re2_pattern import Letters, looking, to_re2
 from tfllm.tokenizers.split_pattern import (
@@ -52,16 +53,6 @@ class Split:
     next_bits: np.ndarray
     end_bits: int
     num_look_aheads: int
-
-
-@dataclass(frozen=True)
-class AddedToken:
-    """A string that is one token wherever it stands."""
-
-    id: int
-    content: str
-    special: bool
-    normalized: bool
 
 
 @dataclass(frozen=True)
@@ -114,25 +105,56 @@ def read_specification(tokenizer_json: str, added_tokens: Mapping[int, Any]) -> 
     settings: dict[str, Any] = json.loads(tokenizer_json)
     model = settings["model"]
     _check_model(model)
-    added = _added_tokens(added_tokens)
     normalize = _normalizer(settings.get("normalizer"))
+    added = _added_tokens(added_tokens, normalize)
     _check_decoder(settings.get("decoder"))
-    begin, end = _post_processor(settings.get("post_processor"))
+    begin, end = ids_around(settings.get("post_processor"))
     atoms, splits = _splits(settings.get("pre_tokenizer"))
 
     vocab: dict[str, int] = model["vocab"]
-    size = max([*vocab.values(), *(t.id for t in added)], default=-1) + 1
+    size = max([*vocab.values(), *added_tokens], default=-1) + 1
     tokens = [b""] * size
     for token, id_ in vocab.items():
         tokens[id_] = token_to_bytes(token)
-    for t in added:
-        tokens[t.id] = token_to_bytes(t.content)
+    for id_, token in added_tokens.items():
+        tokens[id_] = token_to_bytes(token.content)
     byte_ids = np.full(256, -1, np.int32)
     for character, byte in character_to_byte().items():
         byte_ids[byte] = vocab.get(character, -1)
     if model.get("unk_token") and (byte_ids < 0).any():
         raise _refuse(f"an unknown token ({model['unk_token']!r}) for bytes without a token")
 
+    pairs, result, unsafe = read_merges(model, size)
+    return Specification(
+        vocab_size=size,
+        tokens=tokens,
+        added=added,
+        normalize=normalize,
+        atoms=atoms,
+        splits=splits,
+        byte_ids=byte_ids,
+        merge_pairs=pairs,
+        merge_results=result,
+        merge_unsafe=unsafe,
+        whole=_whole_pieces(model, added),
+        stand_in=stand_in_for_nul(added, _refuse),
+        begin=begin,
+        end=end,
+    )
+
+
+def read_merges(model: dict[str, Any], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The merges of a BPE model in their order.
+
+    Args:
+        model: of tokenizer.json.
+        size: number of ids.
+
+    Returns:
+        int64 [merges, 2], the ids that each joins; int32 [merges], the id that it makes; bool
+        [merges], whether some earlier merge uses what it makes.
+    """
+    vocab: dict[str, int] = model["vocab"]
     # The library keeps the last of two merges of one pair.
     ranks: dict[tuple[int, int], int] = {}
     results = []
@@ -147,22 +169,7 @@ def read_specification(tokenizer_json: str, added_tokens: Mapping[int, Any]) -> 
     order = np.arange(len(pairs))
     np.minimum.at(first_use, pairs[:, 0], order)
     np.minimum.at(first_use, pairs[:, 1], order)
-    return Specification(
-        vocab_size=size,
-        tokens=tokens,
-        added=added,
-        normalize=normalize,
-        atoms=atoms,
-        splits=splits,
-        byte_ids=byte_ids,
-        merge_pairs=pairs,
-        merge_results=result,
-        merge_unsafe=first_use[result] < order,
-        whole=_whole_pieces(model),
-        stand_in=_stand_in(added),
-        begin=begin,
-        end=end,
-    )
+    return pairs, result, first_use[result] < order
 
 
 def _refuse(what: str) -> UnsupportedTokenizer:
@@ -180,24 +187,28 @@ def _check_model(model: dict[str, Any]) -> None:
             raise _refuse(f"{key} {model[key]!r}")
 
 
-def _added_tokens(tokens: Mapping[int, Any]) -> list[AddedToken]:
-    for token in tokens.values():
-        for key in ("lstrip", "rstrip", "single_word"):
-            if getattr(token, key):
-                raise _refuse(f"{key} of the added token {token.content!r}")
-    return [
-        AddedToken(id_, token.content, token.special, token.normalized)
-        for id_, token in sorted(tokens.items())
-        if token.content
+def _added_tokens(tokens: Mapping[int, Any], normalize: bool) -> list[AddedToken]:
+    added = [
+        AddedToken(
+            id_,
+            # Of the text that is looked at the library normalizes both sides.
+            _nfc(t.content) if normalize and t.normalized else t.content,
+            t.special,
+            t.normalized,
+            t.lstrip,
+            t.rstrip,
+        )
+        for id_, t in sorted(tokens.items())
+        if t.content
     ]
+    check_added_tokens(tokens.values(), _refuse)
+    return added
 
 
-def _stand_in(added: list[AddedToken]) -> int:
-    used = {c for t in added for c in t.content}
-    free = [c for c in range(1, 32) if chr(c) not in used]
-    if not free or "\0" in used:
-        raise _refuse("an added token with the character U+0000")
-    return free[0]
+def _nfc(text: str) -> str:
+    from tokenizers import normalizers
+
+    return normalizers.NFC().normalize_str(text)
 
 
 def _normalizer(settings: dict[str, Any] | None) -> bool:
@@ -217,7 +228,7 @@ def _check_decoder(settings: dict[str, Any] | None) -> None:
         raise _refuse(f"the decoder {settings and settings['type']!r} (ByteLevel is needed)")
 
 
-def _post_processor(settings: dict[str, Any] | None) -> tuple[list[int], list[int]]:
+def ids_around(settings: dict[str, Any] | None) -> tuple[list[int], list[int]]:
     """The ids that are put before and after a text."""
     if settings is None or settings["type"] == "ByteLevel":
         return [], []
@@ -225,7 +236,7 @@ def _post_processor(settings: dict[str, Any] | None) -> tuple[list[int], list[in
         begin: list[int] = []
         end: list[int] = []
         for inner in settings["processors"]:
-            before, after = _post_processor(inner)
+            before, after = ids_around(inner)
             begin, end = before + begin, end + after
         return begin, end
     if settings["type"] != "TemplateProcessing":
@@ -244,20 +255,33 @@ def _post_processor(settings: dict[str, Any] | None) -> tuple[list[int], list[in
     return begin, end
 
 
-def _whole_pieces(model: dict[str, Any]) -> np.ndarray:
+def _whole_pieces(model: dict[str, Any], added: list[AddedToken]) -> np.ndarray:
     """The ids of the vocabulary that a piece of exactly their bytes is encoded to."""
     alphabet = character_to_byte()
     vocab = {t: i for t, i in model["vocab"].items() if t and all(c in alphabet for c in t)}
     if not model.get("ignore_merges"):
-        from tokenizers import Tokenizer
-
-        bare = Tokenizer.from_str(
-            json.dumps({"version": "1.0", "added_tokens": [], "model": model})
-        )
-        encodings = bare.encode_batch_fast(list(vocab))
-        pairs = zip(vocab.values(), encodings, strict=True)
-        return np.array([id_ for id_, e in pairs if e.ids == [id_]], np.int32)
+        return made_by_merges(model, vocab)
+    special = {t.id: t.content for t in added if t.special}
+    for id_ in vocab.values():
+        if id_ in special and _may_be_one_piece(special[id_]):
+            raise _refuse(f"ignore_merges beside the special token {special[id_]!r}, a word")
     return np.array(list(vocab.values()), np.int32)
+
+
+def made_by_merges(model: dict[str, Any], vocab: Mapping[str, int]) -> np.ndarray:
+    """int32 [...], the ids of those tokens that the merges make of a piece that is the token."""
+    from tokenizers import Tokenizer
+
+    model = {**model, "ignore_merges": False}
+    bare = Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    encodings = bare.encode_batch_fast(list(vocab))
+    pairs = zip(vocab.values(), encodings, strict=True)
+    return np.array([id_ for id_, e in pairs if e.ids == [id_]], np.int32)
+
+
+def _may_be_one_piece(text: str) -> bool:
+    """No split pattern that is in use leaves letters and punctuation after them in one piece."""
+    return text.isalnum() or not any(c.isalnum() for c in text)
 
 
 # ------------------------------------------------------------------ splits

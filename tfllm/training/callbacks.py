@@ -1,26 +1,27 @@
-"""What happens beside the steps of a run: progress, logs, validation, checkpoints, stopping."""
+"""What happens beside the steps of a run: logs, validation, checkpoints, stopping."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import keras
 import tensorflow as tf
-from tqdm import tqdm
 
-from tfllm.training.checkpoints import Checkpoints, Progress
+from tfllm.training.background_checkpoints import BackgroundCheckpoints
+from tfllm.training.checkpoints import Progress
 from tfllm.training.interruption import Interruption
-from tfllm.training.precision import median_rate
-from tfllm.training.run_folder import RunFolder
+from tfllm.training.model_state import state_of
+from tfllm.training.run_writer import RunWriter
+from tfllm.training.throughput import Throughput
 
 _LOG_SECONDS = 1.0
 """between two lines of the logs, at the least"""
+_MOST_SKIPPED = 50
+"""updates that float16 may leave out one after the other before the run is given up"""
 
 
 class LossIsNaN(RuntimeError):
@@ -28,97 +29,57 @@ class LossIsNaN(RuntimeError):
 
 
 class RunCallback(keras.callbacks.Callback):
-    """Keeps a run's progress, logs, validations and checkpoints, while it is entered (`with`).
+    """Keeps a run's progress, and does what is due after a step.
+
+    Every worker of a run has one, and they all come to the same decisions; only the chief's has a
+    writer, and only it writes checkpoints.
 
     Args:
-        folder: of the run.
         checkpoints: of the run.
         progress: where the run stands; kept up to date.
+        throughput: counts time and tokens.
+        writer: of the logs; None on a worker that is not the chief.
         total_steps: of the run.
         steps_per_execution: as the model was compiled with.
-        tokens_per_step: in a batch.
-        flops_per_token: of the model.
-        peak: FLOP/s that the machine can do.
-        validate: returns the validation loss; None for no validation.
+        validate: returns the validation "loss", and what else is measured; None for no validation.
         validate_every: steps.
         checkpoint_every: steps.
         interruption: tells when to stop.
-        verbose: whether to draw a progress bar.
     """
 
     def __init__(
         self,
-        folder: RunFolder,
-        checkpoints: Checkpoints,
+        checkpoints: BackgroundCheckpoints,
         progress: Progress,
+        throughput: Throughput,
+        writer: RunWriter | None,
         *,
         total_steps: int,
         steps_per_execution: int,
-        tokens_per_step: int,
-        flops_per_token: float,
-        peak: float,
-        validate: Callable[[], float] | None,
+        validate: Callable[[], dict[str, float]] | None,
         validate_every: int,
         checkpoint_every: int,
         interruption: Interruption,
-        verbose: bool = True,
     ) -> None:
         super().__init__()
-        self.folder = folder
         self.checkpoints = checkpoints
         self.progress = progress
+        self.throughput = throughput
+        self.writer = writer
         self.total_steps = total_steps
         self.steps_per_execution = steps_per_execution
-        self.tokens_per_step = tokens_per_step
-        self.flops_per_token = flops_per_token
-        self.peak = peak
         self.validate = validate
         self.validate_every = validate_every
         self.checkpoint_every = checkpoint_every
         self.interruption = interruption
-        self.verbose = verbose
         self.interrupted = False
-        self._rates: tuple[list[float], list[float]] = ([], [])
         self._compiled = False
         self._saved_step = progress.step
-        self._last_line = 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """The median over this run's steps, without validation and checkpoints."""
-        return median_rate(*self._rates)
-
-    @property
-    def flops_utilization(self) -> float:
-        """Share of the measured matmul peak (MFU) at the median speed."""
-        return self.tokens_per_second * self.flops_per_token / self.peak
-
-    def __enter__(self) -> RunCallback:
-        """Open the logs."""
-        self._metrics = open(self.folder.metrics, "a", encoding="utf-8")
-        self._board = tf.summary.create_file_writer(str(self.folder.tensorboard))
-        self._bar = tqdm(
-            total=self.total_steps,
-            initial=self.progress.step,
-            desc="training",
-            unit="step",
-            disable=not self.verbose,
-            dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 10,
-        )
-        return self
-
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the logs."""
-        self._bar.close()
-        for log in (self._metrics, self._board):
-            try:
-                log.close()
-            except (OSError, tf.errors.OpError) as lost:
-                if error is None:  # else the first error says more
-                    raise self._log_error(lost) from lost
+        self._last_line = -math.inf
+        self._voted = False
+        self._skipped_in_a_row = 0
+        self._updates = 0
+        self.validation_measures: dict[str, float] = {}
 
     def validate_now(self) -> None:
         """Measure the validation loss, and save a checkpoint if it is the best."""
@@ -126,27 +87,37 @@ class RunCallback(keras.callbacks.Callback):
         progress.validation_due = False
         if self.validate is None:
             return
-        progress.validation_loss = loss = self.validate()
+        with self.throughput.counted("validation"):
+            measured = dict(self.validate())
+        progress.validation_loss = loss = measured.pop("loss")
+        self.validation_measures = measured
         if not math.isfinite(loss):
             raise LossIsNaN(self._nan_message(f"the validation loss is {loss}"))
-        self._log({"validation_loss": loss, "validation_perplexity": exp(loss)})
-        if self.verbose:
-            tqdm.write(
-                f"step {progress.step}: validation loss {loss:.4f}, perplexity {exp(loss):.2f}",
-                file=sys.stderr,
-            )
+        if self.writer:
+            if self.model.is_log_loss:
+                measured = {"perplexity": exp(loss), **measured}
+            named = {f"validation_{name}": value for name, value in measured.items()}
+            self.writer.log({"validation_loss": loss, **named})
+            told = "".join(f", {name} {value:.2f}" for name, value in measured.items())
+            self.writer.say(f"step {progress.step}: validation loss {loss:.4f}{told}")
         best = loss < progress.best_validation_loss
         if best:
             progress.best_validation_loss, progress.best_step = loss, progress.step
         if self._saved_step == progress.step:
-            self.checkpoints.update(progress)
+            if self.writer:
+                with self.throughput.counted("checkpoint"):
+                    self.checkpoints.update(progress)
         elif best:
             self._checkpoint()
 
     # ---- Keras' hooks
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Start the clock."""
+        """Start the clock; tell the other workers of a signal."""
+        votes = getattr(self.model, "votes_to_stop", None)
+        if self.interruption.signal and votes is not None and not self._voted:
+            self._voted = True
+            votes.assign(1.0)
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -159,91 +130,124 @@ class RunCallback(keras.callbacks.Callback):
         progress.step += steps
         if not math.isfinite(loss):
             raise LossIsNaN(self._nan_message(f"the loss is {loss}"))
-        progress.tokens += steps * self.tokens_per_step
+        self._count_skipped()
+        progress.tokens += steps * self.throughput.tokens_per_step
         progress.validation_loss = None
         progress.validation_due = (
             self._due(self.validate_every, steps) or progress.step == self.total_steps
         )
+        rates = {}
         if self._compiled:  # the first call traces and compiles
-            self._rates[0].append(steps * self.tokens_per_step)
-            self._rates[1].append(seconds)
-        self._show(loss, steps, seconds)
+            waited = float(logs.get("input_seconds", 0.0))
+            rates = self.throughput.count_step(steps, seconds, waited)
         self._compiled = True
-        if self.interruption.signal:  # a validation that is due is made up for by the resumed run
+        if self.writer:
+            values = {"loss": loss, **{name: float(logs[name]) for name in self.model.measures}}
+            if self.model.is_log_loss:
+                values["perplexity"] = exp(loss)
+            self._show(values, rates, logs, steps)
+            self.checkpoints.check()  # of the one that is being written
+        if self._is_to_stop(logs):  # a validation that is due is made up for by the resumed run
             self.interrupted = True
             self.model.stop_training = True
             self._checkpoint()
             return
-        if progress.validation_due:
-            self.validate_now()
+        # First, since a validation takes long and may fail.
         if self._due(self.checkpoint_every, steps) or progress.step == self.total_steps:
             self._checkpoint()
+        if progress.validation_due:
+            self.validate_now()
 
     # ---- what they do
+
+    def _is_to_stop(self, logs: Any) -> bool:
+        """Whether a signal came; with several workers, once all of them have heard of it."""
+        if getattr(self.model, "votes_to_stop", None) is None:
+            return bool(self.interruption.signal)
+        return float(logs["votes_to_stop"]) > 0
 
     def _due(self, every: int, steps: int) -> bool:
         step = self.progress.step
         return step // every > (step - steps) // every
 
-    def _show(self, loss: float, steps: int, seconds: float) -> None:
-        values = {
-            "loss": loss,
-            "perplexity": exp(loss),
-            "learning_rate": self._learning_rate(),
-        }
-        shown = f"loss {loss:.3f}, perplexity {exp(loss):.1f}"
-        if self._compiled:
-            rate = steps * self.tokens_per_step / seconds
-            utilization = rate * self.flops_per_token / self.peak
-            values |= {"tokens_per_second": rate, "flops_utilization": utilization}
-            shown += f", {rate / 1000:.1f}k tokens/s, {utilization:.0%} of peak"
-        self._bar.set_postfix_str(shown, refresh=False)
-        self._bar.update(steps)
+    def _show(
+        self, values: dict[str, float], rates: dict[str, float], logs: Any, steps: int
+    ) -> None:
+        assert self.writer
         now = time.monotonic()
-        if now - self._last_line >= _LOG_SECONDS or self.progress.step == self.total_steps:
-            self._last_line = now
-            self._log(values)
+        if now - self._last_line < _LOG_SECONDS and self.progress.step != self.total_steps:
+            self.writer.show(None, steps)
+            return
+        self._last_line = now
+        if "gradient_norm" in logs:
+            values["gradient_norm"] = float(logs["gradient_norm"])
+            if not math.isfinite(values["gradient_norm"]):  # float16 left this update out
+                del values["gradient_norm"]
+        skipped = self.progress.step - num_updates(self.model)
+        values |= {"learning_rate": self._learning_rate(), "skipped_steps": float(skipped)}
+        values |= {**rates, **self.throughput.totals()}
+        self.writer.show(self._in_a_line(values), steps)
+        self.writer.log(values)
+
+    def _in_a_line(self, values: dict[str, float]) -> str:
+        shown = [f"loss {values['loss']:.3f}"]
+        shown += [f"{name} {values[name]:.2f}" for name in self.model.measures]
+        if "gradient_norm" in values:
+            shown.append(f"norm {values['gradient_norm']:.2f}")
+        if "tokens_per_second" in values:
+            rate = f"{values['tokens_per_second'] / 1000:.1f}k tokens/s"
+            if self.throughput.replicas > 1:
+                rate += f" ({values['tokens_per_second_per_replica'] / 1000:.1f}k a replica)"
+            shown += [rate, f"{values['flops_utilization']:.0%} of peak"]
+        shares = self.throughput.shares
+        shown += [f"{kind} {shares[kind]:.0%}" for kind in ("input", "checkpoint") if shares]
+        if values["skipped_steps"]:
+            shown.append(f"{values['skipped_steps']:.0f} skipped")
+        return ", ".join([*shown, f"{values['memory_bytes'] / 1e9:.1f} GB"])
+
+    def _count_skipped(self) -> None:
+        """Give up where float16 leaves out every update: its scale is 0 then, or soon."""
+        if inner_optimizer(self.model) is self.model.optimizer:
+            return
+        updates = num_updates(self.model)
+        same = updates == self._updates
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if same else 0
+        self._updates = updates
+        if self._skipped_in_a_row >= _MOST_SKIPPED:
+            what = f"the gradients of {_MOST_SKIPPED} batches one after the other overflow float16"
+            raise LossIsNaN(self._nan_message(what))
 
     def _learning_rate(self) -> float:
         """That of the last update."""
-        optimizer = self.model.optimizer
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        return float(inner._learning_rate(tf.maximum(tf.cast(inner.iterations, tf.int64) - 1, 0)))
-
-    def _log(self, values: dict[str, float]) -> None:
-        line = {"step": self.progress.step, "tokens": self.progress.tokens, **values}
-        try:
-            self._metrics.write(json.dumps(line) + "\n")
-            self._metrics.flush()
-            with self._board.as_default(step=self.progress.step):
-                for name, value in values.items():
-                    tf.summary.scalar(name, value)
-        except (OSError, tf.errors.OpError) as error:
-            raise self._log_error(error) from error
-
-    def _log_error(self, error: Exception) -> OSError:
-        return OSError(
-            f"the logs in {self.folder.path} could not be written: {error}. "
-            f"{self._last_checkpoint()}; make room and train with resume"
-        )
+        last = max(num_updates(self.model) - 1, 0)
+        return float(inner_optimizer(self.model)._learning_rate(last))
 
     def _checkpoint(self) -> None:
         if self._saved_step == self.progress.step:
             return
-        # The loss was that of the weights before this step's update.
-        if not all(bool(tf.reduce_all(tf.math.is_finite(v))) for v in self.model.trainable_weights):
-            raise LossIsNaN(self._nan_message("the weights are not finite"))
-        self.checkpoints.save(self.model, self.progress)
+        with self.throughput.counted("checkpoint"):
+            self.checkpoints.wait()
+            # The loss was that of the weights before this step's update.
+            weights = [tf.convert_to_tensor(v) for v in self.model.trainable_weights]
+            if not all(bool(tf.reduce_all(tf.math.is_finite(w))) for w in weights):
+                raise LossIsNaN(self._nan_message("the weights are not finite"))
+            # Where the optimizer's state is shared among workers, all must give their parts.
+            if self.writer or getattr(inner_optimizer(self.model), "shards", False):
+                state = state_of(self.model)
+                if self.writer:
+                    self.checkpoints.save(state, self.progress)
         self._saved_step = self.progress.step
 
     def _nan_message(self, what: str) -> str:
         return (
             f"{what} at step {self.progress.step}; training stopped. {self._last_checkpoint()} "
-            f"({self.checkpoints.folder}). Start again with a lower learning rate, a longer "
-            "warm-up or precision=float32"
+            f"({self.checkpoints.folder}). Start again in another folder with a lower learning "
+            "rate, a longer warm-up or precision=float32"
         )
 
     def _last_checkpoint(self) -> str:
+        with contextlib.suppress(OSError):  # this error says more
+            self.checkpoints.wait()
         steps = self.checkpoints.steps()
         if not steps:
             return "There is no checkpoint yet"
@@ -253,3 +257,13 @@ class RunCallback(keras.callbacks.Callback):
 def exp(x: float) -> float:
     """e to the x, at most about 1e38: a perplexity that JSON and float32 can hold."""
     return math.exp(min(x, 88.0))
+
+
+def inner_optimizer(model: keras.Model) -> Any:
+    """The optimizer itself, from inside of what scales the loss for float16."""
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
+
+
+def num_updates(model: keras.Model) -> int:
+    """How often the weights were updated."""
+    return int(tf.convert_to_tensor(inner_optimizer(model).iterations))

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import errno
 import math
 import os
 import re
-import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+
+from tfllm.training.checkpoint_files import (
+    PROGRESS,
+    CheckpointError,
+    read_progress,
+    read_state,
+    remove,
+    sync_folder,
+    verify,
+    write_checkpoint,
+    write_progress,
+)
+
+__all__ = ["CheckpointError", "Checkpoints", "Progress"]
 
 _PREFIX = "step-"
 _NAME = re.compile(_PREFIX + r"(\d{8,})")
-_PROGRESS = "progress.json"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read or does not fit."""
+_LEFT_OVER = re.compile(r"\.(replaced|writing|deleting)-(" + _NAME.pattern + ")")
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass
@@ -45,6 +53,10 @@ class Progress:
 class Checkpoints:
     """The checkpoints in a folder, one sub-folder `step-00000250` each.
 
+    A checkpoint appears whole or not at all, and every byte of it is under a checksum. While it is
+    written, replaced or deleted its folder bears another name, such as `.writing-step-00000250`;
+    what a killed process left under such a name is put in order by `recover`.
+
     Args:
         folder: of all checkpoints.
         keep: how many of the last are kept; the best is kept besides.
@@ -58,132 +70,179 @@ class Checkpoints:
         """The steps that there are checkpoints of, in order."""
         if not self.folder.is_dir():
             return []
-        matches = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        matches = (_NAME.fullmatch(name) for name in os.listdir(self.folder))
         return sorted(int(match[1]) for match in matches if match)
 
     def path(self, step: int) -> Path:
         """The folder of a step's checkpoint."""
         return self.folder / f"{_PREFIX}{step:08d}"
 
-    def save(self, model: keras.Model, progress: Progress) -> Path:
-        """Write a checkpoint, and delete those that need not be kept.
+    def recover(self) -> None:
+        """Clean up after a process that was killed; for the one process that writes the run.
+
+        A whole checkpoint that it did not get to rename, or had renamed to replace it, takes its
+        place among the others if there is none that is whole.
 
         Raises:
-            OSError: the disk is full or cannot be written; the earlier checkpoints stay.
+            OSError: the disk cannot be read or written.
+        """
+        if not self.folder.is_dir():
+            return
+        matches = [_LEFT_OVER.fullmatch(name) for name in sorted(os.listdir(self.folder))]
+        for match in (m for m in matches if m):
+            left, target = self.folder / match[0], self.folder / match[2]
+            if match[1] != "deleting" and not _is_whole(target) and _is_whole(left):
+                if os.path.lexists(target):
+                    self.set_aside(int(match[3]))
+                sync_folder(left)
+                left.rename(target)
+            else:
+                remove(left)
+        for step in self.steps():
+            if self.path(step).is_dir():
+                remove(self.path(step) / f".{PROGRESS}")
+        sync_folder(self.folder)
+
+    def save(self, state: dict[str, np.ndarray], progress: Progress) -> Path:
+        """Write a checkpoint, and then delete those that need not be kept.
+
+        Args:
+            state: what `tfllm.training.model_state.state_of` gives.
+            progress: where the run stands.
+
+        Raises:
+            OSError: the disk is full or cannot be written; all is as it was before.
         """
         target = self.path(progress.step)
-        beside = target.with_name(f".writing-{target.name}")
-        try:
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            state = {name: np.asarray(v.value) for name, v in _variables(model).items()}
+        beside = self._hidden("writing", target)
+        with self._writing(progress.step):
             try:
-                save_file(state, beside / "state.safetensors")
-            except SafetensorError as error:  # how the library reports a full disk
-                raise OSError(str(error)) from error
-            _write(beside / _PROGRESS, progress)
-            with open(beside / "state.safetensors", "rb") as written:
-                os.fsync(written.fileno())
-            shutil.rmtree(target, ignore_errors=True)  # of a run that went on from before it
-            beside.rename(target)
-        except OSError as error:
-            raise self._not_written(progress, error) from error
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+                remove(beside)
+                if not self.folder.is_dir():
+                    self.folder.mkdir(parents=True)
+                    sync_folder(self.folder.parent)
+                beside.mkdir()
+                write_checkpoint(beside, state, _as_dict(progress))
+                self._put(beside, target)
+            finally:
+                with contextlib.suppress(OSError):
+                    remove(beside)
         needed = {*self.steps()[-self.keep :], progress.step, progress.best_step}
         for step in self.steps():
             if step not in needed:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+                self._delete(self.path(step))
         return target
 
     def update(self, progress: Progress) -> None:
         """Write anew what the checkpoint of this step says of its run.
 
         Raises:
-            OSError: the disk is full or cannot be written; the checkpoint stays as it was.
+            OSError: the disk is full or cannot be written; the checkpoint stays whole.
+            CheckpointError: what it says now is damaged.
         """
-        path = self.path(progress.step) / _PROGRESS
-        try:
-            _write(path.with_name("." + path.name), progress)
-            path.with_name("." + path.name).replace(path)
-        except OSError as error:
-            raise self._not_written(progress, error) from error
+        folder = self.path(progress.step)
+        with self._writing(progress.step):
+            _, state = read_progress(folder)
+            write_progress(folder, _as_dict(progress), state)
 
     def set_aside(self, step: int) -> Path:
         """Rename a damaged checkpoint, so that it counts for nothing; returns where it is now."""
         aside = self.folder / f"damaged-{self.path(step).name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        return self.path(step).rename(aside)
-
-    def _not_written(self, progress: Progress, error: OSError) -> OSError:
-        steps = self.steps()
-        last = f"The last good one is that of step {steps[-1]}" if steps else "There is none yet"
-        return OSError(
-            f"the checkpoint of step {progress.step} could not be written to {self.folder}: "
-            f"{error}. {last}; make room and train with resume"
-        )
+        remove(aside)
+        self.path(step).rename(aside)
+        sync_folder(self.folder)
+        return aside
 
     def progress(self, step: int) -> Progress:
-        """What the checkpoint of a step says of its run."""
-        path = self.path(step) / _PROGRESS
-        try:
-            return Progress(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} is damaged or cut short ({error})") from error
-
-    def restore(self, model: keras.Model, step: int, *, optimizer: bool = True) -> Progress:
-        """Put a checkpoint's values into a model and its optimizer.
-
-        Nothing is changed unless all of it can be read.
+        """What the checkpoint of a step says of its run.
 
         Raises:
-            CheckpointError: the file is damaged, or holds other variables than the model.
+            CheckpointError: it is damaged or not there.
+        """
+        values, _ = read_progress(self.path(step))
+        if values.get("best_validation_loss", 0) is None:
+            values["best_validation_loss"] = math.inf
+        try:
+            return Progress(**values)
+        except TypeError as error:
+            raise CheckpointError(
+                f"{self.path(step) / PROGRESS} is of another version of tfllm ({error}); train "
+                "with that version, or in another folder"
+            ) from error
+
+    def read(self, step: int) -> tuple[dict[str, np.ndarray], Progress]:
+        """The state that was saved, and what it says of its run, both as they were written.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or not there.
+            OSError: it cannot be read for another reason.
         """
         progress = self.progress(step)
-        path = self.path(step) / "state.safetensors"
-        variables = _variables(model, optimizer=optimizer)
+        return read_state(self.path(step)), progress
+
+    def _put(self, beside: Path, target: Path) -> None:
+        """Have a whole checkpoint take its place, or leave all as it was."""
+        replaced = self._hidden("replaced", target)
+        again = os.path.lexists(target)  # by a run that went on from before it
         try:
-            with safe_open(path, framework="numpy") as file:
-                names = set(file.keys())
-                missing = [n for n in variables if n not in names]
-                if missing:
-                    raise CheckpointError(
-                        f"{path} lacks {len(missing)} variables, such as {missing[0]!r}: it was "
-                        "made by a run with another model or optimizer"
-                    )
-                for name, variable in variables.items():
-                    shape = tuple(file.get_slice(name).get_shape())
-                    if shape != tuple(variable.shape):
-                        raise CheckpointError(
-                            f"{path}: {name} has the shape {shape}, the model's {variable.shape}"
-                        )
-                for name, variable in variables.items():
-                    variable.assign(file.get_tensor(name))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is damaged or cut short ({error})") from error
-        return progress
+            if again:
+                remove(replaced)
+                target.rename(replaced)
+            beside.rename(target)
+            sync_folder(self.folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if not beside.exists():
+                    target.rename(beside)
+            with contextlib.suppress(OSError):
+                if again:
+                    replaced.rename(target)
+            raise
+        if again:
+            self._delete(replaced)
+
+    def _delete(self, path: Path) -> None:
+        """Delete a checkpoint; at no moment does half of it bear its name."""
+        deleting = self._hidden("deleting", path)
+        with contextlib.suppress(OSError):  # it does no harm where it is
+            remove(deleting)
+            path.rename(deleting)
+            remove(deleting)
+
+    def _hidden(self, kind: str, path: Path) -> Path:
+        match = _NAME.search(path.name)
+        assert match
+        return self.folder / f".{kind}-{match[0]}"
+
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        """Say which checkpoint could not be written, and which is good."""
+        try:
+            yield
+        except OSError as error:
+            steps = self.steps()
+            last = (
+                f"The last good one is that of step {steps[-1]}" if steps else "There is none yet"
+            )
+            what = "make room" if error.errno in _NO_SPACE else "mend that"
+            told = OSError(
+                f"the checkpoint of step {step} could not be written to {self.folder}: {error}. "
+                f"{last}; {what}, and the same command goes on from there"
+            )
+            told.errno = error.errno
+            raise told from error
 
 
-def _write(path: Path, progress: Progress) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(progress), indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _as_dict(progress: Progress) -> dict[str, float | None]:
+    values = asdict(progress)
+    if math.isinf(progress.best_validation_loss):  # JSON has no such number
+        values["best_validation_loss"] = None
+    return values
 
 
-def _variables(model: keras.Model, *, optimizer: bool = True) -> dict[str, Any]:
-    """Name to variable. Dropout's seeds are functions of the step and left out."""
-
-    def name(variable: Any) -> str:
-        # Without the model's own name: Keras counts the models of a process in it.
-        path = variable.path.removeprefix(f"{model.name}/")
-        return path.replace(f"{model.name}_", "")
-
-    named = {f"model/{name(v)}": v for v in model.weights if "seed_generator_state" not in v.path}
-    if optimizer:
-        # The first part is the optimizer's name, in which Keras counts, too.
-        named |= {
-            f"optimizer/{i}/{name(v).partition('/')[2]}": v
-            for i, v in enumerate(model.optimizer.variables)
-        }
-    return named
+def _is_whole(folder: Path) -> bool:
+    try:
+        verify(folder)
+    except CheckpointError:
+        return False
+    return True

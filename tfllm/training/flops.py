@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from tfllm.config import ModelConfig
 
 
-def flops_per_token(config: ModelConfig, sequence_length: int, *, training: bool = True) -> float:
+def flops_per_token(
+    config: ModelConfig,
+    sequence_length: int,
+    *,
+    training: bool = True,
+    trained: Literal["all", "lora", "top"] = "all",
+    top_layers: int = 0,
+) -> float:
     """Floating-point operations of the matrix products for one token of a full row.
 
     Counted as in PaLM (Chowdhery et al., 2022, appendix B): 2 a weight and token, and attention
     over the whole row; three times that for training, forward and backward. Recomputation under
-    rematerialisation is not counted: it is no progress.
+    rematerialisation is not counted: it is no progress. Frozen weights take no gradient, which is
+    a third, and below the lowest block that is trained there is no backward pass. An adapter's own
+    products, some percent, are left out.
 
     Args:
         config: the model.
         sequence_length: tokens in a row.
         training: with the backward pass.
+        trained: what is: all weights, an adapter of all blocks, or the last blocks and, if it is
+            not the embedding, the output matrix.
+        top_layers: how many last blocks, where those are trained.
     """
     assert config.num_kv_heads and config.head_dim and config.feed_forward_dim
     width, heads = config.embedding_dim, config.num_heads * config.head_dim
-    attention = width * (2 * heads + 2 * config.num_kv_heads * config.head_dim)
+    query_key_value = width * (heads + 2 * config.num_kv_heads * config.head_dim)
+    attention = query_key_value + heads * width
     feed_forward = (3 if config.gated else 2) * width * config.feed_forward_dim
-    weights = config.num_layers * (attention + feed_forward) + config.vocab_size * width
-    forward = 2 * weights + 4 * config.num_layers * sequence_length * heads
-    return float(forward * (3 if training else 1))
+    products, scores = 2 * (attention + feed_forward), 4 * sequence_length * heads
+    output = 2 * config.vocab_size * width
+    forward = config.num_layers * (products + scores) + output
+    if not training:
+        return float(forward)
+    blocks = top_layers if trained == "top" else config.num_layers
+    of_weights = 0 if trained == "lora" else blocks * products
+    of_states = blocks * (products + 2 * scores) + output
+    if trained == "lora":  # nothing below them is trained, not even a norm
+        of_states -= 2 * query_key_value
+    if trained == "all" or (trained == "top" and not config.tied_embeddings):
+        of_weights += output
+    return float(forward + of_states + of_weights)

@@ -5,7 +5,11 @@ RUN/
 ├── run.json          settings, versions and what was measured at the end
 ├── metrics.jsonl     a line for each logged step and each validation
 ├── tensorboard/      the same for TensorBoard
+├── logs/             worker-0.log ...: what each of several workers printed
+├── data/             what was prepared from files that the run was given
+├── reference/        of preference tuning: the replies' log-probabilities at the start
 ├── checkpoints/      step-00000250/ ...: the last ones and the best
+├── adapter/          of LoRA: the finished adapter, in PEFT's layout
 └── model/            the finished model, a Hugging Face folder
 ```
 """
@@ -13,14 +17,30 @@ RUN/
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
 import os
+import socket
+import time
+import warnings
 from pathlib import Path
 from typing import IO, Any
 
 _LOCK = ".lock"
+_BESIDE = ".run.json"
+_LOGS = "logs"
+"""there before the run: whoever starts the workers writes them"""
+_DATA = "data"
+"""there before the run: what it is made of has to be known"""
+_UNFINISHED_DATA = f".{_DATA}."
+"""how the names of folders begin that a killed preparation left"""
+_NO_RUN_YET = {_LOCK, _BESIDE, _LOGS, _DATA}
+
+
+_LEASE_SECONDS = 150
+"""after which a network file system has taken back the locks of a machine that was lost"""
 
 
 class RunFolder:
@@ -34,22 +54,32 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
+        self.adapter = self.path / "adapter"
+        self.data = self.path / _DATA
+        self.reference = self.path / "reference"
         self.metrics = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self._lock: IO[str] | None = None
 
-    def open(self, *, resume: bool) -> None:
-        """Take the folder.
+    def open(self, *, resume: bool = False) -> bool:
+        """Take the folder; whether it holds a run already.
+
+        Args:
+            resume: there must be one.
 
         Raises:
-            FileExistsError: it holds a run already, and `resume` is false.
+            FileExistsError: it holds other files.
             FileNotFoundError: there is nothing to resume.
             RuntimeError: another process trains in it.
         """
         there = (self.path / "run.json").exists()
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"a run is a folder; received the file {self.path}")
-        others = self.path.is_dir() and {p.name for p in self.path.iterdir()} - {_LOCK}
+        others = self.path.is_dir() and {
+            path.name
+            for path in self.path.iterdir()
+            if path.name not in _NO_RUN_YET and not path.name.startswith(_UNFINISHED_DATA)
+        }
         if others and not there and not resume:
             raise FileExistsError(
                 f"{self.path} holds other files and no run; give an empty or a new folder"
@@ -60,26 +90,23 @@ class RunFolder:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         lock = open(self.path / _LOCK, "a+", encoding="utf-8")  # noqa: SIM115
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        here = socket.gethostname()
+        end = time.monotonic() + _LEASE_SECONDS
+        while not _locked(lock):
             lock.seek(0)
             owner = lock.read().strip() or "unknown"
-            lock.close()
-            raise RuntimeError(
-                f"another process (pid {owner}) is training in {self.path}; wait for it, stop it, "
-                "or give another folder"
-            ) from None
+            if owner.endswith(f" on {here}") or time.monotonic() > end:
+                lock.close()
+                raise RuntimeError(
+                    f"another process (pid {owner}) is training in {self.path}; wait for it, stop "
+                    "it, or give another folder"
+                )
+            time.sleep(2)  # a machine that was lost holds its locks for a while
         lock.truncate(0)
-        lock.write(str(os.getpid()))
+        lock.write(f"{os.getpid()} on {here}")
         lock.flush()
         self._lock = lock
-        if there and not resume:
-            self.close()
-            raise FileExistsError(
-                f"{self.path} holds a run already; go on with it (resume), give another folder, or "
-                "delete this one"
-            )
+        return there
 
     def close(self) -> None:
         """Let the folder go; one in which no run began is as it was before `open`."""
@@ -117,9 +144,28 @@ class RunFolder:
 
     def write(self, values: dict[str, Any]) -> None:
         """Write run.json, beside and renamed."""
-        beside = self.path / ".run.json"
-        beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        beside.rename(self.path / "run.json")
+        with open(self.path / _BESIDE, "w", encoding="utf-8") as file:
+            file.write(json.dumps(values, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        (self.path / _BESIDE).rename(self.path / "run.json")
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether this process has the lock now; where locks are not to be had, it is taken to."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        warnings.warn(
+            f"{file.name} cannot be locked here ({error.strerror}); see to it that no other "
+            "process trains in this folder",
+            stacklevel=3,
+        )
+    return True
 
 
 def _step(line: str) -> float:

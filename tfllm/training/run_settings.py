@@ -6,64 +6,175 @@ import dataclasses
 import hashlib
 import json
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from tfllm.config import ConfigError, ModelConfig, TrainingConfig, build, to_dict
 from tfllm.data import PreparedData
 from tfllm.models.presets import preset
+from tfllm.training.pretrained_base import is_pretrained, pretrained_config
 from tfllm.training.run_folder import RunFolder
 
 
+class RunSettings(NamedTuple):
+    """What a run is made of besides its data.
+
+    Args:
+        model: the architecture: a `ModelConfig`, of a task what its definition says.
+        training: settings of the training, with nothing left open but what is measured.
+        base: the path or name of the pretrained model that the run begins with, or None.
+    """
+
+    model: Any
+    training: TrainingConfig
+    base: str | None = None
+
+
 def fitted(
-    model: str | ModelConfig | None, data: PreparedData, config: TrainingConfig
+    model: str | Path | ModelConfig | None, data: PreparedData, config: TrainingConfig
 ) -> ModelConfig:
-    """The architecture with the tokenizer's vocabulary and room for a row."""
-    if not isinstance(model, ModelConfig):
-        model = preset(model or "llama-4m", vocab_size=data.vocab_size)
+    """The architecture, with the tokenizer's vocabulary and room for a row where it is a new one.
+
+    Raises:
+        ConfigError: the model has no such ids, or a pretrained one no room for a row.
+    """
+    pretrained = is_pretrained(model)
+    if pretrained:
+        assert isinstance(model, str | Path)
+        model = pretrained_config(model)
+    elif not isinstance(model, ModelConfig):
+        model = preset(str(model or "llama-4m"), vocab_size=data.vocab_size)
+    assert isinstance(model, ModelConfig)
     if model.vocab_size < data.vocab_size:
         raise ConfigError(
             f"the tokenizer does not fit the model: {data.folder} has {data.vocab_size} token ids, "
-            f"the model's vocab_size is {model.vocab_size}; leave vocab_size out, or raise it"
+            f"the model's vocab_size is {model.vocab_size}; "
+            + (
+                "prepare the data with the model's own tokenizer"
+                if pretrained
+                else "leave vocab_size out, or raise it"
+            )
+        )
+    if pretrained and config.sequence_length > model.max_sequence_length:
+        raise ConfigError(
+            "sequence_length must be at most the model's context "
+            f"({model.max_sequence_length}); received {config.sequence_length}"
         )
     context = max(model.max_sequence_length, config.sequence_length)
     return dataclasses.replace(model, max_sequence_length=context)
 
 
+class SettingsKind(NamedTuple):
+    """What the settings of a run depend on besides what was asked for.
+
+    Args:
+        config_class: of the architecture.
+        fitted: the architecture, given the model asked for, the data and the training's settings.
+        defaults: fields of `TrainingConfig` whose defaults are others.
+    """
+
+    config_class: type = ModelConfig
+    fitted: Callable[[Any, PreparedData, TrainingConfig], Any] = fitted
+    defaults: Mapping[str, Any] = {}
+
+
+LANGUAGE_MODEL = SettingsKind()
+
+
+def new(
+    data: PreparedData,
+    model: Any,
+    config: TrainingConfig | None,
+    settings: dict[str, Any],
+    kind: SettingsKind = LANGUAGE_MODEL,
+) -> RunSettings:
+    """The settings that a command asks for, with nothing left open but what is measured."""
+    asked = build(TrainingConfig, {**kind.defaults, **chosen(config), **settings})
+    base = str(model) if is_pretrained(model) else None
+    preferences = data.records == "preference"
+    asked = asked.resolved(pretrained=base is not None, preferences=preferences)
+    return RunSettings(kind.fitted(model, data, asked), asked, base)
+
+
 def resumed(
     folder: RunFolder,
     data: PreparedData,
-    model: str | ModelConfig | None,
+    model: Any,
     config: TrainingConfig | None,
     settings: dict[str, Any],
-) -> tuple[ModelConfig, TrainingConfig]:
-    """The settings of the run in `folder`, after a check that nothing else is asked for."""
+    *,
+    all_of_them: bool,
+    kind: SettingsKind = LANGUAGE_MODEL,
+) -> RunSettings:
+    """The settings of the run in `folder`, after a check that nothing else is asked for.
+
+    Args:
+        folder: of the run.
+        data: that was given.
+        model: that was given; a pretrained one may lie elsewhere now, but not be another.
+        config: that was given.
+        settings: that were given over `config`.
+        all_of_them: what was not given is asked for, too, as by the command that began the run;
+            else only what was given must be the run's.
+        kind: of the run.
+
+    Raises:
+        ConfigError: something else is asked for.
+    """
     saved = folder.read()
-    model_config = build(ModelConfig, saved["model"])
+    model_config: Any = build(kind.config_class, saved["model"])
     training = build(TrainingConfig, saved["training"])
-    asked = {**(to_dict(config) if config else {}), **settings}
-    for name, value in to_dict(build(TrainingConfig, asked)).items() if asked else ():
-        given = name in settings or (
-            config is not None and value != getattr(TrainingConfig(), name)
+    base = saved.get("base", {}).get("path")
+    hint = (
+        "say the same settings, or --resume alone to go on with those of the run; give another "
+        "folder for another run"
+        if all_of_them
+        else "a resumed run keeps its settings: leave this out"
+    )
+    if (model is not None or all_of_them) and is_pretrained(model) != (base is not None):
+        raise ConfigError(
+            f"{folder.path} holds a run that began with "
+            f"{'new weights' if base is None else f'the pretrained model {base}'}; received "
+            f"model={model!r}; {hint}"
         )
-        if given and value not in ("auto", getattr(training, name)):
+    given = {**chosen(config), **settings}
+    asked = build(TrainingConfig, {**kind.defaults, **given})
+    if all_of_them:
+        asked = asked.resolved(
+            pretrained=base is not None, preferences=data.records == "preference"
+        )
+    for name, value in to_dict(asked).items():
+        is_asked = all_of_them or (name in given and value is not None)
+        if is_asked and value not in ("auto", getattr(training, name)):
             raise ConfigError(
-                f"a resumed run keeps its settings: {name} is {getattr(training, name)!r} in "
-                f"{folder.path}; received {value!r}"
+                f"{folder.path} holds a run whose {name} is {getattr(training, name)!r}; received "
+                f"{value!r}; {hint}"
             )
     if digest(data) != saved["data"]["digest"]:
         raise ConfigError(
             f"the run in {folder.path} was trained on other data ({saved['data']['folder']}); "
             f"received {data.folder}"
         )
-    if model is not None:
-        asked = to_dict(fitted(model, data, training))
+    if model is not None or all_of_them:
+        wanted = to_dict(kind.fitted(model, data, training))
         for name, value in to_dict(model_config).items():
-            if asked[name] != value:
+            if wanted[name] != value:
                 raise ConfigError(
-                    f"a resumed run keeps its model: {name} is {value!r} in {folder.path}; "
-                    f"received {asked[name]!r}; leave the model out"
+                    f"{folder.path} holds a run whose model's {name} is {value!r}; received "
+                    f"{wanted[name]!r}; {hint}"
                 )
-    return model_config, training
+    if is_pretrained(model):
+        base = str(model)
+    return RunSettings(model_config, training, base)
+
+
+def chosen(config: TrainingConfig | None) -> dict[str, Any]:
+    """The settings in which a configuration is not the default one."""
+    if config is None:
+        return {}
+    defaults = to_dict(TrainingConfig())
+    return {name: value for name, value in to_dict(config).items() if value != defaults[name]}
 
 
 def digest(data: PreparedData) -> str:
@@ -74,5 +185,6 @@ def digest(data: PreparedData) -> str:
 
 def steps_of(config: TrainingConfig, data: PreparedData) -> int:
     """How many batches `epochs` passes over the rows fill; rows stand in one line, pass by pass."""
+    assert config.batch_size is not None
     rows = data.train.num_rows(config.sequence_length) * config.epochs
     return max(1, math.ceil(round(rows / config.batch_size, 6)))

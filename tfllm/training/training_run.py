@@ -2,310 +2,172 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from tfllm import __version__
-from tfllm.config import ConfigError, ModelConfig, TrainingConfig, build, to_dict
-from tfllm.data import PreparedData, rows_dataset
-from tfllm.models.causal_lm import CausalLM
-from tfllm.optimization.adamw import AdamW
-from tfllm.optimization.schedules import WarmupSchedule
-from tfllm.pretrained import save
-from tfllm.training.callbacks import RunCallback, exp
-from tfllm.training.checkpoints import CheckpointError, Checkpoints, Progress
-from tfllm.training.flops import flops_per_token
-from tfllm.training.interruption import Interruption
-from tfllm.training.precision import choose_precision, dtype_policy, matmul_peak
+from tfllm.config import ConfigError, PrepareConfig, TrainingConfig, build
+from tfllm.data import PreparedData, TaskDataConfig, open_data, prepared
+from tfllm.distribution.agreement import on_chief
+from tfllm.distribution.strategy import is_multi_worker, worker_index
+from tfllm.distribution.strategy import strategy as strategy_named
+from tfllm.distribution.worker_lost import lost_workers_named
+from tfllm.training.pretrained_base import is_pretrained
 from tfllm.training.run_folder import RunFolder
-from tfllm.training.run_settings import digest, fitted, resumed, steps_of
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """What a run gave."""
-
-    folder: Path
-    """of the run"""
-    model_folder: Path | None
-    """the finished model; None where the run was interrupted"""
-    model: CausalLM
-    """with the weights of the best validation, or of the last step"""
-    step: int
-    """updates of the weights"""
-    num_parameters: int
-    tokens_per_second: float
-    flops_utilization: float
-    """share of the measured matmul peak"""
-    precision: str
-    validation_loss: float | None
-    """the best, natural logarithm a token; None without validation data"""
-    interrupted_by: str | None
-    """the signal that ended the run early"""
-
-    @property
-    def validation_perplexity(self) -> float | None:
-        """exp of the best validation loss."""
-        return None if self.validation_loss is None else exp(self.validation_loss)
+from tfllm.training.run_start import run_workers
+from tfllm.training.task_run import is_task_data, is_task_run, task_data_config, train_task
+from tfllm.training.trained_run import TrainedRun
 
 
 def train(
-    data: str | Path | PreparedData,
+    data: Any,
     run: str | Path,
-    model: str | ModelConfig | None = None,
+    model: Any = None,
     config: TrainingConfig | None = None,
     *,
+    task: str | None = None,
+    validation: Any = None,
+    columns: Mapping[str, str] | None = None,
+    prepare: PrepareConfig | TaskDataConfig | None = None,
+    strategy: str | tf.distribute.Strategy = "auto",
+    replicas: int | None = None,
     resume: bool = False,
     verbose: bool = True,
     **settings: Any,
 ) -> TrainedRun:
-    """Train a causal language model through `model.fit`.
+    """Train a model through `model.fit`, from nothing or from a pretrained one.
+
+    It is a causal language model, which learns from text, examples or preferences; or with `task`
+    the model of a task, which learns from records with columns, such as a text and its label.
+
+    A run is a function of its settings: called again with the same ones on the same folder, it goes
+    on from the last good checkpoint, and ends with the weights that it would have had.
 
     Ctrl-C and SIGTERM let the step under way finish, save a checkpoint and return.
 
+    Under several workers every worker calls this with the same arguments, and they share the
+    folders of the data and the run.
+
+    A pretrained model is fine-tuned as `trainable` says: all weights, an adapter (LoRA), or the
+    last blocks. Checkpoints hold what is trained alone, and the run remembers a checksum of the
+    base. It ends with a whole model folder in `RUN/model`, an adapter merged into it, and with the
+    adapter alone in `RUN/adapter`. Data of preferences tune the model by them (DPO), against what
+    it was at the start.
+
+    Records become examples once, in `RUN/data`; some of them are kept out of training, by a hash,
+    or `validation` names such. The run ends with the finished model's answers to these records,
+    measured (`TrainedRun.task_measures`).
+
     Args:
-        data: what `tfllm.prepare` wrote.
-        run: the run's folder, a new one unless `resume`.
-        model: a preset's name, whose vocabulary becomes the tokenizer's, or an architecture, whose
-            vocabulary may be larger. The context becomes at least the sequence length. Default:
-            "llama-4m". A resumed run has its own.
-        config: settings of the training; default: `TrainingConfig()`.
-        resume: go on from the last checkpoint in `run`, with its settings.
-        verbose: draw a progress bar.
+        data: what `tfllm.prepare` wrote; for a pretrained model also files that it reads, which
+            are then prepared in `RUN/data` with the model's tokenizer. Of a task: files, folders
+            and globs of JSON lines, CSV or TSV (see `tfllm.data.table_records`).
+        run: the run's folder.
+        model: a preset's name, whose vocabulary becomes the tokenizer's; an architecture, whose
+            vocabulary may be larger; or the path of a pretrained model, as `tfllm.load` takes it.
+            The context of a new one becomes at least the sequence length. Default: "llama-4m". Of a
+            task: as its definition says; a mapping is a preset with other sizes, such as
+            `{"preset": "bert-mini", "num_layers": 2}`.
+        config: settings of the training; default: `TrainingConfig()`, with a task's own defaults.
+        task: the name of a task, a key of `tfllm.tasks.TASKS`.
+        validation: of a task: files as `data`, which are the validation records.
+        columns: of a task: its columns to the names that they have in the files.
+        prepare: how files are prepared; its tokenizer is the model's. Of a task a `TaskDataConfig`.
+        strategy: as in `tfllm.training.strategy`, or what that gave.
+        replicas: as in `tfllm.training.strategy`. It may be another when a run goes on: the data
+            and their order stay the same.
+        resume: there must be a run, and it goes on with its settings; what is given must not
+            differ.
+        verbose: print how the batch is divided, and draw a progress bar.
         settings: fields of `TrainingConfig`, over `config`.
 
     Returns:
         the run, with the finished model.
 
     Raises:
-        ConfigError: a setting is unknown or out of range, or differs from the resumed run's.
-        FileExistsError: `run` holds a run already, and `resume` is false.
-        RuntimeError: another process trains in `run`.
+        ConfigError: a setting is unknown or out of range, or differs from the run's in the folder.
+        FileExistsError: `run` holds other files.
+        RuntimeError: another process trains in `run`, or a worker could not start.
+        WorkerLost: another worker went away.
+        WorkersDisagree: a worker has other code, settings or data.
         LossIsNaN: the loss or the weights are not finite.
-        CheckpointError: none of the checkpoints of a resumed run can be read.
+        CheckpointError: none of the checkpoints of a run that is to go on can be read.
         OSError: the disk is full or cannot be written to; what was saved stays.
-        ValueError: the training text is shorter than one row.
+        ValueError: the training text is shorter than one row, or a shard was changed.
     """
-    if not isinstance(data, PreparedData):
-        data = PreparedData.open(data)
     folder = RunFolder(run)
-    folder.open(resume=resume)
-    try:
-        if resume:
-            model_config, config = resumed(folder, data, model, config, settings)
-        else:
-            config = build(TrainingConfig, {**to_dict(config or TrainingConfig()), **settings})
-            model_config = fitted(model, data, config)
-            measured = {"precision": choose_precision(config.precision)}
-            config = build(TrainingConfig, {**to_dict(config), **measured})
-        return _Run(folder, data, model_config, config, verbose).train(resume=resume)
-    finally:
-        folder.close()
-
-
-def _check_replicas(batch_size: int) -> None:
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if batch_size % replicas:
+    if task is not None or is_task_run(folder) or is_task_data(data):
+        if isinstance(prepare, PrepareConfig):
+            if prepare != PrepareConfig():
+                raise ConfigError("prepare must be a TaskDataConfig where a task is trained")
+            prepare = None
+        return train_task(
+            data,
+            folder,
+            model,
+            config,
+            settings,
+            task=task,
+            prepare=task_data_config(prepare, validation, columns),
+            strategy=strategy,
+            replicas=replicas,
+            resume=resume,
+            verbose=verbose,
+        )
+    if validation is not None or columns is not None or isinstance(prepare, TaskDataConfig):
         raise ConfigError(
-            f"batch_size counts the rows of all replicas and must be divisible by their number "
-            f"({replicas}); received {batch_size}; {-(-batch_size // replicas) * replicas} would do"
+            "validation, columns and TaskDataConfig are of records for a task; name it with task="
         )
-
-
-class _Run:
-    """One call of `train`."""
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        data: PreparedData,
-        model_config: ModelConfig,
-        config: TrainingConfig,
-        verbose: bool,
-    ) -> None:
-        self.folder = folder
-        self.data = data
-        self.config = config
-        self.model_config = model_config
-        self.verbose = verbose
-        self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
-        self.total_steps = config.steps or steps_of(config, data)
-        _check_replicas(config.batch_size)
-        self.peak = matmul_peak(config.precision)
-
-    def train(self, *, resume: bool) -> TrainedRun:
-        config = self.config
-        self._rows("train", num_batches=1)  # finds what is wrong before a file is written
-        model = self._model()
-        progress = Progress()
-        if resume:
-            progress = self._restore(model)
-            self.folder.trim_metrics(progress.step)
+    if not isinstance(data, PreparedData):
+        if (Path(data) / "manifest.json").exists() or not (
+            is_pretrained(model) or folder.data.exists()
+        ):
+            data = open_data(data)
         else:
-            self._write_settings()
-        with Interruption() as interruption:
-            callback = RunCallback(
-                self.folder,
-                self.checkpoints,
-                progress,
-                total_steps=self.total_steps,
-                steps_per_execution=config.steps_per_execution,
-                tokens_per_step=config.batch_size * config.sequence_length,
-                flops_per_token=flops_per_token(self.model_config, config.sequence_length),
-                peak=self.peak,
-                validate=self._validation(model),
-                validate_every=config.validate_every,
-                checkpoint_every=config.checkpoint_every,
-                interruption=interruption,
-                verbose=self.verbose,
-            )
-            left = self.total_steps - progress.step
-            with callback:
-                if progress.validation_due:  # the interrupted run left it out
-                    callback.validate_now()
-                if left:
-                    rows = self._rows("train", start_step=progress.step, num_batches=left)
-                    # The rows come shuffled.
-                    model.fit(rows, callbacks=[callback], verbose=0, shuffle=False)
-        return self._finished(model, progress, callback, interruption)
+            build(TrainingConfig, settings)  # finds what is wrong before all else
+            if isinstance(strategy, str):
+                strategy = strategy_named(strategy, replicas=replicas)
+            how = None  # as it was done when the run began
+            if model is not None:
+                how = dataclasses.replace(prepare or PrepareConfig(), tokenizer=str(model))
+            data = _prepared(data, folder, how, strategy, verbose)
+    return run_workers(
+        folder,
+        data,
+        model,
+        config,
+        settings,
+        strategy=strategy,
+        replicas=replicas,
+        resume=resume,
+        verbose=verbose,
+    )
 
-    def _model(self) -> CausalLM:
-        config = self.config
-        model = CausalLM(
-            self.model_config,
-            seed=config.seed,
-            rematerialize=config.rematerialize,
-            dtype=dtype_policy(config.precision),
-        )
-        warmup = config.warmup_steps
-        if warmup is None:
-            warmup = min(max(10, self.total_steps // 50), self.total_steps)
-        schedule = WarmupSchedule(
-            config.learning_rate,
-            self.total_steps,
-            min(warmup, self.total_steps),
-            config.schedule,
-            config.decay_fraction,
-            config.final_learning_rate,
-        )
-        model.compile(
-            AdamW(
-                schedule,
-                config.weight_decay,
-                beta_1=config.beta_1,
-                beta_2=config.beta_2,
-                epsilon=config.epsilon,
-                global_clipnorm=config.clip_norm,
-            ),
-            steps_per_execution=config.steps_per_execution,
-            jit_compile=config.jit_compile,
-        )
-        model.gradient_accumulation = config.gradient_accumulation
-        model.optimizer.build(model.trainable_variables)
-        return model
 
-    def _rows(self, split: str, **options: Any) -> tf.data.Dataset:
-        config = self.config
-        return rows_dataset(
-            self.data,
-            split,  # type: ignore[arg-type]
-            sequence_length=config.sequence_length,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            separate_documents=config.separate_documents,
-            **options,
-        )
+def _prepared(
+    data: str | Path,
+    folder: RunFolder,
+    config: PrepareConfig | None,
+    strategy: tf.distribute.Strategy,
+    verbose: bool,
+) -> PreparedData:
+    """The data of files, prepared by the chief in the run's folder.
 
-    def _validation(self, model: CausalLM) -> Any:
-        if self.data.validation.num_tokens < 2:
-            warnings.warn(
-                f"{self.data.folder} has no validation text; the last weights are kept, not the "
-                "best",
-                stacklevel=2,
-            )
-            return None
-        num_batches = self.config.validation_batches or None
-        rows = self._rows("validation", shuffle=False, repeat=False, num_batches=num_batches)
-        return lambda: float(model.evaluate(rows, verbose=0, return_dict=True)["loss"])
+    Args:
+        data: the files.
+        folder: of the run.
+        config: how they are prepared; None: as they were when the run began.
+        strategy: of the run.
+        verbose: draw a progress bar.
+    """
 
-    def _restore(self, model: CausalLM) -> Progress:
-        """Put the last checkpoint that can be read into the model."""
-        damaged: list[tuple[int, CheckpointError]] = []
-        for step in reversed(self.checkpoints.steps()):
-            try:
-                progress = self.checkpoints.restore(model, step)
-            except CheckpointError as error:
-                damaged.append((step, error))
-                continue
-            for other, reason in damaged:
-                warnings.warn(
-                    f"{reason}; it is now {self.checkpoints.set_aside(other).name}, and the run "
-                    f"goes on from step {step}",
-                    stacklevel=2,
-                )
-            if progress.best_step not in (None, *self.checkpoints.steps()):
-                # The best of that time was deleted for a better one that is now damaged.
-                measured = progress.validation_loss
-                progress.best_step = None if measured is None else step
-                progress.best_validation_loss = math.inf if measured is None else measured
-            return progress
-        if damaged:
-            raise CheckpointError(f"no checkpoint can be read: {damaged[0][1]}; start a new run")
-        return Progress()  # it ended before its first checkpoint
+    def prepare() -> None:
+        if config is not None:
+            prepared(data, folder.data, config, show_progress=verbose)
 
-    def _write_settings(self) -> None:
-        self.folder.write(
-            {
-                "tfllm": __version__,
-                "tensorflow": tf.__version__,
-                "model": to_dict(self.model_config),
-                "training": to_dict(self.config),
-                "data": {
-                    "folder": str(Path(self.data.folder).resolve()),
-                    "digest": digest(self.data),
-                },
-            }
-        )
-
-    def _finished(
-        self, model: CausalLM, progress: Progress, callback: RunCallback, interruption: Interruption
-    ) -> TrainedRun:
-        best = progress.best_validation_loss
-        if not callback.interrupted and progress.best_step not in (None, progress.step):
-            try:
-                self.checkpoints.restore(model, progress.best_step, optimizer=False)
-            except CheckpointError as error:
-                warnings.warn(f"{error}; the model has the last weights instead", stacklevel=2)
-                best = math.inf if progress.validation_loss is None else progress.validation_loss
-        before = self.folder.read().get("result", {})  # of a run that had finished already
-        run = TrainedRun(
-            folder=self.folder.path,
-            model_folder=None if callback.interrupted else self.folder.model,
-            model=model,
-            step=progress.step,
-            num_parameters=model.count_params(),
-            tokens_per_second=callback.tokens_per_second or before.get("tokens_per_second", 0.0),
-            flops_utilization=callback.flops_utilization or before.get("flops_utilization", 0.0),
-            precision=self.config.precision,
-            validation_loss=None if math.isinf(best) else best,
-            interrupted_by=interruption.signal if callback.interrupted else None,
-        )
-        if callback.interrupted:
-            return run
-        summary = {
-            "sequence_length": self.config.sequence_length,
-            "steps": progress.step,
-            "tokens": progress.tokens,
-            "validation_loss": run.validation_loss,
-            "validation_perplexity": run.validation_perplexity,
-            "tokens_per_second": run.tokens_per_second,
-            "flops_utilization": run.flops_utilization,
-        }
-        save(model, self.folder.model, self.data.tokenizer, training_summary=summary)
-        self.folder.write({**self.folder.read(), "result": summary})
-        return run
+    with lost_workers_named(worker_index(strategy), several=is_multi_worker(strategy)):
+        on_chief(strategy, prepare, "prepare the data")
+    return open_data(folder.data)

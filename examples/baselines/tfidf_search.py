@@ -1,0 +1,32 @@
+"""TF-IDF cosine: how alike two texts are by the words that they share, rare ones counting more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, those within a name too: `isValidURL` and `is_valid_url` have three."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", text)]
+
+
+def cosines(
+    queries: Sequence[str], documents: Sequence[str], others: Sequence[str] = ()
+) -> np.ndarray:
+    """The cosine of each query with each document, float `[queries, documents]`.
+
+    Args:
+        queries: what is looked for.
+        documents: where.
+        others: texts that only teach how rare a word is, besides the documents.
+    """
+    vectorizer = TfidfVectorizer(
+        tokenizer=words, token_pattern=None, lowercase=False, sublinear_tf=True
+    )
+    vectorizer.fit([*others, *documents])
+    found = vectorizer.transform(queries) @ vectorizer.transform(documents).T
+    return np.asarray(found.todense())

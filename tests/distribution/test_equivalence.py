@@ -1,0 +1,293 @@
+"""Any number of replicas and workers trains as an independent eager loop does on one device.
+
+The loop (tests/optimization/reference.py) has no strategy, no graph, no micro-batches and an AdamW
+in NumPy float64. Each topology runs all its cases in one process (or one a worker), since tracing
+them is what takes the time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.distribution.cases import CONFIG, Case, batches_of, matrix
+from tests.distribution.equivalence_run import freeze
+from tests.distribution.processes import free_ports, tf_config
+from tests.optimization import reference
+from tfllm.models.causal_lm import CausalLM
+from tfllm.optimization.schedules import WarmupSchedule
+
+ROOT = Path(__file__).parents[2]
+TOPOLOGIES = {
+    "1 replica": ("mirrored", 1, 1),
+    "2 replicas": ("mirrored", 2, 1),
+    "4 replicas": ("mirrored", 4, 1),
+    "2 workers": ("multiworker", 1, 2),
+    "3 workers": ("multiworker", 1, 3),
+}
+CASES = matrix()
+SCHEDULE = WarmupSchedule(3e-3, 20, 5)
+SECONDS = 900
+
+
+def run_processes(topology: str, cases: dict[str, Case], out: Path) -> None:
+    """Train all cases; what came of them is in `out`."""
+    name, replicas, workers = TOPOLOGIES[topology]
+    described = json.dumps({title: dataclasses.asdict(case) for title, case in cases.items()})
+    command = [sys.executable, "-m", "tests.distribution.equivalence_run", str(out), name]
+    command += [str(replicas if workers == 1 else 0), described]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
+    processes = []
+    for index in range(workers):
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        if workers > 1:
+            environment["TF_CONFIG"] = tf_config(addresses, index)
+        with open(out / f"log-{index}", "w") as log:
+            processes.append(
+                subprocess.Popen(
+                    command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+                )
+            )
+    try:
+        for index, process in enumerate(processes):
+            status = process.wait(timeout=SECONDS)
+            assert status == 0, (out / f"log-{index}").read_text()[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """topology -> the folder with what its processes wrote; run at its first use."""
+    folders: dict[str, Path] = {}
+
+    def trained(topology: str) -> Path:
+        if topology not in folders:
+            folders[topology] = tmp_path_factory.mktemp("trained")
+            run_processes(topology, CASES, folders[topology])
+        return folders[topology]
+
+    return trained
+
+
+def found(folder: Path, title: str, worker: int = 0) -> tuple[dict, dict[str, np.ndarray]]:
+    with np.load(folder / f"{title}-{worker}.npz") as arrays:
+        return json.loads((folder / f"{title}-{worker}.json").read_text()), dict(arrays)
+
+
+def workers_of(topology: str) -> range:
+    return range(TOPOLOGIES[topology][2])
+
+
+@functools.cache
+def expected(frozen: bool, regularized: bool, last_rows: int | None, dtype: str) -> dict:
+    """What the independent loop gives."""
+    case = Case(last_rows=last_rows)
+    model = CausalLM(CONFIG, seed=3, dtype=dtype)
+    before = weights_of(model)
+    if frozen:
+        freeze(model)
+    extra = None
+    if regularized:
+
+        def extra(model: CausalLM) -> tf.Tensor:
+            kernels = [block.feed_forward.outer.kernel.value for block in model.blocks]
+            return tf.add_n([0.01 * tf.reduce_sum(kernel**2) for kernel in kernels])
+
+    optimizer = reference.NumpyAdamW(lambda step: float(SCHEDULE(step)))
+    batches = batches_of(case)
+    losses = reference.train(model, batches, optimizer, clip_norm=0.5, extra_loss=extra)
+    tokens = [w.sum() for _, _, w in batches]
+    correct, loss_sum = 0.0, 0.0
+    for x, y, w in batches:  # the finished model's
+        logits = tf.cast(model(x), tf.float32)
+        correct += float(((logits.numpy().argmax(-1) == y) * w).sum())
+        all_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits).numpy()
+        loss_sum += float((all_losses * w).sum())
+    if extra is not None:
+        loss_sum += float(extra(model)) * sum(tokens)
+    return {
+        "before": before,
+        "weights": weights_of(model),
+        "losses": losses,
+        "epoch_loss": np.average(losses, weights=tokens),
+        "evaluated_loss": loss_sum / sum(tokens),
+        "accuracy": correct / sum(tokens),
+    }
+
+
+def weights_of(model: CausalLM) -> dict[str, np.ndarray]:
+    return {
+        v.path.partition("/")[2]: v.numpy().astype(np.float64)
+        for v in model.weights
+        if "seed_generator" not in v.path
+    }
+
+
+def expectation(case: Case) -> dict:
+    return expected(case.frozen, case.regularized, case.last_rows, case.dtype)
+
+
+SAME_NUMBERS = [t for t, case in CASES.items() if not case.dropout and case.poison is None]
+EVERYWHERE = pytest.mark.parametrize("topology", TOPOLOGIES)
+
+
+@pytest.mark.slow
+@EVERYWHERE
+@pytest.mark.parametrize("title", SAME_NUMBERS)
+def test_any_topology_trains_as_an_eager_loop_on_one_device(topology, title, trained):
+    case, wanted = CASES[title], expectation(CASES[title])
+    for worker in workers_of(topology):
+        result, state = found(trained(topology), title, worker)
+        assert result["iterations"] == 20
+        logs = result["steps"]
+        size = case.steps_per_execution
+        steps = [min(step, 19) for step in range(size - 1, 19 + size, size)]
+        rates = [float(SCHEDULE(step + 1)) for step in steps]  # of the update to come
+        np.testing.assert_allclose([log["learning_rate"] for log in logs], rates, rtol=1e-6)
+        loss_tolerance = 1e-5 if case.exact else 2e-3
+        losses = [wanted["losses"][step] for step in steps]
+        np.testing.assert_allclose([log["loss"] for log in logs], losses, rtol=loss_tolerance)
+        for name, value in (
+            (result["history"]["loss"], wanted["epoch_loss"]),
+            (result["evaluated"]["loss"], wanted["evaluated_loss"]),
+        ):
+            np.testing.assert_allclose(name, value, rtol=loss_tolerance)
+        if case.metrics:
+            name = next(n for n in result["evaluated"] if "accuracy" in n)
+            assert result["evaluated"][name] == pytest.approx(wanted["accuracy"], abs=1e-6)
+        assert_same_weights(state, wanted, case)
+
+
+def assert_same_weights(state: dict, wanted: dict, case: Case) -> None:
+    moved = 0.0
+    mine, theirs = [], []
+    for name, value in wanted["weights"].items():
+        movement = value - wanted["before"][name]
+        moved = max(moved, np.abs(movement).max())
+        if case.exact:
+            np.testing.assert_allclose(state[name], value, atol=1e-5, err_msg=name)
+        elif not np.any(movement):
+            np.testing.assert_array_equal(state[name], value, err_msg=name)  # frozen
+        mine.append((state[name] - wanted["before"][name]).ravel())
+        theirs.append(movement.ravel())
+    assert moved > 0.01  # there was something to learn
+    if not case.exact:  # rounded products: AdamW makes much of the smallest gradients
+        a, b = np.concatenate(mine), np.concatenate(theirs)
+        assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.999
+        assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["2 workers", "3 workers"])
+def test_all_workers_have_the_same_weights_bit_for_bit(topology, trained):
+    for title in CASES:
+        _, chief = found(trained(topology), title)
+        for worker in workers_of(topology):
+            _, other = found(trained(topology), title, worker)
+            for name, value in chief.items():
+                np.testing.assert_array_equal(other[name], value, err_msg=f"{title}: {name}")
+
+
+@functools.cache
+def expected_with_dropout(replicas: int) -> dict[str, np.ndarray]:
+    """The weights after an eager loop in which each replica's rows get that replica's masks."""
+    case = CASES["dropout"]
+    model = CausalLM({**CONFIG, "dropout": case.dropout}, seed=3)
+    model.gradient_accumulation = case.accumulation
+    model.compile("sgd")  # counts the steps, on which the masks depend
+    optimizer = reference.NumpyAdamW(lambda step: float(SCHEDULE(step)))
+    variables = [v.value for v in model.trainable_variables]
+    for step, batch in enumerate(batches_of(case)):
+        model.optimizer.iterations.assign(step)
+        sums, tokens = [0.0] * len(variables), batch[2].sum()
+        for replica, rows in enumerate(np.split(np.arange(case.rows), replicas)):
+            model._seed_dropout(types.SimpleNamespace(replica_id_in_sync_group=replica))
+            for part in np.split(rows, case.accumulation):
+                x, y, w = (t[part] for t in batch)
+                with tf.GradientTape() as tape:
+                    logits = model(x, training=True)
+                    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+                    loss = tf.reduce_sum(losses * w)
+                found = tape.gradient(loss, variables)
+                sums = [
+                    s + tf.convert_to_tensor(g).numpy() for s, g in zip(sums, found, strict=True)
+                ]
+        gradients = reference.clipped([s.astype(np.float64) / tokens for s in sums], 0.5)
+        weights = optimizer.update([v.numpy().astype(np.float64) for v in variables], gradients)
+        for variable, weight in zip(variables, weights, strict=True):
+            variable.assign(weight.astype(np.float32))
+    return weights_of(model)
+
+
+@pytest.mark.slow
+@EVERYWHERE
+def test_each_replica_drops_what_an_eager_loop_drops_for_it(topology, trained):
+    replicas = max(TOPOLOGIES[topology][1:])
+    wanted = expected_with_dropout(replicas)
+    _, state = found(trained(topology), "dropout")
+    for name, value in wanted.items():
+        np.testing.assert_allclose(state[name], value, atol=1e-5, err_msg=name)
+    if replicas > 1:  # the masks are not those of one replica
+        of_one = expected_with_dropout(1)
+        assert max(np.abs(of_one[n] - value).max() for n, value in wanted.items()) > 1e-3
+
+
+@pytest.mark.slow
+@EVERYWHERE
+def test_dropout_is_reproducible_and_does_something(topology, trained):
+    _, once = found(trained(topology), "dropout")
+    _, again = found(trained(topology), "dropout-again")
+    _, without = found(trained(topology), "even-last-batch")
+    for name, value in once.items():
+        np.testing.assert_allclose(again[name], value, atol=1e-6, err_msg=name)
+    difference = [np.abs(once[n] - without[n]).max() for n in once if "optimizer" not in n]
+    assert max(difference) > 1e-3
+    with_xla, _ = found(trained(topology), "dropout-xla")
+    assert np.all(np.isfinite([log["loss"] for log in with_xla["steps"]]))
+
+
+@pytest.mark.slow
+@EVERYWHERE
+def test_nan_on_one_replica_alone_is_seen_by_all(topology, trained):
+    for worker in workers_of(topology):
+        result, _ = found(trained(topology), "nan-on-one-replica", worker)
+        losses = [log["loss"] for log in result["steps"]]
+        assert np.all(np.isfinite(losses[:5]))
+        assert np.all(np.isnan(losses[5:]))
+
+
+@pytest.mark.slow
+@EVERYWHERE
+def test_an_overflow_on_one_replica_alone_is_skipped_by_all(topology, trained):
+    for worker in workers_of(topology):
+        result, state = found(trained(topology), "overflow-on-one-replica", worker)
+        assert result["iterations"] == 19
+        assert all(np.all(np.isfinite(value)) for value in state.values())
+        rates = [log["learning_rate"] for log in result["steps"]]
+        assert rates[5] == rates[4]  # the schedule waits, too
+
+
+@pytest.mark.slow
+@EVERYWHERE
+def test_shared_optimizer_state_is_the_whole_state_in_parts(topology, trained):
+    replicas = max(TOPOLOGIES[topology][1:])
+    whole, state = found(trained(topology), "float32-2-micro")
+    shared, parts = found(trained(topology), "shards")
+    assert state.keys() == parts.keys()
+    for name, value in state.items():
+        np.testing.assert_allclose(parts[name], value, atol=2e-6, err_msg=name)
+    assert whole["state_bytes"] == 8 * whole["num_trainable"]
+    assert shared["state_bytes"] <= (1 / replicas + 0.05) * whole["state_bytes"]

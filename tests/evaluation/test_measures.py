@@ -1,0 +1,300 @@
+"""Measures and their intervals against scikit-learn, SciPy, sacrebleu and values by hand."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import sacrebleu
+import scipy.stats
+from sklearn import metrics
+
+from tfllm.evaluation.bootstrap import confidence_interval, resampled
+from tfllm.evaluation.label_measures import (
+    accuracy,
+    calibration_error,
+    confusion_matrix,
+    macro_f1,
+    span_f1,
+    span_precision,
+    span_recall,
+)
+from tfllm.evaluation.likelihood_measures import bits_per_byte, perplexity
+from tfllm.evaluation.measures import Measure, mean, of_sums
+from tfllm.evaluation.retrieval_measures import mean_reciprocal_rank, ranked, recall_at, spearman
+from tfllm.evaluation.text_measures import (
+    bleu,
+    chrf,
+    exact_match,
+    next_line_match,
+    normalized,
+    rouge,
+    token_f1,
+)
+
+RANDOM = np.random.default_rng(0)
+LABELS = ["spam", "ham", "news"]
+TRUE = RANDOM.choice(LABELS, 60, p=[0.6, 0.35, 0.05]).tolist()
+GIVEN = [t if RANDOM.random() < 0.7 else str(RANDOM.choice(LABELS)) for t in TRUE]
+CHOSEN = RANDOM.integers(0, 60, 60)
+"""a resample: with repeats"""
+
+REFERENCES = [
+    "the cat sat on the mat .",
+    "there is a dog in the garden",
+    "He said: nothing at all!",
+    "one two three four five six",
+    "and that was the end of the story , they say",
+]
+PREDICTIONS = [
+    "the cat is on the mat .",
+    "a dog is in the garden",
+    "He said nothing at all!",
+    "six five four three two",
+    "and that was the end of the story , people say",
+]
+
+
+def picked(values, indices):
+    return [values[i] for i in indices]
+
+
+# ------------------------------------------------------------------ the bootstrap
+
+
+def loop_only(measure):
+    """The same measure without its sums."""
+    return Measure(measure.name, measure.num_examples, measure.of)
+
+
+MEASURES = {
+    "mean": mean("length", [len(t) for t in TRUE]),
+    "macro": macro_f1(TRUE, GIVEN),
+    "calibration": calibration_error(TRUE, GIVEN, RANDOM.uniform(0.2, 1, 60)),
+    "bleu": bleu(REFERENCES, PREDICTIONS),
+    "chrf": chrf(REFERENCES, PREDICTIONS),
+    "perplexity": perplexity(RANDOM.uniform(5, 50, 30), RANDOM.integers(3, 20, 30)),
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+def test_sums_are_resampled_as_the_examples_themselves(measure):
+    np.testing.assert_allclose(
+        resampled(measure, resamples=40, seed=3),
+        resampled(loop_only(measure), resamples=40, seed=3),
+        rtol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("name", ["mean", "macro"])
+def test_the_interval_is_that_of_scipy(name):
+    measure = MEASURES[name]
+    reference = scipy.stats.bootstrap(
+        (np.arange(measure.num_examples),),
+        lambda rows: measure.of(rows),
+        vectorized=False,
+        n_resamples=500,
+        confidence_level=0.9,
+        method="percentile",
+        rng=np.random.default_rng(7),
+    ).confidence_interval
+    value, low, high = confidence_interval(measure, level=0.9, resamples=500, seed=7)
+    assert value == measure.of(np.arange(measure.num_examples))
+    # The same draws: only where a quantile falls between two of them may differ.
+    assert (low, high) == pytest.approx((reference.low, reference.high), abs=1e-3)
+    assert low < value < high
+
+
+def test_the_interval_of_a_mean_is_as_wide_as_its_standard_error_says():
+    values = np.random.default_rng(1).normal(10, 2, 400)
+    value, low, high = confidence_interval(mean("x", values), resamples=4000)
+    error = values.std() / math.sqrt(400)
+    assert value == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((value - 1.96 * error, value + 1.96 * error), abs=0.02)
+
+
+def test_draws_in_several_parts_are_the_same(monkeypatch):
+    whole = resampled(MEASURES["mean"], resamples=50)
+    monkeypatch.setattr("tfllm.evaluation.bootstrap._MOST_DRAWS", 60 * 7)
+    np.testing.assert_array_equal(resampled(MEASURES["mean"], resamples=50), whole)
+
+
+def test_resamples_in_which_a_measure_is_undefined_do_not_count():
+    rare = of_sums("share", [[0, 0], [0, 0], [1, 2]], lambda s: s[:, 0] / s[:, 1])
+    assert confidence_interval(rare) == (0.5, 0.5, 0.5)
+    never = of_sums("share", [[0, 0]], lambda s: s[:, 0] / s[:, 1])
+    assert all(map(math.isnan, confidence_interval(never)))
+
+
+def test_a_difference_is_paired():
+    both = RANDOM.normal(0, 5, 200)
+    better, worse = mean("a", both + 1), mean("b", both)
+    value, low, high = confidence_interval(better.minus(worse))
+    assert (value, low, high) == pytest.approx((1, 1, 1))
+    alone = confidence_interval(better)
+    assert alone[2] - alone[1] > 1
+    with pytest.raises(ValueError, match=r"same examples.*200.*5"):
+        better.minus(mean("c", range(5)))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"level": 95}, "between 0 and 1.*95"), ({"resamples": 0}, "at least 1; received 0")],
+)
+def test_a_wrong_argument_is_told(given, message):
+    with pytest.raises(ValueError, match=message):
+        confidence_interval(MEASURES["mean"], **given)
+
+
+@pytest.mark.parametrize("measure", [accuracy([], []), bleu([], []), spearman([], [])])
+def test_no_example_has_no_value(measure):
+    with pytest.raises(ValueError, match=r"at least one example; received 0"):
+        confidence_interval(measure)
+
+
+def test_as_many_predictions_as_references():
+    with pytest.raises(ValueError, match=r"for each reference \(2\); received 1"):
+        accuracy(["a", "b"], ["a"])
+
+
+# ------------------------------------------------------------------ labels
+
+
+@pytest.mark.parametrize("indices", [np.arange(60), CHOSEN], ids=["all", "resample"])
+def test_labels_against_scikit_learn(indices):
+    true, given = picked(TRUE, indices), picked(GIVEN, indices)
+    assert accuracy(TRUE, GIVEN).of(indices) == pytest.approx(metrics.accuracy_score(true, given))
+    assert macro_f1(TRUE, GIVEN).of(indices) == pytest.approx(
+        metrics.f1_score(true, given, average="macro")
+    )
+    np.testing.assert_array_equal(
+        confusion_matrix(true, given, LABELS), metrics.confusion_matrix(true, given, labels=LABELS)
+    )
+
+
+def test_a_missing_prediction_is_wrong_and_no_label():
+    true, given = ["a", "a", "b"], ["a", None, "b"]
+    assert accuracy(true, given).value == pytest.approx(2 / 3)
+    assert macro_f1(true, given).value == pytest.approx((2 / 3 + 1) / 2)
+    assert confusion_matrix(true, given, ["a", "b"]).tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(ValueError, match=r"among the labels \['a'\]; received \['b'\]"):
+        confusion_matrix(true, given, ["a"])
+
+
+def test_calibration_by_hand():
+    given = ["a", "b", "a", "a"]
+    measure = calibration_error(["a"] * 4, given, [0.95, 0.85, 0.45, 0.5], num_bins=10)
+    # (0.9, 1]: 1 - 0.95; (0.8, 0.9]: 0.85; (0.4, 0.5]: two, 1 - 0.475
+    assert measure.value == pytest.approx((0.05 + 0.85 + 2 * 0.525) / 4)
+    assert measure.note == "10 bins of equal width"
+    assert calibration_error(["a", "a"], ["a", None], [1.0, 0.0]).value == 0
+    with pytest.raises(ValueError, match=r"probabilities, 0 to 1; received \[1.5\]"):
+        calibration_error(["a", "a"], ["a", "a"], [0.5, 1.5])
+
+
+def test_spans_by_hand():
+    true = [[(0, 3, "PER"), (5, 9, "LOC")], [], [(1, 2, "ORG")]]
+    given = [[(0, 3, "PER"), (5, 8, "LOC"), (0, 3, "PER")], [(0, 1, "PER")], []]
+    assert span_precision(true, given).value == pytest.approx(1 / 3)
+    assert span_recall(true, given).value == pytest.approx(1 / 3)
+    assert span_f1(true, given).value == pytest.approx(1 / 3)
+    assert span_f1(true, given).of(np.array([0, 0])) == pytest.approx(1 / 2)
+    assert span_f1([[], []], [[], []]).value == 0
+
+
+# ------------------------------------------------------------------ texts
+
+
+@pytest.mark.parametrize("indices", [[0, 1, 2, 3, 4], [4, 0, 0, 1, 2]])
+def test_bleu_and_chrf_against_sacrebleu(indices):
+    true, given = picked(REFERENCES, indices), picked(PREDICTIONS, indices)
+    measure = bleu(REFERENCES, PREDICTIONS)
+    assert measure.of(np.array(indices)) == pytest.approx(
+        sacrebleu.corpus_bleu(given, [true]).score
+    )
+    assert "tok:13a" in measure.note
+    assert f"version:{sacrebleu.__version__}" in measure.note
+    for order in (0, 2):
+        measure = chrf(REFERENCES, PREDICTIONS, word_order=order)
+        expected = sacrebleu.corpus_chrf(given, [true], word_order=order).score
+        assert measure.of(np.array(indices)) == pytest.approx(expected)
+    assert measure.name == "chrF++"
+
+
+def test_several_references():
+    several = [[r, p] for r, p in zip(REFERENCES, PREDICTIONS, strict=True)]
+    assert bleu(several, PREDICTIONS).value == pytest.approx(100)
+    with pytest.raises(ValueError, match=r"as many references for each example; received \[1, 2\]"):
+        bleu([["a"], ["a", "b"]], ["a", "b"])
+
+
+def test_rouge_by_hand():
+    one, two, long = rouge(["The cats sat on the mat"], ["the cat lay on the mat"])
+    assert one.name == "ROUGE-1"
+    assert one.value == pytest.approx(100 * 5 / 6)  # with Porter's stems, cats is cat
+    assert two.value == pytest.approx(100 * 3 / 5)
+    assert long.value == pytest.approx(100 * 5 / 6)
+    (one,) = rouge(["中文 好"], ["中 文 好"], kinds=["rouge1"], tokenizer=list)
+    assert one.value == pytest.approx(100 * 2 * 4 / 9)
+
+
+def test_what_is_not_installed_is_told(monkeypatch):
+    for name in ("sacrebleu", "rouge_score"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"sacrebleu is needed.*pip install 'tfllm\[evaluate\]'"):
+        bleu(["a"], ["a"])
+    with pytest.raises(ImportError, match=r"rouge-score is needed"):
+        rouge(["a"], ["a"])
+
+
+def test_answers_by_hand():
+    assert normalized("The  Eiffel-Tower, (a Paris)!") == "eiffeltower paris"
+    references = [["Denver Broncos", "the Broncos"], "in 1999", "", ""]
+    predictions = ["The Denver Broncos!", "1999 or so", "", "no"]
+    assert exact_match(references, predictions).value == pytest.approx(50)
+    # 1; 2 * 1 / (2 + 3); nothing is nothing; something is not
+    assert token_f1(references, predictions).value == pytest.approx(100 * (1 + 0.4 + 1 + 0) / 4)
+    assert exact_match(references, predictions).of(np.array([1, 1, 3, 0])) == 25
+    with pytest.raises(ValueError, match="at least one reference"):
+        exact_match([[]], [""])
+
+
+def test_the_next_line():
+    references = ["    return x\n", "x = 1", "y"]
+    predictions = ["    return x   \nelse:", " x = 1", "y\n\n"]
+    assert next_line_match(references, predictions).value == pytest.approx(100 * 2 / 3)
+
+
+# ------------------------------------------------------------------ retrieval, likelihood
+
+
+def test_retrieval_by_hand():
+    scores = np.array([[0.1, 0.9, 0.5, 0.9], [0.3, 0.2, 0.1, 0.0]])
+    rankings = ranked(scores)
+    assert rankings.tolist() == [[1, 3, 2, 0], [0, 1, 2, 3]]
+    relevant = [{3, 0}, [2]]
+    assert recall_at(2, relevant, rankings).value == pytest.approx((1 / 2 + 0) / 2)
+    assert recall_at(3, relevant, rankings).value == pytest.approx((1 / 2 + 1) / 2)
+    assert mean_reciprocal_rank(relevant, rankings).value == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert mean_reciprocal_rank([[0], [3]], ranked(scores, 2)).value == 0
+    with pytest.raises(ValueError, match="query 2 has none"):
+        recall_at(1, [[0], []], rankings)
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        recall_at(0, relevant, rankings)
+
+
+@pytest.mark.parametrize("indices", [np.arange(60), CHOSEN], ids=["all", "resample"])
+def test_spearman_against_scipy(indices):
+    true = RANDOM.integers(0, 6, 60).astype(float)  # with ties
+    given = true + RANDOM.normal(0, 2, 60)
+    expected = scipy.stats.spearmanr(true[indices], given[indices]).statistic
+    assert spearman(true, given).of(indices) == pytest.approx(expected)
+    assert spearman(np.ones(60), given).of(indices) == 0
+
+
+def test_likelihood_by_hand():
+    losses, tokens, sizes = [3.0, 8.0], [2, 3], [10, 12]
+    assert perplexity(losses, tokens).value == pytest.approx(math.exp(11 / 5))
+    assert perplexity(losses, tokens).of(np.array([1, 1])) == pytest.approx(math.exp(16 / 6))
+    assert bits_per_byte(losses, sizes).value == pytest.approx(11 / 22 / math.log(2))
+    assert perplexity([1e6], [1]).value < math.inf

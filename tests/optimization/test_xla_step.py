@@ -1,0 +1,56 @@
+"""The whole step under XLA with static shapes, as a TPU needs it, without a TPU."""
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.optimization import reference
+from tfllm.models.causal_lm import CausalLM
+from tfllm.optimization.adamw import AdamW
+from tfllm.training import strategy
+
+
+def compiled(config, dtype, shards=False):
+    model = CausalLM(config, seed=3, dtype=dtype)
+    model.gradient_accumulation = 2
+    model.detailed_logs = True
+    model.compile(AdamW(3e-3, 0.1, beta_2=0.95, global_clipnorm=0.5, shards=shards))
+    model.make_train_function()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shards", "tolerance"),
+    [("float32", False, 1e-5), ("float32", True, 1e-5), ("mixed_bfloat16", False, 1e-3)],
+)
+def test_the_whole_step_compiles_to_static_shapes_and_gives_the_same(
+    dtype, shards, tolerance, tiny_config, rng
+):
+    batches = reference.make_batches(rng, num=3)
+    model, plain = compiled(tiny_config, dtype, shards), compiled(tiny_config, dtype, shards)
+    signature = tuple(tf.TensorSpec(t.shape, t.dtype) for t in batches[0])
+    step = tf.function(
+        lambda *data: model.train_step(data), input_signature=signature, jit_compile=True
+    )
+    for batch in batches:
+        data = tuple(map(tf.constant, batch))
+        logs, wanted = step(*data), plain.train_step(data)
+        np.testing.assert_allclose(logs["loss"], wanted["loss"], rtol=tolerance)
+        np.testing.assert_allclose(logs["gradient_norm"], wanted["gradient_norm"], rtol=1e-2)
+    if dtype == "float32":  # else AdamW makes much of how the smallest gradients are rounded
+        assert reference.largest_difference(model, plain) < tolerance
+    assert reference.largest_difference(model, compiled(tiny_config, dtype)) > 1e-3
+    program = step.experimental_get_compiler_ir(*data)(stage="hlo")
+    assert "f32[" in program
+    assert not re.search(r"\[[^\]]*<=", program), "a dimension that is not static"
+
+
+def test_a_tpu_that_is_not_there_is_an_error_that_says_what_to_do(monkeypatch):
+    def none_there(*args, **kwargs):
+        raise ValueError("Please provide a TPU Name to connect to.")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", none_there)
+    with pytest.raises(RuntimeError, match=r"no TPU could be reached \(Please provide.*TPU_NAME"):
+        strategy("tpu")

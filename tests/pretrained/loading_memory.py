@@ -1,0 +1,41 @@
+"""Peak memory of loading, beside the model's own: PATH DTYPE pairs in, a JSON list of ratios out.
+
+A program of its own, since the peak of a process that did other things before says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tfllm import pretrained
+
+
+def status(key: str) -> int:
+    """A size in /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
+
+
+def ratio(path: str, dtype: str, kept: list[Any]) -> float:
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is in use
+    before = status("VmRSS")
+    model = pretrained.load(path, dtype=dtype).model
+    kept.append(model)  # its memory would be given to the next one
+    tensors = [weight.value for weight in model.weights]
+    size = sum(tensor.dtype.size * tensor.shape.num_elements() for tensor in tensors)
+    return (status("VmHWM") - before) / size
+
+
+def main() -> None:
+    warm, *given = sys.argv[1:]
+    pretrained.load(warm)
+    kept: list[Any] = []
+    pairs = zip(given[::2], given[1::2], strict=True)
+    print(json.dumps([ratio(path, dtype, kept) for path, dtype in pairs]))
+
+
+if __name__ == "__main__":
+    main()

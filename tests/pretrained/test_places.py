@@ -1,0 +1,131 @@
+"""The names that a model can be called by, and places that hold none."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.pretrained.conftest import REFERENCES
+from tests.pretrained.gguf_files import write_gguf
+from tfllm import pretrained
+from tfllm.pretrained.hub import downloaded
+from tfllm.pretrained.model_folder import model_folder
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of `huggingface_hub` with one model, and no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    repository = tmp_path / "hub" / "models--somebody--tiny"
+    snapshot = repository / "snapshots" / COMMIT
+    shutil.copytree(REFERENCES / "llama_tied", snapshot)
+    write_gguf(REFERENCES / "llama_tied", snapshot / "tiny.gguf")
+    (repository / "refs").mkdir()
+    for name in ("main", "v1.0"):
+        (repository / "refs" / name).write_text(COMMIT)
+    return repository
+
+
+def same_logits(path):
+    reference = np.load(REFERENCES / "llama_tied" / "reference.npz")
+    logits = pretrained.load(path).model(reference["token_ids"])
+    np.testing.assert_allclose(logits, reference["logits"], atol=1e-4, rtol=0)
+
+
+def test_a_model_of_the_hub_is_read_from_the_cache(cache):
+    snapshot = cache / "snapshots" / COMMIT
+    assert model_folder("hf://somebody/tiny") == snapshot
+    assert model_folder("hf://somebody/tiny@v1.0") == snapshot
+    assert model_folder(f"hf://somebody/tiny@{COMMIT}") == snapshot
+    assert model_folder("hf://somebody/tiny/tiny.gguf") == snapshot / "tiny.gguf"
+    assert model_folder("hf://somebody/tiny@v1.0/tiny.gguf") == snapshot / "tiny.gguf"
+    assert model_folder(Path("hf://somebody/tiny")) == snapshot
+    same_logits("hf://somebody/tiny")
+    same_logits("hf://somebody/tiny/tiny.gguf")
+
+
+@pytest.mark.parametrize(
+    "name", ["hf://somebody/other", "hf://somebody/tiny@v2", "hf://somebody/tiny/q4.gguf"]
+)
+def test_a_model_that_is_not_in_the_cache_is_an_error_without_a_network(cache, name):
+    with pytest.raises(ConnectionError, match=rf"{name} is not .*in the cache .*hub, and the"):
+        pretrained.load(name)
+
+
+@pytest.mark.parametrize("name", ["hf://", "hf://tiny", "hf://a/b/c", "hf://a/b@", "hf://../x/y"])
+def test_a_name_that_no_model_of_the_hub_can_have_is_refused(cache, name):
+    with pytest.raises(ValueError, match=r"hf://.*is no name|is named hf://ORGANISATION/NAME"):
+        pretrained.load(name)
+
+
+def test_only_files_that_run_no_code_are_asked_for(cache, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    asked = {}
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda repo, **options: asked.update(options) or "x"
+    )
+    downloaded("somebody/tiny")
+    files = [
+        *("config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"),
+        *("tokenizer.json", "tokenizer.model", "chat_template.jinja", "merges.txt"),
+        *("pytorch_model.bin", "tf_model.h5", "model.onnx", "modeling_tiny.py", "tiny.gguf"),
+        *("onnx/model.onnx", "original/consolidated.safetensors", "training.pt", "README.md"),
+    ]
+    patterns = {key: asked[key] for key in ("allow_patterns", "ignore_patterns")}
+    assert list(filter_repo_objects(files, **patterns)) == files[:7]
+
+
+def test_a_run_and_a_path_object_are_names_too(tmp_path):
+    same_logits(Path(REFERENCES / "llama_tied"))
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="has no finished model yet"):
+        pretrained.load(tmp_path)
+    shutil.copytree(REFERENCES / "llama_tied", tmp_path / "model")
+    same_logits(tmp_path)
+    write_gguf(REFERENCES / "llama_tied", tmp_path / "renamed.bin")  # known by its first bytes
+    same_logits(str(tmp_path / "renamed.bin"))
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("model-q8.gguf", r"model-q8\.gguf holds a model by itself; give its path: .*model-q8"),
+        ("pytorch_model.bin", "is a pickle, which can run code as it is read; have transformers"),
+        ("consolidated.00.pth", "is a pickle, which can run code as it is read; have transformers"),
+        ("model.pt", "is a pickle, which can run code as it is read; have transformers"),
+        ("weights.pkl", "is a pickle, which can run code as it is read; have transformers"),
+        ("tf_model.h5", "is of a kind that is not read; have transformers"),
+        ("adapter_model.safetensors", "has another name; is it an adapter"),
+    ],
+)
+def test_weights_of_another_kind_are_named_and_no_code_of_theirs_runs(folder_of, file, message):
+    folder = folder_of("llama_tied")
+    (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes(f"cos\nmkdir\n(V{folder}/unpickled\ntR.".encode())
+    with pytest.raises(FileNotFoundError, match=rf"holds no weights.*{message}"):
+        pretrained.load(folder)
+    assert not (folder / "unpickled").exists()
+
+
+def test_files_that_are_no_model_are_named(tmp_path):
+    for name in ("model.safetensors", "pytorch_model.bin", "config.json"):
+        (tmp_path / name).write_text(json.dumps({}))
+        with pytest.raises(NotADirectoryError, match=rf"a folder or a \.gguf file; .*{name}"):
+            pretrained.load(tmp_path / name)
+    only = tmp_path / "only"
+    only.mkdir()
+    write_gguf(REFERENCES / "llama_tied", only / "a.gguf")
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json.*a\.gguf holds a model by i"):
+        pretrained.load(only)
+    with pytest.raises(FileNotFoundError, match=r"a\.gguf holds no tokenizer"):
+        pretrained.load_tokenizer(only / "a.gguf")

@@ -1,0 +1,133 @@
+"""TensorFlow Serving's Classify, over REST and gRPC."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.serving.toy_models import call, start
+from tfllm.serving.classify import Classes, read_classify, write_classify
+from tfllm.serving.client import Client
+from tfllm.serving.errors import ServingError
+from tfllm.serving.servable import Prediction
+
+
+class Lengths(tf.Module):
+    """Scores a text by its length, and by the number that stands beside it."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def classify(self, inputs):
+        features = {
+            "text": tf.io.FixedLenFeature([], tf.string, ""),
+            "times": tf.io.FixedLenFeature([], tf.int64, 1),
+        }
+        parsed = tf.io.parse_example(inputs, features)
+        length = tf.cast(
+            tf.strings.length(parsed["text"]) * tf.cast(parsed["times"], tf.int32), tf.float32
+        )
+        scores = tf.stack([length, tf.ones_like(length) / 4], 1)
+        return {
+            "classes": tf.tile(tf.constant([["long", "naïve"]]), [tf.shape(inputs)[0], 1]),
+            "scores": scores,
+        }
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def scores_alone(self, inputs):
+        return {"scores": tf.cast(tf.strings.length(inputs), tf.float32)[:, None]}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="x")])
+    def other(self, x):
+        return {"y": x}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    base = tmp_path_factory.mktemp("models")
+    module = Lengths()
+    signatures = {
+        "serving_default": module.classify,
+        "scores_alone": module.scores_alone,
+        "other": module.other,
+    }
+    tf.saved_model.save(module, str(base / "lengths" / "1"), signatures=signatures)
+    with start(base, grpc_port=0) as running:
+        yield running
+
+
+def classify(server, body):
+    return call(server, "POST", "/v1/models/lengths:classify", body)
+
+
+def test_each_example_gets_its_classes_with_scores(server):
+    examples = [{"text": "four"}, {"text": ["ab"], "times": 3}, {}]
+    status, reply = classify(server, {"examples": examples})
+    assert status == 200
+    assert reply == {
+        "results": [
+            [["long", 4.0], ["naïve", 0.25]],
+            [["long", 6.0], ["naïve", 0.25]],
+            [["long", 0.0], ["naïve", 0.25]],
+        ]
+    }
+    b64 = base64.b64encode(b"\xff\xfe\xfd").decode()
+    body = {"context": {"text": "xx", "times": 2}, "examples": [{}, {"text": {"b64": b64}}]}
+    assert [row[0][1] for row in classify(server, body)[1]["results"]] == [4.0, 6.0]
+
+
+def test_a_signature_may_have_scores_alone(server):
+    body = {"signature_name": "scores_alone", "examples": [{}, {"text": "a"}]}
+    (empty,), (one,) = classify(server, body)[1]["results"]
+    assert empty == ["", 0.0]
+    assert one[1] == len(
+        tf.train.Example(
+            features=tf.train.Features(
+                feature={"text": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"a"]))}
+            )
+        ).SerializeToString()
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "key 'examples' is expected and was not found"),
+        ({"examples": {"text": "a"}}, "Expecting 'examples' value to be an list/array"),
+        ({"examples": []}, "'examples' value is an empty array"),
+        ({"examples": ["a"]}, "Example must be JSON object but got JSON String"),
+        ({"examples": [{"text": None}]}, "element with unexpected JSON type: Null"),
+        ({"examples": [{"text": ["a", 1]}]}, "Unexpected element type in feature: text"),
+        ({"examples": [{"times": 2**63}]}, "Only int64 is supported"),
+        ({"examples": [{"text": 3}]}, "text"),
+        ({"signature_name": "no", "examples": [{}]}, "No signature was found with the name: no"),
+        ({"signature_name": "other", "examples": [{}]}, "No classification inputs found"),
+        ({"signature_name": 3, "examples": [{}]}, "must be a string value"),
+    ],
+)
+def test_what_is_wrong_is_said(server, body, words):
+    status, reply = classify(server, body)
+    assert status == 400
+    assert words in reply["error"]
+
+
+def test_the_client_gives_the_same_over_both_protocols(server):
+    examples = [{"text": "four"}, {"text": "naïve \udc80"}]
+    found = []
+    for protocol, address in (("rest", server.rest_address), ("grpc", server.grpc_address)):
+        with Client(address, model="lengths", protocol=protocol) as client:
+            found.append(client.classify(examples[:1], signature_name="serving_default"))
+            with pytest.raises(ServingError, match="No signature was found with the name: no"):
+                client.classify(examples, signature_name="no")
+    assert found[0] == found[1] == [[("long", 4.0), ("naïve", 0.25)]]
+
+
+def test_bytes_that_are_no_text_are_repaired():
+    labels = np.array([[b"caf\xe9", b'"']], object)
+    scores = np.array([[np.nan, 0.1]], np.float32)
+    reply = write_classify(Classes(labels, scores, "x", Prediction({})))
+    assert reply.decode() == '{"results": [[["caf\ufffd", NaN], ["\\"", 0.1]]]}'
+    request = read_classify(json.dumps({"examples": [{"x": [1.5, 2.0]}]}).encode())
+    (example,) = request.examples
+    found = tf.train.Example.FromString(example).features.feature["x"]
+    assert list(found.float_list.value) == [1.5, 2.0]

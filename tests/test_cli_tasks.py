@@ -1,0 +1,109 @@
+"""The command line for a task: train, evaluate, predict, export, query."""
+
+import json
+import random
+
+import pytest
+
+from tests.tasks.tiny_cases import CASES
+from tfllm.cli import main
+
+WORDS = "--preset bert-tiny --num-layers 1 --embedding-dim 16 --num-heads 2 --vocab-size 120"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of `tfllm train --task`, from a file whose columns have other names."""
+    folder = tmp_path_factory.mktemp("cli")
+    rows = CASES["classification"].records()
+    random.Random(0).shuffle(rows)
+    lines = [json.dumps({"review_text": r["text"], "stars": r["label"]}) for r in rows]
+    (folder / "train.jsonl").write_text("\n".join(lines[:40]) + "\n")
+    (folder / "test.jsonl").write_text("\n".join(lines[40:]) + "\n")
+    command = f"train --task classification --data {folder}/train.jsonl --out {folder}/run {WORDS}"
+    command += f" --validation {folder}/test.jsonl --sequence-length 24 --steps 2 --batch-size 4"
+    command += " --precision float32 --columns text=review_text label=stars"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tfllm.training.worker_run.matmul_peak", lambda dtype: 1e9)
+        assert main(command.split()) == 0
+    return folder
+
+
+def test_train_tells_the_measures_on_the_validation_records(run, capsys):
+    capsys.readouterr()
+    assert main(["train", "--data", "x", "--out", str(run / "run"), "--resume"]) == 0
+    told = capsys.readouterr().out
+    assert "accuracy" in told and "macro F1" in told
+    assert "on 20 validation records" in told
+    assert json.loads((run / "run" / "run.json").read_text())["result"]["measures"]
+
+
+def test_evaluate_writes_every_answer(run, capsys):
+    capsys.readouterr()
+    command = ["evaluate", str(run / "run"), "--task", "classification", "--json"]
+    command += ["--data", str(run / "test.jsonl"), "--predictions", str(run / "answers.jsonl")]
+    assert main([*command, "--columns", "text=review_text", "label=stars"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["num_records"] == 20
+    names = [measure["name"] for measure in result["measures"]]
+    assert names == ["accuracy", "macro F1", "expected calibration error"]
+    lines = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
+    assert [set(line) >= {"text", "label", "prediction"} for line in lines] == [True] * 20
+    right = sum(line["prediction"]["label"] == line["label"] for line in lines) / 20
+    assert result["measures"][0]["value"] == pytest.approx(right)
+    assert main(command) == 1
+    assert "no column 'text'" in capsys.readouterr().err
+
+
+def test_predict_answers_a_record_or_files(run, capsys):
+    model = str(run / "run")
+    capsys.readouterr()
+    assert main(["predict", model, "text=a lovely = day"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert set(one["probabilities"]) == {"good", "bad", "odd, even"}
+    file = str(run / "test.jsonl")
+    assert main(["predict", model, file, "--columns", "text=review_text"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 20
+    assert main(["predict", model, "txt=a"]) == 1
+    assert "did you mean 'text'" in capsys.readouterr().err
+    assert main(["predict", model]) == 1
+    assert "name a record" in capsys.readouterr().err
+
+
+def test_an_exported_task_is_asked_by_its_signature(run, capsys):
+    from tfllm.serving import ModelServer
+
+    base = run / "served" / "stars"
+    assert main(["export", str(run / "run"), str(base)]) == 0
+    assert (run / "served" / "models.config").exists()
+    with ModelServer(run / "served", rest_port=0, grpc_port=None) as server:
+        capsys.readouterr()
+        command = ["query", "stars", "text=a lovely day", "text=poor", "--address"]
+        assert main([*command, server.rest_address, "--signature", "serving_default"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 2
+    assert rows[0]["labels"] and rows[0]["error"] == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--task nothing", "unknown task 'nothing'"),
+        ("--task classification --lora-rank 4", "trained whole"),
+        ("--task classification --columns text", "COLUMN=NAME"),
+        ("--task classification --columns txt=a", "did you mean 'text'"),
+        ("--task classification --records text", "received records"),
+        ("--task classification --model x/y --preset bert-tiny", "leave bert-tiny out"),
+        (
+            "--task classification --num-kv-heads 2 --columns text=review_text label=stars",
+            "unknown setting 'num_kv_heads'",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(run, capsys, tmp_path, words, message):
+    capsys.readouterr()
+    command = f"train --data {run}/train.jsonl --out {tmp_path}/run {words}"
+    assert main(command.split()) == 1
+    error = capsys.readouterr().err
+    assert message in error, error
+    assert not (tmp_path / "run" / "run.json").exists()

@@ -1,0 +1,38 @@
+"""Two workers train a task's model as one does, from the same examples."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.tasks.tiny_cases import CASES
+
+WORDS = "--preset bert-tiny --num-layers 1 --embedding-dim 16 --num-heads 2 --vocab-size 120"
+WORDS += " --dropout 0 --sequence-length 48 --batch-size 8 --steps 4 --precision float32"
+WORDS += " --learning-rate 1e-2 --validation-fraction 0.2 --validate-every 2"
+
+
+@pytest.mark.slow
+def test_two_workers_end_with_the_weights_of_one(tmp_path):
+    data = tmp_path / "data.jsonl"
+    rows = CASES["classification"].records()
+    rows[0]["text"] += " so" * 30  # the batches' widths differ, and the workers' with them
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, launch in (("one", []), ("two", ["launch", "--workers", "2", "--no-pin", "--"])):
+        command = [sys.executable, "-m", "tfllm.cli", *launch, "train", "--task", "classification"]
+        command += ["--data", str(data), "--out", str(tmp_path / name), *WORDS.split()]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
+        data = tmp_path / name / "data"  # a new vocabulary may break ties in another way
+    from tfllm.pretrained import load
+
+    one, two = (load(tmp_path / name / "model").model for name in ("one", "two"))
+    for here, there in zip(one.trainable_weights, two.trainable_weights, strict=True):
+        np.testing.assert_allclose(here.numpy(), there.numpy(), atol=2e-5, err_msg=here.path)
+    found = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("one", "two")]
+    assert found[0]["data"]["digest"] == found[1]["data"]["digest"]
+    assert found[1]["result"]["workers"] == 2
+    one, two = (run["result"]["validation_loss"] for run in found)
+    assert one == pytest.approx(two, abs=1e-4)

@@ -1,0 +1,258 @@
+"""Examples and preferences to sequences of tokens, each with what is learned of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfllm.config import ConfigError
+from tfllm.data.example_records import Example, read_example, read_preference
+from tfllm.data.example_tokenizing import ExampleJob, TokenizedExamples
+from tfllm.data.json_records import BadRecord, BadRecords, OnBad
+from tfllm.data.preparation_inputs import (
+    Division,
+    PreparationInputs,
+    empty_files,
+    expect_unchanged,
+    given_tokenizer,
+)
+from tfllm.data.record_kinds import Kind
+from tfllm.data.shards import ShardWriter, file_sha256
+from tfllm.data.sources import SourceFile, records
+from tfllm.data.splitting import document_hash
+from tfllm.data.tokenizing import count_processes, tokenize
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.base import Tokenizer
+
+_PLACES = 5
+"""that a note names"""
+
+
+class ExamplePreparation:
+    """Examples, or preferences, on their way to shards.
+
+    Raises:
+        ConfigError: no tokenizer is given.
+    """
+
+    def __init__(self, inputs: PreparationInputs, kind: Kind) -> None:
+        self.notes: list[str] = []
+        """what there is to say about the result"""
+        self._inputs = inputs
+        self._config = inputs.config
+        self._kind = kind
+        self._division = Division(inputs)
+        self._counts: list[int] = []
+        self._bad = BadRecords(inputs.config.skip_bad_records)
+        self._num_nothing = 0
+        self._nothing: list[str] = []
+        """where the first examples stand that have nothing to learn"""
+        path = inputs.config.tokenizer
+        if path is None:
+            raise ConfigError(
+                f"{'examples' if kind == 'examples' else 'preferences'} need the tokenizer of the "
+                f"model that is to learn from them ({inputs.all_files[0].path} holds such); set "
+                "tokenizer to the model's folder or its GGUF file. (To train a tokenizer and a "
+                "model from nothing, give text, and set records to text)"
+            )
+        self._tokenizer = given_tokenizer(path)
+        self._has_template = bool(self._tokenizer.settings.get("chat_template"))
+        if self._has_template:
+            from tfllm.tokenizers.chat_template import ChatTemplate
+
+            ChatTemplate.of(self._tokenizer)  # one that cannot be used is found before all else
+
+    def survey(self) -> None:
+        """Read everything once, and decide what is kept for validation.
+
+        Raises:
+            ValueError: a record is none, or there is none at all; or there are conversations, and
+                no chat template.
+        """
+        inputs, census = self._inputs, self._division.census
+        files = inputs.all_files
+        with inputs.bar(total=sum(f.num_bytes for f in files), desc="reading") as progress:
+            for i, file in enumerate(files):
+                before = census.num_documents
+                for example in self._read(file, self._bad, on_read=progress.update):
+                    self._expect_template(example)
+                    hashed = document_hash(example.key(), self._config.seed)
+                    self._division.add(hashed, example.size(), held_out=i < len(inputs.held_out))
+                self._counts.append(census.num_documents - before)
+        if census.num_documents == 0:
+            names = ", ".join(str(file.path) for file in files[:5])
+            raise ValueError(
+                f"there is no record in {names}{', ...' if len(files) > 5 else ''}"
+                + (f": {self._bad.note()}" if self._bad.count else "; name files that hold some")
+            )
+        self.notes += empty_files(files, self._counts)
+        self.notes += self._division.close("example")
+
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self._tokenizer
+
+    def write(self, folder: Path, dtype: str) -> dict[str, Any]:
+        """Write the shards; the splits' entries in the manifest.
+
+        Raises:
+            ValueError: the chat template refuses a conversation, nothing is left to learn, or the
+                files are not what `survey` read.
+        """
+        inputs, census = self._inputs, self._division.census
+        job = ExampleJob(self._tokenizer, self._has_template, dtype, self._config.seed)
+        writers = {
+            name: _SplitWriter(folder, name, dtype, self._config.shard_tokens)
+            for name in ("train", "validation")
+        }
+        num_processes = count_processes(self._config.num_processes, census.num_bytes)
+        num_bad, num_read = 0, 0
+        try:
+            with inputs.bar(total=census.num_bytes, desc="tokenizing") as progress:
+                for held_out, files in inputs.sides():
+                    # What is bad here was counted by `survey`.
+                    ignore = BadRecords(self._config.skip_bad_records)
+                    examples = (e for file in files for e in self._read(file, ignore))
+                    with closing(tokenize(examples, job, num_processes)) as batches:
+                        for batch in batches:
+                            for error in batch.bad:
+                                self._bad(error)
+                            num_bad, num_read = num_bad + len(batch.bad), num_read + batch.num_read
+                            self._num_nothing += len(batch.nothing)
+                            self._nothing += batch.nothing[: _PLACES + 1 - len(self._nothing)]
+                            mask = self._division.mask(batch.hashes, held_out=held_out)
+                            writers["train"].write(batch, ~mask)
+                            writers["validation"].write(batch, mask)
+                            progress.update(batch.num_read)
+            for writer in writers.values():
+                writer.close()
+        finally:
+            for writer in writers.values():
+                writer.abandon()
+        kept = sum(writer.num_documents for writer in writers.values())
+        expect_unchanged(census, kept + self._num_nothing + num_bad, num_read)
+        if not writers["train"].num_documents:
+            raise ValueError(self._why_nothing())
+        self.notes += self._bad.warn()
+        self.notes += self._warn_nothing()
+        return {name: writer.entry() for name, writer in writers.items()}
+
+    def sources(self) -> list[dict[str, Any]]:
+        """The files' entries in the manifest."""
+        counted = zip(self._inputs.all_files, self._counts, strict=True)
+        return [
+            {
+                **self._inputs.entry(file),
+                "num_documents": count,
+                "sha256": file_sha256(file.path),
+            }
+            for file, count in counted
+        ]
+
+    def extra(self) -> dict[str, Any]:
+        """What the manifest says of examples alone."""
+        return {"chat_template": self._has_template, "num_bad_records": self._bad.count}
+
+    def _read(self, file: SourceFile, on_bad: OnBad, **options: Any) -> Iterator[Example]:
+        for record in records(file, on_bad=on_bad, **options):
+            try:
+                if self._kind == "preference":
+                    yield read_preference(record)
+                else:
+                    yield read_example(record, self._config.text_field)
+            except BadRecord as error:
+                on_bad(error)
+
+    def _expect_template(self, example: Example) -> None:
+        if self._has_template or example.plain or example.text is not None:
+            return
+        raise ValueError(
+            f"{example.where} is a conversation, and the tokenizer {self._config.tokenizer} has no "
+            "chat template to write it with; take the tokenizer of a chat model, put a "
+            "chat_template.jinja beside it, or write prompt and response"
+        )
+
+    def _why_nothing(self) -> str:
+        bad = f" {self._bad.note()}." if self._bad.count else ""
+        if not self._num_nothing:
+            return f"no example is left to train on.{bad}"
+        lack = (
+            "both replies are the same"
+            if self._kind == "preference"
+            else "they have no words of the assistant, no response and no text"
+        )
+        return (
+            f"there is nothing to learn from: {self._num_nothing:,} examples were left out because "
+            f"{lack} ({_listed(self._nothing)}).{bad} Learned are the contents of messages whose "
+            "role is assistant, responses, and texts"
+        )
+
+    def _warn_nothing(self) -> list[str]:
+        if not self._num_nothing:
+            return []
+        one = self._num_nothing == 1
+        note = (
+            f"{self._num_nothing:,} example{' has' if one else 's have'} nothing to learn from and "
+            f"{'was' if one else 'were'} left out: {_listed(self._nothing)}"
+        )
+        warnings.warn(note, UserWarning, stacklevel=4)  # the caller of `prepare`
+        return [note]
+
+
+class _SplitWriter:
+    """Writes the three streams of a split: ids, what is learned, and where examples end."""
+
+    def __init__(self, folder: Path, split: str, dtype: str, shard_tokens: int) -> None:
+        self.num_documents = 0
+        self._num_bytes = 0
+        self._num_learned = 0
+        self._tokens = ShardWriter(folder, split, dtype, shard_tokens)
+        self._learned = ShardWriter(folder, f"{split}-learned", "uint8", shard_tokens)
+        self._index = ShardWriter(folder, f"{split}-index", "uint32", shard_tokens)
+
+    def write(self, batch: TokenizedExamples, mask: np.ndarray) -> None:
+        """Append the examples that `mask` (bool [examples]) names."""
+        if not mask.any():
+            return
+        of_sequence = np.repeat(mask, len(batch.index) // len(mask))
+        of_token = np.repeat(of_sequence, batch.index[:, 0].astype(np.int64))
+        learned = batch.learned[of_token]
+        self._tokens.write(batch.tokens[of_token])
+        self._learned.write(learned)
+        self._index.write(batch.index[of_sequence].reshape(-1))
+        self.num_documents += int(mask.sum())
+        self._num_bytes += int(batch.num_bytes[mask].sum())
+        self._num_learned += int(learned.sum())
+
+    def close(self) -> None:
+        for writer in (self._tokens, self._learned, self._index):
+            writer.close()
+
+    def abandon(self) -> None:
+        for writer in (self._tokens, self._learned, self._index):
+            writer.abandon()
+
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of the split."""
+        streams = {"shards": self._tokens, "learned": self._learned, "index": self._index}
+        return {
+            "num_tokens": self._tokens.num_tokens,
+            "num_learned": self._num_learned,
+            "num_documents": self.num_documents,
+            "num_bytes": self._num_bytes,
+            **{
+                name: [dataclasses.asdict(shard) for shard in writer.shards]
+                for name, writer in streams.items()
+            },
+        }
+
+
+def _listed(places: list[str]) -> str:
+    return "; ".join(places[:_PLACES]) + ("; ..." if len(places) > _PLACES else "")

@@ -1,0 +1,116 @@
+"""The loss of whole documents, for measures that compare models on the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfllm.evaluation.likelihood_measures import bits_per_byte, perplexity
+from tfllm.evaluation.measures import Measure
+from tfllm.generation.causal_lm_decoder import CausalLMDecoder
+from tfllm.generation.decoding import Decoder
+from tfllm.models.causal_lm import CausalLM
+from tfllm.tokenizers.base import Tokenizer
+
+
+class DocumentLosses(NamedTuple):
+    """Of each document."""
+
+    losses: np.ndarray
+    """float64 `[N]`: sum of -log p over its tokens, natural logarithm"""
+    num_tokens: np.ndarray
+    """int64 `[N]`"""
+    num_bytes: np.ndarray
+    """int64 `[N]`: its text in UTF-8"""
+
+    def measures(self) -> list[Measure]:
+        """Perplexity and bits per byte."""
+        return [
+            perplexity(self.losses, self.num_tokens),
+            bits_per_byte(self.losses, self.num_bytes),
+        ]
+
+
+def document_losses(
+    model: CausalLM | Decoder,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    sequence_length: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 8,
+) -> DocumentLosses:
+    """How well a model foretells each text, every token of it, the first one from the begin token.
+
+    A text longer than `sequence_length` is taken in windows that overlap; a token counts in the
+    first window that has it. An end token is not foretold, so that any model of the same text can
+    be compared.
+
+    Args:
+        model: the model, or what generation sees of one.
+        tokenizer: of the model.
+        texts: documents, none of them empty.
+        sequence_length: tokens in a window, best what the model was trained with: it foretells
+            worse at places that it never saw. Default: the model's context, at most 1,024.
+        stride: tokens that a window goes further; default: half of `sequence_length`, so that a
+            token sees at least that many before it, or all there are.
+        batch_size: windows at once.
+
+    Raises:
+        ValueError: a text is empty, or a length is out of range.
+    """
+    decoder = CausalLMDecoder(model) if isinstance(model, CausalLM) else model
+    length = min(decoder.context, 1024) if sequence_length is None else sequence_length
+    step = max(length // 2, 1) if stride is None else stride
+    if not 1 <= length <= decoder.context:
+        raise ValueError(
+            f"sequence_length must be from 1 to the model's context ({decoder.context}); "
+            f"received {length}"
+        )
+    if not 1 <= step <= length:
+        raise ValueError(f"stride must be from 1 to sequence_length ({length}); received {step}")
+    begin = tokenizer.encode("")
+    start = begin[0] if begin else tokenizer.end_token_id
+    rows, num_tokens = [], []
+    for number, text in enumerate(texts):
+        ids = tokenizer.encode(text, add_special=False, parse_special=False)
+        if not ids:
+            raise ValueError(f"a text must not be empty; text {number + 1} is: leave it out")
+        num_tokens.append(len(ids))
+        rows += list(_windows(number, [start, *ids], length, step))
+
+    @tf.function(reduce_retracing=True)
+    def losses_of(token_ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        return decoder.token_losses(token_ids, labels)
+
+    sums = np.zeros(len(texts))
+    for at in range(0, len(rows), batch_size):
+        batch = rows[at : at + batch_size]
+        padded = np.zeros((batch_size, length + 1), np.int32)
+        for i, (_, window, _) in enumerate(batch):
+            padded[i, : len(window)] = window
+        losses = losses_of(tf.constant(padded[:, :-1]), tf.constant(padded[:, 1:])).numpy()
+        for i, (number, window, known) in enumerate(batch):
+            sums[number] += losses[i, known : len(window) - 1].sum(dtype=np.float64)
+    return DocumentLosses(
+        sums,
+        np.asarray(num_tokens, np.int64),
+        np.asarray([len(text.encode()) for text in texts], np.int64),
+    )
+
+
+def _windows(
+    number: int, ids: Sequence[int], length: int, step: int
+) -> list[tuple[int, Sequence[int], int]]:
+    """(document, its tokens from a place on, how many of the losses were counted before)."""
+    windows, counted = [], 0
+    begin = 0
+    while counted < len(ids) - 1:
+        window = ids[begin : begin + length + 1]
+        windows.append((number, window, counted - begin))
+        counted = begin + len(window) - 1
+        begin += step
+    return windows

@@ -1,0 +1,16 @@
+"""Published tests of language models: choices, answers that must match, programs that must work."""
+
+from tfllm.evaluation.harness.by_name import HARNESSES, run_harness
+from tfllm.evaluation.harness.exact_match import exact_match
+from tfllm.evaluation.harness.harness import HarnessResult
+from tfllm.evaluation.harness.humaneval import humaneval
+from tfllm.evaluation.harness.multiple_choice import multiple_choice
+
+__all__ = [
+    "HARNESSES",
+    "HarnessResult",
+    "exact_match",
+    "humaneval",
+    "multiple_choice",
+    "run_harness",
+]

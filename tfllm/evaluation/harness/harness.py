@@ -1,0 +1,104 @@
+"""What the harnesses have in common: what they ask of a model, and what they give back."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from tfllm.data.table_records import Column, Record, Source, read_table
+from tfllm.evaluation.measured import Measured, measured
+from tfllm.evaluation.measures import Measure
+
+
+class GeneratesText(Protocol):
+    """`TextGeneration`, or the `Client` of a served one."""
+
+    def generate(self, prompts: Any, **options: Any) -> Any:
+        """Continuations of a list of texts; options are fields of `GenerationConfig`."""
+
+
+class ScoresText(Protocol):
+    """`TextGeneration`, or the `Client` of a served one."""
+
+    def score(self, texts: Any) -> Any:
+        """Of each of a list of texts a dictionary with `log_prob` and `num_tokens`."""
+
+
+@dataclass(frozen=True)
+class HarnessResult:
+    """What a harness measured."""
+
+    harness: str
+    measures: list[Measure]
+    predictions: list[dict[str, Any]]
+    """of each record: what it was, what the model said, and whether that was right"""
+
+    def measured(self) -> list[Measured]:
+        """Each measure with its interval."""
+        return measured(self.measures)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the predictions, a JSON object a line; the file appears whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            with open(new, "w", encoding="utf-8") as file:
+                for prediction in self.predictions:
+                    print(json.dumps(prediction, ensure_ascii=False), file=file)
+            os.replace(new, path)
+        finally:
+            new.unlink(missing_ok=True)
+        return path
+
+
+def read_records(
+    data: Source | Sequence[Mapping[str, Any]], columns: Mapping[str, Column], limit: int = 0
+) -> list[Record]:
+    """Records of files, or those that are given, by the names of `columns`.
+
+    Args:
+        data: files as `read_table` takes them, or records with the columns' own names.
+        columns: what a record has.
+        limit: the first so many; 0: all.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a column is missing, or there is no record.
+    """
+    if limit < 0:
+        raise ValueError(f"limit must be at least 0 (0: all records); received {limit}")
+    if isinstance(data, list | tuple) and all(isinstance(record, Mapping) for record in data):
+        records = [Record(record, f"record {i}") for i, record in enumerate(data, 1)]
+        for record in records:
+            missing = [n for n, column in columns.items() if column.required and n not in record]
+            if missing:
+                raise ValueError(f"{record.where} must have {missing}; it has {list(record)}")
+        if not records:
+            raise ValueError("there must be at least one record; received none")
+    else:
+        records = read_table(cast(Source, data), columns).records
+    return records[: limit or None]
+
+
+def in_batches(
+    texts: Sequence[str], answer: Any, batch_size: int, *, longest_first: bool = True
+) -> list[Any]:
+    """What `answer` gives for each text, asked for batches of texts of like length.
+
+    The longest come first: what does not fit, into the context or the memory, is told at once.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; received {batch_size}")
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=longest_first)
+    answers: list[Any] = [None] * len(texts)
+    for begin in range(0, len(order), batch_size):
+        places = order[begin : begin + batch_size]
+        for place, given in zip(places, answer([texts[i] for i in places]), strict=True):
+            answers[place] = given
+    return answers

@@ -1,0 +1,161 @@
+"""Measures of labels: one a text, with its probability, or of spans."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfllm.evaluation.measures import Measure, check_lengths, divide, mean, of_sums
+
+
+def accuracy(references: Sequence[Hashable], predictions: Sequence[Hashable]) -> Measure:
+    """The share of predictions that are right.
+
+    Args:
+        references: the true labels.
+        predictions: as many; None where there is none, which counts as wrong.
+    """
+    check_lengths(references, predictions)
+    return mean("accuracy", [r == p for r, p in zip(references, predictions, strict=True)])
+
+
+def macro_f1(references: Sequence[Hashable], predictions: Sequence[Hashable]) -> Measure:
+    """The mean over labels of the harmonic mean of precision and recall.
+
+    The labels are those that are a reference or a prediction of the examples at hand, as
+    scikit-learn has it: a label that a resample misses is not counted as 0 there.
+
+    Args:
+        references: the true labels.
+        predictions: as many; None where there is none, which is a miss of the true label.
+    """
+    check_lengths(references, predictions)
+    labels = _labels(references, predictions)
+    true, given = _indices(references, labels), _indices(predictions, labels)
+    every = np.arange(len(labels))
+    hits = (true[:, None] == every) & (given[:, None] == every)
+    # Twice the hits, over references and predictions: the same as 2PR / (P + R).
+    sizes = (true[:, None] == every).astype(np.float64) + (given[:, None] == every)
+    num = len(labels)
+
+    def combine(sums: np.ndarray) -> np.ndarray:
+        f1 = divide(2 * sums[:, :num], sums[:, num:])
+        return divide(f1.sum(1), (sums[:, num:] > 0).sum(1))
+
+    return of_sums("macro F1", np.concatenate([hits, sizes], 1), combine)
+
+
+def calibration_error(
+    references: Sequence[Hashable],
+    predictions: Sequence[Hashable],
+    confidences: Sequence[float],
+    *,
+    num_bins: int = 15,
+) -> Measure:
+    """How far confidence is from accuracy, in bins of equal width (Guo et al., 2017).
+
+    Args:
+        references: the true labels.
+        predictions: as many; None where there is none, which is wrong.
+        confidences: the probability that each prediction was given, 0 to 1.
+        num_bins: a bin holds the probabilities above its lower end, up to its upper one.
+
+    Raises:
+        ValueError: a confidence is no probability.
+    """
+    check_lengths(references, predictions)
+    check_lengths(references, confidences)
+    correct = [r == p for r, p in zip(references, predictions, strict=True)]
+    given = np.asarray(confidences, np.float64)
+    wrong = given[~((given >= 0) & (given <= 1 + 1e-6))]  # a softmax in float32 may round up
+    if len(wrong):
+        raise ValueError(
+            f"confidences must be probabilities, 0 to 1; received {wrong[:3].tolist()}"
+        )
+    bins = np.clip(np.ceil(given * num_bins).astype(int) - 1, 0, num_bins - 1)
+    gaps = np.zeros((len(given), num_bins))
+    gaps[np.arange(len(given)), bins] = given - np.asarray(correct, np.float64)
+    statistics = np.concatenate([gaps, np.ones((len(given), 1))], 1)
+    return of_sums(
+        "expected calibration error",
+        statistics,
+        lambda sums: np.abs(sums[:, :-1]).sum(1) / sums[:, -1],
+        note=f"{num_bins} bins of equal width",
+        higher_is_better=False,
+    )
+
+
+def span_f1(
+    references: Sequence[Collection[Hashable]], predictions: Sequence[Collection[Hashable]]
+) -> Measure:
+    """F1 over all spans of all texts; a span is right if its two ends and its label are.
+
+    Args:
+        references: of each text its spans, such as (begin, end, label); a repeated one counts once.
+        predictions: the same.
+    """
+    return _spans(
+        "span F1", references, predictions, lambda s: divide(2 * s[:, 0], s[:, 1] + s[:, 2])
+    )
+
+
+def span_precision(
+    references: Sequence[Collection[Hashable]], predictions: Sequence[Collection[Hashable]]
+) -> Measure:
+    """The share of predicted spans that are right; 0 where none is predicted."""
+    return _spans("span precision", references, predictions, lambda s: divide(s[:, 0], s[:, 1]))
+
+
+def span_recall(
+    references: Sequence[Collection[Hashable]], predictions: Sequence[Collection[Hashable]]
+) -> Measure:
+    """The share of true spans that are found; 0 where there is none."""
+    return _spans("span recall", references, predictions, lambda s: divide(s[:, 0], s[:, 2]))
+
+
+def confusion_matrix(
+    references: Sequence[Hashable], predictions: Sequence[Hashable], labels: Sequence[Hashable]
+) -> np.ndarray:
+    """How often each label was given for each true one.
+
+    Args:
+        references: the true labels, all of `labels`.
+        predictions: as many; one that is none of `labels` (None: no prediction) is left out.
+        labels: their order.
+
+    Returns:
+        int64 `[L, L]`, rows the true labels, columns the predicted ones.
+
+    Raises:
+        ValueError: a true label is none of `labels`.
+    """
+    check_lengths(references, predictions)
+    unknown = sorted({str(r) for r in references if r not in set(labels)})
+    if unknown:
+        raise ValueError(
+            f"references must be among the labels {list(labels)}; received {unknown[:5]}"
+        )
+    true, given = _indices(references, labels), _indices(predictions, labels)
+    counts = np.zeros((len(labels), len(labels)), np.int64)
+    np.add.at(counts, (true[given >= 0], given[given >= 0]), 1)
+    return counts
+
+
+def _spans(name: str, references: Any, predictions: Any, combine: Any) -> Measure:
+    check_lengths(references, predictions)
+    pairs = [(set(r), set(p)) for r, p in zip(references, predictions, strict=True)]
+    rows = [(len(r & p), len(p), len(r)) for r, p in pairs]
+    return of_sums(name, np.asarray(rows, np.float64).reshape(-1, 3), combine)
+
+
+def _labels(*of: Sequence[Hashable]) -> list[Hashable]:
+    """In the order of their first occurrence."""
+    return list(dict.fromkeys(label for labels in of for label in labels if label is not None))
+
+
+def _indices(given: Sequence[Hashable], labels: Sequence[Hashable]) -> np.ndarray:
+    """int64 `[N]`; -1 for what is none of the labels."""
+    places = {label: i for i, label in enumerate(labels)}
+    return np.asarray([places.get(label, -1) for label in given], np.int64)

@@ -1,0 +1,208 @@
+"""Measures of generated text against a reference: translations, summaries, answers, lines."""
+
+from __future__ import annotations
+
+import collections
+import string
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import regex
+
+from tfllm.evaluation.measures import Measure, check_lengths, mean, of_sums
+
+References = Sequence[str] | Sequence[Sequence[str]]
+"""of each example its reference, or several of which any is right"""
+
+
+def bleu(references: References, predictions: Sequence[str], *, tokenize: str = "13a") -> Measure:
+    """BLEU of the whole corpus (Papineni et al., 2002), 0 to 100, as sacrebleu computes it.
+
+    Args:
+        references: one or several of each example, as many for each.
+        predictions: one of each example.
+        tokenize: sacrebleu's tokenizer: "13a", "zh", "char", "intl", ...
+
+    Raises:
+        ImportError: sacrebleu is not installed.
+    """
+    metric = _sacrebleu().BLEU(tokenize=tokenize)
+    return _of_sacrebleu("BLEU", metric, references, predictions)
+
+
+def chrf(references: References, predictions: Sequence[str], *, word_order: int = 0) -> Measure:
+    """chrF of the whole corpus (Popović, 2015), 0 to 100, as sacrebleu computes it.
+
+    Args:
+        references: one or several of each example, as many for each.
+        predictions: one of each example.
+        word_order: 2 for chrF++.
+
+    Raises:
+        ImportError: sacrebleu is not installed.
+    """
+    metric = _sacrebleu().CHRF(word_order=word_order)
+    return _of_sacrebleu("chrF" + "+" * word_order, metric, references, predictions)
+
+
+def rouge(
+    references: Sequence[str],
+    predictions: Sequence[str],
+    *,
+    kinds: Sequence[str] = ("rouge1", "rouge2", "rougeL"),
+    use_stemmer: bool = True,
+    tokenizer: Callable[[str], list[str]] | None = None,
+) -> list[Measure]:
+    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004), 0 to 100, as rouge-score computes it.
+
+    Args:
+        references: one of each example.
+        predictions: as many.
+        kinds: names of rouge-score.
+        use_stemmer: Porter's, for English.
+        tokenizer: text to tokens; default: runs of a-z and 0-9 in lower case, which leaves nothing
+            of Chinese.
+
+    Raises:
+        ImportError: rouge-score is not installed.
+    """
+    check_lengths(references, predictions)
+    try:
+        from rouge_score import rouge_scorer
+    except ImportError as error:
+        raise _missing("ROUGE", "rouge-score", error) from error
+
+    class Tokens:
+        def tokenize(self, text: str) -> list[str]:
+            assert tokenizer is not None
+            return tokenizer(text)
+
+    scorer = rouge_scorer.RougeScorer(
+        list(kinds), use_stemmer=use_stemmer, tokenizer=Tokens() if tokenizer else None
+    )
+    scores = [scorer.score(r, p) for r, p in zip(references, predictions, strict=True)]
+    note = "F1, " + (
+        "own tokenizer" if tokenizer else "Porter stemmer" if use_stemmer else "no stemmer"
+    )
+    return [
+        mean(
+            f"ROUGE-{kind.removeprefix('rouge')}",
+            [100 * score[kind].fmeasure for score in scores],
+            note=note,
+        )
+        for kind in kinds
+    ]
+
+
+def exact_match(references: References, predictions: Sequence[str]) -> Measure:
+    """The share of answers that are a reference, after SQuAD's normalisation, 0 to 100.
+
+    Args:
+        references: of each example one answer or several; an empty one means: no answer.
+        predictions: as many.
+    """
+    check_lengths(references, predictions)
+    return mean("exact match", [
+        100.0 * any(normalized(r) == normalized(p) for r in _several(given))
+        for given, p in zip(references, predictions, strict=True)
+    ])  # fmt: skip
+
+
+def token_f1(references: References, predictions: Sequence[str]) -> Measure:
+    """Mean over examples of the F1 between the words of answer and best reference, 0 to 100.
+
+    As SQuAD 2.0 has it: where either is empty after normalisation, 1 if both are, else 0.
+
+    Args:
+        references: of each example one answer or several; an empty one means: no answer.
+        predictions: as many.
+    """
+    check_lengths(references, predictions)
+    return mean("F1", [
+        100.0 * max(_word_f1(r, p) for r in _several(given))
+        for given, p in zip(references, predictions, strict=True)
+    ])  # fmt: skip
+
+
+def next_line_match(references: Sequence[str], predictions: Sequence[str]) -> Measure:
+    """The share of completions whose first line is the reference's, 0 to 100.
+
+    White space at the end of a line does not count; at its begin it does, as in Python.
+
+    Args:
+        references: what follows; of it the first line.
+        predictions: as many; of each the first line.
+    """
+    check_lengths(references, predictions)
+    return mean("exact match of the next line", [
+        100.0 * (first_line(r) == first_line(p))
+        for r, p in zip(references, predictions, strict=True)
+    ])  # fmt: skip
+
+
+def first_line(text: str) -> str:
+    """Up to the end of the line, without white space there."""
+    return text.split("\n", 1)[0].rstrip()
+
+
+def normalized(answer: str) -> str:
+    """Lower case, without ASCII punctuation and English articles, words parted by one space.
+
+    The normalisation of SQuAD's evaluation (Rajpurkar et al., 2016).
+    """
+    plain = "".join(c for c in answer.lower() if c not in string.punctuation)
+    return " ".join(regex.sub(r"\b(a|an|the)\b", " ", plain).split())
+
+
+def _word_f1(reference: str, prediction: str) -> float:
+    true, given = normalized(reference).split(), normalized(prediction).split()
+    if not true or not given:
+        return float(true == given)
+    common = sum((collections.Counter(true) & collections.Counter(given)).values())
+    return 2 * common / (len(true) + len(given))
+
+
+def _several(given: str | Sequence[str]) -> Sequence[str]:
+    if isinstance(given, str):
+        return [given]
+    if not given:
+        raise ValueError('an example must have at least one reference ("" for no answer); it has 0')
+    return given
+
+
+def _of_sacrebleu(
+    name: str, metric: Any, references: References, predictions: Sequence[str]
+) -> Measure:
+    check_lengths(references, predictions)
+    several = [list(_several(given)) for given in references]
+    if len({len(given) for given in several}) > 1:
+        raise ValueError(
+            f"{name} needs as many references for each example; received "
+            f"{sorted({len(given) for given in several})}"
+        )
+    if not several:
+        return Measure(name, 0, lambda indices: 0.0)
+    # What sacrebleu's own bootstrap resamples: the counts of each sentence.
+    columns = [list(column) for column in zip(*several, strict=True)]
+    statistics = metric._extract_corpus_statistics(list(predictions), columns)
+
+    def combine(sums: np.ndarray) -> np.ndarray:
+        return np.asarray([metric._aggregate_and_compute([row.tolist()]).score for row in sums])
+
+    return of_sums(name, statistics, combine, note=metric.get_signature().format())
+
+
+def _sacrebleu() -> Any:
+    try:
+        from sacrebleu import metrics
+    except ImportError as error:
+        raise _missing("BLEU and chrF", "sacrebleu", error) from error
+    return metrics
+
+
+def _missing(what: str, package: str, error: ImportError) -> ImportError:
+    return ImportError(
+        f"{what}: {package} is needed and cannot be imported ({error}); install the extra: "
+        "pip install 'tfllm[evaluate]'"
+    )

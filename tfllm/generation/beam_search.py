@@ -1,0 +1,418 @@
+"""Beam search: the likeliest whole texts that a beam of a few unfinished ones finds.
+
+Each step keeps the K likeliest continuations of a row's K unfinished texts. A text is complete at
+an end token, or when it has as many tokens as its row may get, if it is then among the row's K
+likeliest candidates; the best complete texts are the result.
+
+A text of n tokens (its end token counts) with the log-probability S, the sum of its tokens', has
+the score S / n^length_penalty, as in `transformers`. Nothing is renormalised: S is what the
+model's forward pass says.
+
+**When a row is done.** A log-probability is never above 0, so S only falls as a text grows. A text
+that goes on from an unfinished one of t tokens, with sum S <= 0, gets n tokens, t < n <= limit, and
+a sum of at most S. For a penalty a >= 0, n^a is largest at n = limit, so its score is at most
+S / limit^a; for a < 0, n^a is largest at n = t + 1, so it is at most S / (t + 1)^a. Both bounds
+rise with S: that of the likeliest unfinished text bounds whatever the row can still find, and all
+its later unfinished texts go on from those of now. When the row's last wanted complete text has a
+score that is no less, no step can change the result, and the row stops.
+
+Shape letters: B rows, K beams of a row, N texts that are wanted of a row, T tokens, V vocabulary,
+E end tokens, C candidates of a row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfllm.config import ConfigError
+from tfllm.generation.decoding import (
+    LENGTH,
+    RUNNING,
+    STOP,
+    Decoder,
+    DecodingState,
+    NextLogits,
+    first_room,
+    more_room,
+    most_new_tokens,
+)
+from tfllm.generation.repeated_ngrams import RightAligned, without_repeats
+
+_NEVER = -math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamOptions:
+    """How a beam search goes. The shapes of its results depend on `width` and `num_best`."""
+
+    width: int = 4
+    """unfinished texts of each row; 1 is greedy decoding, which stops at its first complete text"""
+    num_best: int | None = None
+    """texts that a result has of each row, at most `width`; None: `width`"""
+    num_wanted: tf.Tensor | None = None
+    """int32 `[B]`: those that a row's search goes on for, 1 to `num_best`: fewer are found sooner,
+    and the others may not be the best there are. None: all"""
+    length_penalty: float | tf.Tensor = 1.0
+    """a score is divided by the number of tokens to this power; 0: the log-probability itself;
+    above 1 favours long texts. Or float32 `[B]`"""
+    no_repeat_ngram_size: int = 0
+    """no text has a sequence of so many tokens twice, the prompt that it continues included; end
+    tokens are free. 0: all sequences are allowed"""
+    early_stopping: bool = False
+    """stop a row at its `width`-th complete text, whether or not a better one can follow"""
+
+    def __post_init__(self) -> None:
+        best = self.width if self.num_best is None else self.num_best
+        object.__setattr__(self, "num_best", best)
+        if self.width < 1:
+            raise ConfigError(f"width must be at least 1; received {self.width}")
+        if not 1 <= best <= self.width:
+            raise ConfigError(
+                f"num_best must lie between 1 and the width, {self.width}; received {best}"
+            )
+        if self.no_repeat_ngram_size < 0:
+            raise ConfigError(
+                "no_repeat_ngram_size must be at least 0 (0: all n-grams are allowed); received "
+                f"{self.no_repeat_ngram_size}"
+            )
+        if isinstance(self.length_penalty, float) and not math.isfinite(self.length_penalty):
+            raise ConfigError(
+                f"length_penalty must be a finite number; received {self.length_penalty}"
+            )
+
+
+class BeamResult(NamedTuple):
+    """The best texts of each row, the best first."""
+
+    token_ids: tf.Tensor
+    """int32 `[B, N, T]`, without end tokens; what is behind a text's length means nothing"""
+    lengths: tf.Tensor
+    """int32 `[B, N]`"""
+    scores: tf.Tensor
+    """float32 `[B, N]`; minus infinity where fewer texts were found"""
+    log_probs: tf.Tensor
+    """float32 `[B, N]`: natural logarithm of the text's probability, its end token's included"""
+    ends: tf.Tensor
+    """int32 `[B, N]`: STOP at an end token, LENGTH at the row's limit"""
+
+
+class _Beams(NamedTuple):
+    """All there is between two tokens."""
+
+    decoding: DecodingState
+    """of B * K rows"""
+    log_probs: tf.Tensor
+    """float32 `[B, K]`: of the unfinished texts; minus infinity for a beam that there is not"""
+    token_ids: tf.Tensor
+    """int32 `[B, K, T]`"""
+    best: BeamResult
+    num_complete: tf.Tensor
+    """int32 `[B]`"""
+
+
+def beam_search(
+    decoder: Decoder,
+    prompts: tf.RaggedTensor,
+    limits: tf.Tensor,
+    options: BeamOptions,
+    *,
+    end_token_ids: tf.Tensor,
+) -> BeamResult:
+    """Search the best texts of each prompt.
+
+    Args:
+        decoder: the model.
+        prompts: int32 `[B, (P)]`, each with at least one token; no longer than the model takes.
+        limits: int32 `[B]`: the most tokens a text may get, its end token included; 0 for a row
+            that is to do nothing, whose scores are minus infinity.
+        options: of all rows.
+        end_token_ids: int32 `[E]`, E static: a text that chooses one of them is complete.
+    """
+    lengths = tf.cast(prompts.row_lengths(), tf.int32)
+    limits = tf.minimum(limits, most_new_tokens(decoder, lengths))
+    search = _Search(decoder, prompts, limits, options, end_token_ids)
+
+    def running(beams: _Beams) -> tf.Tensor:
+        return tf.reduce_any(beams.decoding.ends == RUNNING)
+
+    def has_room(beams: _Beams) -> tf.Tensor:
+        return decoder.has_room(beams.decoding) & search.has_room(beams)
+
+    def until_full(beams: _Beams) -> tuple[_Beams]:
+        decoding = beams.decoding
+        roomy = beams._replace(decoding=decoding._replace(memory=decoder.with_room(decoding)))
+        return tf.while_loop(
+            lambda beams: running(beams) & has_room(beams),
+            lambda beams: (search.advance(beams, decoder.step(beams.decoding)),),
+            (search.with_room(roomy),),
+            parallel_iterations=1,
+        )
+
+    beams = search.begin()
+    (beams,) = tf.while_loop(running, until_full, (beams,), parallel_iterations=1)
+    most = tf.reduce_max(tf.pad(tf.reshape(beams.best.lengths, [-1]), [[0, 1]]))
+    return beams.best._replace(token_ids=beams.best.token_ids[:, :, :most])
+
+
+class _Search:
+    """The functions of the loop, and what they share."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: tf.RaggedTensor,
+        limits: tf.Tensor,
+        options: BeamOptions,
+        end_token_ids: tf.Tensor,
+    ) -> None:
+        self.decoder = decoder
+        self.prompts = prompts
+        self.limits = limits
+        self.options = options
+        self.width = options.width
+        self.end_token_ids = end_token_ids
+        self.batch = tf.shape(limits)[0]
+        penalty = tf.broadcast_to(tf.cast(options.length_penalty, tf.float32), [self.batch])
+        self.penalty = penalty[:, tf.newaxis]
+        self.ngram = options.no_repeat_ngram_size
+        self.context: RightAligned | None = None
+        if self.ngram and decoder.continues_prompts:
+            self.context = RightAligned.of(prompts)
+
+    # ------------------------------------------------------------------ the loop's parts
+
+    def begin(self) -> _Beams:
+        """Run the prompts through the model and choose the first tokens."""
+        batch, width, best = self.batch, self.width, self.options.num_best
+        lengths = tf.cast(self.prompts.row_lengths(), tf.int32)
+        state = DecodingState(
+            memory=(),
+            prompt_lengths=lengths,
+            limits=self.limits,
+            step=tf.zeros([batch], tf.int32),
+            token=tf.gather(self.prompts.flat_values, self.prompts.row_splits[1:] - 1),
+            counts=tf.zeros([batch], tf.int32),
+            ends=tf.where(self.limits > 0, RUNNING, LENGTH),
+            seen=(),
+            text=(),
+        )
+        given = self.decoder.begin(state, self.prompts)
+
+        def of_beams(tensor: tf.Tensor | None) -> tf.Tensor | None:
+            return None if tensor is None else tf.repeat(tensor, width, axis=0)
+
+        fields = {n: of_beams(t) for n, t in state._asdict().items() if isinstance(t, tf.Tensor)}
+        memory = self.decoder.repeated(given.memory, width)
+        room = first_room(self.limits)
+        beams = _Beams(
+            decoding=state._replace(memory=memory, **fields),
+            log_probs=tf.one_hot(tf.zeros([batch], tf.int32), width, 0.0, _NEVER),
+            token_ids=_shaped(tf.zeros(tf.stack([batch, width, room]), tf.int32), width),
+            best=BeamResult(
+                _shaped(tf.zeros(tf.stack([batch, best, room]), tf.int32), best),
+                tf.zeros([batch, best], tf.int32),
+                tf.fill([batch, best], _NEVER),
+                tf.fill([batch, best], _NEVER),
+                tf.fill([batch, best], LENGTH),
+            ),
+            num_complete=tf.zeros([batch], tf.int32),
+        )
+        logits, taken = of_beams(given.logits), of_beams(given.taken)
+        return self.advance(beams, NextLogits(memory, logits, taken))
+
+    def has_room(self, beams: _Beams) -> tf.Tensor:
+        """Whether the texts have a place for the next token."""
+        running = beams.decoding.ends == RUNNING
+        most = tf.reduce_max(tf.where(running, beams.decoding.step, 0))
+        return most < tf.shape(beams.token_ids)[2]
+
+    def with_room(self, beams: _Beams) -> _Beams:
+        """With places for more tokens, if there is none for the next."""
+        room = tf.shape(beams.token_ids)[2]
+        more = tf.where(self.has_room(beams), 0, more_room(room, self.limits))
+        padding = tf.pad(tf.reshape(more, [1, 1]), [[2, 0], [1, 0]])
+
+        def longer(ids: tf.Tensor) -> tf.Tensor:
+            return _shaped(tf.pad(ids, padding), ids.shape[1])
+
+        best = beams.best._replace(token_ids=longer(beams.best.token_ids))
+        return beams._replace(token_ids=longer(beams.token_ids), best=best)
+
+    def advance(self, beams: _Beams, given: NextLogits) -> _Beams:
+        """Choose each row's next beams from what the decoder gives."""
+        width, decoding = self.width, beams.decoding
+        step = self._of_rows(decoding.step)[:, tf.newaxis]
+        taken = decoding.ends == RUNNING
+        if given.taken is not None:
+            taken &= given.taken
+        taken = self._of_rows(taken)
+        log_probs, parents, tokens = self._candidates(beams, given.logits)
+        is_end = tf.reduce_any(tokens[..., tf.newaxis] == self.end_token_ids, -1)
+        complete = is_end | (step + 1 >= self.limits[:, tf.newaxis])
+
+        best, num_complete = self._with_complete(
+            beams, taken, step, log_probs, parents, tokens, is_end, complete
+        )
+        kept, place = tf.math.top_k(tf.where(complete, _NEVER, log_probs), width)
+        own = tf.range(width)[tf.newaxis]
+        taken = taken[:, tf.newaxis]
+        parents = tf.where(taken, tf.gather(parents, place, batch_dims=1), own)
+        tokens = tf.gather(tokens, place, batch_dims=1)
+        token_ids = _appended(beams.token_ids, parents, step, tokens)
+        token_ids = _shaped(tf.where(taken[:, tf.newaxis], token_ids, beams.token_ids), width)
+        kept = tf.where(taken, kept, beams.log_probs)
+        step += tf.cast(taken, tf.int32)
+        done = self._done(kept[:, :1], step, best, num_complete) | (self.limits == 0)
+        ends = tf.where(done, STOP, RUNNING)
+
+        def of_beams(rows: tf.Tensor) -> tf.Tensor:
+            return tf.repeat(rows, width, axis=0)
+
+        flat_parents = tf.reshape(parents + tf.range(self.batch)[:, tf.newaxis] * width, [-1])
+        swapped = tf.reduce_any((parents != own) & (kept > _NEVER) & taken)
+        memory = tf.cond(
+            swapped,
+            lambda: self.decoder.reordered(given.memory, flat_parents),
+            lambda: given.memory,
+        )
+        steps = of_beams(step[:, 0])
+        return _Beams(
+            decoding=decoding._replace(
+                memory=memory,
+                step=steps,
+                token=tf.where(of_beams(taken[:, 0]), tf.reshape(tokens, [-1]), decoding.token),
+                counts=steps,
+                ends=of_beams(ends),
+            ),
+            log_probs=kept,
+            token_ids=token_ids,
+            best=best,
+            num_complete=num_complete,
+        )
+
+    # ------------------------------------------------------------------ its steps
+
+    def _of_rows(self, of_beams: tf.Tensor) -> tf.Tensor:
+        """What is the same for all beams of a row: `[B * K]` to `[B]`."""
+        return tf.reshape(of_beams, [-1, self.width])[:, 0]
+
+    def _candidates(
+        self, beams: _Beams, logits: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The likeliest continuations of a row's beams, the likeliest first.
+
+        They are enough for K that go on, whichever of them are end tokens.
+
+        Returns:
+            each `[B, C]`: log-probability of the text; the beam that it goes on from; the token.
+        """
+        width = self.width
+        logits = logits[:, : self.decoder.vocab_size]
+        normalizers = tf.reduce_logsumexp(logits, -1, keepdims=True)
+        if self.ngram:
+            logits = without_repeats(
+                logits,
+                tf.reshape(beams.token_ids, [self.batch * width, -1]),
+                beams.decoding.step,
+                self.ngram,
+                free=self.end_token_ids,
+                context=self.context and self.context.repeated(width),
+            )
+        vocab_size = logits.shape[-1] or self.decoder.vocab_size
+        enough = width * (1 + self.end_token_ids.shape[0])
+        of_beam = min(enough, vocab_size)
+        values, tokens = tf.math.top_k(logits, of_beam)
+        values = tf.reshape(values - normalizers, [self.batch, width, of_beam])
+        sums = tf.reshape(beams.log_probs[..., tf.newaxis] + values, [self.batch, width * of_beam])
+        log_probs, place = tf.math.top_k(sums, min(enough, width * of_beam))
+        tokens = tf.reshape(tokens, [self.batch, width * of_beam])
+        return log_probs, place // of_beam, tf.gather(tokens, place, batch_dims=1)
+
+    def _with_complete(
+        self,
+        beams: _Beams,
+        taken: tf.Tensor,
+        step: tf.Tensor,
+        log_probs: tf.Tensor,
+        parents: tf.Tensor,
+        tokens: tf.Tensor,
+        is_end: tf.Tensor,
+        complete: tf.Tensor,
+    ) -> tuple[BeamResult, tf.Tensor]:
+        """The best complete texts, those among the K likeliest candidates included.
+
+        Args:
+            beams: before this step.
+            taken: bool `[B]`: the rows that get a token in this step.
+            step: int32 `[B, 1]`: tokens before this step.
+            log_probs, parents, tokens, is_end, complete: `[B, C]`: the candidates.
+        """
+        width = self.width
+        new = [x[:, :width] for x in (log_probs, parents, tokens, is_end, complete)]
+        log_probs, parents, tokens, is_end, complete = new
+        # Where no token at all may follow, the unfinished texts are all there is.
+        stuck = taken[:, tf.newaxis] & (log_probs[:, :1] == _NEVER)
+        log_probs = tf.where(stuck, beams.log_probs, log_probs)
+        num_tokens = tf.where(stuck, step, step + 1)
+        complete = (complete | stuck) & taken[:, tf.newaxis] & (log_probs > _NEVER)
+
+        def merged() -> BeamResult:
+            power = tf.pow(tf.cast(tf.maximum(num_tokens, 1), tf.float32), self.penalty)
+            scores = tf.where(complete, log_probs / power, _NEVER)
+            appended = _appended(beams.token_ids, parents, step, tokens)
+            token_ids = tf.where(stuck[:, tf.newaxis], beams.token_ids, appended)
+            lengths = num_tokens - tf.cast(is_end & ~stuck, tf.int32)
+            ends = tf.where(is_end & ~stuck, STOP, LENGTH)
+            found = BeamResult(token_ids, lengths, scores, log_probs, ends)
+            both = BeamResult(*(tf.concat(x, 1) for x in zip(beams.best, found, strict=True)))
+            # Of equal scores, the one that was complete first.
+            _, place = tf.math.top_k(both.scores, self.options.num_best)
+            best = BeamResult(*(tf.gather(x, place, batch_dims=1) for x in both))
+            return best._replace(
+                token_ids=_shaped(best.token_ids, self.options.num_best),
+                log_probs=tf.where(best.scores > _NEVER, best.log_probs, _NEVER),
+            )
+
+        best = tf.cond(tf.reduce_any(complete), merged, lambda: beams.best)
+        return best, beams.num_complete + tf.reduce_sum(tf.cast(complete, tf.int32), 1)
+
+    def _done(
+        self, likeliest: tf.Tensor, step: tf.Tensor, best: BeamResult, num_complete: tf.Tensor
+    ) -> tf.Tensor:
+        """Whether no unfinished text can change a row's result: the bound at this file's top.
+
+        Args:
+            likeliest: float32 `[B, 1]`: log-probability of the likeliest unfinished text.
+            step: int32 `[B, 1]`: its tokens.
+            best: the complete texts.
+            num_complete: int32 `[B]`.
+
+        Returns:
+            bool `[B]`.
+        """
+        most = tf.where(self.penalty >= 0, tf.maximum(self.limits, 1)[:, tf.newaxis], step + 1)
+        bound = likeliest / tf.pow(tf.cast(most, tf.float32), self.penalty)
+        last = best.scores[:, -1]
+        if self.options.num_wanted is not None:
+            last = tf.gather(best.scores, self.options.num_wanted - 1, batch_dims=1)
+        done = last >= bound[:, 0]
+        if self.options.early_stopping or self.width == 1:
+            done |= num_complete >= self.width
+        return done
+
+
+def _appended(
+    token_ids: tf.Tensor, parents: tf.Tensor, step: tf.Tensor, tokens: tf.Tensor
+) -> tf.Tensor:
+    """The parents' texts `[B, K, T]` with a token more, at the place `step` `[B, 1]`."""
+    texts = tf.gather(token_ids, parents, batch_dims=1)
+    here = tf.range(tf.shape(token_ids)[2]) == step[..., tf.newaxis]
+    return tf.where(here, tokens[..., tf.newaxis], texts)
+
+
+def _shaped(token_ids: Any, num: int | None) -> tf.Tensor:
+    return tf.ensure_shape(token_ids, [None, num, None])

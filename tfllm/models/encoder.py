@@ -1,0 +1,267 @@
+"""A Transformer encoder: token ids to a vector for each token, which has seen all others.
+
+Shape letters: B batch, T time, E width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from tfllm.config import build
+from tfllm.layers.dropout import dropout, next_seed
+from tfllm.layers.masks import attention_bias
+from tfllm.layers.normalization import LayerNorm
+from tfllm.layers.positions import LearnedPositions, positions_in_segments
+from tfllm.layers.projection import Projection, forked
+from tfllm.layers.quantized import Int8Embedding, assign_weights, is_int8
+from tfllm.layers.transformer_block import TransformerBlock
+from tfllm.models.encoder_config import EncoderConfig
+from tfllm.optimization.precision import keras_policy
+from tfllm.optimization.training_step import TrainingStep
+
+
+@keras.saving.register_keras_serializable("tfllm")
+class Encoder(TrainingStep):
+    """A BERT-like encoder (Devlin et al., 2019), as a Keras model.
+
+    By itself it has no loss; the models with a head, such as `SequenceClassifier`, do.
+
+    Args:
+        config: the architecture (or a dictionary of its fields).
+        pooler: also hold BERT's pooler, a layer over the first token's state (`pooled`).
+        seed: of the initial weights and of dropout; None leaves the weights 0, to be assigned.
+        rematerialize: recompute each block in the backward pass.
+        dtype: dtype policy, as of `CausalLM`.
+
+    Call arguments:
+        inputs: a dictionary with `token_ids`, int `[B, T]`, and, optionally, `padding_mask` (bool
+            `[B, T]`, true for tokens), `token_type_ids` (int `[B, T]`, default 0) and `segment_ids`
+            (int `[B, T]`, texts that must not see one another; each begins at position 0); or the
+            token ids alone.
+        training: whether dropout acts.
+
+    Returns:
+        states, float32 `[B, T, E]`.
+    """
+
+    built: bool
+    # Embedding tables of integers need another layer.
+    _tables: ClassVar[dict[bool, Any]] = {False: keras.layers.Embedding, True: Int8Embedding}
+
+    def __init__(
+        self,
+        config: EncoderConfig | dict[str, Any],
+        *,
+        pooler: bool = False,
+        seed: int | None = 0,
+        rematerialize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        kwargs["dtype"] = keras_policy(kwargs.get("dtype"))
+        super().__init__(**kwargs)
+        self.config = config = build(EncoderConfig, config) if isinstance(config, dict) else config
+        self.seed = seed
+        self.rematerialize = rematerialize
+        options: dict[str, Any] = {"dtype": self.dtype_policy}
+        normal = normal_initializer(config, seed)
+        self.token_embedding = self._table(config.vocab_size, "token_embedding")
+        self.position_embedding = LearnedPositions(
+            config.max_sequence_length,
+            initializer=forked(normal, "position_embedding"),
+            name="position_embedding",
+            **options,
+        )
+        self.token_type_embedding = self._table(config.num_token_types, "token_type_embedding")
+        self.embedding_norm = LayerNorm(
+            epsilon=config.norm_epsilon, name="embedding_norm", **options
+        )
+        self.blocks = [
+            TransformerBlock(
+                config.num_heads,
+                config.feed_forward_dim,
+                norm="layer",
+                norm_epsilon=config.norm_epsilon,
+                norm_first=False,
+                activation=config.activation,
+                gated=False,
+                use_bias=True,
+                dropout=config.dropout,
+                rematerialize=rematerialize,
+                kernel_initializer=forked(normal, f"block_{i}"),
+                seed=_named_seed(seed, f"block_{i}"),
+                name=f"block_{i}",
+                **options,
+            )
+            for i in range(config.num_layers)
+        ]
+        self.seed_generator = (
+            keras.random.SeedGenerator(_named_seed(seed, "embedding")) if config.dropout else None
+        )
+        self.pooler: Projection | None = None
+        self.build((None, None))
+        if pooler:
+            self.add_pooler()
+
+    def _table(self, size: int, name: str) -> Any:
+        options: dict[str, Any] = {"name": name, "dtype": self.dtype_policy}
+        if not is_int8(self.dtype_policy):
+            normal = normal_initializer(self.config, self.seed)
+            options["embeddings_initializer"] = forked(normal, name)
+        return self._tables[is_int8(self.dtype_policy)](size, self.config.embedding_dim, **options)
+
+    def build(self, input_shape: Any) -> None:
+        """Create all weights; they do not depend on the input's shape."""
+        del input_shape
+        if self.built:
+            return
+        hidden = (None, None, self.config.embedding_dim)
+        for table in (self.token_embedding, self.token_type_embedding):
+            table.build((None, None))
+        layers: list[Any] = [self.position_embedding, self.embedding_norm, *self.blocks]
+        for layer in layers:
+            with tf.name_scope(layer.name):
+                layer.build(hidden)
+        self.built = True
+
+    def add_pooler(self) -> None:
+        """Give the encoder a pooler, with new weights, if it has none."""
+        if self.pooler is not None:
+            return
+        pooler = Projection(
+            self.config.embedding_dim,
+            use_bias=True,
+            kernel_initializer=forked(normal_initializer(self.config, self.seed), "pooler"),
+            name="pooler",
+            dtype="float32",
+        )
+        with keras.name_scope(self.name):
+            pooler.build((None, self.config.embedding_dim))
+        self._tracker.unlock()  # Keras lets no layer be added to one that is built
+        self.pooler = pooler
+        self._tracker.lock()
+
+    def remove_pooler(self) -> None:
+        """Forget the pooler, which not every head uses."""
+        pooler, self.pooler = self.pooler, None
+        if pooler is not None:
+            self._tracker.unlock()
+            self._tracker.untrack(pooler)
+            self._tracker.lock()
+
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
+        """The states of all tokens."""
+        return tf.cast(self.hidden_states(inputs, training=training)[0], tf.float32)
+
+    def hidden_states(
+        self, inputs: Any, *, training: bool | None = None, return_weights: bool = False
+    ) -> tuple[tf.Tensor, list[tf.Tensor] | None]:
+        """States `[B, T, E]` in the compute dtype; each layer's attention weights, or None.
+
+        Args:
+            inputs: as in `call`.
+            training: whether dropout acts.
+            return_weights: also return the attention weights, `[B, heads, T, T]` a layer.
+        """
+        given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
+        token_ids = self._checked(tf.cast(given["token_ids"], tf.int32))
+        padding_mask, segment_ids = given.get("padding_mask"), given.get("segment_ids")
+        bias = attention_bias(
+            query_time=tf.shape(token_ids)[1],
+            causal=False,
+            padding_mask=padding_mask,
+            segment_ids=segment_ids,
+            dtype=self.compute_dtype,
+        )
+        if bias is None:  # else each layer would look for a mask of its own
+            bias = tf.zeros([1, 1, 1, 1], self.compute_dtype)
+        x = self._embedded(token_ids, given.get("token_type_ids"), segment_ids)
+        if training and self.config.dropout:
+            x = dropout(x, self.config.dropout, next_seed(self.seed_generator))
+        every = []
+        for block in self.blocks:
+            x = block(x, bias=bias, training=training, return_weights=return_weights)
+            if return_weights:
+                x, weights = x
+                every.append(weights)
+        return tf.cast(x, self.compute_dtype), every or None
+
+    def _embedded(self, token_ids: tf.Tensor, token_type_ids: Any, segment_ids: Any) -> tf.Tensor:
+        """Token, position and type, normalised: `[B, T, E]`."""
+        x = tf.cast(self.token_embedding(token_ids), tf.float32)
+        positions = None if segment_ids is None else positions_in_segments(segment_ids)
+        x += tf.cast(self.position_embedding(x, positions), tf.float32)
+        types = tf.zeros([1, 1], tf.int32) if token_type_ids is None else token_type_ids
+        x += tf.cast(self.token_type_embedding(tf.cast(types, tf.int32)), tf.float32)
+        return self.embedding_norm(x)
+
+    def _checked(self, token_ids: tf.Tensor) -> tf.Tensor:
+        """The ids, once they are found to be no more than the model has positions for."""
+        most = self.config.max_sequence_length
+        rule = f"a sequence may have at most max_sequence_length={most} tokens"
+        advice = "Give shorter rows or a model with a longer context."
+        time = token_ids.shape[1]
+        if time is not None:
+            if time > most:
+                raise ValueError(f"{rule}; received {time}. {advice}")
+            return token_ids
+        check = tf.debugging.assert_less_equal(tf.shape(token_ids)[1], most, f"{rule}. {advice}")
+        with tf.control_dependencies([] if check is None else [check]):
+            return tf.identity(token_ids)
+
+    def pooled(self, states: tf.Tensor) -> tf.Tensor:
+        """BERT's summary of a row: tanh of a projection of its first state, float32 `[B, E]`."""
+        assert self.pooler is not None, "the encoder has no pooler"
+        return tf.tanh(self.pooler(tf.cast(states[:, 0], tf.float32)))
+
+    def attention_weights(self, inputs: Any) -> list[tf.Tensor]:
+        """Each layer's attention weights, `[B, num_heads, T, T]`."""
+        weights = self.hidden_states(inputs, return_weights=True)[1]
+        assert weights is not None
+        return weights
+
+    def loss_sums(
+        self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
+    ) -> tuple[tf.Tensor, ...]:
+        """An encoder alone has no loss.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "an Encoder alone has no loss of its own; train a model with a head, such as "
+            "SequenceClassifier(encoder, num_labels=2), or compile(loss=...)"
+        )
+
+    def with_dtype(self, dtype: Any) -> Encoder:
+        """A copy with another dtype policy, such as "bfloat16" for serving; weights are cast."""
+        copy = type(self)(
+            self.config, pooler=self.pooler is not None, seed=None, dtype=dtype, name=self.name
+        )
+        assign_weights(copy.weights, self.weights)
+        return copy
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "config": dataclasses.asdict(self.config),
+            "pooler": self.pooler is not None,
+            "seed": self.seed,
+            "rematerialize": self.rematerialize,
+        }
+
+
+def normal_initializer(config: EncoderConfig, seed: int | None) -> Any:
+    """Of an encoder's weights; zeros without a seed."""
+    if seed is None:
+        return keras.initializers.Zeros()
+    return keras.initializers.RandomNormal(stddev=config.initializer_range, seed=seed)
+
+
+def _named_seed(seed: int | None, name: str) -> int | None:
+    return None if seed is None else zlib.crc32(f"{seed}/dropout/{name}".encode()) >> 1

@@ -1,0 +1,462 @@
+"""An encoder-decoder Transformer: a source's ids and a text's ids to the logits of its next token.
+
+Shape letters: B batch, S source time, T target time, E width, V vocabulary, N heads, D head size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfllm.config import build
+from tfllm.layers.dropout import dropout, next_seed
+from tfllm.layers.masks import attention_bias
+from tfllm.layers.positions import SinusoidalPositions
+from tfllm.layers.projection import forked
+from tfllm.layers.quantized import (
+    Int8Embedding,
+    add_int8_matrix,
+    assign_weights,
+    dequantized,
+    int8_product,
+    is_int8,
+)
+from tfllm.models.abstract import without_values
+from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
+from tfllm.models.transformer_stack import TransformerStack, named_seed
+from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
+from tfllm.optimization.precision import keras_policy
+from tfllm.optimization.training_step import TrainingStep
+
+
+class EncodedSource(NamedTuple):
+    """What the decoder needs of its sources, made once for all the tokens that are decoded."""
+
+    keys_values: tuple[tuple[tf.Tensor, tf.Tensor], ...]
+    """the keys and the values of each block of the decoder, each `[B, N, S, D]`"""
+    bias: tf.Tensor
+    """`[B, 1, 1, S]`: which of them are padding"""
+
+
+@keras.saving.register_keras_serializable("tfllm")
+class EncoderDecoder(TrainingStep):
+    """A sequence-to-sequence model (Vaswani et al., 2017; Raffel et al., T5, 2020).
+
+    Args:
+        config: the architecture (or a dictionary of its fields).
+        label_smoothing: in training, the share of a label's weight that all V tokens share alike
+            (Szegedy et al., 2016). The loss that is logged in validation has none.
+        seed: of the initial weights and of dropout; None leaves the weights 0, to be assigned.
+        rematerialize: recompute each block in the backward pass.
+        dtype: dtype policy, as of `CausalLM`.
+
+    Call arguments:
+        inputs: a dictionary with `source_ids`, int `[B, S]`, `source_mask`, bool `[B, S]` (true
+            for tokens; optional), and `token_ids`, int `[B, T]`: what the decoder is given, which
+            is `config.decoder_start_token_id` and the text without its last token. The labels are
+            the text; padding behind it has the weight 0.
+        training: whether dropout acts.
+
+    Returns:
+        logits, float32 `[B, T, V]`.
+    """
+
+    built: bool
+
+    def __init__(
+        self,
+        config: EncoderDecoderConfig | dict[str, Any],
+        *,
+        label_smoothing: float = 0.0,
+        seed: int | None = 0,
+        rematerialize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        kwargs["dtype"] = keras_policy(kwargs.get("dtype"))
+        super().__init__(**kwargs)
+        if isinstance(config, dict):
+            config = build(EncoderDecoderConfig, config)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1); received {label_smoothing}")
+        self.config = config
+        self.label_smoothing = label_smoothing
+        self.seed = seed
+        self.rematerialize = rematerialize
+        options: dict[str, Any] = {"dtype": self.dtype_policy}
+        sizes = (config.vocab_size, config.embedding_dim)
+        if is_int8(self.dtype_policy):
+            self.token_embedding = Int8Embedding(*sizes, name="token_embedding", **options)
+        else:
+            self.token_embedding = keras.layers.Embedding(
+                *sizes,
+                embeddings_initializer=_normal(_embedding_deviation(config), seed, "embedding"),
+                name="token_embedding",
+                **options,
+            )
+        self.positions = None
+        if config.positions == "sinusoidal":
+            self.positions = SinusoidalPositions(name="positions", dtype="float32")
+        parts = {
+            "initializer": _projections(config, seed),
+            "rematerialize": rematerialize,
+            "seed": seed,
+            **options,
+        }
+        self.encoder = TransformerStack(config, decodes=False, name="encoder", **parts)
+        self.decoder = TransformerStack(config, decodes=True, name="decoder", **parts)
+        self.seed_generator = (
+            keras.random.SeedGenerator(named_seed(seed, "embedding")) if config.dropout else None
+        )
+        self.build((None, None))
+
+    @classmethod
+    def abstract(cls, config: EncoderDecoderConfig, **options: Any) -> EncoderDecoder:
+        """A model whose weights have no values and no memory, as `CausalLM.abstract`."""
+        return without_values(cls, config, **options)
+
+    def build(self, input_shape: Any) -> None:
+        """Create all weights; they do not depend on the input's shape."""
+        del input_shape
+        if self.built:
+            return
+        config = self.config
+        self.token_embedding.build((None, None))
+        for stack in (self.encoder, self.decoder):
+            with tf.name_scope(stack.name):
+                stack.build((None, None, config.embedding_dim))
+        self.output_kernel = self.output_bias = None
+        if not config.tied_embeddings:
+            shape = (config.vocab_size, config.embedding_dim)
+            if is_int8(self.dtype_policy):
+                self.output_kernel = add_int8_matrix(self, "output_kernel", shape)
+            else:
+                self.output_kernel = self.add_weight(
+                    name="output_kernel",
+                    shape=shape,
+                    initializer=_normal(config.embedding_dim**-0.5, self.seed, "output"),
+                )
+        if config.output_bias:
+            self.output_bias = self.add_weight(
+                name="output_bias",
+                shape=(1, config.vocab_size),
+                initializer="zeros",
+                dtype="float32",
+                autocast=False,
+                trainable=False,
+            )
+        self.built = True
+
+    # ------------------------------------------------------------------ the forward pass
+
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
+        """Logits of the next token, at every token of the text."""
+        return self.logits(self.hidden_states(inputs, training=training)[0])
+
+    def hidden_states(
+        self, inputs: Any, *, training: bool | None = None, return_weights: bool = False
+    ) -> tuple[tf.Tensor, dict[str, list[tf.Tensor]] | None]:
+        """Everything but the output projection.
+
+        Args:
+            inputs: as in `call`.
+            training: whether dropout acts.
+            return_weights: also return the attention weights.
+
+        Returns:
+            the decoder's states `[B, T, E]` in the compute dtype, and None or the weights of each
+            layer: "encoder" `[B, N, S, S]`, "decoder" `[B, N, T, T]`, "cross" `[B, N, T, S]`.
+        """
+        token_ids = self._checked(tf.cast(inputs["token_ids"], tf.int32), "text")
+        source_mask = inputs.get("source_mask")
+        options = {"training": training, "return_weights": return_weights}
+        states, of_encoder = self._encoded(inputs["source_ids"], source_mask, **options)
+        places = tf.range(tf.shape(token_ids)[1])
+        mask = attention_bias(query_time=tf.shape(token_ids)[1], dtype=self.compute_dtype)
+        x, of_decoder = self.decoder(
+            self._embedded(token_ids, places, training),
+            bias=self.decoder.biased(mask, places, places),
+            contexts=states,
+            context_bias=self.source_bias(states, source_mask),
+            **options,
+        )
+        weights = None
+        if return_weights:
+            own, cross = zip(*of_decoder, strict=True)
+            weights = {"encoder": of_encoder, "decoder": list(own), "cross": list(cross)}
+        return self._scaled(x), weights
+
+    def encode(
+        self,
+        source_ids: tf.Tensor,
+        source_mask: tf.Tensor | None = None,
+        training: bool | None = None,
+    ) -> tf.Tensor:
+        """The encoder's states `[B, S, E]`, in the compute dtype.
+
+        Args:
+            source_ids: int `[B, S]`.
+            source_mask: bool `[B, S]`, true for tokens; default: all are.
+            training: whether dropout acts.
+        """
+        return self._encoded(source_ids, source_mask, training=training)[0]
+
+    def _encoded(
+        self, source_ids: Any, source_mask: Any, **options: Any
+    ) -> tuple[tf.Tensor, list[Any]]:
+        source_ids = self._checked(tf.cast(source_ids, tf.int32), "source")
+        places = tf.range(tf.shape(source_ids)[1])
+        bias = self.encoder.biased(self.source_bias(source_ids, source_mask), places, places)
+        x = self._embedded(source_ids, places, options["training"])
+        return self.encoder(x, bias=bias, **options)
+
+    def source_bias(self, source: tf.Tensor, source_mask: tf.Tensor | None) -> tf.Tensor:
+        """What hides a source's padding, `[1 or B, 1, 1, S]`; also where there is none: else each
+        layer would look for a mask of its own."""
+        if source_mask is None:
+            return tf.zeros([1, 1, 1, tf.shape(source)[1]], self.compute_dtype)
+        bias = attention_bias(
+            query_time=1,
+            causal=False,
+            padding_mask=source_mask,
+            dtype=self.compute_dtype,
+        )
+        assert bias is not None
+        return bias
+
+    def encoded_source(
+        self, source_ids: tf.Tensor, source_mask: tf.Tensor | None = None
+    ) -> EncodedSource:
+        """Sources as decoding needs them. Arguments as of `encode`."""
+        states = self.encode(source_ids, source_mask)
+        return EncodedSource(
+            tuple(b.cross_attention.context_key_value(states) for b in self.decoder.blocks),
+            self.source_bias(states, source_mask),
+        )
+
+    def next_states(
+        self,
+        token_ids: tf.Tensor,
+        source: EncodedSource,
+        caches: tuple[tf.Tensor, ...],
+        slot: int | tf.Tensor,
+        *,
+        place: tf.Tensor,
+        key_places: tf.Tensor,
+        mask: tf.Tensor,
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        """One more token, of one text a row or of several.
+
+        Args:
+            token_ids: int `[B, K]`, the last token of each of a row's K texts.
+            source: what `encoded_source` gave.
+            caches: `[2, B, N, slots, D]` a block: keys and values of the tokens before.
+            slot: int32 scalar, the first of the K slots that are written.
+            place: int32 scalar, the place of the tokens in their texts.
+            key_places: int32 `[slots]`, the place of each slot's token.
+            mask: `[1 or B, 1, K, slots]`, what is added to the scores.
+
+        Returns:
+            states `[B * K, E]` in the compute dtype, and the caches.
+        """
+        num = token_ids.shape[1]
+        place = tf.reshape(place, [1])
+        x = self._embedded(token_ids, place, training=False)
+        if num == 1:  # `[B, E]`: fewer operations, each of which costs more than its arithmetic
+            x = tf.squeeze(x, 1)
+        x, caches = self.decoder(
+            x,
+            bias=self.decoder.biased(mask, place, key_places),
+            context_bias=source.bias,
+            context_keys_values=source.keys_values,
+            caches=caches,
+            slot=slot,
+        )
+        return self._scaled(tf.reshape(x, [-1, self.config.embedding_dim])), tuple(caches)
+
+    def empty_caches(
+        self, batch_size: int | tf.Tensor, length: int | tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """A cache with room for `length` tokens for each block of the decoder."""
+        heads, dim = self.config.num_heads, self.config.head_dim
+        shape = tf.stack([2, batch_size, heads, length, dim])
+        return tuple(
+            tf.ensure_shape(tf.zeros(shape, self.compute_dtype), [2, None, heads, None, dim])
+            for _ in self.decoder.blocks
+        )
+
+    def logits(self, states: tf.Tensor) -> tf.Tensor:
+        """The decoder's states `[..., E]` to logits, float32 `[..., V]`."""
+        rows = tf.reshape(states, [-1, self.config.embedding_dim])
+        if is_int8(self.dtype_policy):
+            logits = int8_product(rows, self.output_variable, self._output_scale)
+        else:
+            logits = tf.matmul(rows, tf.cast(self.output_weights, rows.dtype), transpose_b=True)
+        logits = tf.cast(logits, tf.float32)
+        if self.output_bias is not None:
+            logits = tf.nn.bias_add(logits, tf.convert_to_tensor(self.output_bias)[0])
+        if states.shape.rank == 2:
+            return logits
+        shape = [*tf.unstack(tf.shape(states))[:-1], self.config.vocab_size]
+        return tf.ensure_shape(
+            tf.reshape(logits, shape), [*states.shape[:-1], self.config.vocab_size]
+        )
+
+    def attention_weights(self, inputs: Any) -> dict[str, list[tf.Tensor]]:
+        """Each layer's attention weights: "encoder" `[B, N, S, S]`, "decoder" `[B, N, T, T]`, and
+        "cross" `[B, N, T, S]`."""
+        weights = self.hidden_states(inputs, return_weights=True)[1]
+        assert weights is not None
+        return weights
+
+    def _embedded(
+        self, token_ids: tf.Tensor, places: tf.Tensor, training: bool | None
+    ) -> tf.Tensor:
+        x = tf.cast(self.token_embedding(token_ids), tf.float32)
+        if self.config.scaled_embedding:
+            x *= math.sqrt(self.config.embedding_dim)
+        if self.positions is not None:
+            x += self.positions(x, places)
+        if training and self.config.dropout:
+            x = dropout(x, self.config.dropout, next_seed(self.seed_generator))
+        return x
+
+    def _scaled(self, states: tf.Tensor) -> tf.Tensor:
+        if not self.config.scaled_output:
+            return states
+        return states * tf.constant(self.config.embedding_dim**-0.5, states.dtype)
+
+    def _checked(self, token_ids: tf.Tensor, what: str) -> tf.Tensor:
+        """The ids, once they are found to be no more than the model has positions for."""
+        most = self.config.max_sequence_length
+        rule = f"a {what} may have at most max_sequence_length={most} tokens"
+        advice = "Give shorter rows or a model with a longer context."
+        time = token_ids.shape[1]
+        if time is not None:
+            if time > most:
+                raise ValueError(f"{rule}; received {time}. {advice}")
+            return token_ids
+        check = tf.debugging.assert_less_equal(tf.shape(token_ids)[1], most, f"{rule}. {advice}")
+        with tf.control_dependencies([] if check is None else [check]):
+            return tf.identity(token_ids)
+
+    # ------------------------------------------------------------------ the output projection
+
+    @property
+    def output_weights(self) -> tf.Tensor:
+        """The output projection `[V, E]`: the token embedding where the two are tied."""
+        if is_int8(self.dtype_policy):
+            return dequantized(self.output_variable, self._output_scale, self.compute_dtype)
+        return tf.convert_to_tensor(self.output_variable)
+
+    @property
+    def output_variable(self) -> Any:
+        """The variable that `output_weights` reads."""
+        return self.token_embedding.embeddings if self.output_kernel is None else self.output_kernel
+
+    @property
+    def _output_scale(self) -> Any:
+        if self.output_kernel is None:
+            return self.token_embedding.embeddings_scale
+        return self.output_kernel_scale
+
+    # ------------------------------------------------------------------ training
+
+    def loss_sums(
+        self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
+    ) -> tuple[tf.Tensor, ...]:
+        """Sum of the tokens' losses and of their weights, without holding all logits at once."""
+        share = self.label_smoothing if training else 0.0
+        if logits is not None:
+            loss, total = super().loss_sums(x, y, weights, training=training, logits=logits)
+            if share:
+                of_label = tf.gather(logits, y, batch_dims=2)
+                loss += share * tf.reduce_sum((of_label - tf.reduce_mean(logits, -1)) * weights)
+            return loss, total
+        states, _ = self.hidden_states(x, training=training)
+        rows = tf.reshape(states, [-1, self.config.embedding_dim])
+        kernel = tf.cast(self.output_weights, rows.dtype)
+        labels, counts = tf.reshape(tf.cast(y, tf.int32), [-1]), tf.reshape(weights, [-1])
+        extra: tf.Tensor = tf.constant(0.0)
+        if share:
+            extra = share * self._smoothing(rows, kernel, labels, counts)
+        if self.output_bias is not None:
+            # A column of ones and one of constants: the product adds the constants.
+            ones = tf.ones([tf.shape(rows)[0], 1], rows.dtype)
+            constants = tf.transpose(tf.cast(tf.convert_to_tensor(self.output_bias), rows.dtype))
+            rows = tf.ensure_shape(tf.concat([rows, ones], 1), [None, rows.shape[1] + 1])
+            kernel = tf.concat([kernel, constants], 1)
+        loss = linear_cross_entropy(
+            rows,
+            kernel,
+            labels,
+            counts,
+            with_gradient=training,
+            with_kernel_gradient=self.output_variable.trainable,
+        )
+        return loss + extra, tf.reduce_sum(weights)
+
+    def _smoothing(
+        self, rows: tf.Tensor, kernel: tf.Tensor, labels: tf.Tensor, counts: tf.Tensor
+    ) -> tf.Tensor:
+        """By how much all labels together are less likely than the label, summed over rows.
+
+        The cross-entropy with a share e of each label given to all V alike is that with the label
+        alone and e times this: the label's logit less the mean of all. Logits are products, so the
+        mean of a row's is its product with the mean of the kernel's rows.
+        """
+        kernel = tf.cast(kernel, tf.float32)
+        apart = tf.gather(kernel, labels) - tf.reduce_mean(kernel, 0)
+        differences = tf.reduce_sum(tf.cast(rows, tf.float32) * apart, -1)
+        if self.output_bias is not None:
+            constants = tf.convert_to_tensor(self.output_bias)[0]
+            differences += tf.gather(constants, labels) - tf.reduce_mean(constants)
+        return tf.reduce_sum(differences * counts)
+
+    # ------------------------------------------------------------------ copies
+
+    def with_dtype(self, dtype: Any) -> EncoderDecoder:
+        """A copy with another dtype policy, such as "bfloat16" or "int8"; weights are cast."""
+        copy = type(self)(
+            self.config,
+            label_smoothing=self.label_smoothing,
+            seed=None,
+            dtype=dtype,
+            name=self.name,
+        )
+        assign_weights(copy.weights, self.weights)
+        return copy
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "config": dataclasses.asdict(self.config),
+            "label_smoothing": self.label_smoothing,
+            "seed": self.seed,
+            "rematerialize": self.rematerialize,
+        }
+
+
+def _embedding_deviation(config: EncoderDecoderConfig) -> float:
+    """So that what comes into the first block has a variance of 1."""
+    return config.embedding_dim**-0.5 if config.scaled_embedding else 1.0
+
+
+def _normal(deviation: float, seed: int | None, name: str) -> Any:
+    if seed is None:
+        return keras.initializers.Zeros()
+    return forked(keras.initializers.RandomNormal(stddev=deviation, seed=seed), name)
+
+
+def _projections(config: EncoderDecoderConfig, seed: int | None) -> Any:
+    """Of the blocks' projections: Glorot & Bengio's, as in 2017; of pre-norm models T5's."""
+    if seed is None:
+        return keras.initializers.Zeros()
+    if not config.norm_first:
+        return keras.initializers.GlorotUniform(seed=seed)
+    # Projections are stored [output, input], so that what Keras calls outputs are our inputs.
+    return keras.initializers.VarianceScaling(1.0, "fan_out", "untruncated_normal", seed=seed)

@@ -1,0 +1,98 @@
+"""An encoder that gives a text one vector, near to those of texts that mean the same.
+
+Shape letters: B batch, T time, E width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfllm.models.encoder import Encoder
+from tfllm.models.encoder_config import EncoderConfig
+from tfllm.models.encoder_head import EncoderHead
+
+
+@keras.saving.register_keras_serializable("tfllm")
+class SentenceEncoder(EncoderHead):
+    """The mean of a text's states, of length 1 (Reimers & Gurevych, Sentence-BERT, 2019).
+
+    It learns from pairs of texts that belong together: `({"token_ids" [B, 2, T], ...}, labels
+    int [B])`, or with weights `[B]`. Each text of a pair has to be nearer to the other than the
+    others of the batch are (in-batch negatives, Henderson et al., 2017), in both directions. Rows
+    with the same label, such as two questions with one answer, are not each other's negatives; nor
+    are rows of weight 0. With several replicas or micro-batches, each has its own negatives.
+    `accuracy`, how often the other text of the pair is the nearest, is logged besides.
+
+    Args:
+        encoder: as of `EncoderHead`.
+        temperature: that cosines are divided by, before the softmax.
+        kwargs: as of `EncoderHead`.
+
+    Call arguments: as of `Encoder`; or pairs, each array `[B, 2, T]`.
+
+    Returns:
+        float32 `[B, E]`, or `[B, 2, E]` of pairs; rows without a token are 0.
+    """
+
+    measures = ("accuracy",)
+    pooler = "kept"  # other programs expect that a BertModel has one
+
+    def __init__(
+        self,
+        encoder: Encoder | EncoderConfig | dict[str, Any],
+        *,
+        temperature: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature must be positive and finite; received {temperature}")
+        self.temperature = temperature
+        super().__init__(encoder, **kwargs)
+
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
+        """The texts' vectors."""
+        given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
+        if given["token_ids"].shape.rank == 2:
+            return self._vectors(given, training)
+        rows = {}
+        for name, value in given.items():
+            time = value.shape[-1] if value.shape[-1] is not None else tf.shape(value)[-1]
+            rows[name] = tf.reshape(value, [-1, time])
+        return tf.reshape(self._vectors(rows, training), [-1, 2, self.config.embedding_dim])
+
+    def _vectors(self, rows: dict[str, Any], training: bool | None) -> tf.Tensor:
+        states, _ = self.encoder.hidden_states(rows, training=training)
+        states = tf.cast(states, tf.float32)
+        mask = rows.get("padding_mask")
+        shape = tf.shape(states)[:2]
+        counted = tf.ones(shape) if mask is None else tf.cast(mask, tf.float32)
+        total = tf.einsum("bte,bt->be", states, counted)
+        # The mean has the direction of the sum, and only that is left.
+        return tf.math.divide_no_nan(total, tf.norm(total, axis=-1, keepdims=True))
+
+    def loss_sums(
+        self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
+    ) -> tuple[tf.Tensor, ...]:
+        """Sums of weight · cross-entropy, of weights, and of weights of pairs that are found."""
+        vectors = self(x, training=training) if logits is None else logits
+        scores = tf.matmul(vectors[:, 0], vectors[:, 1], transpose_b=True) / self.temperature
+        own = tf.eye(tf.shape(scores)[0], dtype=tf.bool)
+        other = tf.not_equal(y[:, tf.newaxis], y)
+        counts = tf.not_equal(weights, 0.0)
+        scores = tf.where(own | (other & counts & counts[:, tf.newaxis]), scores, -1e9)
+        place = tf.range(tf.shape(scores)[0])
+        entropy = tf.nn.sparse_softmax_cross_entropy_with_logits
+        losses = (entropy(place, scores) + entropy(place, tf.transpose(scores))) / 2
+        right = tf.cast(tf.argmax(scores, -1, tf.int32) == place, tf.float32)
+        return (
+            tf.reduce_sum(losses * weights),
+            tf.reduce_sum(weights),
+            tf.reduce_sum(right * weights),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "temperature": self.temperature}

@@ -1,0 +1,170 @@
+"""The blocks of an encoder or of a decoder, with what they share."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfllm.layers.normalization import norm_layer
+from tfllm.layers.projection import forked
+from tfllm.layers.relative_positions import RelativePositionBias
+from tfllm.layers.transformer_block import TransformerBlock
+from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
+
+
+class TransformerStack(keras.layers.Layer):
+    """Blocks, the norm behind the last (pre-norm), and the relative positions that all share.
+
+    Args:
+        config: the architecture.
+        decodes: the blocks see what stands before, and attend to a context.
+        initializer: of the projections.
+        rematerialize: recompute each block in the backward pass.
+        seed: of dropout.
+    """
+
+    def __init__(
+        self,
+        config: EncoderDecoderConfig,
+        *,
+        decodes: bool,
+        initializer: Any,
+        rematerialize: bool,
+        seed: int | None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("autocast", None)
+        super().__init__(autocast=False, **kwargs)
+        self.config = config
+        options: dict[str, Any] = {"dtype": self.dtype_policy}
+        self.relative_positions: RelativePositionBias | None = None
+        if config.positions == "relative":
+            self.relative_positions = RelativePositionBias(
+                config.num_heads,
+                num_buckets=config.num_position_buckets,
+                max_distance=config.max_position_distance,
+                bidirectional=not decodes,
+                initializer=forked(_of_width(config, initializer), f"{self.name}_positions"),
+                name="relative_positions",
+                dtype=keras.DTypePolicy(self.dtype_policy.compute_dtype),
+            )
+        num_blocks = config.num_decoder_layers if decodes else config.num_layers
+        assert num_blocks is not None
+        self.blocks = [
+            TransformerBlock(
+                config.num_heads,
+                config.feed_forward_dim,
+                head_dim=config.head_dim,
+                causal=decodes,
+                cross_attention=decodes,
+                norm=config.norm,
+                norm_epsilon=config.norm_epsilon,
+                norm_first=config.norm_first,
+                activation=config.activation,
+                gated=config.gated,
+                use_bias=config.use_bias,
+                scaled_attention=config.scaled_attention,
+                dropout=config.dropout,
+                attention_dropout=config.attention_dropout,
+                rematerialize=rematerialize,
+                kernel_initializer=forked(initializer, f"{self.name}/block_{i}"),
+                seed=named_seed(seed, f"{self.name}/block_{i}"),
+                name=f"block_{i}",
+                **options,
+            )
+            for i in range(num_blocks)
+        ]
+        self.final_norm = (
+            norm_layer(config.norm, config.norm_epsilon, name="final_norm", **options)
+            if config.norm_first
+            else None
+        )
+
+    def build(self, input_shape: Any) -> None:
+        """Create all weights."""
+        for layer in (self.relative_positions, *self.blocks, self.final_norm):
+            if layer is not None:
+                layer.build(input_shape)
+        self.built = True
+
+    def biased(
+        self, mask: tf.Tensor | None, queries: tf.Tensor, keys: tf.Tensor
+    ) -> tf.Tensor | None:
+        """What is added to the scores: the mask and, if there are any, the relative positions.
+
+        Args:
+            mask: `[1 or B, 1, T, S]`, or None.
+            queries: int `[T]`, places of the queries.
+            keys: int `[S]`, places of the keys.
+
+        Returns:
+            `[1 or B, 1 or N, T, S]`, or None.
+        """
+        if self.relative_positions is None:
+            return mask
+        relative = self.relative_positions(queries, keys)
+        return relative if mask is None else relative + mask
+
+    def call(
+        self,
+        x: tf.Tensor,
+        bias: tf.Tensor,
+        contexts: Any = None,
+        context_bias: tf.Tensor | None = None,
+        context_keys_values: Any = None,
+        caches: Any = None,
+        slot: int | tf.Tensor = 0,
+        training: bool | None = None,
+        return_weights: bool = False,
+    ) -> tuple[tf.Tensor, list[Any]]:
+        """Run the blocks.
+
+        Args:
+            x: float32 `[B, T, E]` (or `[B, E]`, one token a row).
+            bias: what `biased` gave.
+            contexts: of a decoder: the encoder's states `[B, S, E]`, unless their keys and values
+                are given.
+            context_bias: `[1 or B, 1, 1, S]`.
+            context_keys_values: each block's keys and values of the context.
+            caches: each block's cache of the tokens before.
+            slot: of the first token.
+            training: whether dropout acts.
+            return_weights: also return the attention weights.
+
+        Returns:
+            normalised states in the compute dtype, and each block's cache or weights.
+        """
+        extra = []
+        for i, block in enumerate(self.blocks):
+            x = block(
+                x,
+                context=contexts,
+                context_bias=context_bias,
+                context_key_value=None if context_keys_values is None else context_keys_values[i],
+                bias=bias,
+                cache=None if caches is None else caches[i],
+                slot=slot,
+                training=training,
+                return_weights=return_weights,
+            )
+            if isinstance(x, tuple):
+                x, other = x
+                extra.append(other)
+        x = self.final_norm(x) if self.final_norm is not None else tf.cast(x, self.compute_dtype)
+        return x, extra
+
+
+def _of_width(config: EncoderDecoderConfig, initializer: Any) -> Any:
+    """Of the relative positions: as of a projection of the states."""
+    if not hasattr(initializer, "seed"):
+        return initializer
+    seed = initializer.get_config().get("seed")
+    return keras.initializers.RandomNormal(stddev=config.embedding_dim**-0.5, seed=seed)
+
+
+def named_seed(seed: int | None, name: str) -> int | None:
+    """The seed of a layer's dropout, a function of the model's and the layer's name."""
+    return None if seed is None else zlib.crc32(f"{seed}/dropout/{name}".encode()) >> 1

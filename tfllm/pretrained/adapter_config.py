@@ -1,0 +1,183 @@
+"""`adapter_config.json`: what PEFT says of a LoRA, read and written."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CONFIG = "adapter_config.json"
+
+# Keys that change nothing about what an adapter that is stored computes.
+_NO_MATTER = {
+    *("task_type", "auto_mapping", "peft_version", "revision", "inference_mode"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("fan_in_fan_out", "megatron_core", "loftq_config", "eva_config", "runtime_config"),
+    *("corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying"),
+}
+_FOLLOWED = {
+    *("peft_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "use_rslora"),
+    *("rank_pattern", "alpha_pattern", "init_lora_weights"),
+}
+_NOTHING: tuple[Any, ...] = (None, False, "none", [], {})
+# These begin with another base than the one that is named: its weights less the adapter's.
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class AdapterSettings(NamedTuple):
+    """What is needed of the file.
+
+    Args:
+        base: the path or the name of the base, where the file says it.
+        dropout: in training.
+        alpha: of modules that no pattern matches.
+        alphas: pattern to alpha.
+        rank_stabilized: the scale is alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski,
+            2023).
+    """
+
+    base: str | None
+    dropout: float
+    alpha: float
+    alphas: dict[str, float]
+    rank_stabilized: bool
+
+    def scale(self, module: str, rank: int) -> float:
+        """What B A is multiplied by in a module."""
+        alpha = self.alpha
+        for pattern, value in self.alphas.items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                alpha = value
+                break
+        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
+
+
+def read_adapter_config(folder: Path) -> AdapterSettings:
+    """What the file in a folder says.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is damaged, or has an option that changes what is computed and is not
+            followed.
+    """
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"{folder} is no adapter: it has no {CONFIG}; give a folder that PEFT or save_adapter "
+            "wrote, or the folder `adapter` of a run"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object; received {type(values).__name__}")
+    if values.get("peft_type") != "LORA":
+        raise ValueError(
+            f"{path}: peft_type must be LORA; received {values.get('peft_type')!r}, which is "
+            "another kind of adapter"
+        )
+    for key, value in values.items():
+        if key not in _NO_MATTER | _FOLLOWED and value not in _NOTHING:
+            raise ValueError(
+                f"{path}: {key} changes what the adapter computes and is not followed; received "
+                f"{value!r}. Merge the adapter with PEFT and load the model"
+            )
+    start = values.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGES_THE_BASE):
+        raise ValueError(
+            f"{path}: init_lora_weights={start!r} changes the base's own weights, which are not in "
+            "the file. Have PEFT save it with path_initial_model_for_weight_conversion"
+        )
+    try:
+        return AdapterSettings(
+            base=values.get("base_model_name_or_path"),
+            dropout=float(values.get("lora_dropout") or 0.0),
+            alpha=float(values.get("lora_alpha", 8)),
+            alphas={str(k): float(v) for k, v in (values.get("alpha_pattern") or {}).items()},
+            rank_stabilized=bool(values.get("use_rslora")),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} has a value of another type: {error}") from None
+
+
+def written_adapter_config(
+    updates: Mapping[str, tuple[int, float]],
+    *,
+    all_modules: Sequence[str],
+    dropout: float,
+    transposed: bool,
+    base: str | None,
+) -> dict[str, Any]:
+    """What the file is to say.
+
+    Args:
+        updates: the rank and the scale of each module that is adapted, by its name.
+        all_modules: the names of all modules that could be.
+        dropout: in training.
+        transposed: the modules hold their weights as `[input, output]`.
+        base: the path or the name of the base.
+    """
+    ranks = {module: rank for module, (rank, _) in updates.items()}
+    alphas = {module: scale * rank for module, (rank, scale) in updates.items()}
+    rank, alpha = _most_common(ranks), _most_common(alphas)
+    targets, layers = _targets(list(updates), all_modules)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": _number(alpha),
+        "lora_dropout": dropout,
+        "target_modules": targets,
+        "layers_to_transform": layers,
+        "fan_in_fan_out": transposed,
+        "bias": "none",
+        "use_rslora": False,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "rank_pattern": {_literal(m): r for m, r in ranks.items() if r != rank},
+        "alpha_pattern": {_literal(m): _number(a) for m, a in alphas.items() if a != alpha},
+    }
+
+
+def _targets(adapted: list[str], all_modules: Sequence[str]) -> tuple[list[str], list[int] | None]:
+    """The names that PEFT is to look for, and in which layers (None: in all)."""
+
+    def parts(module: str) -> tuple[int, str]:
+        match = re.fullmatch(r"[^.]+(?:\.[^.]+)?\.(\d+)\.(.+)", module)
+        assert match, module
+        return int(match[1]), match[2]
+
+    def by_layer(modules: Sequence[str]) -> dict[int, set[str]]:
+        found: dict[int, set[str]] = {}
+        for layer, name in map(parts, modules):
+            found.setdefault(layer, set()).add(name)
+        return found
+
+    ours, all_of_them = by_layer(adapted), by_layer(all_modules)
+    names = next(iter(ours.values()))
+    if any(other != names for other in ours.values()):
+        return sorted(adapted), None
+    ends = [name.rpartition(".")[2] for name in next(iter(all_of_them.values()))]
+    short = {end if ends.count(end := name.rpartition(".")[2]) == 1 else name for name in names}
+    return sorted(short), None if ours.keys() == all_of_them.keys() else sorted(ours)
+
+
+def _most_common(values: Mapping[str, Any]) -> Any:
+    every = list(values.values())
+    return max(sorted(set(every)), key=every.count)
+
+
+def _literal(module: str) -> str:
+    """A module's name as a pattern, which PEFT takes for a regular expression."""
+    return module.replace(".", r"\.")
+
+
+def _number(value: float) -> float | int:
+    value = round(value, 9)  # scale · rank is not always what alpha / rank was made of
+    return int(value) if float(value).is_integer() else value

@@ -1,0 +1,228 @@
+"""How each `model_type` of a Hugging Face config.json says what a `ModelConfig` says: one row each.
+
+The meaning of a key is the one that `transformers` gives it for that type.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from tfllm.models.presets import FAMILIES
+
+REQUIRED = object()
+"""the default of a key that must be there"""
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+"""the name in config.json to ours"""
+
+
+class Architecture(NamedTuple):
+    """How one `model_type` says it.
+
+    Args:
+        class_name: what `architectures` names.
+        keys: our field to (key in config.json, its default where the key is missing or null).
+        required: values of ours that the type implies.
+        biases: part of the block to whether it has biases, or to the key that says so.
+        dropouts: keys of the rates, which must be alike.
+        default_dropout: of such a key that is missing.
+        fixed: keys that must be missing, null or have this value, since we follow no other.
+        written_activations: our name of an activation to the one that is written.
+        constants: what is written besides.
+        rope_theta: base of the rotary frequencies where none is given; None: no rotary positions.
+        rope_layers: whether `no_rope_layers` says which blocks rotate.
+        window: the blocks that `sliding_window` holds for where no `layer_types` are given: none
+            (the type has no window), all, those from `max_window_layers` on, or those that do not
+            rotate.
+        default_window: `sliding_window` where it is missing.
+        width_divides: whether the heads must divide the width although `head_dim` is given.
+    """
+
+    class_name: str
+    keys: dict[str, tuple[str, Any]]
+    required: dict[str, Any]
+    biases: dict[str, bool | str]
+    dropouts: tuple[str, ...]
+    default_dropout: float
+    fixed: dict[str, Any]
+    written_activations: dict[str, str]
+    constants: dict[str, Any]
+    rope_theta: float | None = None
+    rope_layers: bool = False
+    window: Literal["none", "all", "from max_window_layers", "without rotation"] = "none"
+    default_window: int | None = None
+    width_divides: bool = False
+
+
+def _like_llama(family: str, class_name: str, **differing: Any) -> Architecture:
+    """RMSNorm, rotary positions, gated feed-forward; `keys` are over those of Llama."""
+    keys = {
+        "vocab_size": ("vocab_size", REQUIRED),
+        "embedding_dim": ("hidden_size", REQUIRED),
+        "num_layers": ("num_hidden_layers", REQUIRED),
+        "num_heads": ("num_attention_heads", REQUIRED),
+        "num_kv_heads": ("num_key_value_heads", None),
+        "head_dim": ("head_dim", None),
+        "feed_forward_dim": ("intermediate_size", REQUIRED),
+        "max_sequence_length": ("max_position_embeddings", REQUIRED),
+        "norm_epsilon": ("rms_norm_eps", 1e-6),
+        "activation": ("hidden_act", "silu"),
+        "tied_embeddings": ("tie_word_embeddings", False),
+        "initializer_range": ("initializer_range", 0.02),
+    }
+    row: dict[str, Any] = {
+        "required": _implied(family, "positions", "norm", "gated", "query_key_norm"),
+        "biases": dict.fromkeys(("query_key_value", "attention_output"), "attention_bias")
+        | {"feed_forward": "mlp_bias"},
+        "dropouts": ("attention_dropout",),
+        "default_dropout": 0.0,
+        "fixed": {},
+        "written_activations": {"gelu_tanh": "gelu_pytorch_tanh"},
+        "constants": {"use_cache": True},
+        "rope_theta": 10_000.0,
+    }
+    return Architecture(class_name, **{**row, **differing, "keys": keys | differing["keys"]})
+
+
+def _implied(family: str, *fields: str) -> dict[str, Any]:
+    values = {"query_key_norm": False, **FAMILIES[family]}
+    return {"norm_first": True, **{name: values[name] for name in fields}}
+
+
+_NO_BIASES = {"query_key_value": False, "attention_output": False, "feed_forward": False}
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": _like_llama(
+        "llama",
+        "LlamaForCausalLM",
+        keys={"max_sequence_length": ("max_position_embeddings", 2048)},
+        fixed={"sliding_window": None},
+        constants={"use_cache": True, "pretraining_tp": 1},
+        width_divides=True,
+    ),
+    "mistral": _like_llama(
+        "mistral",
+        "MistralForCausalLM",
+        keys={
+            "num_kv_heads": ("num_key_value_heads", 8),
+            "max_sequence_length": ("max_position_embeddings", 131_072),
+        },
+        biases=_NO_BIASES,
+        fixed={"attention_bias": False, "mlp_bias": False},
+        window="all",
+        default_window=4096,
+    ),
+    "qwen2": _like_llama(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        keys={
+            "num_kv_heads": ("num_key_value_heads", 32),
+            "max_sequence_length": ("max_position_embeddings", 32_768),
+        },
+        biases=_NO_BIASES | {"query_key_value": True},
+        fixed={"mlp_bias": False},
+        window="from max_window_layers",
+        default_window=4096,
+    ),
+    "qwen3": _like_llama(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        keys={
+            "num_kv_heads": ("num_key_value_heads", 32),
+            "head_dim": ("head_dim", 128),
+            "max_sequence_length": ("max_position_embeddings", 32_768),
+        },
+        biases={
+            "query_key_value": "attention_bias",
+            "attention_output": "attention_bias",
+            "feed_forward": False,
+        },
+        fixed={"mlp_bias": False},
+        window="from max_window_layers",
+        default_window=4096,
+    ),
+    "smollm3": _like_llama(
+        "smollm3",
+        "SmolLM3ForCausalLM",
+        keys={
+            "num_kv_heads": ("num_key_value_heads", 4),
+            "max_sequence_length": ("max_position_embeddings", 32_768),
+            "tied_embeddings": ("tie_word_embeddings", True),
+        },
+        rope_theta=2_000_000.0,
+        rope_layers=True,
+        window="without rotation",
+    ),
+    "gpt2": Architecture(
+        class_name="GPT2LMHeadModel",
+        keys={
+            "vocab_size": ("vocab_size", REQUIRED),
+            "embedding_dim": ("n_embd", REQUIRED),
+            "num_layers": ("n_layer", REQUIRED),
+            "num_heads": ("n_head", REQUIRED),
+            "feed_forward_dim": ("n_inner", None),
+            "max_sequence_length": ("n_positions", 1024),
+            "norm_epsilon": ("layer_norm_epsilon", 1e-5),
+            "activation": ("activation_function", "gelu_new"),
+            "tied_embeddings": ("tie_word_embeddings", True),
+            "initializer_range": ("initializer_range", 0.02),
+        },
+        required=_implied("gpt2", "positions", "norm", "gated", "query_key_norm"),
+        biases=dict.fromkeys(_NO_BIASES, True),
+        dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+        default_dropout=0.1,
+        fixed={
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "add_cross_attention": False,
+        },
+        written_activations={"gelu_tanh": "gelu_new"},
+        constants={"use_cache": True},
+        width_divides=True,
+    ),
+}
+"""model_type to its row; a model is written as the first that has all it needs"""
+
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "quantization_config": (),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    # Rotation of a part of each head, and more than one rotation.
+    "partial_rotary_factor": (1.0,),
+    "rotary_pct": (1.0,),
+    "use_mrope": (False,),
+    "mrope_section": (),
+    # Attention: other masks, scores and scales.
+    "attention_chunk_size": (),
+    "dual_chunk_attention_config": (),
+    "attn_logit_softcapping": (),
+    "final_logit_softcapping": (),
+    "query_pre_attn_scalar": (),
+    "attention_multiplier": (1.0,),
+    "clip_qkv": (),
+    "alibi": (False,),
+    "use_qk_norm": (False,),
+    "qk_layernorm": (False,),
+    # Scales of the residual stream and of the logits.
+    "embedding_multiplier": (1.0,),
+    "residual_multiplier": (1.0,),
+    "logits_scaling": (1.0,),
+    "logit_scale": (1.0,),
+    "use_parallel_residual": (False,),
+    "parallel_attn": (False,),
+    # Mixtures of experts, and layers of their own settings.
+    "num_experts": (0, 1),
+    "num_local_experts": (0, 1),
+    "n_routed_experts": (0,),
+    "per_layer_config": (),
+    "mlp_layer_types": (),
+}
+"""keys of architectures near to these that change what is computed: the values, besides null, that
+change nothing"""

@@ -1,0 +1,89 @@
+"""A model folder in the Hugging Face layout."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfllm.config import GenerationConfig
+from tfllm.pretrained import generation_settings
+from tfllm.pretrained.replaced_folder import OURS
+from tfllm.pretrained.sentence_modules import SENTENCE_TRANSFORMER, check_modules, has_modules
+from tfllm.pretrained.tensor_files import TensorFiles, other_weights
+from tfllm.pretrained.tokenizer_files import find_tokenizer
+from tfllm.pretrained.weight_map import WeightMap
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.base import Tokenizer
+
+
+class HuggingFaceFolder:
+    """config.json, safetensors, and what else there is (see `ModelSource`).
+
+    Raises:
+        FileNotFoundError: config.json or the weights are not there.
+        ValueError: a file is damaged or cut short.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.where = str(folder / "config.json")
+        self._stored_config = self._json("config.json", required=True)
+        self._ours = self._json(OURS)
+        self._modules = has_modules(folder)
+        self.dropout = self._ours.get("dropout")
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json; of a folder of sentence-transformers its `architectures` say so.
+
+        Raises:
+            ValueError: that library's modules are others than a `SentenceEncoder` has.
+        """
+        if not self._modules:
+            return self._stored_config
+        check_modules(self._folder)
+        return {**self._stored_config, "architectures": [SENTENCE_TRANSFORMER]}
+
+    def ignore_modules(self) -> None:
+        """Read the encoder alone of a folder of sentence-transformers."""
+        self._modules = False
+
+    @functools.cached_property
+    def tensors(self) -> TensorFiles:
+        """The weights, once the architecture is known to be one that is read."""
+        return TensorFiles(self._folder)
+
+    def weight_map(self, table: WeightMap) -> WeightMap:
+        """Which tensor is which weight."""
+        return table
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The folder's tokenizer, if it has one."""
+        return find_tokenizer(self._folder)
+
+    def generation(self) -> GenerationConfig:
+        """What generation_config.json says."""
+        return generation_settings.from_hugging_face(
+            self._json("generation_config.json"),
+            self._ours.get("generation", {}),
+            str(self._folder),
+        )
+
+    def _json(self, name: str, *, required: bool = False) -> dict[str, Any]:
+        path = self._folder / name
+        if not required and not path.exists():
+            return {}
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{self._folder} is no model folder: it has no {name}{other_weights(self._folder)}"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged or cut short: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold a JSON object; received {type(values).__name__}")
+        return values

@@ -1,0 +1,43 @@
+"""Keras's operations in a graph that a server runs, which has XLA off.
+
+On TensorFlow, `keras.ops.slice_update` is an op that only XLA can run, also in a function that is
+not compiled as a whole; KerasHub writes its caches with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+from keras.src.backend.tensorflow import core
+
+_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def without_xla() -> Iterator[None]:
+    """What is traced meanwhile updates slices with an op of TensorFlow's core."""
+    with _lock:
+        original = core.slice_update
+        core.slice_update = _slice_update
+        try:
+            yield
+        finally:
+            core.slice_update = original
+
+
+def _slice_update(inputs: Any, start_indices: Sequence[Any] | tf.Tensor, updates: Any) -> tf.Tensor:
+    """`inputs` with `updates` from a place on, which must fit there."""
+    inputs, updates = tf.convert_to_tensor(inputs), tf.convert_to_tensor(updates)
+    begin = tf.cast(tf.stack(start_indices), tf.int32)
+    updated = tf.raw_ops.TensorStridedSliceUpdate(
+        input=inputs,
+        begin=begin,
+        end=begin + tf.shape(updates),
+        strides=tf.ones_like(begin),
+        value=updates,
+    )
+    return tf.ensure_shape(updated, inputs.shape)

@@ -1,0 +1,236 @@
+"""The kinds of models that a folder can hold: which class, of which config.json, which weights.
+
+To read and write a further kind, add its row to `MODEL_KINDS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+from tfllm.config import ConfigError
+from tfllm.models.causal_lm import CausalLM
+from tfllm.models.encoder import Encoder
+from tfllm.models.encoder_decoder import EncoderDecoder
+from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
+from tfllm.models.masked_language_model import MaskedLanguageModel
+from tfllm.models.sentence_encoder import SentenceEncoder
+from tfllm.models.sequence_classifier import SequenceClassifier
+from tfllm.models.span_classifier import SpanClassifier
+from tfllm.models.token_classifier import TokenClassifier
+from tfllm.pretrained import bert_weight_map, hugging_face_config
+from tfllm.pretrained.bert_config import read_bert, read_labels, written_bert, written_labels
+from tfllm.pretrained.config_values import built
+from tfllm.pretrained.encoder_decoder_weight_maps import FINAL_BIAS, MARIAN, T5
+from tfllm.pretrained.encoder_decoder_weight_maps import OURS as ENCODER_DECODER
+from tfllm.pretrained.hugging_face_architectures import ARCHITECTURES
+from tfllm.pretrained.marian_config import expresses_marian, read_marian, written_marian
+from tfllm.pretrained.sentence_modules import SENTENCE_TRANSFORMER
+from tfllm.pretrained.t5_config import expresses_t5, read_t5, with_stored_output, written_t5
+from tfllm.pretrained.weight_map import WEIGHT_MAPS, WeightMap
+
+
+class Description(NamedTuple):
+    """What a config.json says of a model.
+
+    Args:
+        config: the architecture, the first argument of the model's class.
+        options: its other arguments.
+    """
+
+    config: Any
+    options: Mapping[str, Any] = {}
+
+
+class ModelKind(NamedTuple):
+    """One kind of model.
+
+    Args:
+        model_class: ours.
+        model_types: `model_type` of the config.json files that may be of this kind.
+        architectures: what `architectures` in them names, the first as it is written; none: any
+            name, or none, is of this kind.
+        read: what a config.json says, given its values, its name for errors, and the dropout to
+            train with instead of what it says (None: that); raises ConfigError.
+        write: what config.json says of a model, and why `transformers` cannot read it ("": it can).
+        weight_map: the tables of its weights by `model_type`.
+        stored_options: further arguments of the class that the names of the stored weights tell.
+        stored_settings: fields of the architecture that they tell, whatever config.json says.
+        generates: whether it has settings of how text is drawn from it.
+    """
+
+    model_class: type
+    model_types: Collection[str]
+    architectures: tuple[str, ...]
+    read: Callable[[Mapping[str, Any], str, float | None], Description]
+    write: Callable[[Any], tuple[dict[str, Any], str]]
+    weight_map: Mapping[str, WeightMap]
+    stored_options: Callable[[Collection[str]], Mapping[str, Any]] = lambda names: {}
+    stored_settings: Callable[[Any, Collection[str]], Mapping[str, Any]] = lambda config, names: {}
+    generates: bool = False
+
+
+def kind_of_config(values: Mapping[str, Any], where: str) -> ModelKind:
+    """The kind of the model that a config.json describes.
+
+    Raises:
+        ConfigError: a `model_type`, or a name in `architectures`, that is not read.
+    """
+    model_type, named = values.get("model_type"), values.get("architectures")
+    kinds = [kind for kind in MODEL_KINDS if model_type in kind.model_types]
+    if not isinstance(model_type, str) or not kinds:
+        known = dict.fromkeys(t for kind in MODEL_KINDS for t in kind.model_types)
+        raise ConfigError(
+            f"{where}: unknown model_type {model_type!r}; supported: {', '.join(known)}"
+        )
+    name = named[0] if isinstance(named, list) and named else None
+    for kind in kinds:
+        if not kind.architectures or name is None or name in kind.architectures:
+            return kind
+    names = [name for kind in kinds for name in kind.architectures]
+    raise ConfigError(
+        f"{where}: architectures of a {model_type} is supported with one of {', '.join(names)}; "
+        f"received {name!r}"
+    )
+
+
+def kind_of_model(model: Any) -> ModelKind:
+    """The kind that a model is of.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for cls in type(model).__mro__:
+        for kind in MODEL_KINDS:
+            if kind.model_class is cls:
+                return kind
+    names = ", ".join(f"tfllm.{kind.model_class.__name__}" for kind in MODEL_KINDS)
+    raise ValueError(f"one of {names} is saved; received {type(model).__name__}")
+
+
+# ------------------------------------------------------------------ causal language models
+
+
+def _read_causal(values: Mapping[str, Any], where: str, dropout: float | None) -> Description:
+    return Description(
+        hugging_face_config.from_hugging_face(values, where=where, dropout=dropout)[1]
+    )
+
+
+# ------------------------------------------------------------------ BERT
+
+
+def _read_encoder(values: Mapping[str, Any], where: str, dropout: float | None) -> Description:
+    return Description(read_bert(values, where, dropout))
+
+
+def _read_labelled(values: Mapping[str, Any], where: str, dropout: float | None) -> Description:
+    return Description(read_bert(values, where, dropout), read_labels(values, where))
+
+
+def _stored_pooler(names: Collection[str]) -> Mapping[str, Any]:
+    return {"pooler": any(name.endswith(bert_weight_map.POOLER) for name in names)}
+
+
+def _bert(
+    model_class: type,
+    architectures: tuple[str, ...],
+    table: WeightMap,
+    written_as: str | None = None,
+    **options: Any,
+) -> ModelKind:
+    def write(model: Any) -> tuple[dict[str, Any], str]:
+        names = getattr(model, "label_names", None)
+        return {
+            **written_bert(model.config),
+            "architectures": [written_as or architectures[0]],
+            **({} if names is None else written_labels(names)),
+        }, ""
+
+    options = {"read": _read_encoder, **options}
+    weight_map = {"bert": table}
+    return ModelKind(
+        model_class, ("bert",), architectures, write=write, weight_map=weight_map, **options
+    )
+
+
+# ------------------------------------------------------------------ encoder-decoders
+
+_OURS = "tfllm-encoder-decoder"
+
+
+def _read_pairs(values: Mapping[str, Any], where: str, dropout: float | None) -> Description:
+    if values.get("model_type") == _OURS:
+        settings = {**values.get("tfllm", {}), **({} if dropout is None else {"dropout": dropout})}
+        return Description(built(EncoderDecoderConfig, settings, where))
+    read = read_t5 if values.get("model_type") == "t5" else read_marian
+    return Description(read(values, where, dropout))
+
+
+def _written_pairs(model: Any) -> tuple[dict[str, Any], str]:
+    config = model.config
+    if expresses_marian(config):
+        return written_marian(config), ""
+    if expresses_t5(config):
+        return written_t5(config), ""
+    reason = "neither a Marian nor a T5 of `transformers` has this architecture"
+    settings = dataclasses.asdict(config)
+    return {"model_type": _OURS, "architectures": [], "tfllm": settings}, reason
+
+
+def _stored_settings(config: EncoderDecoderConfig, names: Collection[str]) -> Mapping[str, Any]:
+    if expresses_t5(config):
+        return with_stored_output(config, names)
+    if expresses_marian(config):
+        return {"output_bias": FINAL_BIAS in names}
+    return {}
+
+
+MODEL_KINDS: tuple[ModelKind, ...] = (
+    ModelKind(
+        CausalLM,
+        (*ARCHITECTURES, "tfllm"),
+        (),
+        read=_read_causal,
+        write=lambda model: hugging_face_config.to_hugging_face(model.config),
+        weight_map=WEIGHT_MAPS,
+        generates=True,
+    ),
+    ModelKind(
+        EncoderDecoder,
+        ("t5", "marian", _OURS),
+        ("T5ForConditionalGeneration", "T5WithLMHeadModel", "MarianMTModel"),
+        read=_read_pairs,
+        write=_written_pairs,
+        weight_map={"t5": T5, "marian": MARIAN, _OURS: ENCODER_DECODER},
+        stored_settings=_stored_settings,
+        generates=True,
+    ),
+    _bert(Encoder, ("BertModel",), bert_weight_map.BERT, stored_options=_stored_pooler),
+    _bert(
+        SentenceEncoder,
+        (SENTENCE_TRANSFORMER,),
+        bert_weight_map.BERT_IN_SENTENCE_ENCODER,
+        written_as="BertModel",
+        stored_options=_stored_pooler,
+    ),
+    _bert(
+        MaskedLanguageModel,
+        ("BertForMaskedLM", "BertForPreTraining"),
+        bert_weight_map.BERT_MASKED_LANGUAGE_MODEL,
+    ),
+    _bert(
+        SequenceClassifier,
+        ("BertForSequenceClassification",),
+        bert_weight_map.BERT_SEQUENCE_CLASSIFIER,
+        read=_read_labelled,
+    ),
+    _bert(
+        TokenClassifier,
+        ("BertForTokenClassification",),
+        bert_weight_map.BERT_TOKEN_CLASSIFIER,
+        read=_read_labelled,
+    ),
+    _bert(SpanClassifier, ("BertForQuestionAnswering",), bert_weight_map.BERT_SPAN_CLASSIFIER),
+)

@@ -1,0 +1,96 @@
+"""Where a model comes from: one face for every kind of folder and file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tfllm.atomic_folder import earlier_version
+from tfllm.config import GenerationConfig
+from tfllm.pretrained.tensor_source import TensorSource
+from tfllm.pretrained.weight_map import WeightMap
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.base import Tokenizer
+
+
+class ModelSource(Protocol):
+    """A model as it is stored."""
+
+    @property
+    def where(self) -> str:
+        """What to call it in errors."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What its config.json says, or would say."""
+
+    @property
+    def dropout(self) -> float | None:
+        """What tfllm trained it with; None where that is not known."""
+
+    @property
+    def tensors(self) -> TensorSource:
+        """The weights."""
+
+    def weight_map(self, table: WeightMap) -> WeightMap:
+        """Which tensor is which weight, given the table of a Hugging Face folder."""
+
+    def ignore_modules(self) -> None:
+        """Leave aside what is made of the states of an encoder."""
+
+    def tokenizer(self) -> Tokenizer | None:
+        """Text to token ids; None where there is none."""
+
+    def generation(self) -> GenerationConfig:
+        """How text is drawn from the model unless one says otherwise."""
+
+
+def open_source(path: Path) -> ModelSource:
+    """What is at a path: a folder in the Hugging Face layout or a GGUF file.
+
+    Raises:
+        FileNotFoundError: nothing, or no model.
+        ValueError: a file is damaged or of a kind that is not read.
+    """
+    path = existing(path)
+    if path.is_dir():
+        from tfllm.pretrained.hugging_face_folder import HuggingFaceFolder
+
+        return HuggingFaceFolder(path)
+    from tfllm.pretrained.gguf_model import GGUFModel
+
+    return GGUFModel(path)
+
+
+def existing(path: Path) -> Path:
+    """The path, if there is a folder, or a file that may be a model.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        NotADirectoryError: there is a file of another kind.
+    """
+    if path.is_dir() or is_gguf(path):
+        return path
+    if path.exists():
+        raise NotADirectoryError(
+            f"a model is a folder or a .gguf file; received the file {path}"
+            + (". Give the folder that holds it" if path.suffix == ".safetensors" else "")
+        )
+    earlier = earlier_version(path)
+    hint = (
+        f"a save was interrupted: the model before it is {earlier}; rename it back"
+        if earlier
+        else "give the path of a folder that holds config.json and model.safetensors, or of a "
+        ".gguf file; hf://ORGANISATION/NAME is a model of the Hugging Face Hub"
+    )
+    raise FileNotFoundError(f"there is no folder {path}; {hint}")
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is a file that is, or says it is, in the GGUF format."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return path.suffix.lower() == ".gguf" or file.read(4) == b"GGUF"

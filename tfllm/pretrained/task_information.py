@@ -1,0 +1,61 @@
+"""The task that a model folder was made for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tfllm.pretrained.model_folder import model_folder
+from tfllm.pretrained.replaced_folder import OURS
+from tfllm.pretrained.sentence_modules import has_modules, sentence_length
+
+
+def task_of(path: str | Path) -> dict[str, Any] | None:
+    """The name of the task and what it knows of its training records, as JSON.
+
+    Args:
+        path: as of `load`.
+
+    Returns:
+        `{"name": ..., "information": {...}}` as `save(task=...)` was given it; of a folder that
+        others wrote, what its config.json tells of a classifier's labels or of sentence vectors;
+        None where nothing is known.
+
+    Raises:
+        ValueError: tfllm.json or config.json is damaged.
+    """
+    folder = model_folder(path)
+    if not folder.is_dir():
+        return None
+    task = _json(folder / OURS).get("task")
+    if task is not None:
+        if not isinstance(task, dict) or not isinstance(task.get("name"), str):
+            raise ValueError(
+                f"{folder / OURS}: task must have a name and its information; received {task!r}"
+            )
+        return {"information": {}, **task}
+    if has_modules(folder):
+        length = sentence_length(folder)
+        known = {} if length is None else {"sequence_length": length}
+        return {"name": "embedding", "information": known}
+    values = _json(folder / "config.json")
+    if "BertForSequenceClassification" in (values.get("architectures") or ()):
+        from tfllm.pretrained.bert_config import read_labels
+
+        labels = read_labels(values, str(folder / "config.json"))
+        names = labels.get("label_names") or [f"LABEL_{i}" for i in range(labels["num_labels"])]
+        return {"name": "classification", "information": {"labels": names}}
+    return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object; received {type(values).__name__}")
+    return values

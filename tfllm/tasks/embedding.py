@@ -1,0 +1,259 @@
+"""Embedding: a text to a vector, near to those of texts that mean the same."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from tfllm.data.padding import padded, padded_width, padding_mask
+from tfllm.data.splits import RowBatch
+from tfllm.data.table_records import Column, Record
+from tfllm.models.sentence_encoder import SentenceEncoder
+from tfllm.tasks.definition import TRUNCATED, Example
+from tfllm.tasks.encoder_inputs import encoder_inputs
+from tfllm.tasks.encoder_task import EncoderTask, encoded_texts
+from tfllm.tasks.served import MAX_OPEN_BATCH, ServedTask
+
+if TYPE_CHECKING:
+    from tfllm.evaluation.measures import Measure
+    from tfllm.tokenizers.base import Tokenizer
+
+_SIDES = ("text", "positive")
+
+
+class Embedding(EncoderTask):
+    """Vectors of texts, learned from pairs that belong together: a question and its answer, ...
+
+    In a batch the other pairs' texts are what a pair is told apart from, so that larger batches
+    teach more. Records with a `score`, how alike people find the two, are not learned from: the
+    vectors are measured by them.
+    """
+
+    name = "embedding"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "text": Column(aliases=("query", "question", "anchor", "sentence1", "source")),
+        "positive": Column(
+            aliases=("answer", "passage", "document", "response", "sentence2", "target"),
+            is_input=False,
+        ),
+        "score": Column(
+            aliases=("similarity", "label"), required=False, kind="label", is_input=False
+        ),
+    }
+    token_features: ClassVar[tuple[str, ...]] = _SIDES
+    training_defaults: ClassVar[Mapping[str, Any]] = {
+        **EncoderTask.training_defaults,
+        "batch_size": 32,
+    }
+    pretrained_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-5}
+
+    def information(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Nothing: a vector needs no names.
+
+        Raises:
+            ValueError: no record can be learned from, or they all have the same text.
+        """
+        pairs = [record for record in records if record.get("score") is None]
+        if not pairs:
+            raise ValueError(
+                f"all {len(records):,} training records have a score, and those are measured by, "
+                "not learned from; give pairs of texts that belong together, without scores"
+            )
+        if len({record["positive"] for record in pairs}) < 2:
+            raise ValueError(
+                "pairs are told apart from one another, and all training records have the same "
+                f"'positive' ({pairs[0]['positive'][:40]!r}...)"
+            )
+        return {}
+
+    def examples(
+        self,
+        record: Record,
+        tokenizer: Tokenizer,
+        information: Mapping[str, Any],
+        sequence_length: int,
+    ) -> list[Example]:
+        """One example: the ids of `text` and `positive`; `group` [1], alike for equal positives.
+
+        None where the record has a score.
+        """
+        if record.get("score") is not None:
+            return []
+        example, cut = {}, 0
+        for side in _SIDES:
+            encoded = encoded_texts(tokenizer, record[side], None, sequence_length)
+            example[side] = encoded["token_ids"]
+            cut += int(encoded[TRUNCATED][0])
+        group = zlib.crc32(record["positive"].encode("utf-8", "surrogatepass")) >> 1
+        numbers = {"group": group, TRUNCATED: cut}
+        return [example | {name: np.array([n], np.int32) for name, n in numbers.items()}]
+
+    def batch(self, examples: Sequence[Example], sequence_length: int) -> RowBatch:
+        """As `SentenceEncoder` is fitted: inputs [B, 2, T], labels int32 [B], weights [B]."""
+        both = [[example[side] for example in examples] for side in _SIDES]
+        width = padded_width([len(ids) for side in both for ids in side], sequence_length)
+        inputs = {
+            "token_ids": np.stack([padded(ids, sequence_length, 0, width) for ids in both], 1),
+            "padding_mask": np.stack(
+                [padding_mask(ids, sequence_length, width) for ids in both], 1
+            ),
+        }
+        labels = np.array([example["group"][0] for example in examples], np.int32)
+        return RowBatch(inputs, labels, np.ones(len(examples), np.float32))
+
+    def head(self, encoder: Any, information: Mapping[str, Any], **options: Any) -> SentenceEncoder:
+        """A `SentenceEncoder`."""
+        return SentenceEncoder(encoder, **options)
+
+    def served(
+        self, model: Any, tokenizer: Tokenizer, information: Mapping[str, Any]
+    ) -> TextEmbedding:
+        """A `TextEmbedding`."""
+        return TextEmbedding(model, tokenizer, information)
+
+    def measures(
+        self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
+    ) -> list[Measure]:
+        """Recall@10 and the mean reciprocal rank among all positives; of scores, Spearman's.
+
+        A text that stands in several records should find the positives of all of them.
+        """
+        from tfllm.evaluation.retrieval_measures import mean_reciprocal_rank, recall_at
+
+        texts, positives = (
+            np.array([p[name] for p in predictions], np.float32).reshape(len(records), -1)
+            for name in ("vector", "positive_vector")
+        )
+        scored = [i for i, record in enumerate(records) if record.get("score") is not None]
+        measures = []
+        if len(scored) < len(records):
+            relevant, rankings = _found(records, texts, positives, set(scored))
+            measures += [
+                recall_at(10, relevant, rankings),
+                mean_reciprocal_rank(relevant, rankings),
+            ]
+        if scored:
+            measures.append(_spearman(records, texts, positives, scored))
+        return measures
+
+
+def _found(
+    records: Sequence[Record], texts: np.ndarray, positives: np.ndarray, scored: set[int]
+) -> tuple[list[set[int]], np.ndarray]:
+    """What each pair's text should find among the positives, and what it finds, the best first."""
+    from tfllm.evaluation.retrieval_measures import ranked
+
+    pairs = [i for i in range(len(records)) if i not in scored]
+    documents: dict[str, int] = {}
+    rows: list[int] = []
+    wanted: dict[str, set[int]] = {}
+    for i in pairs:
+        positive = records[i]["positive"]
+        if positive not in documents:
+            documents[positive] = len(rows)
+            rows.append(i)
+        wanted.setdefault(records[i]["text"], set()).add(documents[positive])
+    relevant = [wanted[records[i]["text"]] for i in pairs]
+    rankings = ranked(texts[pairs] @ positives[rows].T)
+    rankings[~texts[pairs].any(1)] = -1  # a refused text has no vector, and finds nothing
+    return relevant, rankings
+
+
+def _spearman(
+    records: Sequence[Record], texts: np.ndarray, positives: np.ndarray, scored: Sequence[int]
+) -> Measure:
+    from tfllm.evaluation.retrieval_measures import spearman
+
+    scores = []
+    for i in scored:
+        record = records[i]
+        try:
+            scores.append(float(record["score"]))
+        except ValueError:
+            raise ValueError(
+                f"{record.where}: a score must be a number; received {record['score']!r}"
+            ) from None
+    cosines = (texts[scored] * positives[scored]).sum(1)
+    return spearman(scores, cosines.tolist())
+
+
+class TextEmbedding(ServedTask):
+    """Vectors of texts.
+
+    Signature:
+
+        serving_default: `text` string [B] to `vector` float32 [B, E], of length 1;
+            `truncated_tokens` int32 [B], how many tokens the model did not see; `error` string [B]
+            ("", or that the text is empty: then the vector is 0).
+
+    Args:
+        model: gives a vector for a row of ids.
+        tokenizer: of the model.
+        information: of the task.
+    """
+
+    def __init__(
+        self, model: SentenceEncoder, tokenizer: Tokenizer, information: Mapping[str, Any]
+    ) -> None:
+        super().__init__(name="text_embedding")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.information = dict(information)
+        context = model.config.max_sequence_length
+        self.sequence_length = min(int(information.get("sequence_length", context)), context)
+        self._graph = tokenizer.graph()
+        self._functions: dict[str, Any] = {}
+
+    @property
+    def signatures(self) -> dict[str, Any]:
+        """`serving_default`."""
+        if not self._functions:
+            spec = tf.TensorSpec([None], tf.string, "text")
+            self._functions["serving_default"] = tf.function(
+                self._embed, input_signature=[spec], autograph=False
+            )
+        return self._functions
+
+    @property
+    def served_state(self) -> dict[str, Any]:
+        """The weights and the tokenizer."""
+        return {"weights": self.model.weights, "tokenizer": self._graph}
+
+    def with_dtype(self, dtype: str) -> TextEmbedding:
+        """The same with another dtype, or itself."""
+        if dtype == self.model.dtype_policy.name:
+            return self
+        return type(self)(self.model.with_dtype(dtype), self.tokenizer, self.information)
+
+    def embed(self, texts: Sequence[str], *, batch_size: int = MAX_OPEN_BATCH) -> np.ndarray:
+        """The vectors of texts, float32 [N, E]; of an empty text 0."""
+        answers = super().predict([{"text": text} for text in texts], batch_size=batch_size)
+        width = self.model.config.embedding_dim
+        return np.array([a["vector"] for a in answers], np.float32).reshape(-1, width)
+
+    def predict(
+        self, records: Sequence[Mapping[str, Any]], *, batch_size: int = MAX_OPEN_BATCH
+    ) -> list[dict[str, Any]]:
+        """The answer to each record; `positive_vector` besides where there is a `positive`."""
+        answers = super().predict(records, batch_size=batch_size)
+        pairs = [i for i, record in enumerate(records) if record.get("positive") is not None]
+        others = super().predict(
+            [{"text": records[i]["positive"]} for i in pairs], batch_size=batch_size
+        )
+        for i, other in zip(pairs, others, strict=True):
+            answers[i]["positive_vector"] = other["vector"]
+        return answers
+
+    def _embed(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        inputs, num_cut = encoder_inputs(
+            self.tokenizer, self._graph, text, None, self.sequence_length
+        )
+        del inputs["token_type_ids"]  # all are 0
+        error = tf.where(tf.strings.strip(text) == "", "the text is empty", "")
+        vectors = self.model(inputs, training=False)
+        good = tf.cast(error == "", tf.float32)[:, tf.newaxis]
+        return {"vector": vectors * good, "truncated_tokens": num_cut, "error": error}

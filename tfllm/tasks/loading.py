@@ -1,0 +1,73 @@
+"""The task that a model was made for."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from tfllm.pretrained import task_of
+from tfllm.tasks.chat import Chat
+from tfllm.tasks.code_generation import CodeGeneration
+from tfllm.tasks.registry import TASKS, task_definition
+from tfllm.tasks.served import ServedTask
+from tfllm.tasks.text_generation import TextGeneration
+from tfllm.tokenizers.fill_in_the_middle import middle_tokens
+
+_log = logging.getLogger("tfllm")
+
+
+def load_task(
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    adapter: str | Path | None = None,
+    task: str | None = None,
+) -> ServedTask:
+    """The functions of a model, for what it was trained for.
+
+    A language model is a `Chat` where its tokenizer has a chat template, a `CodeGeneration` where
+    it has tokens to fill in the middle with, else a `TextGeneration`.
+
+    Args:
+        path: whatever `TextGeneration.load` takes; a model folder says its task.
+        dtype: of the weights and products.
+        adapter: a folder with an adapter for a language model, in PEFT's layout, which is merged.
+        task: refuse a model of another task than this key of `tfllm.tasks.TASKS`.
+
+    Raises:
+        OSError: there is no model, or it has no tokenizer.
+        ValueError: the model cannot be read, or is of another task.
+    """
+    if task is None:
+        found = task_of(path)
+        task = found["name"] if found is not None and found["name"] in TASKS else None
+    if task is None:
+        return as_special(TextGeneration.load(path, dtype=dtype, adapter=adapter))
+    if adapter is not None:
+        raise ValueError(f"an adapter is for a language model, and {path} is of the task {task}")
+    definition = task_definition(task)
+    # Weights of another dtype than float32 are made by the task, which knows what stays.
+    loaded = definition.load(path)
+    served = definition.served(*loaded)
+    return served if dtype == "float32" else served.with_dtype(dtype)
+
+
+def as_special(task: TextGeneration) -> TextGeneration:
+    """The same model as what its tokenizer was made for: `Chat`, `CodeGeneration`, or neither."""
+    chat = as_chat(task)
+    if chat is task and type(task) is TextGeneration and middle_tokens(task.tokenizer) is not None:
+        return CodeGeneration(task.decoder, task.tokenizer, task.generation)
+    return chat
+
+
+def as_chat(task: TextGeneration) -> TextGeneration:
+    """The same model as a `Chat` where its tokenizer has a chat template.
+
+    A template that cannot be used is told in a warning, and the task stays what it is.
+    """
+    if task.tokenizer.settings.get("chat_template"):
+        try:
+            return Chat(task.decoder, task.tokenizer, task.generation)
+        except ValueError as error:
+            _log.warning("The model takes no conversations: %s", error)
+    return task

@@ -1,0 +1,31 @@
+"""The tasks that learn from records, by name. Their definitions are imported when asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+from tfllm.config import unknown_name
+from tfllm.tasks.definition import TaskDefinition
+
+TASKS: dict[str, str] = {
+    "classification": "tfllm.tasks.classification:Classification",
+    "embedding": "tfllm.tasks.embedding:Embedding",
+    "masked_language_model": "tfllm.tasks.masked_language_model:MaskedText",
+    "question_answering": "tfllm.tasks.question_answering:QuestionAnswering",
+    "summarization": "tfllm.tasks.summarization:Summarization",
+    "tagging": "tfllm.tasks.tagging:Tagging",
+    "translation": "tfllm.tasks.translation:Translation",
+}
+"""name to "module:class" of its `TaskDefinition`"""
+
+
+def task_definition(name: str) -> TaskDefinition:
+    """The definition of a task.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if name not in TASKS:
+        raise ValueError(unknown_name("task", name, TASKS))
+    module, _, kind = TASKS[name].partition(":")
+    return getattr(importlib.import_module(module), kind)()

@@ -1,0 +1,164 @@
+"""Conversations: which are well formed, and words in them that look like special tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tfllm.tokenizers.token_bytes import valid_text
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
+"""who may speak; which of them a model knows is its template's to say"""
+
+BREAK = "\ufdd0"
+"""In a special token that is a user's own words, this noncharacter keeps it from being parsed as
+one. It is taken out when the special tokens of the whole text have been found."""
+
+_RESERVED = re.compile("[\ufdd0-\ufdd5]")  # for marks, here and where templates run
+_PLAIN = (str, int, float, bool, type(None))
+
+TEMPLATE_FILE = "chat_template.json"
+"""beside an exported model, in assets.extra, which TensorFlow Serving does not look into: what
+`ChatTemplate.from_json` takes"""
+
+
+def checked(messages: Any) -> list[dict[str, Any]]:
+    """The messages, of plain types, once they are known to be a conversation.
+
+    Args:
+        messages: `{"role": ..., "content": ...}` each, in order. Other keys (`name`, `tool_calls`,
+            ...) are for the template; a message with `tool_calls` needs no content.
+
+    Raises:
+        ValueError: there are none; a message lacks a role or content, or has an unknown role; the
+            assistant speaks first.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
+        raise ValueError(
+            "a conversation must be a list of messages, each like "
+            f'{{"role": "user", "content": "Hello"}}; received {_shown(messages)}'
+        )
+    if not messages:
+        raise ValueError("a conversation must have at least one message; received none")
+    conversation = [_checked(message, i) for i, message in enumerate(messages, 1)]
+    for i, message in enumerate(conversation, 1):
+        if message["role"] in ("system", "developer"):
+            continue
+        if message["role"] != "user":
+            raise ValueError(
+                "the user must speak first, after a system message at most; received a "
+                f"conversation whose message {i} is the first of the others, and of role "
+                f"{message['role']!r}"
+            )
+        break
+    return conversation
+
+
+def check_last(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a conversation in which there is nothing to reply to.
+
+    Raises:
+        ValueError: the last message is the assistant's.
+    """
+    if messages[-1]["role"] == "assistant":
+        raise ValueError(
+            "the last message must be one to reply to; received one of role 'assistant'"
+        )
+
+
+def _checked(message: Any, number: int) -> dict[str, Any]:
+    where = f"message {number} of the conversation"
+    if not isinstance(message, Mapping):
+        raise ValueError(
+            f'{where} must be a dictionary like {{"role": "user", "content": "Hello"}}; received '
+            f"{_shown(message)}"
+        )
+    if "role" not in message:
+        raise ValueError(f"{where} has no role; its keys are {list(message)}")
+    role = message["role"]
+    if role not in ROLES:
+        raise ValueError(
+            f"{where} must have one of the roles {', '.join(ROLES)}; received {role!r}"
+        )
+    content = message.get("content")
+    if content is None and not message.get("tool_calls"):
+        raise ValueError(f"{where} (of role {role!r}) has no content")
+    if content is not None and not isinstance(content, str):
+        raise ValueError(f"{where} must have a text as its content; received {_shown(content)}")
+    return {str(key): plain(value, where) for key, value in message.items()}
+
+
+def plain(value: Any, where: str) -> Any:
+    """A copy of nothing but dictionaries, lists, text and numbers, as JSON has them.
+
+    Raises:
+        ValueError: there is anything else in it.
+    """
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, where) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, where) for item in value]
+    raise ValueError(
+        f"{where} must hold text, numbers, lists and dictionaries; received {_shown(value)}"
+    )
+
+
+def size(value: Any) -> int:
+    """Characters and items in a plain value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(size(key) + size(item) + 1 for key, item in value.items())
+    if isinstance(value, list):
+        return sum(size(item) + 1 for item in value)
+    return 8
+
+
+class WordBreaker:
+    """Puts U+FDD0 into what would be parsed as a special token.
+
+    Args:
+        special_tokens: of the tokenizer.
+    """
+
+    def __init__(self, special_tokens: Iterable[str]) -> None:
+        self._tokens = tuple(token for token in special_tokens if token)
+        self._first = {token[0] for token in self._tokens}
+        self._beginnings = {t[:i] for t in self._tokens for i in range(1, len(t))}
+        self._longest = max(map(len, self._tokens), default=0)
+
+    def __call__(self, value: Any) -> Any:
+        """The same text, or a plain value with texts in it, with no special token left whole.
+
+        What is the beginning of one at the end of a text is broken as well, since a template may
+        join texts. U+FDD0 to U+FDD5 in the text become U+FFFD.
+        """
+        if isinstance(value, dict):
+            return {self(key): self(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self(item) for item in value]
+        return self._broken(value) if isinstance(value, str) else value
+
+    def _broken(self, text: str) -> str:
+        text = _RESERVED.sub("\ufffd", valid_text(text))
+        if not any(character in text for character in self._first):
+            return text
+        end = len(text.rstrip())
+        pieces = []
+        begin = 0
+        for i, character in enumerate(text):
+            if character not in self._first:
+                continue
+            unfinished = end - i < self._longest and text[i:end] in self._beginnings
+            if unfinished or text.startswith(self._tokens, i):
+                pieces.append(text[begin : i + 1])
+                begin = i + 1
+        return BREAK.join([*pieces, text[begin:]])
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,186 @@
+"""A tokenizer.json of the `tokenizers` library in Python, whatever its model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from tokenizers import Tokenizer, models
+
+from tfllm.tokenizers.conversation import BREAK
+from tfllm.tokenizers.stored_tokenizer import StoredTokenizer, write_file
+from tfllm.tokenizers.token_bytes import valid_text
+
+Self = TypeVar("Self", bound="JsonTokenizer")
+
+
+class JsonTokenizer(StoredTokenizer):
+    """Text to ids and back, as a tokenizer.json says.
+
+    Args:
+        tokenizer_json: the text of a tokenizer.json.
+        end_token: the token that ends a document; default: the one of the usual names that the
+            tokenizer has, or its only special token.
+
+    Raises:
+        ValueError: the text is not a tokenizer.json of a supported model, or end_token is none of
+            its tokens.
+    """
+
+    _models: ClassVar[tuple[type, ...]] = (models.BPE,)
+
+    def __init__(self, tokenizer_json: str, *, end_token: str | None = None) -> None:
+        self._json = tokenizer_json
+        self._tokenizer = self._parse(tokenizer_json)
+        self._plain = self._parse(tokenizer_json)
+        self._plain.encode_special_tokens = True
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {token.content: id_ for id_, token in sorted(added.items()) if token.special}
+        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        super().__init__(special, max(ids, default=-1) + 1, end_token)
+
+    @classmethod
+    def load(cls: type[Self], path: str | os.PathLike[str]) -> Self:
+        """Read a tokenizer.json, or the folder that holds one.
+
+        The end token is what tokenizer_config.json, generation_config.json or config.json beside
+        it says; where they name several, the others are in `end_token_ids` too.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not a tokenizer.json of a supported model.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = file / "tokenizer.json"
+        text = read_tokenizer_json(file)
+        try:
+            tokenizer = cls(text)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        tokenizer._read_beside(file.parent)
+        return tokenizer
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write tokenizer.json.
+
+        Args:
+            path: a name that ends in .json, or a folder (made if need be). In a folder,
+                tokenizer_config.json names the end token and has `settings`; what else it says is
+                kept.
+        """
+        target = Path(path)
+        if target.suffix == ".json":
+            write_file(target, self._json)
+            return
+        write_file(target / "tokenizer.json", self._json)
+        self._write_beside(target)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token as tokenizer.json writes it; None if there is no such token."""
+        return self._tokenizer.token_to_id(token)
+
+    def token(self, id_: int) -> str | None:
+        """The token of an id, as tokenizer.json writes it; None if there is no such id."""
+        return self._tokenizer.id_to_token(id_)
+
+    def encode(
+        self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
+    ) -> list[int]:
+        """The ids of a text.
+
+        Args:
+            text: bytes that are not UTF-8 count as U+FFFD, as in the graph.
+            parse_special: whether "<|endoftext|>" in the text is the special token or thirteen
+                characters like any others.
+            add_special: whether to put around the text the tokens that tokenizer.json's template
+                says.
+        """
+        tokenizer = self._which(parse_special)
+        return tokenizer.encode(valid_text(text), add_special_tokens=add_special).ids
+
+    def encode_batch(
+        self,
+        texts: Iterable[str | bytes],
+        *,
+        parse_special: bool = True,
+        add_special: bool = True,
+    ) -> list[list[int]]:
+        """The ids of each text, on all cores."""
+        batch = [valid_text(text) for text in texts]
+        tokenizer = self._which(parse_special)
+        encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=add_special)
+        return [e.ids for e in encodings]
+
+    def encode_unbroken(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids of a text in which U+FDD0 keeps words from being special tokens, and where each
+        begins.
+
+        As `encode(text, add_special=False)`, but U+FDD0 is taken out once the special tokens of the
+        text are found, and of what is left `<|im_` and `end|>` are neighbours again.
+
+        Returns:
+            the ids, and the place in `text` of each one's first character.
+        """
+        encoding = self._unbroken.encode(valid_text(text), add_special_tokens=False)
+        return encoding.ids, [begin for begin, _ in encoding.offsets]
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """The text of ids; broken UTF-8 becomes U+FFFD, ids that are no token's are skipped."""
+        known = [i for i in map(int, ids) if 0 <= i < self.vocab_size]
+        return self._tokenizer.decode(known, skip_special_tokens=skip_special)
+
+    def _which(self, parse_special: bool) -> Tokenizer:
+        return self._tokenizer if parse_special else self._plain
+
+    @functools.cached_property
+    def _unbroken(self) -> Tokenizer:
+        values = json.loads(self._json)
+        # The library cuts out special tokens before it normalizes what stands between them.
+        take_out = {"type": "Replace", "pattern": {"String": BREAK}, "content": ""}
+        steps = [take_out, values["normalizer"]] if values.get("normalizer") else [take_out]
+        values["normalizer"] = {"type": "Sequence", "normalizers": steps}
+        values["post_processor"] = None  # it may move the places at which tokens begin
+        for token in values.get("added_tokens", ()):
+            token["normalized"] = token["normalized"] and not token["special"]
+        return self._parse(json.dumps(values))
+
+    def _parse(self, tokenizer_json: str) -> Tokenizer:
+        try:
+            tokenizer = Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # the library raises a bare Exception
+            raise ValueError(f"not a tokenizer.json that `tokenizers` reads: {error}") from None
+        if not isinstance(tokenizer.model, self._models):
+            raise ValueError(
+                f"the tokenizer's model must be {' or '.join(m.__name__ for m in self._models)}; "
+                f"received {type(tokenizer.model).__name__}"
+            )
+        tokenizer.no_truncation()  # these would cut or lengthen what encode() gives
+        tokenizer.no_padding()
+        return tokenizer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = functools.partial(type(self), end_token=self._end_token)
+        return make, (self._json,), {"_other_ends": self._other_ends, "settings": self.settings}
+
+
+def read_tokenizer_json(file: Path) -> str:
+    """The text of a tokenizer.json.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not UTF-8.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"there is no tokenizer at {file}: a tokenizer.json or a folder that holds one is "
+            "needed"
+        )
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a tokenizer.json: {error}") from None

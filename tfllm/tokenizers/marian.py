@@ -1,0 +1,271 @@
+"""Marian's tokenizers: SentencePiece for each side of a translation, one vocabulary for both."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tfllm.tokenizers.added_tokens import AddedToken, cut_at
+from tfllm.tokenizers.conversation import BREAK
+from tfllm.tokenizers.leading_space import SPACE
+from tfllm.tokenizers.sentence_piece import pieces_of
+from tfllm.tokenizers.sentence_piece_model import read_model
+from tfllm.tokenizers.stored_tokenizer import (
+    StoredTokenizer,
+    read_json,
+    read_settings,
+    token_content,
+    write_file,
+)
+from tfllm.tokenizers.token_bytes import valid_text
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.marian_graph import MarianGraph
+
+SOURCE, TARGET, VOCABULARY = "source.spm", "target.spm", "vocab.json"
+"""the names of its files"""
+_CLASS = "MarianTokenizer"
+_NAMES = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>"}
+# What a text may begin with: the language that it is to be translated into.
+CODE = r"(?s)>>.*?<<"
+STRIPPED = " \t\n\v\f\r"
+
+
+class MarianTokenizer(StoredTokenizer):
+    """Text to ids and back as `transformers` has them for Marian.
+
+    A text is cut into pieces by its side's SentencePiece model, and the pieces are numbered by a
+    vocabulary that both sides share; one that is not in it is the unknown token. The end token
+    comes behind. A text may begin with a code such as `>>fr<<`.
+
+    This is the tokenizer of sources; `target` is that of translations. Both make the same text of
+    the same ids.
+
+    Args:
+        source: the content of source.spm.
+        target: the content of target.spm.
+        vocabulary: piece to id.
+        special: `unk_token`, `eos_token` and `pad_token`, where they are others than usual.
+        side: whose pieces texts are cut into.
+
+    Raises:
+        ValueError: a file that is none of SentencePiece's, or a vocabulary that is none.
+    """
+
+    def __init__(
+        self,
+        source: bytes,
+        target: bytes,
+        vocabulary: Mapping[str, int],
+        *,
+        special: Mapping[str, str] | None = None,
+        side: Literal["source", "target"] = "source",
+    ) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._files = {"source": source, "target": target}
+        self._side: Literal["source", "target"] = side
+        ids = sorted(vocabulary.values()) if isinstance(vocabulary, Mapping) else []
+        if not ids or any(type(i) is not int for i in ids) or ids != list(range(len(ids))):
+            raise ValueError(
+                f"{VOCABULARY} must number different pieces from 0 on; received {len(ids)} of them"
+            )
+        self._vocabulary = dict(vocabulary)
+        self._names = {**_NAMES, **(special or {})}
+        missing = [name for name in self._names.values() if name not in self._vocabulary]
+        if missing:
+            raise ValueError(f"{VOCABULARY} must hold {', '.join(missing)}")
+        for name, data in self._files.items():
+            try:
+                read_model(data)
+            except ValueError as error:
+                raise ValueError(f"{name}.spm: {error}") from None
+        self._processor = SentencePieceProcessor(model_proto=self._files[side])
+        self._tokens = {id_: token for token, id_ in self._vocabulary.items()}
+        tokens = {token: self._vocabulary[token] for token in self._names.values()}
+        self._added = [AddedToken(id_, token, True, False) for token, id_ in tokens.items()]
+        self._unknown = self._vocabulary[self._names["unk_token"]]
+        super().__init__(tokens, len(ids), self._names["eos_token"])
+        named = {name: token for name, token in self._names.items() if name != "eos_token"}
+        self.settings = {"tokenizer_class": _CLASS, "separate_vocabs": False, **named}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> MarianTokenizer:
+        """Read the folder that holds source.spm, target.spm and vocab.json, or that source.spm.
+
+        Raises:
+            FileNotFoundError: one of them is not there.
+            ValueError: a file is damaged; or the sides have vocabularies of their own.
+        """
+        folder = Path(path)
+        if folder.name == SOURCE:
+            folder = folder.parent
+        for name in (SOURCE, TARGET, VOCABULARY):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder} has no {name}, which a Marian tokenizer is made of"
+                )
+        settings = read_settings(folder)
+        if settings.get("separate_vocabs"):
+            raise ValueError(
+                f"{folder}: separate_vocabs is supported with False alone: source and target "
+                "share an embedding, and so a vocabulary"
+            )
+        special = {name: token_content(settings.get(name)) for name in _NAMES}
+        try:
+            tokenizer = cls(
+                (folder / SOURCE).read_bytes(),
+                (folder / TARGET).read_bytes(),
+                read_json(folder / VOCABULARY),
+                special={name: token for name, token in special.items() if token is not None},
+            )
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+        own = tokenizer.settings
+        tokenizer._read_beside(folder)
+        tokenizer.settings = {**own, **tokenizer.settings}
+        return tokenizer
+
+    @functools.cached_property
+    def target(self) -> MarianTokenizer:
+        """The tokenizer of translations."""
+        if self._side == "target":
+            return self
+        other = MarianTokenizer(
+            self._files["source"],
+            self._files["target"],
+            self._vocabulary,
+            special=self._names,
+            side="target",
+        )
+        other.settings, other._other_ends = self.settings, self._other_ends
+        return other
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write source.spm, target.spm, vocab.json and what tokenizer_config.json says.
+
+        Args:
+            path: a folder (made if need be).
+        """
+        folder = Path(path)
+        write_file(folder / SOURCE, self._files["source"])
+        write_file(folder / TARGET, self._files["target"])
+        content = json.dumps(self._vocabulary, ensure_ascii=False, indent=2)
+        write_file(folder / VOCABULARY, content + "\n")
+        self._write_beside(folder)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a piece of the vocabulary; None if there is no such piece."""
+        return self._vocabulary.get(token)
+
+    def token(self, id_: int) -> str | None:
+        """The piece of an id; None if there is no such id."""
+        return self._tokens.get(id_)
+
+    def encode(
+        self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
+    ) -> list[int]:
+        """The ids of a text.
+
+        Args:
+            text: bytes that are not UTF-8 count as U+FFFD, as in the graph.
+            parse_special: whether "</s>" in the text is the special token or four characters like
+                any others.
+            add_special: whether to put the end token behind it.
+        """
+        ids = []
+        for segment in cut_at(valid_text(text), self._added if parse_special else []):
+            if segment.id >= 0:
+                ids.append(segment.id)
+                continue
+            code, rest = self._without_code(segment.text)
+            pieces = self._processor.encode(rest, out_type=str)
+            ids += [self._id(piece) for piece in (*code, *pieces)]
+        return [*ids, self.end_token_id] if add_special else ids
+
+    def encode_batch(
+        self,
+        texts: Iterable[str | bytes],
+        *,
+        parse_special: bool = True,
+        add_special: bool = True,
+    ) -> list[list[int]]:
+        """The ids of each text."""
+        options = {"parse_special": parse_special, "add_special": add_special}
+        return [self.encode(text, **options) for text in texts]
+
+    def encode_unbroken(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids of a text in which U+FDD0 keeps words from being special tokens, and where each
+        begins; see `Tokenizer.encode_unbroken`."""
+        ids: list[int] = []
+        starts: list[int] = []
+        for segment in cut_at(valid_text(text), self._added):
+            if segment.id >= 0:
+                ids.append(segment.id)
+                starts.append(segment.begin)
+                continue
+            places = [m.start() for m in re.finditer(f"[^{BREAK}]", segment.text, re.DOTALL)]
+            for id_, begin in self._with_places(segment.text.replace(BREAK, "")):
+                ids.append(id_)
+                starts.append(segment.begin + places[min(begin, len(places) - 1)])
+        return ids, starts
+
+    def _with_places(self, text: str) -> list[tuple[int, int]]:
+        code, rest = self._without_code(text)
+        found, at = [(self._id(piece), 0) for piece in code], len(text) - len(rest)
+        for piece in pieces_of(self._processor, rest):
+            found.append((self._id(piece.piece), at))
+            at += len(piece.surface)
+        return found
+
+    def _without_code(self, text: str) -> tuple[Sequence[str], str]:
+        match = re.match(CODE, text)
+        return ((match.group(),), text[match.end() :]) if match else ((), text)
+
+    def _id(self, piece: str) -> int:
+        id_ = self._vocabulary.get(piece, self._unknown)
+        # A text holds special tokens only where it is cut at them.
+        return self._unknown if self._tokens[id_] in self.special_tokens else id_
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """The text of ids; ids that are no token's are skipped."""
+        special = {} if skip_special else {i: t.encode() for t, i in self.special_tokens.items()}
+        known = [i for i in map(int, ids) if 0 <= i < self.vocab_size]
+        text = b"".join(special.get(i, self._bytes[i]) for i in known)
+        return text.decode("utf-8", "replace").strip(STRIPPED)
+
+    @functools.cached_property
+    def _bytes(self) -> list[bytes]:
+        """What each id stands for in running text."""
+        result = [b""] * self.vocab_size
+        for piece, id_ in self._vocabulary.items():
+            if piece not in self.special_tokens:
+                result[id_] = piece.replace(SPACE, " ").encode()
+        return result
+
+    def _make_graph(self) -> MarianGraph:
+        from tfllm.tokenizers.marian_graph import MarianGraph
+
+        return MarianGraph(
+            self._files[self._side],
+            self._vocabulary,
+            self._bytes,
+            self._added,
+            end_token_id=self.end_token_id,
+            unknown_id=self._unknown,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = functools.partial(MarianTokenizer, special=self._names, side=self._side)
+        files = (self._files["source"], self._files["target"], self._vocabulary)
+        return make, files, {"_other_ends": self._other_ends, "settings": self.settings}
+
+
+def target_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer of what is written, where it is another than that of what is read."""
+    return getattr(tokenizer, "target", tokenizer)

@@ -1,0 +1,91 @@
+"""The tokenizer that is in a folder or a file, whatever its kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tfllm.tokenizers.base import Tokenizer
+from tfllm.tokenizers.byte_pair import BytePairTokenizer
+from tfllm.tokenizers.json_tokenizer import JsonTokenizer, read_tokenizer_json
+from tfllm.tokenizers.marian import SOURCE, MarianTokenizer
+from tfllm.tokenizers.metaspace import MetaspaceTokenizer
+from tfllm.tokenizers.sentence_piece import FILES, SentencePieceTokenizer
+from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
+from tfllm.tokenizers.unigram_json import UnigramTokenizer
+from tfllm.tokenizers.word_piece import VOCABULARY, WordPiece
+
+TOKENIZER_FILES = ("tokenizer.json", *FILES, SOURCE, VOCABULARY)
+"""what a model folder may have its tokenizer in; the first of them that is there is read"""
+
+# Pickles, which run whatever is in them.
+_PICKLES = ("tokenizer.pkl", "tokenizer.pickle", "tokenizer.bin", "tokenizer.pt")
+
+
+def find_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer in a folder; None if there is none.
+
+    Raises:
+        ValueError: it is damaged, of a kind that is not supported, or a pickle.
+    """
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            return read_tokenizer(folder / name)
+    for name in _PICKLES:
+        if (folder / name).exists():
+            raise ValueError(
+                f"{folder / name} is not opened: a pickle runs whatever program is in it. "
+                "Have the library that wrote it write a tokenizer.json or a tokenizer.model"
+            )
+    return None
+
+
+def read_tokenizer(file: Path) -> Tokenizer:
+    """The tokenizer in a tokenizer.json, a file of SentencePiece, a vocab.txt or a source.spm, with
+    what lies beside it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or of a kind that is not supported.
+    """
+    if file.name == VOCABULARY:
+        return WordPiece.load(file)
+    if file.name == SOURCE:
+        return MarianTokenizer.load(file)
+    if file.suffix != ".json":
+        return SentencePieceTokenizer.load(file)
+    kind = _json_class(file)
+    if kind is UnigramTokenizer:
+        try:
+            return UnigramTokenizer.load(file)
+        except UnsupportedTokenizer:  # in Python alone
+            return MetaspaceTokenizer.load(file)
+    return kind.load(file)
+
+
+def _json_class(file: Path) -> type[JsonTokenizer | UnigramTokenizer]:
+    try:
+        content = json.loads(read_tokenizer_json(file))
+        model = content["model"]
+        kind = model.get("type", "BPE" if "merges" in model else None)
+        steps = [*_kinds(content.get("pre_tokenizer")), *_kinds(content.get("decoder"))]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: not a tokenizer.json: {error!r}") from None
+    if kind == "WordPiece":
+        return WordPiece
+    if kind not in ("BPE", "Unigram"):
+        raise ValueError(
+            f"{file}: the tokenizer's model must be BPE, Unigram or WordPiece; received {kind}"
+        )
+    if kind == "Unigram":
+        return UnigramTokenizer
+    return BytePairTokenizer if kind == "BPE" and "ByteLevel" in steps else MetaspaceTokenizer
+
+
+def _kinds(step: dict[str, Any] | None) -> list[str]:
+    """The types of a component of tokenizer.json, and of those in it."""
+    if step is None:
+        return []
+    inner = step.get("pretokenizers") or step.get("decoders") or []
+    return [step["type"], *(kind for s in inner for kind in _kinds(s))]

@@ -1,0 +1,416 @@
+"""SentencePiece, stored as its own `tokenizer.model`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfllm.tokenizers.added_tokens import AddedToken, Segment, check_added_tokens, cut_at
+from tfllm.tokenizers.conversation import BREAK
+from tfllm.tokenizers.leading_space import SPACE, LeadingSpace, joined
+from tfllm.tokenizers.sentence_piece_model import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    read_model,
+)
+from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
+from tfllm.tokenizers.stored_tokenizer import (
+    StoredTokenizer,
+    read_json,
+    read_settings,
+    token_content,
+    write_file,
+)
+from tfllm.tokenizers.token_bytes import valid_text
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.sentence_piece_graph import SentencePieceGraph
+
+FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+"""names that a model folder may have it under"""
+_T5_FILE, _T5_CLASS = "spiece.model", "T5Tokenizer"
+_FLAGS = ("special", "lstrip", "rstrip", "single_word")
+
+
+class SentencePieceTokenizer(StoredTokenizer):
+    """Text to ids and back as the library `sentencepiece` has them.
+
+    A text is cut at special tokens (the model's control pieces and the added ones), and each
+    stretch between them is encoded by itself; with `parse_special=False` the whole of a text is.
+    A model that puts a space before a text puts one before each stretch; where
+    tokenizer_config.json says `"legacy": false`, before the first alone, if it begins with none.
+
+    Args:
+        model: the content of a tokenizer.model.
+        added_tokens: further tokens, or other names of the model's.
+        begin, end: ids that are put before and after a text.
+        end_token: the token that ends a document; default: the one that the model says.
+        legacy: false: a space is put before the first stretch alone.
+
+    Raises:
+        ValueError: the content is none of SentencePiece's, or end_token is none of its tokens; or
+            legacy is false for a model that drops spaces.
+    """
+
+    _generic_class = True
+    _file = FILES[0]
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        added_tokens: Iterable[AddedToken] = (),
+        begin: Sequence[int] = (),
+        end: Sequence[int] = (),
+        end_token: str | None = None,
+        legacy: bool = True,
+    ) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._model = self._encoder = model
+        proto = read_model(model)
+        rules = proto.normalizer_spec
+        self._leading = _leading_space(rules)
+        self._escapes_spaces = rules.escape_whitespaces
+        self._spaces_first = rules.add_dummy_prefix and not legacy
+        if self._spaces_first:
+            if rules.remove_extra_whitespaces:
+                raise _refuse("legacy false with a model that drops spaces")
+            rules.add_dummy_prefix = False
+            self._encoder = proto.SerializeToString(deterministic=True)
+        try:
+            self._processor = SentencePieceProcessor(model_proto=self._encoder)
+        except RuntimeError as error:
+            raise ValueError(f"not a file that `sentencepiece` reads: {error}") from None
+        self._pieces = [piece.piece for piece in proto.pieces]
+        self._types = [piece.type for piece in proto.pieces]
+        self._given_added = tuple(added_tokens)
+        self._added = _all_added(self._pieces, self._types, self._given_added)
+        self._ids = {piece: id_ for id_, piece in enumerate(self._pieces)}
+        self._ids |= {t.content: t.id for t in self._added}
+        special = {t.content: t.id for t in sorted(self._added, key=lambda t: t.id) if t.special}
+        self._tokens = {id_: token for token, id_ in self._ids.items()}
+        self._begin, self._end = tuple(begin), tuple(end)
+        eos = proto.trainer_spec.eos_id
+        if end_token is None and 0 <= eos < len(self._pieces) and self._types[eos] == CONTROL:
+            end_token = self._tokens[eos]
+        super().__init__(special, max(self._tokens) + 1, end_token)
+        bos = begin[0] if begin else proto.trainer_spec.bos_id
+        if begin or end:
+            self.settings |= {"add_bos_token": bool(begin), "add_eos_token": bool(end)}
+        if 0 <= bos < len(self._pieces) and self._types[bos] == CONTROL:
+            self.settings["bos_token"] = self._tokens[bos]
+        if not legacy:
+            self.settings["legacy"] = False
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SentencePieceTokenizer:
+        """Read a tokenizer.model, or the folder that holds one.
+
+        Added tokens, and whether a text gets the begin and the end token, are what
+        tokenizer_config.json beside it says (a text gets none where it says nothing); the end
+        token is what that file, generation_config.json or config.json says. A T5's texts get the
+        end token, and its vocabulary has 100 more tokens (`<extra_id_0>` the last), or as many as
+        `extra_ids` says.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not a file of SentencePiece.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = next((file / n for n in FILES if (file / n).is_file()), file / FILES[0])
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"there is no tokenizer at {path}: a tokenizer.model or a folder that holds one is "
+                "needed"
+            )
+        data = file.read_bytes()
+        settings = read_settings(file.parent)
+        is_t5 = _is_t5(settings, file)
+        try:
+            added = _added_in(settings, read_json(file.with_name("added_tokens.json")))
+            if is_t5:
+                added = _with_sentinels(added, settings, len(read_model(data).pieces))
+            model = cls(data, added_tokens=added, legacy=settings.get("legacy") is not False)
+            own = model.settings
+            model._read_beside(file.parent)
+            model.settings = {**own, **model.settings}
+            around = []
+            for flag, name, default in (
+                ("add_bos_token", "bos_token", model.settings.get("bos_token")),
+                ("add_eos_token", "eos_token", settings.get("eos_token")),
+            ):
+                id_ = model._ids.get(token_content(settings.get(name, default)) or "")
+                if name == "eos_token" and id_ is None:
+                    with contextlib.suppress(ValueError):
+                        id_ = model.end_token_id
+                wanted = settings.get(flag, is_t5 and flag == "add_eos_token")
+                around.append((id_,) if wanted and id_ is not None else ())
+            model._begin, model._end = around
+            if is_t5:
+                model._keep_as_t5()
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        return model
+
+    def _keep_as_t5(self) -> None:
+        """Be saved as `transformers` has T5's tokenizers."""
+        self._file = _T5_FILE
+        self.settings = {"pad_token": "<pad>", "unk_token": "<unk>", **self.settings}
+        self.settings["tokenizer_class"] = _T5_CLASS
+        sentinels = sum(t.content.startswith(_SENTINEL) for t in self._added)
+        self.settings["extra_ids"] = sentinels
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write tokenizer.model (spiece.model of a T5).
+
+        Args:
+            path: a name that ends in .model, or a folder (made if need be). In a folder,
+                tokenizer_config.json names the end token and has `settings`; what else it says is
+                kept.
+        """
+        target = Path(path)
+        if target.suffix == ".model":
+            write_file(target, self._model)
+            return
+        write_file(target / self._file, self._model)
+        self._write_beside(target)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a piece or an added token; None if there is no such token."""
+        return self._ids.get(token)
+
+    def token(self, id_: int) -> str | None:
+        """The piece or the added token of an id; None if there is no such id."""
+        return self._tokens.get(id_)
+
+    def encode(
+        self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
+    ) -> list[int]:
+        """The ids of a text.
+
+        Args:
+            text: bytes that are not UTF-8 count as U+FFFD, as in the graph.
+            parse_special: whether "</s>" in the text is the special token or four characters like
+                any others.
+            add_special: whether to put the begin and end tokens around the text that the
+                tokenizer's configuration puts there.
+        """
+        return self.encode_batch([text], parse_special=parse_special, add_special=add_special)[0]
+
+    def encode_batch(
+        self,
+        texts: Iterable[str | bytes],
+        *,
+        parse_special: bool = True,
+        add_special: bool = True,
+    ) -> list[list[int]]:
+        """The ids of each text."""
+        tokens = self._cut(parse_special)
+        rows = [cut_at(valid_text(text), tokens) for text in texts]
+        stretches = [
+            self._with_space(s.text, s.begin == 0) for row in rows for s in row if s.id < 0
+        ]
+        encoded = iter(self._processor.encode(stretches))
+        begin, end = (self._begin, self._end) if add_special else ((), ())
+        return [
+            [*begin, *(i for s in row for i in (next(encoded) if s.id < 0 else (s.id,))), *end]
+            for row in rows
+        ]
+
+    def encode_unbroken(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids of a text in which U+FDD0 keeps words from being special tokens, and where each
+        begins.
+
+        As `encode(text, add_special=False)`, but U+FDD0 is taken out once the special tokens of the
+        text are found, and of what is left `<|im_` and `end|>` are neighbours again.
+
+        Returns:
+            the ids, and the place in `text` of each one's first character.
+        """
+        ids: list[int] = []
+        starts: list[int] = []
+        for segment in cut_at(valid_text(text), self._cut(True)):
+            if segment.id >= 0:
+                ids.append(segment.id)
+                starts.append(segment.begin)
+                continue
+            places = [m.start() for m in re.finditer(f"[^{BREAK}]", segment.text, re.DOTALL)]
+            whole = segment.text.replace(BREAK, "")
+            for part in cut_at(whole, self._cut(False)):
+                found, begins = self._with_places(part, segment.begin + part.begin == 0)
+                ids += found
+                starts += [segment.begin + places[b] for b in begins]
+        return ids, starts
+
+    def _with_places(self, part: Segment, is_first: bool) -> tuple[list[int], list[int]]:
+        """The ids of a stretch, and the place of each among its characters."""
+        if part.id >= 0:
+            return [part.id], [part.begin]
+        text = self._with_space(part.text, is_first)
+        ids, begins, at = [], [], len(part.text) - len(text)
+        for piece in pieces_of(self._processor, text):
+            ids.append(piece.id)
+            begins.append(part.begin + min(max(at, 0), len(part.text) - 1))
+            at += len(piece.surface)
+        return ids, begins
+
+    def _with_space(self, text: str, is_first: bool) -> str:
+        """A stretch as the model is to see it."""
+        bare = self._spaces_first and is_first and not text.startswith((" ", SPACE))
+        return " " + text if bare else text
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """The text of ids; broken UTF-8 becomes U+FFFD, ids that are no token's are skipped."""
+        special = {} if skip_special else {i: t.encode() for t, i in self.special_tokens.items()}
+        known = [i for i in map(int, ids) if 0 <= i < self.vocab_size]
+        parts = [special.get(i, self._bytes[i]) for i in known]
+        return joined(parts, self._leading).decode("utf-8", "replace")
+
+    @functools.cached_property
+    def _bytes(self) -> list[bytes]:
+        """What each id stands for in running text."""
+        result = [b""] * self.vocab_size
+        for id_, (piece, kind) in enumerate(zip(self._pieces, self._types, strict=True)):
+            if kind == BYTE:
+                result[id_] = bytes([int(piece[3:-1], 16)])
+            elif kind in (NORMAL, USER_DEFINED, UNUSED):
+                spaced = piece.replace(SPACE, " ") if self._escapes_spaces else piece
+                result[id_] = spaced.encode()
+        for token in self._added:
+            result[token.id] = b"" if token.special else token.content.encode()
+        return result
+
+    def _cut(self, parse_special: bool) -> list[AddedToken]:
+        return [t for t in self._added if parse_special or not t.special]
+
+    def _make_graph(self) -> SentencePieceGraph:
+        from tfllm.tokenizers.sentence_piece_graph import SentencePieceGraph
+
+        return SentencePieceGraph(
+            self._encoder,
+            self._bytes,
+            self._added,
+            self._begin,
+            self._end,
+            self._leading,
+            spaces_first=self._spaces_first,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = functools.partial(
+            SentencePieceTokenizer,
+            added_tokens=self._given_added,
+            begin=self._begin,
+            end=self._end,
+            end_token=self._end_token,
+            legacy=self.settings.get("legacy") is not False,
+        )
+        state = {"_other_ends": self._other_ends, "settings": self.settings, "_file": self._file}
+        return make, (self._model,), state
+
+
+def _all_added(
+    pieces: Sequence[str], types: Sequence[int], given: Iterable[AddedToken]
+) -> list[AddedToken]:
+    """The tokens that text is cut at: the model's own that stand for no text, and further ones."""
+    added = {
+        id_: AddedToken(id_, piece, special=True, normalized=False)
+        for id_, (piece, kind) in enumerate(zip(pieces, types, strict=True))
+        if kind in (CONTROL, UNKNOWN) and piece
+    }
+    ids = {piece: id_ for id_, piece in enumerate(pieces)}
+    for token in given:
+        if ids.get(token.content, token.id) != token.id:
+            raise ValueError(
+                f"an added token must have the id of the piece that it is; received {token.id} for "
+                f"{token.content!r}, which is {ids[token.content]}"
+            )
+        # A user-defined piece is whole to SentencePiece itself, among the pieces around it.
+        if token.id < len(types) and types[token.id] == USER_DEFINED and not token.special:
+            continue
+        added[token.id] = token
+    return list(added.values())
+
+
+def _added_in(settings: dict[str, Any], older: dict[str, Any]) -> list[AddedToken]:
+    """The added tokens that tokenizer_config.json, or added_tokens.json of old, names."""
+    decoder = settings.get("added_tokens_decoder") or {}
+    try:
+        found = [
+            AddedToken(
+                int(id_),
+                str(token["content"]),
+                normalized=False,
+                **{name: bool(token.get(name)) for name in _FLAGS},
+            )
+            for id_, token in decoder.items()
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "added_tokens_decoder of tokenizer_config.json must give each id an object with "
+            f"content; {error!r}"
+        ) from None
+    check_added_tokens(found, _refuse)
+    known = {t.content for t in found}
+    named = {token_content(v) for k, v in settings.items() if k.endswith("_token")}
+    found += [
+        AddedToken(id_, content, content in named, normalized=False)
+        for content, id_ in older.items()
+        if content not in known
+    ]
+    return found
+
+
+_SENTINEL = "<extra_id_"
+
+
+def _is_t5(settings: dict[str, Any], file: Path) -> bool:
+    name = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
+    if name:
+        return name == _T5_CLASS
+    return read_json(file.with_name("config.json")).get("model_type") == "t5"
+
+
+def _with_sentinels(
+    added: list[AddedToken], settings: dict[str, Any], num_pieces: int
+) -> list[AddedToken]:
+    """With the tokens that stand for what T5 is to fill in, which no file need name."""
+    if any(token.content.startswith(_SENTINEL) for token in added):
+        return added
+    number = settings.get("extra_ids", 100)
+    if type(number) is not int or not 0 <= number <= 100_000:
+        raise ValueError(
+            f"extra_ids of tokenizer_config.json must be a number of tokens; received {number!r}"
+        )
+    return added + [
+        AddedToken(num_pieces + i, f"{_SENTINEL}{number - 1 - i}>", True, False)
+        for i in range(number)
+    ]
+
+
+def _refuse(what: str) -> UnsupportedTokenizer:
+    return UnsupportedTokenizer(f"a SentencePiece tokenizer here cannot do {what}")
+
+
+def _leading_space(normalizer: Any) -> LeadingSpace:
+    if normalizer.remove_extra_whitespaces:
+        return "each"
+    return "one" if normalizer.add_dummy_prefix else "keep"
+
+
+def pieces_of(processor: Any, text: str) -> Any:
+    """The pieces of a text with their surfaces, by whatever name the library's version has it."""
+    if hasattr(processor, "encode_as_immutable_proto"):
+        return processor.encode_as_immutable_proto(text).pieces
+    return processor.encode(text, return_type="proto").pieces

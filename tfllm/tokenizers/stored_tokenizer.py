@@ -1,0 +1,195 @@
+"""What tokenizers of every kind have in common: the tokens that end a text, and a model folder."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.base import TokenizerGraph
+
+GENERIC_CLASS = "PreTrainedTokenizerFast"
+_CONFIG = "tokenizer_config.json"
+# The token that ends a document, where nothing says which one does.
+_END_TOKENS = (
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "<|im_end|>",
+)
+
+
+class StoredTokenizer:
+    """A tokenizer that a model folder holds.
+
+    A subclass gives `token_id`, `token` and `_make_graph`.
+
+    Attributes:
+        vocab_size: number of ids: they are 0 .. vocab_size - 1.
+        special_tokens: the tokens that stand for no text, and their ids.
+        settings: what tokenizer_config.json says besides the end token, such as the other special
+            tokens and the chat template: kept from where the tokenizer was loaded to where it is
+            saved.
+    """
+
+    _generic_class: ClassVar[bool] = False
+    """a folder that is saved names the class of `transformers` that does what the files say, not
+    one that has rules of its own"""
+
+    def __init__(
+        self, special_tokens: dict[str, int], vocab_size: int, end_token: str | None
+    ) -> None:
+        self.special_tokens = special_tokens
+        self.vocab_size = vocab_size
+        self.settings: dict[str, Any] = {}
+        if end_token is not None and self.token_id(end_token) is None:
+            raise ValueError(
+                "end_token must be a token of the tokenizer; received "
+                f"{end_token!r}, and its special tokens are {list(special_tokens)}"
+            )
+        self._end_token = end_token
+        self._other_ends: tuple[int, ...] = ()
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary writes it; None if there is no such token."""
+        raise NotImplementedError
+
+    def token(self, id_: int) -> str | None:
+        """The token of an id; None if there is no such id."""
+        raise NotImplementedError
+
+    @property
+    def end_token(self) -> str:
+        """The token that ends a document.
+
+        Raises:
+            ValueError: the tokenizer does not say which of its tokens that is.
+        """
+        if self._end_token is None:
+            known = [t for t in _END_TOKENS if t in self.special_tokens]
+            known = known or (list(self.special_tokens) if len(self.special_tokens) == 1 else [])
+            if not known:
+                raise ValueError(
+                    "the tokenizer does not say which token ends a document; its special tokens "
+                    f"are {list(self.special_tokens)}. Name it as eos_token in "
+                    "tokenizer_config.json"
+                )
+            self._end_token = known[0]
+        return self._end_token
+
+    @property
+    def end_token_id(self) -> int:
+        """The id of `end_token`."""
+        id_ = self.token_id(self.end_token)
+        assert id_ is not None
+        return id_
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """The ids at each of which a generated text ends: `end_token_id`, and any others that
+        generation_config.json or config.json named where the tokenizer was loaded."""
+        return (self.end_token_id, *self._other_ends)
+
+    def set_end_token_ids(self, ids: tuple[int, ...] | list[int]) -> None:
+        """Have texts end at each of these ids, the first of which ends documents."""
+        self._end_token = self.token(ids[0])
+        assert self._end_token is not None
+        self._other_ends = tuple(ids[1:])
+
+    def graph(self) -> TokenizerGraph:
+        """The same tokenizer out of TensorFlow kernels, to be saved with a model.
+
+        Raises:
+            ValueError: the tokenizer does what no such kernels do; the error names it.
+        """
+        return self._graph
+
+    @functools.cached_property
+    def _graph(self) -> TokenizerGraph:
+        return self._make_graph()
+
+    def _make_graph(self) -> TokenizerGraph:
+        raise NotImplementedError
+
+    def _read_beside(self, folder: Path) -> None:
+        """Take the settings and the ends of a text from the files of a model folder."""
+        self.settings = read_settings(folder)
+        if self._generic_class and "tokenizer_class" in self.settings:
+            self.settings["tokenizer_class"] = GENERIC_CLASS
+        named = self.settings.pop("eos_token", None)
+        content = token_content(named)
+        first = None if content is None else self.token_id(content)
+        ends = [] if first is None else [first]
+        for name in ("generation_config.json", "config.json"):
+            ids = read_json(folder / name).get("eos_token_id")
+            ids = ids if isinstance(ids, list) else [ids]
+            ids = [i for i in ids if isinstance(i, int) and i >= 0 and self.token(i) is not None]
+            if ids:
+                ends += ids
+                break
+        if ends:
+            self.set_end_token_ids(list(dict.fromkeys(ends)))
+
+    def _write_beside(self, folder: Path) -> None:
+        """tokenizer_config.json; what else it says already is kept."""
+        settings = read_json(folder / _CONFIG) or {"tokenizer_class": GENERIC_CLASS}
+        settings |= self.settings
+        with contextlib.suppress(ValueError):  # a tokenizer without an end token can be saved too
+            settings["eos_token"] = self.end_token
+        write_file(folder / _CONFIG, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(vocab_size={self.vocab_size})"
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says, with the chat template in it."""
+    settings = read_json(folder / _CONFIG)
+    template = folder / "chat_template.jinja"  # its place since version 4.51 of transformers
+    if template.is_file():
+        settings["chat_template"] = template.read_text(encoding="utf-8")
+    return settings
+
+
+def token_content(token: Any) -> str | None:
+    """Of a token as tokenizer_config.json writes it: a string, or an object with `content`."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is none.
+
+    Raises:
+        ValueError: the file is not valid JSON.
+    """
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from None
+    return settings if isinstance(settings, dict) else {}
+
+
+def write_file(file: Path, content: str | bytes) -> None:
+    """Write beside and rename, so that a failure leaves the file as it was."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(beside, 0o644)
+        os.replace(beside, file)
+    except BaseException:
+        os.unlink(beside)
+        raise

@@ -1,0 +1,366 @@
+"""WordPiece as BERT has it: words into the longest pieces that the vocabulary knows."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from tfllm.tokenizers.bert_characters import changing_places
+from tfllm.tokenizers.json_tokenizer import JsonTokenizer
+from tfllm.tokenizers.stored_tokenizer import read_json, token_content
+from tfllm.tokenizers.token_bytes import valid_text
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.word_piece_graph import WordPieceGraph
+
+_log = logging.getLogger("tfllm")
+
+VOCABULARY = "vocab.txt"
+"""one token a line, its id the number of the line: what older BERT folders have alone"""
+SPECIAL_TOKENS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+"""what tokenizer_config.json calls the special tokens, and what they are where it says nothing"""
+_MAX_CHARACTERS = 100
+_PREFIX = "##"
+_AT_ONCE = 1000
+"""copies of a word that the library is given as one text"""
+
+Self = TypeVar("Self", bound="WordPiece")
+
+
+class WordPiece(JsonTokenizer):
+    """Text to ids and back: BERT's normalization, words, and the pieces of words.
+
+    `encode` puts [CLS] before a text and [SEP] behind it, unless `add_special` is false.
+
+    Args:
+        tokenizer_json: the text of a tokenizer.json.
+        end_token: the token that ends a text; default: [SEP].
+
+    Raises:
+        ValueError: the text is not a tokenizer.json of a WordPiece model, or end_token is none of
+            its tokens.
+    """
+
+    _models = (models.WordPiece,)
+
+    @classmethod
+    def load(cls: type[Self], path: str | os.PathLike[str]) -> Self:
+        """Read a tokenizer.json or a vocab.txt, or the folder that holds one.
+
+        What a vocab.txt leaves open, tokenizer_config.json beside it says: `do_lower_case` (true
+        where nothing is said, as in transformers), `strip_accents`, `tokenize_chinese_chars`, and
+        the special tokens.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not of a WordPiece model.
+        """
+        file = Path(path)
+        if file.is_dir() and not (file / "tokenizer.json").is_file():
+            file = file / VOCABULARY
+        if file.name != VOCABULARY:
+            return super().load(path)
+        tokenizer = cls(_json_of_vocabulary(file))
+        tokenizer._read_beside(file.parent)
+        return tokenizer
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        *,
+        lowercase: bool = True,
+        strip_accents: bool | None = None,
+        show_progress: bool = False,
+    ) -> WordPiece:
+        """Learn a vocabulary from texts. The same texts give the same tokenizer.
+
+        Args:
+            texts: any iterable of texts; read once, not kept.
+            vocab_size: number of ids, the five special tokens included.
+            lowercase: make no difference between capital and small letters.
+            strip_accents: make no difference between letters with an accent and without; default:
+                as `lowercase`.
+            show_progress: draw a progress bar on standard error.
+
+        Returns:
+            The tokenizer. It is smaller than vocab_size where the text has too few different
+            pieces; a log message says so.
+
+        Raises:
+            ValueError: vocab_size is too small, or texts is one text.
+        """
+        if isinstance(texts, str | bytes):
+            raise ValueError("texts must be an iterable of texts; received one text, put it in []")
+        least = len(SPECIAL_TOKENS) + 1
+        if vocab_size < least:
+            raise ValueError(
+                f"vocab_size must be at least {least} ({len(SPECIAL_TOKENS)} special tokens and a "
+                f"character); received {vocab_size}"
+            )
+        tokenizer = _bert({}, lowercase=lowercase, strip_accents=strip_accents)
+        words = _counted_words(tokenizer, texts)
+        letters = _letters(words, vocab_size)
+        normalizer = json.dumps(json.loads(tokenizer.to_str())["normalizer"])
+        while pair := changing_places(normalizer, "".join(letters)):  # no graph knows both
+            letters = [t for t in letters if t.removeprefix(_PREFIX) != pair[0]]
+        # Given in this order, or the library numbers them as they come out of a hash table, and
+        # joins other pairs each time where several are equally frequent.
+        first = [*SPECIAL_TOKENS.values(), *letters]
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocab_size, special_tokens=first, show_progress=show_progress
+        )
+        tokenizer.train_from_iterator(_repeated(words, set(letters)), trainer)
+        tokenizer.post_processor = _template(tokenizer, SPECIAL_TOKENS)
+        content = json.loads(tokenizer.to_str())
+        content["added_tokens"] = content["added_tokens"][: len(SPECIAL_TOKENS)]
+        result = cls(json.dumps(content, ensure_ascii=False))
+        result.settings = {
+            "tokenizer_class": "BertTokenizer",
+            **SPECIAL_TOKENS,
+            "do_lower_case": lowercase,
+            "strip_accents": strip_accents,
+            "tokenize_chinese_chars": True,
+        }
+        if result.vocab_size < vocab_size:
+            _log.warning(
+                "The text is too small for a vocabulary of %d tokens: there is nothing left to "
+                "merge. The tokenizer has %d tokens.",
+                vocab_size,
+                result.vocab_size,
+            )
+        return result
+
+    @property
+    def end_token(self) -> str:
+        """The token that ends a text: [SEP], unless the folder names another."""
+        return self._end_token or self._special_token("sep_token")
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id of what rows are filled up with."""
+        return self._special_id("pad_token")
+
+    @property
+    def cls_token_id(self) -> int:
+        """The id of the token before every text."""
+        return self._special_id("cls_token")
+
+    @property
+    def sep_token_id(self) -> int:
+        """The id of the token after every text."""
+        return self._special_id("sep_token")
+
+    @property
+    def mask_token_id(self) -> int:
+        """The id of the token that stands for a hidden one."""
+        return self._special_id("mask_token")
+
+    @property
+    def unk_token_id(self) -> int:
+        """The id of a word that no pieces make."""
+        return self._special_id("unk_token")
+
+    @functools.cached_property
+    def continuing_ids(self) -> frozenset[int]:
+        """The ids of tokens that continue a word."""
+        prefix = json.loads(self._json)["model"]["continuing_subword_prefix"]
+        vocab = self._tokenizer.get_vocab(with_added_tokens=False)
+        return frozenset(id_ for token, id_ in vocab.items() if token.startswith(prefix))
+
+    def _special_token(self, name: str) -> str:
+        return token_content(self.settings.get(name)) or SPECIAL_TOKENS[name]
+
+    def _special_id(self, name: str) -> int:
+        token = self._special_token(name)
+        id_ = self.token_id(token)
+        if id_ is None:
+            raise ValueError(
+                f"the tokenizer has no {name}: {token!r} is none of its tokens. Name it in "
+                "tokenizer_config.json"
+            )
+        return id_
+
+    def encode_with_offsets(
+        self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, and which of its characters each stands for.
+
+        Args: as of `encode`.
+
+        Returns:
+            the ids, and (begin, end) for each: places of characters (code points) of the text as it
+            was given, whatever normalization does to it; (0, 0) for what `add_special` puts there.
+        """
+        tokenizer = self._which(parse_special)
+        encoding = tokenizer.encode(valid_text(text), add_special_tokens=add_special)
+        return encoding.ids, encoding.offsets
+
+    def encode_pair(
+        self, text: str | bytes, second_text: str | bytes, *, parse_special: bool = True
+    ) -> tuple[list[int], list[int]]:
+        """[CLS] text [SEP] second_text [SEP].
+
+        Returns:
+            the ids; and their types, 0 up to the first [SEP] and 1 from there on.
+        """
+        encoding = self._which(parse_special).encode(valid_text(text), valid_text(second_text))
+        return encoding.ids, encoding.type_ids
+
+    @functools.cached_property
+    def _forms(self) -> tuple[list[bytes], list[bytes]]:
+        """What each id stands for within a text, the space before it included; and where it is
+        the first. None for special tokens."""
+        later, first = [b""] * self.vocab_size, [b""] * self.vocab_size
+        special = set(self.special_tokens.values())
+        decode = (self._tokenizer.decoder or _Joined()).decode
+        for token, id_ in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            if id_ not in special:
+                # "x" has the same form before whatever stands after it.
+                later[id_] = decode(["x", token]).encode()[1:]
+                first[id_] = decode([token]).encode()
+        return later, first
+
+    def _make_graph(self) -> WordPieceGraph:
+        from tfllm.tokenizers.word_piece_graph import WordPieceGraph
+        from tfllm.tokenizers.word_piece_specification import read_word_piece_specification
+
+        added = self._tokenizer.get_added_tokens_decoder()
+        specification = read_word_piece_specification(self._json, added)
+        return WordPieceGraph(specification, *self._forms)
+
+
+class _Joined:
+    """What the library does where there is no decoder."""
+
+    def decode(self, tokens: list[str]) -> str:
+        return " ".join(tokens)
+
+
+def _bert(
+    vocab: dict[str, int],
+    *,
+    lowercase: bool,
+    strip_accents: bool | None,
+    chinese: bool = True,
+    unknown: str = "[UNK]",
+) -> Tokenizer:
+    model = models.WordPiece(vocab, unk_token=unknown, max_input_chars_per_word=_MAX_CHARACTERS)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(  # type: ignore[assignment]
+        clean_text=True,
+        handle_chinese_chars=chinese,
+        strip_accents=strip_accents,
+        lowercase=lowercase,
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
+    return tokenizer
+
+
+def _counted_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
+    normalize = tokenizer.normalizer.normalize_str  # type: ignore[union-attr]
+    cut = tokenizer.pre_tokenizer.pre_tokenize_str  # type: ignore[union-attr]
+    return Counter(word for text in texts for word, _ in cut(normalize(valid_text(text))))
+
+
+def _split(word: str) -> list[str]:
+    """Its characters as tokens."""
+    return [word[0], *(_PREFIX + character for character in word[1:])]
+
+
+def _letters(words: Counter[str], vocab_size: int) -> list[str]:
+    """The tokens of one character that every word is made of, in the order of the alphabet.
+
+    They are at most half of the vocabulary: of more characters the rarest are left out.
+    """
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for letter in _split(word):
+            counts[letter] += count
+    most = max((vocab_size - len(SPECIAL_TOKENS)) // 2, 1)
+    kept = sorted(counts, key=lambda letter: (-counts[letter], letter))[:most]
+    return sorted(kept, key=lambda letter: (len(letter), letter))
+
+
+def _repeated(words: Counter[str], letters: Collection[str]) -> Iterator[str]:
+    """Each word as often as it was counted, but for those with other letters."""
+    for word, count in words.items():
+        if all(letter in letters for letter in _split(word)):
+            for begin in range(0, count, _AT_ONCE):
+                yield " ".join([word] * min(_AT_ONCE, count - begin))
+
+
+def _special(token: str) -> AddedToken:
+    return AddedToken(token, special=True, normalized=False)
+
+
+def _template(tokenizer: Tokenizer, names: dict[str, str]) -> Any:
+    cls, sep = names["cls_token"], names["sep_token"]
+    return processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(cls, tokenizer.token_to_id(cls)), (sep, tokenizer.token_to_id(sep))],
+    )
+
+
+def _json_of_vocabulary(file: Path) -> str:
+    """The tokenizer.json of a vocab.txt."""
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"there is no tokenizer at {file}: a tokenizer.json, a {VOCABULARY} or a folder that "
+            "holds one is needed"
+        )
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a vocabulary: {error}") from None
+    lines = [line.rstrip("\r") for line in lines]
+    if lines and not lines[-1]:
+        lines.pop()
+    vocab = {token: number for number, token in enumerate(lines)}
+    if len(vocab) < len(lines):
+        twice = next(t for number, t in enumerate(lines) if vocab[t] != number)
+        raise ValueError(f"each token must stand once in {file}; {twice!r} stands there twice")
+    settings = read_json(file.parent / "tokenizer_config.json")
+    names = {n: token_content(settings.get(n)) or t for n, t in SPECIAL_TOKENS.items()}
+    missing = [t for n, t in names.items() if n != "mask_token" and t not in vocab]
+    if missing:
+        raise ValueError(
+            f"{file} must have the tokens {', '.join(names.values())}; it lacks "
+            f"{', '.join(missing)}. Name them in tokenizer_config.json if they are called otherwise"
+        )
+    tokenizer = _bert(
+        vocab,
+        lowercase=settings.get("do_lower_case", True),
+        strip_accents=settings.get("strip_accents"),
+        chinese=settings.get("tokenize_chinese_chars", True),
+        unknown=names["unk_token"],
+    )
+    tokenizer.add_special_tokens([_special(t) for t in names.values() if t in vocab])
+    tokenizer.post_processor = _template(tokenizer, names)
+    return tokenizer.to_str()

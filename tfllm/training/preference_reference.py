@@ -1,0 +1,112 @@
+"""What a model thought of the replies before it was tuned on preferences, kept in the run."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfllm.data import PreferenceData, rows_dataset
+from tfllm.models.preference_tuning import PreferenceTuning
+from tfllm.training.checkpoint_files import (
+    CheckpointError,
+    read_progress,
+    read_state,
+    remove,
+    sync_folder,
+    write_checkpoint,
+)
+
+_SPLITS = ("train", "validation")
+
+
+def read_reference(data: PreferenceData, folder: Path, of: dict[str, Any]) -> PreferenceData:
+    """The data with the log-probabilities that `write_reference` wrote.
+
+    Args:
+        data: preferences.
+        folder: of the reference.
+        of: what it must have been computed of.
+
+    Raises:
+        CheckpointError: a file is damaged or not there, or of something else.
+    """
+    state = read_state(folder)
+    said = read_progress(folder)[0]
+    if said != of:
+        raise CheckpointError(
+            f"{folder} must be of the run's own data, base and sequence length; start a new run"
+        )
+    return data.with_reference(state["train"], state.get("validation"))
+
+
+def write_reference(
+    data: PreferenceData,
+    model: PreferenceTuning,
+    folder: Path,
+    *,
+    of: dict[str, Any],
+    batch_size: int,
+    untuned: bool,
+    show_progress: bool,
+) -> None:
+    """Compute the log-probabilities of all replies once, unless they are there.
+
+    They take the model without its adapter, if it has one, or before its first update.
+
+    Args:
+        data: preferences.
+        model: that is tuned.
+        folder: where; it appears whole or not at all, with checksums.
+        of: what it is computed of, as JSON can hold it.
+        batch_size: pairs at once.
+        untuned: whether no update was made yet.
+        show_progress: print that it begins.
+
+    Raises:
+        CheckpointError: they are lost, and the model is not any more what it was.
+        OSError: the disk is full or cannot be written to.
+    """
+    try:
+        read_reference(data, folder, of)
+        return
+    except CheckpointError as error:
+        causal_lm = model.model
+        if not untuned and causal_lm.adapter is None:
+            raise CheckpointError(
+                f"{error}; it cannot be computed anew, since the model was tuned already; start a "
+                "new run"
+            ) from error
+        if folder.exists():
+            warnings.warn(f"{error}; it is computed anew", stacklevel=2)
+    if show_progress:
+        print("computing what the model thinks of the replies", file=sys.stderr)
+    adapter = causal_lm.adapter
+    causal_lm.set_adapter(None)
+    try:
+        state = {
+            name: _log_probs(data, name, model, of["sequence_length"], batch_size)
+            for name in _SPLITS
+            if data.split(name).num_documents
+        }
+    finally:
+        causal_lm.set_adapter(adapter)
+    beside = folder.with_name(f".{folder.name}")
+    remove(beside)
+    beside.mkdir()
+    write_checkpoint(beside, state, of)
+    remove(folder)
+    beside.rename(folder)
+    sync_folder(folder.parent)
+
+
+def _log_probs(
+    data: PreferenceData, name: Any, model: PreferenceTuning, length: int, batch_size: int
+) -> np.ndarray:
+    pairs = rows_dataset(
+        data, name, sequence_length=length, batch_size=batch_size, shuffle=False, repeat=False
+    )
+    return model.reference_log_probs(pairs, data.split(name).num_documents)

@@ -1,0 +1,238 @@
+"""What a run's folder tells of it, in whatever state the run is. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+XAxis = Literal["tokens", "step", "seconds"]
+
+_PARTS = {
+    "input": "input_seconds",
+    "compute": "compute_seconds",
+    "checkpoints": "checkpoint_seconds",
+    "validation": "validation_seconds",
+}
+_SUMS = ("seconds", *_PARTS.values())
+"""these begin again at 0 in each process that works on a run"""
+
+
+@dataclass
+class RunLog:
+    """A run's settings and its log, read by `read_runs`.
+
+    Numbers in the log that are missing, damaged or not finite are missing here. `seconds` and the
+    other sums go on where the log begins them again: they count all processes that worked on the
+    run.
+    """
+
+    path: Path
+    """the run's folder"""
+    name: str
+    """the shortest end of the path that no other run of the report has"""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """run.json"""
+    steps: list[dict[str, float]] = field(default_factory=list)
+    """the lines about steps, in order"""
+    validations: list[dict[str, float]] = field(default_factory=list)
+    """the lines about validations, with the `seconds` of the step before each"""
+    starts: int = 0
+    """processes that logged steps: one, and one for each time the run was resumed"""
+    notes: list[str] = field(default_factory=list)
+    """what could not be read, and what was left out of the data"""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return bool(self.section("result"))
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A part of run.json, such as "training"; empty where there is none."""
+        found = self.settings.get(name)
+        return found if isinstance(found, dict) else {}
+
+    def series(self, key: str, x: XAxis = "tokens") -> tuple[list[float], list[float]]:
+        """The places and the values of `key`, where the log has both."""
+        lines = self.validations if key.startswith("validation_") else self.steps
+        pairs = [(line[x], line[key]) for line in lines if x in line and key in line]
+        return [place for place, _ in pairs], [value for _, value in pairs]
+
+    def last(self, key: str) -> float | None:
+        """The last value of `key` in the lines about steps."""
+        return next((line[key] for line in reversed(self.steps) if key in line), None)
+
+    def median(self, key: str) -> float | None:
+        """The median of `key`; of a log without it, what run.json says at the end."""
+        values = self.series(key, "step")[1]
+        return statistics.median(values) if values else _number(self.section("result").get(key))
+
+    @property
+    def best_validation_loss(self) -> float | None:
+        """The lowest there was, in nats a token."""
+        recorded = _number(self.section("result").get("validation_loss"))
+        losses = [*self.series("validation_loss", "step")[1]]
+        return min(losses, default=recorded) if recorded is None else min([*losses, recorded])
+
+    @property
+    def best_validation_perplexity(self) -> float | None:
+        """exp of it, at most about 1e38."""
+        loss = self.best_validation_loss
+        return None if loss is None else math.exp(min(loss, 88.0))
+
+    @property
+    def num_replicas(self) -> int | None:
+        """Replicas that trained together, by what each had of the throughput."""
+        lines = self.steps
+        rates = ("tokens_per_second", "tokens_per_second_per_replica")
+        ratios = [
+            a[rates[0]] / a[rates[1]] for a in lines if a.keys() >= set(rates) and a[rates[1]]
+        ]
+        return round(statistics.median(ratios)) if ratios else None
+
+    def time_shares(self) -> dict[str, float]:
+        """The share of the time that each part took, `other` with it; empty where it is unknown."""
+        total = self.last("seconds")
+        parts = {name: self.last(key) for name, key in _PARTS.items()}
+        known = {name: seconds for name, seconds in parts.items() if seconds is not None}
+        if not total or not known:
+            return {}
+        # What is left: tracing the graph, building the model, waiting for other workers.
+        other = max(0.0, total - sum(known.values()))
+        return {name: seconds / total for name, seconds in {**known, "other": other}.items()}
+
+
+def read_runs(paths: Sequence[str | Path]) -> list[RunLog]:
+    """Read the folders of several runs; one that is named twice is read once.
+
+    Args:
+        paths: folders that `tfllm train --out` made.
+
+    Raises:
+        FileNotFoundError: a folder holds no run.
+        ValueError: no folder is named, or none of the runs has logged a step.
+    """
+    given = {Path(path).resolve(): Path(path) for path in paths}
+    if not given:
+        raise ValueError("a report needs the folder of at least one run; received none")
+    names = _names(list(given))
+    runs = [_read(path, name) for path, name in zip(given.values(), names, strict=True)]
+    if not any(run.steps or run.validations for run in runs):
+        shown = ", ".join(str(run.path) for run in runs)
+        raise ValueError(
+            f"none of the runs has logged a step yet: {shown}; wait for the first ones"
+        )
+    return runs
+
+
+def _read(folder: Path, name: str) -> RunLog:
+    log = folder / "metrics.jsonl"
+    if not log.is_file() and not (folder / "run.json").is_file():
+        raise FileNotFoundError(
+            f"there is no run in {folder}: it has neither metrics.jsonl nor run.json; "
+            "give the folder that `tfllm train --out` wrote"
+        )
+    run = RunLog(folder, name)
+    try:
+        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        run.settings = found if isinstance(found, dict) else {}
+    except FileNotFoundError:
+        run.notes.append("it has no run.json: its settings are not known")
+    except (OSError, ValueError) as error:
+        run.notes.append(f"its run.json is damaged ({error}): its settings are not known")
+    about_data = run.section("data").get("notes")
+    if isinstance(about_data, list):
+        run.notes += [f"its data: {note}" for note in about_data]
+    lines, damaged = _lines(log)
+    if damaged:
+        lost = "1 line" if damaged == 1 else f"{damaged} lines"
+        run.notes.append(f"{lost} of its metrics.jsonl could not be read")
+    if not lines:
+        run.notes.append("it has logged no step yet")
+    lines = _without_what_was_done_again(lines)
+    lines, run.starts = _added_up(lines)
+    run.steps = [line for line in lines if "validation_loss" not in line]
+    run.validations = [line for line in lines if "validation_loss" in line]
+    return run
+
+
+def _lines(path: Path) -> tuple[list[dict[str, float]], int]:
+    """The numbers of each line, and how many lines could not be read."""
+    lines, damaged = [], 0
+    if not path.is_file():
+        return [], 0
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                values = json.loads(text)
+                line = {k: _number(v) for k, v in values.items()}
+            except (ValueError, AttributeError, RecursionError):
+                damaged += bool(text.strip())
+                continue
+            known = {key: value for key, value in line.items() if value is not None}
+            if "step" in known:
+                lines.append(known)
+            else:
+                damaged += 1
+    return lines, damaged
+
+
+def _without_what_was_done_again(lines: Iterable[dict[str, float]]) -> list[dict[str, float]]:
+    """Where a run went back to a checkpoint, the lines of its second time count."""
+    kept: list[dict[str, float]] = []
+    for line in lines:
+        # A validation stands behind the line of its step.
+        last = line["step"] + (0.5 if "validation_loss" in line else 0.0)
+        while kept and kept[-1]["step"] >= last:
+            kept.pop()
+        kept.append(line)
+    return kept
+
+
+def _added_up(lines: list[dict[str, float]]) -> tuple[list[dict[str, float]], int]:
+    """The lines with sums that go on over each start, and how many starts there were."""
+    before = dict.fromkeys(_SUMS, 0.0)
+    latest: dict[str, float] = {}
+    added, starts = [], 0
+    for line in lines:
+        if "validation_loss" in line:  # has no sums of its own
+            now = {"seconds": before["seconds"] + latest["seconds"]} if "seconds" in latest else {}
+            added.append({**line, **now})
+            continue
+        if not starts or any(line[n] < latest[n] for n in _SUMS if n in line and n in latest):
+            starts += 1
+            for name in _SUMS:
+                before[name] += latest.get(name, 0.0)
+            latest = {}
+        sums = {name: line[name] for name in _SUMS if name in line}
+        latest |= sums
+        added.append({**line, **{name: before[name] + value for name, value in sums.items()}})
+    return added, starts
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond float's range
+        return None
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that differ from one another."""
+    parts = [folder.parts for folder in folders]
+    names = []
+    for own in parts:
+        length = 1
+        while length < len(own) and any(
+            other != own and other[-length:] == own[-length:] for other in parts
+        ):
+            length += 1
+        names.append(str(Path(*own[-length:])))
+    return names

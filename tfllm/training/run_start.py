@@ -1,0 +1,127 @@
+"""The start of a run, the same for every kind of model: its settings are decided, and it goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.config import TrainingConfig, build, to_dict
+from tfllm.data import PreparedData
+from tfllm.distribution.agreement import agree, on_chief
+from tfllm.distribution.strategy import is_multi_worker, worker_index
+from tfllm.distribution.strategy import strategy as strategy_named
+from tfllm.distribution.worker_lost import lost_workers_named
+from tfllm.optimization.precision import choose_precision
+from tfllm.training.run_folder import RunFolder
+from tfllm.training.run_settings import (
+    LANGUAGE_MODEL,
+    RunSettings,
+    SettingsKind,
+    chosen,
+    digest,
+    new,
+    resumed,
+)
+from tfllm.training.trained_run import TrainedRun
+from tfllm.training.worker_run import WorkerRun
+
+
+def run_workers(
+    folder: RunFolder,
+    data: PreparedData,
+    model: Any,
+    config: TrainingConfig | None,
+    settings: dict[str, Any],
+    *,
+    strategy: str | tf.distribute.Strategy,
+    replicas: int | None,
+    resume: bool,
+    verbose: bool,
+    kind: SettingsKind = LANGUAGE_MODEL,
+    worker: Callable[..., WorkerRun] = WorkerRun,
+) -> TrainedRun:
+    """Begin a run, or go on with it; every worker calls this with the same.
+
+    Args:
+        folder: of the run.
+        data: of the run.
+        model: as asked for.
+        config: as of `train`.
+        settings: over `config`.
+        strategy: as of `train`.
+        replicas: as of `train`.
+        resume: as of `train`.
+        verbose: as of `train`.
+        kind: what the settings depend on besides.
+        worker: the part of each worker.
+    """
+    # Either finds what is wrong before all else.
+    given = build(TrainingConfig, {**kind.defaults, **chosen(config), **settings})
+    asked = None if resume else new(data, model, config, settings, kind)
+    if isinstance(strategy, str):
+        strategy = strategy_named(strategy, replicas=replicas)
+    asks = {
+        "settings": to_dict(given if asked is None else asked.training),
+        "model": None if asked is None else to_dict(asked.model),
+        "data": digest(data),
+        "resume": resume,
+        "replicas": strategy.num_replicas_in_sync,
+    }
+    with lost_workers_named(worker_index(strategy), several=is_multi_worker(strategy)):
+        agree(asks, strategy)
+        try:
+            start = functools.partial(_start, folder, data, model, config, settings, resume, kind)
+            started = on_chief(strategy, start, "begin the run")
+            worker_run = worker(
+                folder,
+                data,
+                RunSettings(
+                    build(kind.config_class, started["model"]),
+                    build(TrainingConfig, started["training"]),
+                    started["base"],
+                ),
+                strategy,
+                verbose and worker_index(strategy) == 0,
+            )
+            return worker_run.train(goes_on=started["goes_on"])
+        finally:
+            folder.close()
+
+
+def _start(
+    folder: RunFolder,
+    data: PreparedData,
+    model: Any,
+    config: TrainingConfig | None,
+    settings: dict[str, Any],
+    resume: bool,
+    kind: SettingsKind,
+) -> dict[str, Any]:
+    """Take the folder, and decide what the run is made of; on the chief."""
+    goes_on = folder.open(resume=resume)
+    if goes_on:
+        started = resumed(folder, data, model, config, settings, all_of_them=not resume, kind=kind)
+    else:
+        started = new(data, model, config, settings, kind)
+        started = started._replace(training=_measured(started.training))
+    return {
+        "model": to_dict(started.model),
+        "training": to_dict(started.training),
+        "base": started.base,
+        "goes_on": goes_on,
+    }
+
+
+def _measured(config: TrainingConfig) -> TrainingConfig:
+    """The settings with the precision that is worth it on this machine."""
+    # A base in bfloat16 is multiplied in bfloat16.
+    wanted = "bfloat16" if config.base_dtype == "bfloat16" else config.precision
+    precision = choose_precision(wanted)
+    values: dict[str, Any] = {"precision": precision}
+    if config.trainable == "lora" and config.base_dtype == "auto":
+        values["base_dtype"] = "bfloat16" if precision == "bfloat16" else "float32"
+    return dataclasses.replace(config, **values)

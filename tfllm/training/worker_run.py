@@ -1,0 +1,428 @@
+"""One worker's part of a run, from its model to its last step."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm import __version__
+from tfllm.config import to_dict
+from tfllm.data import PreferenceData, PreparedData, rows_dataset, steps_per_epoch
+from tfllm.distribution.agreement import exchange, on_all, on_chief
+from tfllm.distribution.strategy import is_multi_worker, plan_batch, worker_index
+from tfllm.evaluation.measured import Measured
+from tfllm.models.preference_tuning import PreferenceTuning
+from tfllm.optimization.precision import matmul_peak
+from tfllm.optimization.training_step import TrainingStep
+from tfllm.pretrained import Pretrained, save
+from tfllm.pretrained.adapters import load_merged, save_adapter
+from tfllm.pretrained.fingerprint import fingerprint
+from tfllm.training.background_checkpoints import BackgroundCheckpoints
+from tfllm.training.callbacks import RunCallback, num_updates
+from tfllm.training.checkpoint_files import read_state
+from tfllm.training.checkpoints import CheckpointError, Progress
+from tfllm.training.fitted_model import fitted_model
+from tfllm.training.flops import flops_per_token
+from tfllm.training.interruption import Interruption
+from tfllm.training.model_state import restore_state
+from tfllm.training.preference_reference import read_reference, write_reference
+from tfllm.training.pretrained_base import (
+    check_fingerprint,
+    check_tokenizer,
+    num_trained,
+)
+from tfllm.training.restoring import restore_last_good
+from tfllm.training.run_folder import RunFolder
+from tfllm.training.run_settings import RunSettings, digest, steps_of
+from tfllm.training.run_writer import RunWriter
+from tfllm.training.throughput import Throughput
+from tfllm.training.trained_run import TrainedRun
+
+
+class WorkerRun:
+    """One worker's part of a run; every worker of the run has one, and they go in step.
+
+    This one trains a causal language model. What differs for other models stands in the methods
+    under "what is trained", which `TaskRun` has its own of.
+
+    Args:
+        folder: of the run, open on the chief.
+        data: prepared text.
+        settings: of the run.
+        strategy: of the run.
+        verbose: print how the batch is divided, and draw a progress bar.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        data: PreparedData,
+        settings: RunSettings,
+        strategy: tf.distribute.Strategy,
+        verbose: bool,
+    ) -> None:
+        self.folder = folder
+        self.data = data
+        self.config = config = settings.training
+        assert config.batch_size is not None
+        self.batch_size = config.batch_size
+        self.model_config = settings.model
+        self.settings = settings
+        self.base: Pretrained | None = None
+        self.base_fingerprint: dict[str, Any] = {}
+        self.strategy = strategy
+        self.worker = worker_index(strategy)
+        self.verbose = verbose
+        self.checkpoints = BackgroundCheckpoints(folder.checkpoints, config.keep_checkpoints)
+        self.total_steps = config.steps or steps_of(config, data)
+        self.batch = plan_batch(self.batch_size, config.gradient_accumulation, strategy)
+
+    def train(self, *, goes_on: bool) -> TrainedRun:
+        """Train from the start, or on from the last good checkpoint."""
+        with Interruption() as interruption:  # from now on: a start may take long
+            return self._train(goes_on, interruption)
+
+    def _train(self, goes_on: bool, interruption: Interruption) -> TrainedRun:
+        config = self.config
+        self._rows("train", num_batches=1)  # finds what is wrong before a file is written
+        self._verify_data()
+        if self.verbose:
+            device = "TPU" if self._has("TPU") else "GPU" if self._has("GPU") else "CPU"
+            print(f"{device}: {self.batch.describe(config.sequence_length)}", file=sys.stderr)
+        with self.strategy.scope():
+            model = self._fitted_model()
+        if self.settings.base is not None:
+            self._check_base(model, goes_on)
+        if is_multi_worker(self.strategy):
+            model.votes_to_stop = tf.Variable(0.0)  # this process' own: made outside the scope
+        progress = Progress()
+        if goes_on:
+            progress = restore_last_good(model, self.checkpoints, self.strategy)
+            if self.verbose and progress.step:
+                print(f"going on from step {progress.step}", file=sys.stderr)
+
+        def prepare_folder() -> None:
+            if goes_on:
+                self.folder.trim_metrics(progress.step)
+            else:
+                self._write_settings()
+
+        on_chief(self.strategy, prepare_folder, "write to the run's folder")
+        # Later every worker reads what the chief writes; here is the time to find out.
+        on_all(self.strategy, lambda: self.folder.read() and None, "read the run's folder")
+        if isinstance(self.data, PreferenceData):
+            self._attach_reference(model, progress)
+        with contextlib.ExitStack() as open_now:
+            writer = None
+            if self.worker == 0:
+                open_now.enter_context(self.checkpoints)
+                writer = open_now.enter_context(
+                    RunWriter(
+                        self.folder, progress, total_steps=self.total_steps, verbose=self.verbose
+                    )
+                )
+            callback = RunCallback(
+                self.checkpoints,
+                progress,
+                self._throughput(model),
+                writer,
+                total_steps=self.total_steps,
+                steps_per_execution=config.steps_per_execution,
+                validate=self._validation(model),
+                validate_every=config.validate_every,
+                checkpoint_every=config.checkpoint_every,
+                interruption=interruption,
+            )
+            if progress.validation_due:  # the interrupted run left it out
+                callback.set_model(model)
+                callback.validate_now()
+            left = self.total_steps - progress.step
+            if left:
+                self._fit(model, callback, progress.step, left)
+        return self._finished(model, progress, callback, interruption)
+
+    def _fit(self, model: TrainingStep, callback: RunCallback, start: int, left: int) -> None:
+        rest = left % self.config.steps_per_execution
+        self._fit_steps(model, callback, start, left - rest)
+        if rest and not callback.interrupted:  # fewer than a call makes: one a call
+            model.steps_per_execution = callback.steps_per_execution = 1
+            model.make_train_function(force=True)
+            model.make_test_function(force=True)
+            self._fit_steps(model, callback, start + left - rest, rest)
+
+    def _fit_steps(
+        self, model: TrainingStep, callback: RunCallback, start: int, steps: int
+    ) -> None:
+        if not steps:
+            return
+        # Without an end, all batches have static shapes, and workers need not ask one another at
+        # each step whether it is there.
+        rows = self._rows("train", start_step=start)
+        try:
+            model.fit(
+                rows,
+                steps_per_epoch=steps,
+                callbacks=[callback],
+                verbose=0,
+                shuffle=False,  # the rows come shuffled
+            )
+        except tf.errors.OpError:
+            self.data.raise_read_error()  # which TensorFlow wraps into many lines
+            raise
+
+    def _verify_data(self) -> None:
+        """Hold the shards against their checksums: a shared folder's together, copies each."""
+        manifest = (Path(self.data.folder) / "manifest.json").stat()
+        seen = exchange([manifest.st_ino, manifest.st_mtime_ns], self.strategy)
+        shared = all(other == seen[0] for other in seen)
+        part = (self.worker, self.batch.workers) if shared else (0, 1)
+        verify = functools.partial(self.data.verify, part, show_progress=self.verbose)
+        on_all(self.strategy, verify, "read its shards")
+
+    @staticmethod
+    def _has(kind: str) -> bool:
+        return bool(tf.config.list_logical_devices(kind))
+
+    def _throughput(self, model: TrainingStep) -> Throughput:
+        peak = matmul_peak(self.config.precision)
+        on_cpu = not self._has("GPU") and not self._has("TPU")  # replicas share its cores
+        return Throughput(
+            self._tokens_per_step(),
+            self.batch.replicas,
+            self._flops_per_token(model),
+            peak * (self.batch.workers if on_cpu else self.batch.replicas),
+        )
+
+    def _check_base(self, model: TrainingStep, goes_on: bool) -> None:
+        """All workers have the weights that the run began with, and the data's tokenizer."""
+        path = self.settings.base
+        assert path is not None
+        self.base_fingerprint = fingerprint(self._trained(model))
+        of_chief = exchange(self.base_fingerprint, self.strategy)[0]
+
+        def check() -> None:
+            began_with = self.folder.read()["base"]["fingerprint"] if goes_on else of_chief
+            check_fingerprint(path, self.base_fingerprint, began_with)
+            self._check_tokenizer(path)
+
+        on_all(self.strategy, check, "use the pretrained model")
+
+    # ---- what is trained
+
+    def _fitted_model(self) -> TrainingStep:
+        """The model, with its optimizer built."""
+        model, self.base = fitted_model(self.settings, self.data, self.total_steps)
+        return model
+
+    def _check_tokenizer(self, path: str) -> None:
+        """Refuse data that were prepared with another tokenizer than the pretrained model's."""
+        assert self.base is not None
+        check_tokenizer(self.base, path, self.data)
+
+    def _tokens_per_step(self) -> int:
+        rows = self.batch_size * (2 if self.data.records == "preference" else 1)
+        return rows * self.config.sequence_length
+
+    def _flops_per_token(self, model: TrainingStep) -> float:
+        assert self.config.trainable != "auto"
+        return flops_per_token(
+            self.model_config,
+            self.config.sequence_length,
+            trained=self.config.trainable,
+            top_layers=self.config.top_layers or 0,
+        )
+
+    def _trained(self, model: TrainingStep) -> Any:
+        """The model that is kept, of the one that is fitted."""
+        return model.model if isinstance(model, PreferenceTuning) else model
+
+    def _task_settings(self) -> dict[str, Any]:
+        """What run.json says of the task."""
+        return {}
+
+    def _measured(self, model: Any) -> tuple[Measured, ...]:
+        """What the finished model is measured by besides its loss; on the chief."""
+        return ()
+
+    def _save(self, run: TrainedRun, summary: dict[str, Any]) -> None:
+        """Write the finished model."""
+        model, tokenizer, generation = run.model, self.data.tokenizer, None
+        if self.base is not None:
+            tokenizer, generation = self.base.tokenizer or tokenizer, self.base.generation
+        if run.adapter_folder is not None:
+            assert self.settings.base is not None
+            # Into the base anew, whose weights may be rounded where it was trained.
+            save_adapter(model, run.adapter_folder, base=self._base_settings()["base"]["path"])
+            model = load_merged(self.settings.base, run.adapter_folder).model
+        save(model, self.folder.model, tokenizer, generation=generation, training_summary=summary)
+
+    # ---- the rest of what is alike
+
+    def _attach_reference(self, model: TrainingStep, progress: Progress) -> None:
+        """Give the pairs what the model thought of them before it was tuned."""
+        assert isinstance(model, PreferenceTuning) and isinstance(self.data, PreferenceData)
+        folder = self.folder.reference
+        of = {
+            "data": digest(self.data),
+            "base": self.base_fingerprint,
+            "sequence_length": self.config.sequence_length,
+        }
+        write = functools.partial(
+            write_reference,
+            self.data,
+            model,
+            folder,
+            of=of,
+            batch_size=self.batch.rows_per_micro_batch,
+            untuned=progress.step == 0,
+            show_progress=self.verbose,
+        )
+        on_chief(self.strategy, write, "write the reference")
+        on_all(self.strategy, lambda: read_state(folder) and None, "read the reference")
+        self.data = read_reference(self.data, folder, of)
+
+    def _rows(self, split: str, **options: Any) -> Any:
+        """This worker's share of the rows, a batch of each replica after the other."""
+        config = self.config
+        rows = functools.partial(
+            rows_dataset,
+            self.data,
+            split,  # type: ignore[arg-type]
+            sequence_length=config.sequence_length,
+            batch_size=self.batch_size,
+            seed=config.seed,
+            separate_documents=config.separate_documents,
+            shard=(self.worker, self.batch.workers),
+            parts=self.batch.replicas // self.batch.workers,
+            **options,
+        )
+        if self.batch.replicas == 1:
+            return rows()
+        # On a CPU there is no device to fetch to, and the threads that do it take seconds to end.
+        options = tf.distribute.InputOptions(
+            experimental_fetch_to_device=self._has("GPU") or self._has("TPU")
+        )
+        return self.strategy.distribute_datasets_from_function(lambda context: rows(), options)
+
+    def _validation(self, model: TrainingStep) -> Any:
+        config = self.config
+        if self.data.validation.num_tokens < 2:
+            warnings.warn(
+                f"{self.data.folder} has no validation text; the last weights are kept, not the "
+                "best",
+                stacklevel=2,
+            )
+            return None
+        steps = steps_per_epoch(self.data, "validation", config.sequence_length, self.batch_size)
+        steps = min(steps, config.validation_batches or steps)
+        rows = self._rows("validation", shuffle=False, repeat=False, num_batches=steps)
+        measured = ("loss", *model.measures)
+
+        def validate() -> dict[str, float]:
+            logs = model.evaluate(rows, steps=steps, verbose=0, return_dict=True)
+            return {name: float(logs[name]) for name in measured}
+
+        return validate
+
+    def _write_settings(self) -> None:
+        self.folder.write(
+            {
+                "tfllm": __version__,
+                "tensorflow": tf.__version__,
+                "model": to_dict(self.model_config),
+                "training": to_dict(self.config),
+                **self._base_settings(),
+                **self._task_settings(),
+                "data": {
+                    "folder": str(Path(self.data.folder).resolve()),
+                    "digest": digest(self.data),
+                    "notes": self.data.notes(self.config.sequence_length),
+                },
+            }
+        )
+
+    def _base_settings(self) -> dict[str, Any]:
+        if self.settings.base is None:
+            return {}
+        here = Path(self.settings.base)
+        path = str(here.resolve()) if here.exists() else self.settings.base
+        return {"base": {"path": path, "fingerprint": self.base_fingerprint}}
+
+    def _finished(
+        self,
+        model: TrainingStep,
+        progress: Progress,
+        callback: RunCallback,
+        interruption: Interruption,
+    ) -> TrainedRun:
+        best = progress.best_validation_loss
+        if (
+            self.worker == 0
+            and not callback.interrupted
+            and progress.best_step not in (None, progress.step)
+        ):
+            try:
+                state, _ = self.checkpoints.read(progress.best_step)
+                where = str(self.checkpoints.path(progress.best_step))
+                restore_state(model, state, where=where, optimizer=False)
+            except CheckpointError as error:
+                warnings.warn(f"{error}; the model has the last weights instead", stacklevel=2)
+                best = math.inf if progress.validation_loss is None else progress.validation_loss
+        # Of a run that had finished already.
+        before = self.folder.read().get("result", {}) if self.worker == 0 else {}
+        throughput = callback.throughput
+        trained = self._trained(model)
+        has_adapter = getattr(trained, "adapter", None) is not None and not callback.interrupted
+        run = TrainedRun(
+            folder=self.folder.path,
+            model_folder=None if callback.interrupted else self.folder.model,
+            adapter_folder=self.folder.adapter if has_adapter else None,
+            model=trained,
+            step=progress.step,
+            num_parameters=trained.count_params(),
+            num_trained=num_trained(trained),
+            tokens_per_second=throughput.tokens_per_second or before.get("tokens_per_second", 0.0),
+            flops_utilization=throughput.flops_utilization or before.get("flops_utilization", 0.0),
+            precision=self.config.precision,
+            validation_loss=None if math.isinf(best) else best,
+            interrupted_by=(interruption.signal or "SIGTERM") if callback.interrupted else None,
+            batch=self.batch,
+            skipped_steps=progress.step - num_updates(model),
+            time_shares=throughput.shares,
+            is_chief=self.worker == 0,
+            is_log_loss=model.is_log_loss,
+            validation_measures=callback.validation_measures,
+            task_measures=(
+                self._measured(trained) if self.worker == 0 and not callback.interrupted else ()
+            ),
+        )
+        if self.worker == 0 and not callback.interrupted:
+            self._write_model(run, progress)
+        exchange("finished", self.strategy)  # nobody leaves before all is written
+        return run
+
+    def _write_model(self, run: TrainedRun, progress: Progress) -> None:
+        summary: dict[str, Any] = {
+            "sequence_length": self.config.sequence_length,
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "validation_loss": run.validation_loss,
+            "validation_perplexity": run.validation_perplexity,
+            "tokens_per_second": run.tokens_per_second,
+            "flops_utilization": run.flops_utilization,
+            "workers": self.batch.workers,
+            "replicas": self.batch.replicas,
+            "skipped_steps": run.skipped_steps,
+        }
+        if run.task_measures:
+            summary["measures"] = [dataclasses.asdict(measure) for measure in run.task_measures]
+        self._save(run, summary)
+        self.folder.write({**self.folder.read(), "result": summary})
