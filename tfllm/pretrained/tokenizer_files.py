@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfllm.pretrained.model_folder import model_folder
-from tfllm.pretrained.model_source import existing
+from tfllm.pretrained.model_folder import existing, model_folder
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer

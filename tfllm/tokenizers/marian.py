@@ -258,6 +258,7 @@ class MarianTokenizer(StoredTokenizer):
             self._added,
             end_token_id=self.end_token_id,
             unknown_id=self._unknown,
+            language_code=CODE,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

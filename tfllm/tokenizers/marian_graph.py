@@ -16,7 +16,6 @@ from tfllm.tokenizers.added_tokens_graph import (
     string_table,
     variable,
 )
-from tfllm.tokenizers.marian import CODE
 from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.tokenizer_graph import TokenizerGraph
 
@@ -31,6 +30,7 @@ class MarianGraph(TokenizerGraph):
         added: the tokens that texts are cut at before the model sees them.
         end_token_id: comes behind a text.
         unknown_id: of pieces that the vocabulary has not.
+        language_code: what a text may begin with, as a pattern of RE2.
     """
 
     def __init__(
@@ -42,9 +42,10 @@ class MarianGraph(TokenizerGraph):
         *,
         end_token_id: int,
         unknown_id: int,
+        language_code: str,
     ) -> None:
         super().__init__(token_bytes, [], [end_token_id], name="marian_graph")
-        self._unknown = unknown_id
+        self._unknown, self._code = unknown_id, language_code
         special = {token.content for token in added}
         pieces = {piece: id_ for piece, id_ in vocabulary.items() if piece not in special}
         with tf.init_scope(), tf.device("/CPU:0"):
@@ -62,9 +63,11 @@ class MarianGraph(TokenizerGraph):
         segments = self._added.with_nul(segments, text)
         is_text = ids < 0
         segments = tf.where(is_text, segments, "")
-        has_code = tf.strings.regex_full_match(segments, CODE + ".*")
-        code = tf.strings.regex_replace(segments, rf"\A({CODE}).*\z", r"\1", replace_global=False)
-        rest = tf.strings.regex_replace(segments, rf"\A{CODE}", "", replace_global=False)
+        has_code = tf.strings.regex_full_match(segments, self._code + ".*")
+        code = tf.strings.regex_replace(
+            segments, rf"\A({self._code}).*\z", r"\1", replace_global=False
+        )
+        rest = tf.strings.regex_replace(segments, rf"\A{self._code}", "", replace_global=False)
         pieces = self._kernel.tokenize(tf.where(has_code, rest, segments))
         codes = tf.RaggedTensor.from_row_lengths(
             tf.boolean_mask(code, has_code), tf.cast(has_code, tf.int64), validate=False
