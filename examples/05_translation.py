@@ -49,7 +49,7 @@ def write(rows: list[dict[str, str]], path: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a minute: few verses and updates")
-    parser.add_argument("--epochs", type=float, default=12)
+    parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--out", type=Path, default=Path("runs/translation"))
     parser.add_argument("--pictures", type=Path, help="default: the folder --out")
     options = parser.parse_args()
