@@ -13,7 +13,8 @@ import pytest
 
 from tests.data.conftest import make_documents
 from tfllm.cli import main
-from tfllm.cli_arguments import parse, settings
+from tfllm.cli.parsing import parse
+from tfllm.cli.settings import settings
 from tfllm.config import ModelConfig, TrainingConfig, field_docs
 
 COMMANDS = [

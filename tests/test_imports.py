@@ -22,7 +22,6 @@ MAY_IMPORT["generation"] = MAY_IMPORT["data"] | {"data"}
 MAY_IMPORT["evaluation"] = MAY_IMPORT["generation"] | {"generation"}
 for part in ("tasks", "training", "serving"):  # side by side
     MAY_IMPORT[part] = set(MAY_IMPORT) - {"cli"}
-MAY_IMPORT["cli_arguments"] = {"config"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # The version, and the one way to write a folder whole, for whoever writes files.
 EVERYONE_MAY_IMPORT = {"__version__", "atomic_folder"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tfllm.cli_arguments import parse
+from tfllm.cli.parsing import parse
 from tfllm.distribution.cluster import detect_cluster
 
 pytestmark = pytest.mark.alone

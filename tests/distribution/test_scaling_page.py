@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tfllm.cli_arguments import parse, settings
+from tfllm.cli.parsing import parse
+from tfllm.cli.settings import settings
 from tfllm.config import ModelConfig, TrainingConfig, build
 from tfllm.distribution.cluster import detect_cluster
 

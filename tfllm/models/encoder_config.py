@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from tfllm.config import ConfigError
+from tfllm.config.rules import require
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,18 @@ class EncoderConfig:
         sizes = ("vocab_size", "embedding_dim", "num_layers", "num_heads", "feed_forward_dim")
         for name in (*sizes, "max_sequence_length", "num_token_types"):
             value = getattr(self, name)
-            _require(value >= 1, f"{name} must be at least 1", value)
+            require(value >= 1, f"{name} must be at least 1", value)
         # Each block is made in Python: a damaged number must not run for ever.
-        _require(self.num_layers <= 10_000, "num_layers must be at most 10000", self.num_layers)
-        _require(
+        require(self.num_layers <= 10_000, "num_layers must be at most 10000", self.num_layers)
+        require(
             self.embedding_dim % self.num_heads == 0,
             f"embedding_dim must be divisible by num_heads ({self.num_heads})",
             self.embedding_dim,
         )
-        _require(0 <= self.dropout < 1, "dropout must lie in [0, 1)", self.dropout)
+        require(0 <= self.dropout < 1, "dropout must lie in [0, 1)", self.dropout)
         epsilon, deviation = self.norm_epsilon, self.initializer_range
-        _require(0 < epsilon < math.inf, "norm_epsilon must be positive and finite", epsilon)
-        _require(
-            0 <= deviation < math.inf, "initializer_range must be finite, 0 or more", deviation
-        )
+        require(0 < epsilon < math.inf, "norm_epsilon must be positive and finite", epsilon)
+        require(0 <= deviation < math.inf, "initializer_range must be finite, 0 or more", deviation)
 
     @property
     def head_dim(self) -> int:
@@ -70,8 +68,3 @@ class EncoderConfig:
     def num_kv_heads(self) -> int:
         """The number of key/value heads."""
         return self.num_heads
-
-
-def _require(condition: bool, rule: str, received: Any) -> None:
-    if not condition:
-        raise ConfigError(f"{rule}; received {received!r}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from tfllm.config import ConfigError
+from tfllm.config.rules import require
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class EncoderDecoderConfig:
         if self.feed_forward_dim is None:
             object.__setattr__(self, "feed_forward_dim", 4 * self.embedding_dim)
         if self.head_dim is None:
-            _require(
+            require(
                 self.num_heads >= 1 and self.embedding_dim % self.num_heads == 0,
                 "without head_dim, embedding_dim must be divisible by num_heads "
                 f"({self.num_heads})",
@@ -87,25 +87,25 @@ class EncoderDecoderConfig:
         sizes = ("vocab_size", "embedding_dim", "num_layers", "num_heads", "num_decoder_layers")
         for name in (*sizes, "head_dim", "feed_forward_dim", "max_sequence_length"):
             value = getattr(self, name)
-            _require(value >= 1, f"{name} must be at least 1", value)
+            require(value >= 1, f"{name} must be at least 1", value)
         # Each block is made in Python: a damaged number must not run for ever.
         for name in ("num_layers", "num_decoder_layers"):
             value = getattr(self, name)
-            _require(value <= 10_000, f"{name} must be at most 10000", value)
+            require(value <= 10_000, f"{name} must be at most 10000", value)
         if self.positions == "sinusoidal":
-            _require(
+            require(
                 self.embedding_dim % 2 == 0,
                 "embedding_dim must be even for sinusoidal positions",
                 self.embedding_dim,
             )
         else:
             buckets, distance = self.num_position_buckets, self.max_position_distance
-            _require(
+            require(
                 4 <= buckets <= 1_000_000 and buckets % 4 == 0,
                 "num_position_buckets must be a multiple of 4",
                 buckets,
             )
-            _require(
+            require(
                 buckets // 2 < distance <= 1_000_000,
                 "max_position_distance must be more than half of num_position_buckets "
                 f"({buckets}), at most 1000000",
@@ -114,15 +114,15 @@ class EncoderDecoderConfig:
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
             if value is not None:
-                _require(0 <= value < 1, f"{name} must lie in [0, 1)", value)
+                require(0 <= value < 1, f"{name} must lie in [0, 1)", value)
         epsilon = self.norm_epsilon
-        _require(0 < epsilon < math.inf, "norm_epsilon must be positive and finite", epsilon)
+        require(0 < epsilon < math.inf, "norm_epsilon must be positive and finite", epsilon)
         for name, ids in (
             ("decoder_start_token_id", (self.decoder_start_token_id,)),
             ("never_generated", self.never_generated),
         ):
             for id_ in ids:
-                _require(
+                require(
                     0 <= id_ < self.vocab_size, f"{name} must lie in [0, {self.vocab_size})", id_
                 )
 
@@ -130,8 +130,3 @@ class EncoderDecoderConfig:
     def num_kv_heads(self) -> int:
         """The number of key/value heads."""
         return self.num_heads
-
-
-def _require(condition: bool, rule: str, received: Any) -> None:
-    if not condition:
-        raise ConfigError(f"{rule}; received {received!r}")

@@ -1,0 +1,59 @@
+"""Arguments that several commands have, and how they are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from tfllm.config import ConfigError
+
+RunCommand = Callable[[argparse.Namespace], int | None]
+"""does what a command is for; returns its exit status, None for 0"""
+AddCommand = Callable[[str, str, RunCommand], argparse.ArgumentParser]
+"""takes a command's name, its help and what it does; gives the parser of its arguments"""
+
+
+def add_model(parser: argparse.ArgumentParser, *, adapter: bool = False) -> None:
+    """The model that a command is about, and, where it may have one, its adapter."""
+    parser.add_argument(
+        "model", help="a model folder, the run that trained it, a .gguf file, or hf://ORG/NAME"
+    )
+    if adapter:
+        parser.add_argument(
+            "--adapter", metavar="DIR", help="an adapter for the model, in PEFT's layout"
+        )
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """What the columns of records are called in their files; `columns_of` reads it."""
+    parser.add_argument(
+        "--columns",
+        metavar="COLUMN=NAME",
+        nargs="+",
+        action="extend",
+        help="of a task: what its columns are called in the files, such as text=review label=stars",
+    )
+
+
+def columns_of(options: argparse.Namespace) -> dict[str, str]:
+    """Column to its name in the files.
+
+    Raises:
+        ConfigError: one is not given as COLUMN=NAME.
+    """
+    found = {}
+    for word in getattr(options, "columns", None) or ():
+        column, equals, name = word.partition("=")
+        if not equals or not column or not name:
+            raise ConfigError(f"a column is given as COLUMN=NAME; received {word!r}")
+        found[column] = name
+    return found
+
+
+def parsed_source(text: str) -> Any:
+    """A path; or, as `source=a.en,target=a.de`, a file of lines for each column."""
+    parts = [part.partition("=") for part in text.split(",")]
+    if all(name.isidentifier() and equals and path for name, equals, path in parts):
+        return {name: path for name, _, path in parts}
+    return text

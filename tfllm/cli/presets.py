@@ -1,0 +1,18 @@
+"""The command `presets`."""
+
+from __future__ import annotations
+
+import argparse
+
+from tfllm.cli.arguments import AddCommand
+
+
+def add_commands(add: AddCommand) -> None:
+    """Add the commands of this module."""
+    add("presets", "List the sizes of models", _presets)
+
+
+def _presets(options: argparse.Namespace) -> None:
+    from tfllm.models.presets import preset_table
+
+    print(preset_table())

@@ -1,0 +1,97 @@
+"""The commands `predict` and `mine`, which answer with the model of a task."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from tfllm.cli.arguments import AddCommand, add_columns, add_model, columns_of
+from tfllm.cli.terminal import quiet_start
+from tfllm.config import ConfigError, unknown_name
+
+
+def add_commands(add: AddCommand) -> None:
+    """Add the commands of this module."""
+    predict = add("predict", "Answer records with the model of a task, as JSON lines", _predict)
+    add_model(predict)
+    predict.add_argument(
+        "record",
+        nargs="*",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="one record, such as text='How lovely!'; or files of records",
+    )
+    add_columns(predict)
+    predict.add_argument("--batch-size", type=int, default=32, help="records at once")
+
+    mine = add("mine", "Find names and relations in text: a knowledge graph", _mine)
+    mine.add_argument(
+        "text",
+        nargs="+",
+        help="files (.txt, .md, .jsonl, .json, each also .gz), folders or globs",
+    )
+    mine.add_argument(
+        "--out", required=True, metavar="FILE", help="the graph: a .graphml or .json file"
+    )
+    mine.add_argument("--picture", metavar="FILE", help="a .png file; needs matplotlib")
+    mine.add_argument("--tagger", metavar="MODEL", help="of the task tagging, to find the names")
+    mine.add_argument("--min-count", type=int, default=5, help="mentions of a name, at least")
+    mine.add_argument(
+        "--min-log-likelihood", type=float, default=10.83,
+        help="of two names that share sentences: Dunning's ratio, at least",
+    )  # fmt: skip
+
+
+def _predict(options: argparse.Namespace) -> None:
+    with quiet_start():
+        from tfllm.tasks import load_task
+    words = options.record
+    if not words:
+        raise ConfigError("name a record, such as text='How lovely!', or files of records")
+    served = load_task(options.model)
+    pairs = [word.partition("=") for word in words]
+    names = served.input_names
+    if all(equals and name in names for name, equals, _ in pairs):
+        records: Any = [{name: value for name, _, value in pairs}]
+    elif all(equals and name.isidentifier() for name, equals, _ in pairs):
+        unknown = next(name for name, _, _ in pairs if name not in names)
+        raise ConfigError(f"{unknown_name('input', unknown, names)}")
+    else:
+        from tfllm.data.table_records import Column, read_table
+
+        columns = {n: Column(required=n not in served.optional_inputs) for n in names}
+        records = read_table(
+            words, columns, columns_of(options), only_inputs=True, empty_inputs=True
+        ).records
+    for answer in served.predict(records, batch_size=options.batch_size):
+        print(json.dumps(answer, ensure_ascii=False))
+
+
+def _mine(options: argparse.Namespace) -> None:
+    with quiet_start():
+        from tfllm.data.sources import documents, find_files
+        from tfllm.evaluation import charts
+        from tfllm.tasks import load_task
+        from tfllm.tasks.knowledge_graph import check_graph_file
+        from tfllm.tasks.text_mining import mine
+    out, picture = Path(options.out), getattr(options, "picture", None)
+    check_graph_file(out)  # before the work
+    tagger: Any = None
+    if hasattr(options, "tagger"):
+        tagger = load_task(options.tagger, task="tagging")
+    texts = [text for file in find_files(options.text) for text in documents(file)]
+    graph = mine(
+        texts,
+        tagger=tagger,
+        min_count=options.min_count,
+        min_log_likelihood=options.min_log_likelihood,
+    )
+    graph.save(out)
+    if picture is not None:
+        charts.save(graph.figure(), picture)
+    print(
+        f"{out}: {len(graph.entities):,} entities and {len(graph.relations):,} relations in "
+        f"{len(texts):,} documents"
+    )

@@ -1,0 +1,68 @@
+"""What is shown in a terminal, and what is kept off it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tfllm
+
+
+def table(rows: dict[str, str]) -> str:
+    """Names and values in two columns."""
+    width = max(map(len, rows))
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
+
+
+def print_stream(prompt: str, pieces: Iterator[str]) -> None:
+    """Print a text as it comes, behind its prompt."""
+    first = next(pieces, "")  # a prompt that is refused is not printed
+    print(prompt, first, sep="", end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+@contextlib.contextmanager
+def quiet_start() -> Iterator[None]:
+    """Keep TensorFlow's start-up lines off the terminal; show them if its import fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept:
+        terminal = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.get_logger().setLevel("ERROR")
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(terminal, kept.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+@contextlib.contextmanager
+def warnings_in_a_line(command: str) -> Iterator[None]:
+    """Show our own warnings without the line of source, and those of others not at all."""
+    here = str(Path(tfllm.__file__).parent)
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        if filename.startswith(here):
+            print(f"tfllm {command}: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = show  # type: ignore[assignment]
+        yield

@@ -1,0 +1,229 @@
+"""The commands `train` and `launch`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tfllm.cli.arguments import AddCommand, add_columns, columns_of, parsed_source
+from tfllm.cli.settings import add_fields, add_settings, settings
+from tfllm.cli.terminal import quiet_start, table
+from tfllm.config import (
+    ConfigError,
+    ModelConfig,
+    PrepareConfig,
+    TrainingConfig,
+    build,
+    field_types,
+    read_value,
+)
+
+if TYPE_CHECKING:  # it imports TensorFlow
+    from tfllm.training import TrainedRun
+
+
+def add_commands(add: AddCommand) -> None:
+    """Add the commands of this module."""
+    train = add("train", "Train a new model, or fine-tune a pretrained one", _train)
+    train.add_argument(
+        "positional_assignments",
+        metavar="KEY=VALUE",
+        nargs="*",
+        default=[],
+        help="settings, as with --set",
+    )
+    train.add_argument(
+        "--data",
+        required=True,
+        help="what `tfllm prepare` wrote; with --model also the files that it reads; with --task "
+        "records: JSON lines, CSV or TSV, or a file of lines for each column (source=A,target=B)",
+    )
+    train.add_argument(
+        "--task", help="train the model of a task, such as classification, from records"
+    )
+    add_columns(train)
+    train.add_argument("--out", required=True, help="the run's folder")
+    train.add_argument("--preset", help="size of a new model; see `tfllm presets`")
+    train.add_argument(
+        "--model",
+        help="a pretrained model to begin with: a model folder, a run, a .gguf file, or hf://ORG/NAME",
+    )
+    train.add_argument(
+        "--strategy",
+        choices=["auto", "one", "mirrored", "multiworker", "tpu"],
+        default="auto",
+        help="one device; all devices of this machine; the workers of a cluster; a TPU; auto: what "
+        "is there",
+    )
+    train.add_argument(
+        "--replicas", type=int, help="devices to use; without GPUs, logical devices of the CPU"
+    )
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="the run must be there, and goes on with its settings; without it, the command that "
+        "began a run goes on with it, and begins one where there is none",
+    )
+    add_settings(train, "training", "model")
+    add_fields(
+        train.add_argument_group("data, where they are prepared for --model or --task"),
+        "prepare",
+        ("records", "validation_fraction", "validation", "text_field", "skip_bad_records"),
+    )
+
+    launch = add("launch", "Train with several workers on this machine", _launch)
+    launch.usage = (
+        "tfllm launch [-h] [--workers N] [--restarts N] [--logs DIR] [--no-pin] "
+        "-- train --data DATA --out OUT ..."
+    )
+    launch.add_argument("--workers", type=int, default=2, metavar="N", help="processes")
+    launch.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how often all start again, from the last checkpoint, after one was killed or lost",
+    )
+    launch.add_argument("--logs", metavar="DIR", help="default: logs in the run's folder")
+    launch.add_argument(
+        "--no-pin", action="store_true", help="do not divide cores and GPUs among the workers"
+    )
+
+
+def _train(options: argparse.Namespace) -> int:
+    found = settings(options, "training", "model", "prepare")
+    preset_name = getattr(options, "preset", found["model"].pop("preset", None))
+    found["model"].pop("preset", None)
+    build(TrainingConfig, found["training"])  # before TensorFlow's slow import
+    model: Any = getattr(options, "model", None)
+    task = getattr(options, "task", None)
+    vocab_size = found["model"].pop("vocab_size", None) if task is not None else None
+    if model is not None and (preset_name or found["model"] or vocab_size):
+        named = preset_name or ", ".join(found["model"]) or "vocab_size"
+        raise ConfigError(
+            f"a pretrained model has its own architecture: leave {named} out, or --model {model}"
+        )
+    data: Any = options.data
+    prepare: Any
+    if task is not None:
+        prepare = _task_data(found["prepare"], columns_of(options), vocab_size)
+        data = parsed_source(data)
+        if model is None and (preset_name or found["model"]):
+            model = {"preset": preset_name, **found["model"]}
+    else:
+        prepare = build(PrepareConfig, found["prepare"])
+        resume = getattr(options, "resume", False)
+        if model is None and (not resume or preset_name or found["model"]):
+            model = _model_config(preset_name, found["model"], options.data)
+    with quiet_start():
+        from tfllm.training import train
+    types = field_types(TrainingConfig)
+    chosen = {n: read_value(n, v, types[n]) for n, v in found["training"].items()}
+    run = train(
+        data,
+        options.out,
+        model,
+        task=task,
+        prepare=prepare,
+        strategy=getattr(options, "strategy", "auto"),
+        replicas=getattr(options, "replicas", None),
+        resume=getattr(options, "resume", False),
+        **chosen,
+    )
+    if run.interrupted_by:
+        if run.is_chief:
+            print(
+                f"stopped by {run.interrupted_by} after step {run.step}, which is saved; the same "
+                f"command goes on from there, and so does: tfllm train --data {options.data} "
+                f"--out {options.out} --resume"
+            )
+        return 128 + signal.Signals[run.interrupted_by]
+    if not run.is_chief:
+        return 0
+    _print_results(run)
+    return 0
+
+
+def _print_results(run: TrainedRun) -> None:
+    replicas = run.batch.replicas
+    rows = {
+        "parameters": f"{run.num_parameters:,}"
+        + (
+            f", {run.num_trained:,} of them trained" if run.num_trained < run.num_parameters else ""
+        ),
+        "steps": f"{run.step:,}",
+        "precision": run.precision,
+        "tokens/s": f"{run.tokens_per_second:,.0f}"
+        + (f" ({run.tokens_per_second / replicas:,.0f} a replica)" if replicas > 1 else ""),
+        "of the matmul peak": f"{run.flops_utilization:.0%}",
+    }
+    if run.time_shares:
+        rows["time"] = ", ".join(f"{kind} {s:.1%}" for kind, s in run.time_shares.items())
+    if run.batch.workers > 1 or replicas > 1:
+        rows["replicas"] = f"{replicas} on {run.batch.workers} workers"
+    if run.skipped_steps:
+        rows["skipped updates"] = f"{run.skipped_steps} (float16 gradients that were not finite)"
+    if run.validation_perplexity is not None:
+        rows["validation perplexity"] = f"{run.validation_perplexity:.2f}"
+    elif run.validation_loss is not None:
+        rows["validation loss"] = f"{run.validation_loss:.4f}"
+    for name, value in run.validation_measures.items():
+        rows[f"last validation's {name}"] = f"{value:.3f}"
+    for measure in run.task_measures:
+        rows[measure.name] = f"{measure.format()} on {measure.num_examples:,} validation records"
+    if run.adapter_folder is not None:
+        rows["adapter"] = str(run.adapter_folder)
+    rows["model"] = str(run.model_folder)
+    print(table(rows))
+
+
+def _task_data(given: dict[str, Any], columns: dict[str, str], vocab_size: Any) -> Any:
+    """How records are read; of the settings of `prepare` a task knows some."""
+    from tfllm.data import TaskDataConfig
+
+    known = {"validation", "validation_fraction", "skip_bad_records"}
+    if unknown := set(given) - known:
+        raise ConfigError(
+            f"records of a task are prepared with {', '.join(sorted(known))}; received "
+            f"{', '.join(sorted(unknown))}"
+        )
+    values = {**given}
+    read = build(PrepareConfig, values)
+    values = {name: getattr(read, name) for name in values}
+    if len(read.validation) == 1:
+        values["validation"] = parsed_source(read.validation[0])
+    if vocab_size is not None:
+        values["vocab_size"] = read_value("vocab_size", vocab_size, int)
+    return TaskDataConfig(columns=columns, **values)
+
+
+def _model_config(preset_name: str | None, overrides: dict[str, Any], data: str) -> ModelConfig:
+    from tfllm.data import PreparedData
+    from tfllm.models.presets import preset
+
+    types = field_types(ModelConfig)
+    values = {n: read_value(n, v, types[n]) for n, v in overrides.items()}
+    vocab_size = PreparedData.open(data).vocab_size
+    return preset(preset_name or "llama-4m", **{"vocab_size": vocab_size, **values})
+
+
+def _launch(options: argparse.Namespace) -> int:
+    train = options.worker_options
+    build(TrainingConfig, settings(train, "training", "model", "prepare")["training"])
+    strategy = getattr(train, "strategy", "auto")
+    if strategy not in ("auto", "multiworker"):
+        raise ConfigError(
+            f"the workers of launch train under the strategy multiworker; received {strategy!r}; "
+            "leave --strategy out, or train without launch"
+        )
+    from tfllm.distribution.launching import launch, logs_of
+
+    return launch(
+        [sys.executable, "-m", "tfllm.cli", *options.worker_command],
+        num_workers=options.workers,
+        logs=getattr(options, "logs", None) or logs_of(train.out),
+        restarts=options.restarts,
+        pin=not getattr(options, "no_pin", False),
+    )

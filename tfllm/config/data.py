@@ -1,0 +1,65 @@
+"""How training data are prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tfllm.config.rules import check, require
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How text, or examples, become token shards."""
+
+    records: Literal["auto", "text", "examples", "preference"] = "auto"
+    """what JSON lines hold: text to be packed end to end; examples (messages, prompt and response,
+    instruction and output, or text) that are learned one by one; preferences (prompt, chosen and
+    rejected). auto: what their keys say"""
+    vocab_size: int = 8192
+    """size of the tokenizer to train, special tokens included"""
+    tokenizer: str | None = None
+    """whose tokenizer to use instead of training one: a model folder, a GGUF file or a
+    tokenizer.json; examples and preferences need the model's that is to learn from them"""
+    validation_fraction: float = 0.02
+    """share of the text kept out of training, in whole documents or examples, chosen by a hash"""
+    validation: tuple[str, ...] = ()
+    """files, folders or globs that are the validation set; nothing else is kept out then"""
+    text_field: str = "text"
+    """the key of a JSON line that holds the text"""
+    skip_bad_records: bool = False
+    """pass over JSON lines that are broken or lack something, and count them"""
+    fill_in_the_middle: float = 0.0
+    """share of the training text that is written as prefix, suffix, middle, so that a model learns
+    to fill in what stands between (Bavarian et al., 2022); for code 0.5 is usual"""
+    fill_suffix_first: float = 0.5
+    """of these, the share that begins with the suffix: then the middle goes on where the prefix
+    ends, which a small model learns sooner"""
+    fill_chars: int = 2048
+    """characters of such a piece at most: all of it should fit into a row"""
+    shard_tokens: int = 50_000_000
+    """tokens in one shard file"""
+    num_processes: int = 0
+    """processes that tokenize; 0: one a core, at most one for each 4 MB"""
+    seed: int = 0
+    """decides which documents are kept for validation"""
+
+    def __post_init__(self) -> None:
+        require(
+            self.vocab_size >= 257,
+            "vocab_size must be at least 257 (256 bytes and the end token)",
+            self.vocab_size,
+        )
+        # The trainer takes memory for all of them at once, and ends the process where it gets none.
+        require(self.vocab_size <= 2**20, "vocab_size must be at most 1048576", self.vocab_size)
+        check(self, "must lie in [0, 1)", "validation_fraction")
+        for name in ("fill_in_the_middle", "fill_suffix_first"):
+            share = getattr(self, name)
+            require(0 <= share <= 1, f"{name} must lie in [0, 1]", share)
+        require(
+            not self.fill_in_the_middle or self.records in ("auto", "text"),
+            "fill_in_the_middle is for text; records must then be auto or text",
+            self.records,
+        )
+        check(self, "must be at least 1", "shard_tokens", "fill_chars")
+        check(self, "must be at least 0", "num_processes")

@@ -1,0 +1,83 @@
+"""How text is drawn from a model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tfllm.config.rules import check, require
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How text is drawn from a model."""
+
+    max_new_tokens: int = 64
+    """the most tokens that are generated"""
+    temperature: float = 0.0
+    """0: always the likeliest token; 1: sample from the model's own distribution"""
+    top_k: int = 0
+    """sample from the k likeliest tokens only; 0: all"""
+    top_p: float = 1.0
+    """sample from the likeliest tokens that together have this probability"""
+    min_p: float = 0.0
+    """drop tokens less likely than this share of the likeliest token's probability"""
+    repetition_penalty: float = 1.0
+    """divides the scores of tokens that the prompt or the text already has; 1: none"""
+    seed: int = 0
+    """of the sampling; the same seed gives the same text"""
+    stop: tuple[str, ...] = ()
+    """the text ends before the first of these strings"""
+    num_samples: int = 1
+    """samples for each prompt, with the seeds seed, seed + 1, ..."""
+    num_beams: int = 1
+    """search the likeliest whole text with so many unfinished ones (beam search); needs
+    temperature 0, repetition_penalty 1, no stop and one sample"""
+    length_penalty: float = 1.0
+    """of the beams: a text's score is its log-probability by its number of tokens to this power"""
+    no_repeat_ngram_size: int = 0
+    """of the beams: no sequence of so many tokens comes twice, the prompt included; 0: it may"""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        elif isinstance(self.stop, list):
+            object.__setattr__(self, "stop", tuple(self.stop))
+        check(self, "must be at least 1", "max_new_tokens", "num_samples")
+        require(
+            math.isfinite(self.temperature) and self.temperature >= 0,
+            "temperature must be a finite number, at least 0",
+            self.temperature,
+        )
+        require(self.top_k >= 0, "top_k must be at least 0 (0: all tokens)", self.top_k)
+        require(0 < self.top_p <= 1, "top_p must lie in (0, 1]", self.top_p)
+        check(self, "must lie in [0, 1)", "min_p")
+        require(
+            math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0,
+            "repetition_penalty must be a finite number above 0",
+            self.repetition_penalty,
+        )
+        require(0 <= self.seed < 2**31, "seed must lie in [0, 2147483648)", self.seed)
+        check(self, "must be at least 1", "num_beams")
+        check(self, "must be at least 0", "no_repeat_ngram_size")
+        require(
+            math.isfinite(self.length_penalty),
+            "length_penalty must be a finite number",
+            self.length_penalty,
+        )
+        if self.searches:
+            for name, neutral in (
+                ("temperature", 0), ("repetition_penalty", 1), ("stop", ()), ("num_samples", 1),
+            ):  # fmt: skip
+                require(
+                    getattr(self, name) == neutral,
+                    f"{name} must be {neutral} where num_beams is above 1 or no_repeat_ngram_size "
+                    "above 0, as the likeliest text is searched",
+                    getattr(self, name),
+                )
+        require(all(self.stop), "a stop string must not be empty", self.stop)
+
+    @property
+    def searches(self) -> bool:
+        """Whether it is beam search (of one beam, with sequences that may not repeat)."""
+        return self.num_beams > 1 or self.no_repeat_ngram_size > 0

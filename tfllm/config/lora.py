@@ -1,0 +1,42 @@
+"""What a low-rank adapter is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tfllm.config.rules import check, check_finite, require
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """A low-rank adapter: W + (alpha / rank) B A, of which A and B alone are trained.
+
+    After Hu et al. (2021); the projections have the names that PEFT and Hugging Face know.
+    """
+
+    rank: int = 8
+    """rows of A and columns of B"""
+    alpha: float = 16.0
+    """the update is multiplied by alpha / rank"""
+    dropout: float = 0.0
+    """share of the adapter's inputs dropped while training"""
+    targets: tuple[str, ...] = ("all",)
+    """projections that are adapted: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj
+    (all of them: all), or c_attn (q_proj, k_proj and v_proj as one), c_fc, c_proj"""
+    layers: tuple[int, ...] | None = None
+    """blocks that are adapted, counted from 0; default: all"""
+
+    def __post_init__(self) -> None:
+        targets = self.targets
+        if isinstance(targets, str):
+            targets = (targets,)
+        names = [name.strip() for target in targets for name in str(target).split(",")]
+        object.__setattr__(self, "targets", tuple(dict.fromkeys(filter(None, names))))
+        require(bool(self.targets), "targets must name a projection, or be all", targets)
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+            require(bool(self.layers), "layers must name a block", self.layers)
+        check(self, "must be at least 1", "rank")
+        check(self, "must be positive", "alpha")
+        check(self, "must lie in [0, 1)", "dropout")
+        check_finite(self)

@@ -1,0 +1,214 @@
+"""What a decoder-only Transformer is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tfllm.config.reading import build
+from tfllm.config.rules import check, check_finite, require
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Rotary frequencies lowered, for texts longer than those a model was first trained on.
+
+    The names are those of `rope_parameters` in a Hugging Face config.json.
+    """
+
+    rope_type: Literal["linear", "llama3"]
+    """linear: all frequencies are divided by factor (Chen et al., 2023); llama3: only the low ones,
+    whose waves are long beside the first context, with a smooth passage (Grattafiori et al.,
+    2024)"""
+    factor: float
+    """what frequencies are divided by"""
+    low_freq_factor: float | None = None
+    """llama3: waves longer than the first context divided by this are lowered in full"""
+    high_freq_factor: float | None = None
+    """llama3: waves shorter than the first context divided by this stay as they are"""
+    original_max_position_embeddings: int | None = None
+    """llama3: the first context, in tokens"""
+
+    def __post_init__(self) -> None:
+        check(self, "must be positive", "factor", "low_freq_factor", "high_freq_factor")
+        check(self, "must be at least 1", "original_max_position_embeddings")
+        check_finite(self)
+        names = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        for name in names:
+            value = getattr(self, name)
+            if self.rope_type == "llama3":
+                require(value is not None, f"a llama3 rope_scaling needs {name}", value)
+            else:
+                require(value is None, f"a {self.rope_type} rope_scaling has no {name}", value)
+        if self.low_freq_factor is not None and self.high_freq_factor is not None:
+            require(
+                self.low_freq_factor < self.high_freq_factor,
+                f"high_freq_factor must be above low_freq_factor ({self.low_freq_factor})",
+                self.high_freq_factor,
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only Transformer. A family (GPT-2, Llama, ...) is a row of these values."""
+
+    vocab_size: int
+    """number of token ids"""
+    embedding_dim: int
+    """width of the residual stream"""
+    num_layers: int
+    """number of Transformer blocks"""
+    num_heads: int
+    """number of query heads of each attention"""
+    num_kv_heads: int | None = None
+    """number of key/value heads, a divisor of num_heads (grouped queries); default num_heads"""
+    head_dim: int | None = None
+    """size of one head; default embedding_dim / num_heads"""
+    feed_forward_dim: int | None = None
+    """inner width of the feed-forward; default 4 x embedding_dim, or 8/3 of it when gated"""
+    max_sequence_length: int = 1024
+    """longest sequence, in tokens: the model's context"""
+    positions: Literal["rotary", "learned", "sinusoidal", "none"] = "rotary"
+    """how a token knows its place"""
+    rope_theta: float = 10000.0
+    """base of the rotary frequencies"""
+    rope_scaling: RopeScaling | None = None
+    """how rotary frequencies are lowered for longer texts; default: they are not"""
+    rope_layers: tuple[int, ...] | None = None
+    """blocks that rotate queries and keys, counted from 0; default: all"""
+    sliding_window: int | None = None
+    """how many tokens a token sees, itself the last of them; default: all before it"""
+    window_layers: tuple[int, ...] | None = None
+    """blocks that the sliding window holds for, counted from 0; default: all"""
+    query_key_norm: bool = False
+    """RMSNorm of each head's query and key, before they are rotated"""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm or LayerNorm"""
+    norm_epsilon: float = 1e-5
+    """added to the variance before the square root"""
+    norm_first: bool = True
+    """normalise before each sublayer (pre-norm) or after its residual sum (post-norm)"""
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
+    """the feed-forward's non-linearity"""
+    gated: bool = True
+    """gate the feed-forward (SwiGLU and its kin)"""
+    use_bias: bool = False
+    """biases in projections"""
+    query_key_value_bias: bool | None = None
+    """biases in the query, key and value projections; default: as use_bias says"""
+    attention_output_bias: bool | None = None
+    """biases in the attention's output projection; default: as use_bias says"""
+    feed_forward_bias: bool | None = None
+    """biases in the feed-forward; default: as use_bias says"""
+    tied_embeddings: bool = True
+    """the output projection is the token embedding"""
+    dropout: float = 0.0
+    """share of the activations dropped while training"""
+    initializer_range: float = 0.02
+    """standard deviation of the initial weights; that of the projections into the residual stream
+    is divided by sqrt(2 x num_layers)"""
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "embedding_dim", "num_layers", "num_heads", "max_sequence_length")
+        check(self, "must be at least 1", *sizes)
+        # Each block is made in Python: a damaged number must not run for ever.
+        require(self.num_layers <= 10_000, "num_layers must be at most 10000", self.num_layers)
+        if self.num_kv_heads is None:
+            object.__setattr__(self, "num_kv_heads", self.num_heads)
+        if self.head_dim is None:
+            require(
+                self.embedding_dim % self.num_heads == 0,
+                f"embedding_dim must be divisible by num_heads ({self.num_heads}), "
+                "or head_dim must be given",
+                self.embedding_dim,
+            )
+            object.__setattr__(self, "head_dim", self.embedding_dim // self.num_heads)
+        if self.feed_forward_dim is None:
+            width = 4 * self.embedding_dim
+            if self.gated:  # three matrices instead of two: 2/3 of the width keeps the count
+                width = 32 * math.ceil(2 * width / 3 / 32)
+            object.__setattr__(self, "feed_forward_dim", width)
+        assert self.num_kv_heads is not None and self.head_dim is not None
+        require(
+            self.num_kv_heads >= 1 and self.num_heads % self.num_kv_heads == 0,
+            f"num_kv_heads must divide num_heads ({self.num_heads})",
+            self.num_kv_heads,
+        )
+        check(self, "must be at least 1", "head_dim", "feed_forward_dim")
+        require(
+            self.positions != "rotary" or self.head_dim % 2 == 0,
+            "head_dim must be even for rotary positions",
+            self.head_dim,
+        )
+        require(
+            self.positions != "sinusoidal" or self.embedding_dim % 2 == 0,
+            "embedding_dim must be even for sinusoidal positions",
+            self.embedding_dim,
+        )
+        check(self, "must lie in [0, 1)", "dropout")
+        check(self, "must be positive", "norm_epsilon", "rope_theta")
+        check(self, "must not be negative", "initializer_range")
+        check(self, "must be at least 1", "sliding_window")
+        if isinstance(self.rope_scaling, Mapping):
+            scaling = build(RopeScaling, self.rope_scaling, where="rope_scaling")
+            object.__setattr__(self, "rope_scaling", scaling)
+        if self.positions != "rotary":
+            for name in ("rope_scaling", "rope_layers"):
+                value = getattr(self, name)
+                require(value is None, f"{name} is for rotary positions only", value)
+        require(
+            self.sliding_window is not None or self.window_layers is None,
+            "window_layers are those that sliding_window holds for, and it is not given",
+            self.window_layers,
+        )
+        self._set_layers("rope_layers")
+        self._set_layers("window_layers")
+        require(
+            self.window_layers != (),
+            "window_layers must name a block; without any, sliding_window is not to be given",
+            self.window_layers,
+        )
+        self._set_biases()
+        check_finite(self)
+
+    def has_bias(self, part: str) -> bool:
+        """Whether "query_key_value", "attention_output" or "feed_forward" has biases."""
+        own = getattr(self, f"{part}_bias")
+        return self.use_bias if own is None else own
+
+    def rotates(self, block: int) -> bool:
+        """Whether a block's queries and keys are rotated."""
+        if self.positions != "rotary":
+            return False
+        return self.rope_layers is None or block in self.rope_layers
+
+    def has_window(self, block: int) -> bool:
+        """Whether a block's tokens see less than the whole context before them."""
+        if self.sliding_window is None or self.sliding_window >= self.max_sequence_length:
+            return False
+        return self.window_layers is None or block in self.window_layers
+
+    def _set_layers(self, name: str) -> None:
+        """Numbers of blocks in order; None where they are all."""
+        layers = getattr(self, name)
+        if layers is None:
+            return
+        require(
+            all(0 <= i < self.num_layers for i in layers),
+            f"{name} must lie in [0, num_layers={self.num_layers})",
+            layers,
+        )
+        layers = tuple(sorted(set(layers)))
+        everywhere = len(layers) == self.num_layers
+        object.__setattr__(self, name, None if everywhere else layers)
+
+    def _set_biases(self) -> None:
+        """One way to say where biases are: use_bias, and only what differs from it."""
+        parts = ("query_key_value", "attention_output", "feed_forward")
+        biases = [self.has_bias(part) for part in parts]
+        if len(set(biases)) == 1:
+            object.__setattr__(self, "use_bias", biases[0])
+        for part, bias in zip(parts, biases, strict=True):
+            object.__setattr__(self, f"{part}_bias", None if bias == self.use_bias else bias)
