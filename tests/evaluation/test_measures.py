@@ -221,6 +221,36 @@ def test_bleu_and_chrf_against_sacrebleu(indices):
     assert measure.name == "chrF++"
 
 
+WORDS = ["the", "cat", "(sat", "on)", "“mat”", ".", "don't", "x", "中文", "été", "2.0,", "cats"]
+
+
+@pytest.mark.parametrize("num_references", [1, 3])
+def test_every_resample_of_bleu_and_chrf_is_what_sacrebleu_says_of_it(num_references):
+    random = np.random.default_rng(5)
+
+    def texts(num: int) -> list[str]:
+        sizes = random.integers(0, 12, num)  # an empty one, and ones with too few words, too
+        return [" ".join(random.choice(WORDS, size)) for size in sizes]
+
+    predictions = texts(20)
+    columns = [texts(20) for _ in range(num_references)]
+    references = list(zip(*columns, strict=True))
+    for measure, metric in [
+        (bleu(references, predictions), sacrebleu.BLEU()),
+        (chrf(references, predictions), sacrebleu.CHRF()),
+        (chrf(references, predictions, word_order=2), sacrebleu.CHRF(word_order=2)),
+    ]:
+        for indices in [np.arange(20), *random.integers(0, 20, (30, 20)), *np.arange(20)[:, None]]:
+            expected = metric.corpus_score(
+                picked(predictions, indices), [picked(column, indices) for column in columns]
+            )
+            assert measure.of(indices) == pytest.approx(expected.score, abs=1e-9)
+        assert measure.note == metric.get_signature().format()
+        assert measure.combine(measure.statistics) == pytest.approx(
+            [measure.of(np.array([i])) for i in range(20)]
+        )
+
+
 def test_several_references():
     several = [[r, p] for r, p in zip(REFERENCES, PREDICTIONS, strict=True)]
     assert bleu(several, PREDICTIONS).value == pytest.approx(100)
