@@ -252,5 +252,10 @@ def test_measures_and_remarks(tokenizer):
     }
     assert found["exact match"] == pytest.approx(100 / 3)
     assert found["F1"] == pytest.approx((100 + 200 / 3) / 3)
+    # What was refused is wrong, also where no answer would have been right.
+    records = [Record({"question": "", "context": "Rome 1923", "answer": None})]
+    measures = QuestionAnswering().measures(records, served.predict(records))
+    assert [measure.value for measure in measures] == [0, 0]
+    records = [Record(row) for row in rows]
     (remark,) = QuestionAnswering().remarks(records, served)
     assert "1 of 3 questions have no answer" in remark

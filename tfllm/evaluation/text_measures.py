@@ -186,32 +186,32 @@ def rouge(
     ]
 
 
-def exact_match(references: References, predictions: Sequence[str]) -> Measure:
+def exact_match(references: References, predictions: Sequence[str | None]) -> Measure:
     """The share of answers that are a reference, after SQuAD's normalisation, 0 to 100.
 
     Args:
         references: of each example one answer or several; an empty one means: no answer.
-        predictions: as many.
+        predictions: as many; None where the question was refused, which is wrong.
     """
     check_lengths(references, predictions)
     return mean("exact match", [
-        100.0 * any(normalized(r) == normalized(p) for r in _several(given))
+        100.0 * any(p is not None and normalized(r) == normalized(p) for r in _several(given))
         for given, p in zip(references, predictions, strict=True)
     ])  # fmt: skip
 
 
-def token_f1(references: References, predictions: Sequence[str]) -> Measure:
+def token_f1(references: References, predictions: Sequence[str | None]) -> Measure:
     """Mean over examples of the F1 between the words of answer and best reference, 0 to 100.
 
     As SQuAD 2.0 has it: where either is empty after normalisation, 1 if both are, else 0.
 
     Args:
         references: of each example one answer or several; an empty one means: no answer.
-        predictions: as many.
+        predictions: as many; None where the question was refused, which is wrong.
     """
     check_lengths(references, predictions)
     return mean("F1", [
-        100.0 * max(_word_f1(r, p) for r in _several(given))
+        100.0 * max(0.0 if p is None else _word_f1(r, p) for r in _several(given))
         for given, p in zip(references, predictions, strict=True)
     ])  # fmt: skip
 

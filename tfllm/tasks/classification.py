@@ -204,7 +204,7 @@ class TextClassifier(ServedTask):
         self.labels = tuple(information["labels"])
         self.has_pairs = bool(information.get("pairs"))
         context = model.config.max_sequence_length
-        self.sequence_length = int(information.get("sequence_length", context))
+        self.sequence_length = min(int(information.get("sequence_length", context)), context)
         if len(self.labels) != model.num_labels:
             raise ValueError(
                 f"the model tells {model.num_labels} labels apart; received {len(self.labels)}"

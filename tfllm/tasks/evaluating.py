@@ -102,6 +102,12 @@ def evaluate_task(
     predictions = served.predict(table.records, batch_size=batch_size)
     seconds = time.perf_counter() - start
     notes = [*table.notes, *definition.remarks(table.records, served)]
+    num_cut = sum(bool(prediction.get("truncated_tokens")) for prediction in predictions)
+    if num_cut:
+        notes.append(
+            f"{num_cut:,} of {len(predictions):,} records are longer than what the model takes at "
+            "once and lost their ends (truncated_tokens of each answer)"
+        )
     pictures: list[Path] = []
     path = None if out is None else Path(out)
     if path is not None:

@@ -151,7 +151,7 @@ class QuestionAnswering(EncoderTask):
         from tfllm.evaluation.text_measures import exact_match, token_f1
 
         references = [[text for text, _ in answers_of(r)] or [""] for r in records]
-        predicted = [prediction["answer"] for prediction in predictions]
+        predicted = [None if p["error"] else p["answer"] for p in predictions]
         return [token_f1(references, predicted), exact_match(references, predicted)]
 
     def remarks(self, records: Sequence[Record], served: Any) -> list[str]:
@@ -246,7 +246,7 @@ class QuestionAnswerer(ServedTask):
         self.information = dict(information)
         self.may_be_unanswered = bool(information.get("may_be_unanswered", True))
         context = model.config.max_sequence_length
-        self.sequence_length = int(information.get("sequence_length", context))
+        self.sequence_length = min(int(information.get("sequence_length", context)), context)
         self._graph: Any = tokenizer.graph()
         self._functions: dict[str, Any] = {}
 

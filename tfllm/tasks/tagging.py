@@ -174,7 +174,7 @@ class SpanTagger(ServedTask):
         self.information = dict(information)
         self.labels = tuple(information["labels"])
         context = model.config.max_sequence_length
-        self.sequence_length = int(information.get("sequence_length", context))
+        self.sequence_length = min(int(information.get("sequence_length", context)), context)
         if len(tags_of(self.labels)) != model.num_labels:
             raise ValueError(
                 f"{len(self.labels)} labels are {len(tags_of(self.labels))} tags (O, and B- and I- "
