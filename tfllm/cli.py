@@ -273,8 +273,8 @@ def _evaluate_task(options: argparse.Namespace) -> None:
     rows["records/s"] = f"{result.num_records / max(result.seconds, 1e-9):,.1f}"
     if result.predictions is not None:
         rows["answers"] = str(result.predictions)
-    for picture in result.pictures:
-        rows["picture"] = str(picture)
+    if result.pictures:
+        rows["pictures"] = ", ".join(map(str, result.pictures))
     print(table(rows))
     for note in result.notes:
         print(f"note: {note}")
@@ -282,7 +282,8 @@ def _evaluate_task(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     with quiet_start():
-        from tfllm.tasks import load_task
+        from tfllm.pretrained import task_of
+        from tfllm.tasks import TASKS, load_task, task_definition
     words = options.record
     if not words:
         raise ConfigError("name a record, such as text='How lovely!', or files of records")
@@ -297,7 +298,15 @@ def _predict(options: argparse.Namespace) -> None:
     else:
         from tfllm.data.table_records import Column, read_table
 
-        columns = {n: Column(required=n not in served.optional_inputs) for n in names}
+        found = task_of(options.model)
+        known = task_definition(found["name"]).columns if found and found["name"] in TASKS else {}
+        columns = {
+            n: Column(
+                aliases=known[n].aliases if n in known else (),
+                required=n not in served.optional_inputs,
+            )
+            for n in names
+        }
         records = read_table(
             words, columns, columns_of(options), only_inputs=True, empty_inputs=True
         ).records

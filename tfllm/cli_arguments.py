@@ -403,13 +403,17 @@ def columns_of(options: argparse.Namespace) -> dict[str, str]:
     """Column to its name in the files.
 
     Raises:
-        ConfigError: one is not given as COLUMN=NAME.
+        ConfigError: one is not given as COLUMN=NAME, or is a setting.
     """
     found = {}
     for word in getattr(options, "columns", None) or ():
         column, equals, name = word.partition("=")
         if not equals or not column or not name:
             raise ConfigError(f"a column is given as COLUMN=NAME; received {word!r}")
+        if any(column in field_types(section) for section in _SECTIONS.values()):
+            raise ConfigError(
+                f"{word!r} is a setting and stands among the columns; put it behind --set"
+            )
         found[column] = name
     return found
 

@@ -208,6 +208,9 @@ def test_answers_that_are_none(record, message):
 def test_records_without_any_answer():
     with pytest.raises(ValueError, match="none of the 1 training records has an answer"):
         QuestionAnswering().information([Record({"question": "a", "context": "b"})])
+    wrong = Record({"question": "a", "context": "b", "answer": "c"}, "a.jsonl, line 3")
+    with pytest.raises(ValueError, match=r"\(a.jsonl, line 3: the answer 'c' does not stand in"):
+        QuestionAnswering().information([wrong])
     record = Record({"question": "a", "context": "b"})
     with pytest.raises(ValueError, match="all have an answer and this one has none"):
         QuestionAnswering().examples(record, None, {"may_be_unanswered": False}, 32)

@@ -60,15 +60,16 @@ class Tagging(EncoderTask):
             ValueError: there is no span.
         """
         labels = set()
+        first = ""
         for record in records:
             try:
                 labels |= {span.label for span in read_spans(record["spans"], record["text"])}
-            except ValueError:
-                continue
+            except ValueError as error:
+                first = first or f" ({record.where}: {error})"
         if not labels:
             raise ValueError(
                 f"none of the {len(records):,} training records has a span that can be learned "
-                "from; give records with some, as "
+                f"from{first}; give records with some, as "
                 '"spans": [{"begin": 0, "end": 3, "label": "NAME"}]'
             )
         return {"labels": sorted(labels)}
