@@ -52,7 +52,10 @@ def test_evaluate_writes_every_answer(run, capsys):
     right = sum(line["prediction"]["label"] == line["label"] for line in lines) / 20
     assert result["measures"][0]["value"] == pytest.approx(right)
     assert main(command) == 1
-    assert "no column 'text'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "no column 'text'" in error and "--columns text=NAME" in error
+    assert main(["evaluate", str(run / "nowhere"), "--data", str(run / "test.jsonl")]) == 1
+    assert f"there is no model at {run / 'nowhere'}" in capsys.readouterr().err
 
 
 def test_predict_answers_a_record_or_files(run, capsys):
@@ -64,6 +67,10 @@ def test_predict_answers_a_record_or_files(run, capsys):
     file = str(run / "test.jsonl")
     assert main(["predict", model, file, "--columns", "text=review_text"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 20
+    known_otherwise = run / "reviews.csv"  # by another name that training takes, too
+    known_otherwise.write_text("Review\na lovely day\n")
+    assert main(["predict", model, str(known_otherwise)]) == 0
+    assert json.loads(capsys.readouterr().out)["label"]
     assert main(["predict", model, "txt=a"]) == 1
     assert "did you mean 'text'" in capsys.readouterr().err
     assert main(["predict", model]) == 1
@@ -92,6 +99,7 @@ def test_an_exported_task_is_asked_by_its_signature(run, capsys):
         ("--task classification --lora-rank 4", "trained whole"),
         ("--task classification --columns text", "COLUMN=NAME"),
         ("--task classification --columns txt=a", "did you mean 'text'"),
+        ("--task classification --columns text=a steps=3", "'steps=3' is a setting"),
         ("--task classification --records text", "received records"),
         ("--task classification --model x/y --preset bert-tiny", "leave bert-tiny out"),
         (

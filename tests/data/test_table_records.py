@@ -129,6 +129,17 @@ def test_lines_side_by_side_must_be_equally_many(tmp_path):
         {"source": "one", "target": "eins"},
         {"source": "three", "target": "drei"},
     ]
+    # By other names that the task takes, and by one that was given.
+    columns = {"text": Column(("source", "src")), "translation": Column(("target",))}
+    wanted = [{"text": "one", "translation": "eins"}, {"text": "three", "translation": "drei"}]
+    assert [dict(r) for r in read_table(files, columns).records] == wanted
+    given = {"en": files["source"], "target": files["target"]}
+    assert [dict(r) for r in read_table(given, columns, {"text": "en"}).records] == wanted
+    with pytest.raises(ConfigError, match="unknown column 'en'"):
+        read_table(given, columns)
+    with pytest.raises(ValueError, match="no column 'translation'"):
+        read_table({"source": files["source"]}, columns)
+    columns = {"source": Column(), "target": Column()}
     write(tmp_path / "a.de", "eins\n\ndrei\nvier\n")
     with pytest.raises(ValueError, match=r"equally many lines; received .*a\.en 3, .*a\.de 4"):
         read_table(files, columns)
@@ -138,5 +149,5 @@ def test_json_columns_hold_anything(tmp_path):
     columns = {"text": Column(), "spans": Column(kind="json")}
     path = write(tmp_path / "a.tsv", 'text\tspans\nx\t[{"begin": 0}]\n')
     assert read_table(path, columns).records[0]["spans"] == [{"begin": 0}]
-    with pytest.raises(ValueError, match="line 2: 'spans' is not JSON"):
+    with pytest.raises(ValueError, match=r"line 2: 'spans' must be JSON; received '\[' \("):
         read_table(write(tmp_path / "a.tsv", "text\tspans\nx\t[\n"), columns)

@@ -9,6 +9,7 @@ import sacrebleu
 import scipy.stats
 from sklearn import metrics
 
+from tfllm.evaluation import retrieval_measures
 from tfllm.evaluation.bootstrap import confidence_interval, resampled
 from tfllm.evaluation.label_measures import (
     accuracy,
@@ -21,7 +22,15 @@ from tfllm.evaluation.label_measures import (
 )
 from tfllm.evaluation.likelihood_measures import bits_per_byte, perplexity
 from tfllm.evaluation.measures import Measure, mean, of_sums
-from tfllm.evaluation.retrieval_measures import mean_reciprocal_rank, ranked, recall_at, spearman
+from tfllm.evaluation.retrieval_measures import (
+    mean_reciprocal_rank,
+    ranked,
+    ranks_among,
+    recall_at,
+    recall_from_ranks,
+    reciprocal_rank_from_ranks,
+    spearman,
+)
 from tfllm.evaluation.text_measures import (
     bleu,
     chrf,
@@ -221,6 +230,36 @@ def test_bleu_and_chrf_against_sacrebleu(indices):
     assert measure.name == "chrF++"
 
 
+WORDS = ["the", "cat", "(sat", "on)", "“mat”", ".", "don't", "x", "中文", "été", "2.0,", "cats"]
+
+
+@pytest.mark.parametrize("num_references", [1, 3])
+def test_every_resample_of_bleu_and_chrf_is_what_sacrebleu_says_of_it(num_references):
+    random = np.random.default_rng(5)
+
+    def texts(num: int) -> list[str]:
+        sizes = random.integers(0, 12, num)  # an empty one, and ones with too few words, too
+        return [" ".join(random.choice(WORDS, size)) for size in sizes]
+
+    predictions = texts(20)
+    columns = [texts(20) for _ in range(num_references)]
+    references = list(zip(*columns, strict=True))
+    for measure, metric in [
+        (bleu(references, predictions), sacrebleu.BLEU()),
+        (chrf(references, predictions), sacrebleu.CHRF()),
+        (chrf(references, predictions, word_order=2), sacrebleu.CHRF(word_order=2)),
+    ]:
+        for indices in [np.arange(20), *random.integers(0, 20, (30, 20)), *np.arange(20)[:, None]]:
+            expected = metric.corpus_score(
+                picked(predictions, indices), [picked(column, indices) for column in columns]
+            )
+            assert measure.of(indices) == pytest.approx(expected.score, abs=1e-9)
+        assert measure.note == metric.get_signature().format()
+        assert measure.combine(measure.statistics) == pytest.approx(
+            [measure.of(np.array([i])) for i in range(20)]
+        )
+
+
 def test_several_references():
     several = [[r, p] for r, p in zip(REFERENCES, PREDICTIONS, strict=True)]
     assert bleu(several, PREDICTIONS).value == pytest.approx(100)
@@ -281,6 +320,32 @@ def test_retrieval_by_hand():
         recall_at(1, [[0], []], rankings)
     with pytest.raises(ValueError, match="k must be at least 1"):
         recall_at(0, relevant, rankings)
+
+
+def test_ranks_in_blocks_are_those_of_the_whole_ranking(monkeypatch):
+    random = np.random.default_rng(2)
+    queries, documents = (random.integers(-2, 3, (num, 3)).astype(np.float32) for num in (23, 40))
+    relevant = [set(random.integers(0, 40, random.integers(1, 5)).tolist()) for _ in queries]
+    rankings = ranked(queries @ documents.T)  # whole numbers: with many ties
+    sizes = []
+
+    def counted(scores):
+        sizes.append(len(scores))
+        return ranked(scores)
+
+    monkeypatch.setattr(retrieval_measures, "ranked", counted)
+    monkeypatch.setattr(retrieval_measures, "_MOST_SCORES", 5 * 40 + 1)
+    ranks = ranks_among(queries, documents, relevant)
+    assert sizes == [5, 5, 5, 5, 3]
+    for given, order, right in zip(ranks, rankings.tolist(), relevant, strict=True):
+        assert given.tolist() == sorted(order.index(document) + 1 for document in right)
+    for k in (1, 10):
+        expected = recall_at(k, relevant, rankings)
+        np.testing.assert_array_equal(recall_from_ranks(k, ranks).statistics, expected.statistics)
+    expected = mean_reciprocal_rank(relevant, rankings)
+    np.testing.assert_array_equal(reciprocal_rank_from_ranks(ranks).statistics, expected.statistics)
+    assert reciprocal_rank_from_ranks([np.array([np.inf]), np.array([2.0, np.inf])]).value == 0.25
+    assert recall_from_ranks(10, [np.array([np.inf]), np.array([2.0, np.inf])]).value == 0.25
 
 
 @pytest.mark.parametrize("indices", [np.arange(60), CHOSEN], ids=["all", "resample"])

@@ -76,7 +76,8 @@ def test_a_label_that_only_the_validation_records_have_is_named(tmp_path):
     other = write(tmp_path / "validation.jsonl", [{"text": "new", "label": "c"}])
     config = TaskDataConfig(validation=(str(other),), vocab_size=80)
     with pytest.raises(
-        ValueError, match=r"validation\.jsonl, line 1 \(validation\): the label 'c'"
+        ValueError,
+        match=r"validation\.jsonl, line 1 \(validation\): the label 'c'.*known from training",
     ):
         prepare_task(Classification(), data, tmp_path / "out", config, sequence_length=8)
     config = TaskDataConfig(validation=(str(other),), vocab_size=80, skip_bad_records=True)
@@ -84,6 +85,16 @@ def test_a_label_that_only_the_validation_records_have_is_named(tmp_path):
         found = prepare_task(Classification(), data, tmp_path / "out", config, sequence_length=8)
     assert found.train.num_examples == 20
     assert found.validation.num_examples == 0
+
+
+def test_a_label_that_only_the_records_kept_for_validation_have_is_explained(tmp_path):
+    data = write(tmp_path / "a.jsonl", [{"text": t, "label": t} for t in "ab"])
+    with pytest.raises(
+        ValueError,
+        match=r"at least two labels; all 1 training .*\(1 of 2 records are not among them: "
+        "validation_fraction keeps",
+    ):
+        prepare_task(Classification(), data, tmp_path / "out", sequence_length=8)
 
 
 def test_records_are_divided_by_their_texts_and_copies_stay_together(tmp_path):

@@ -17,6 +17,7 @@ from tests.tasks.tiny_cases import CASES, TinyCase
 from tfllm.data import TaskDataConfig
 from tfllm.serving import Client, ModelServer, check, export
 from tfllm.tasks import TASKS, evaluate_task, load_task, task_definition
+from tfllm.tasks.encoder_task import EncoderTask
 from tfllm.training import train
 
 SETTINGS: dict[str, Any] = {
@@ -180,6 +181,19 @@ def test_a_row_is_answered_alike_alone_and_in_a_batch(name, trained):
     same(together, [made.served.predict([record])[0] for record in inputs])
     errors = [bool(answer.get("error")) for answer in together]
     assert errors == [False] * len(made.case.inputs) + [True] * len(made.case.bad_inputs)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in TASKS if isinstance(task_definition(name), EncoderTask)]
+)
+def test_what_is_served_never_exceeds_the_models_context(name, trained):
+    made = trained(name)
+    information = {**made.served.information, "sequence_length": 10_000}
+    served = type(made.served)(made.served.model, made.served.tokenizer, information)
+    context = made.run.model.config.max_sequence_length
+    assert served.sequence_length == context
+    (answer,) = served.predict([{name: "the day " * context for name in served.input_names}])
+    assert not answer["error"] or "no mask" in answer["error"]
 
 
 @every_task

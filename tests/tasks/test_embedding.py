@@ -100,6 +100,9 @@ def test_a_text_should_find_the_positives_of_all_its_records():
     recall, rank = Embedding().measures(rows, predictions)
     assert recall.value == pytest.approx(12 / 13)
     assert rank.value == pytest.approx((12 + 1 / 12) / 13)
+    predictions[5]["vector"] = [0.0] * 12  # refused: it finds nothing, not what comes first
+    recall, rank = Embedding().measures(rows, predictions)
+    assert (recall.value, rank.value) == (pytest.approx(12 / 13), pytest.approx(12 / 13))
 
 
 def test_scores_are_compared_with_cosines():
@@ -113,6 +116,13 @@ def test_scores_are_compared_with_cosines():
     rows[1]["score"] = "high"
     with pytest.raises(ValueError, match="line 2: a score must be a number; received 'high'"):
         Embedding().measures(rows, predictions)
+
+
+@pytest.mark.parametrize("score", ["high", "nan"])
+def test_a_score_that_is_none_is_told_before_training(tokenizer, score):
+    (row,) = records({"text": "a", "positive": "b", "score": score})
+    with pytest.raises(ValueError, match=f"a score must be a number; received '{score}'"):
+        Embedding().examples(row, tokenizer, {}, 12)
 
 
 @pytest.mark.slow  # MiniLM, 90 MB

@@ -14,6 +14,7 @@ from tfllm.data.table_records import Record
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.masked_language_model import MaskedLanguageModel
 from tfllm.models.token_masking import mask_tokens
+from tfllm.tasks.evaluating import evaluate_task
 from tfllm.tasks.masked_language_model import GapFilling, MaskedText, token_masking
 from tfllm.tokenizers.word_piece import WordPiece
 from tfllm.training import train
@@ -70,6 +71,29 @@ def test_gaps_are_filled_with_the_likeliest_tokens(task, tokenizer):
         graph_bytes = tokenizer.graph().token_bytes.numpy()
         assert told == [graph_bytes[i].decode() for i in order]
     assert not any(given["tokens"][1].numpy())
+
+
+def test_what_is_cut_off_is_counted(task, tmp_path):
+    words = 9 * "the " + "[MASK]"
+    texts = ["the [MASK]", words, "the " + words, "the " * 40]
+    filled = task.signatures["serving_default"](text=tf.constant(texts))
+    assert [error.decode() for error in filled["error"].numpy()] == [
+        "",
+        "",
+        "the mask token stands behind the first 10 tokens, which are all that the model sees",
+        "the text has no mask token",
+    ]
+    for outputs in (filled, task.signatures["score"](text=tf.constant(texts))):
+        assert outputs["truncated_tokens"].numpy().tolist() == [0, 0, 1, 30]
+    answers = task.predict([{"text": text} for text in texts])
+    assert [answer["truncated_tokens"] for answer in answers] == [0, 0, 1, 30]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS if text != ""))
+    result = evaluate_task(task, file, task="masked_language_model")
+    assert result.notes == (
+        "1 of 4 records are longer than what the model takes at once and lost their ends "
+        "(truncated_tokens of each answer)",
+    )
 
 
 def test_a_score_is_that_of_the_hidden_tokens(task, tokenizer):

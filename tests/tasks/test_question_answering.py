@@ -208,6 +208,9 @@ def test_answers_that_are_none(record, message):
 def test_records_without_any_answer():
     with pytest.raises(ValueError, match="none of the 1 training records has an answer"):
         QuestionAnswering().information([Record({"question": "a", "context": "b"})])
+    wrong = Record({"question": "a", "context": "b", "answer": "c"}, "a.jsonl, line 3")
+    with pytest.raises(ValueError, match=r"\(a.jsonl, line 3: the answer 'c' does not stand in"):
+        QuestionAnswering().information([wrong])
     record = Record({"question": "a", "context": "b"})
     with pytest.raises(ValueError, match="all have an answer and this one has none"):
         QuestionAnswering().examples(record, None, {"may_be_unanswered": False}, 32)
@@ -252,5 +255,10 @@ def test_measures_and_remarks(tokenizer):
     }
     assert found["exact match"] == pytest.approx(100 / 3)
     assert found["F1"] == pytest.approx((100 + 200 / 3) / 3)
+    # What was refused is wrong, also where no answer would have been right.
+    records = [Record({"question": "", "context": "Rome 1923", "answer": None})]
+    measures = QuestionAnswering().measures(records, served.predict(records))
+    assert [measure.value for measure in measures] == [0, 0]
+    records = [Record(row) for row in rows]
     (remark,) = QuestionAnswering().remarks(records, served)
     assert "1 of 3 questions have no answer" in remark

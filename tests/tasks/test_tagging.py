@@ -216,6 +216,21 @@ def test_bad_records_can_be_skipped_and_are_counted(tmp_path):
 def test_no_spans_at_all():
     with pytest.raises(ValueError, match="none of the 1 training records has a span"):
         Tagging().information([Record({"text": "a", "spans": []})])
+    wrong = Record({"text": "a", "spans": [{"from": 0, "to": 1, "label": "A"}]}, "a.jsonl, line 3")
+    with pytest.raises(ValueError, match=r"\(a.jsonl, line 3: a span must have begin and end"):
+        Tagging().information([wrong])
+
+
+def test_a_wrong_span_of_a_validation_record_is_no_matter_of_training(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "so Anna", "spans": [[3, 7, "PERSON"]]}\n' * 2)
+    (tmp_path / "b.jsonl").write_text('{"text": "so Anna", "spans": [[4, 7, "PERSON"]]}\n')
+    config = TaskDataConfig(vocab_size=40, validation=(str(tmp_path / "b.jsonl"),))
+    with pytest.raises(ValueError, match=r"line 1 \(validation\): a span must begin") as caught:
+        prepare_task(
+            Tagging(), str(tmp_path / "a.jsonl"), tmp_path / "no", config, sequence_length=8,
+            show_progress=False,
+        )  # fmt: skip
+    assert "known from training" not in str(caught.value)
 
 
 def test_measures_and_remarks(tokenizer):

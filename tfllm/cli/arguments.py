@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from tfllm.config import ConfigError
+from tfllm.cli.settings import SECTIONS
+from tfllm.config import ConfigError, field_types
 
 RunCommand = Callable[[argparse.Namespace], int | None]
 """does what a command is for; returns its exit status, None for 0"""
@@ -40,13 +41,17 @@ def columns_of(options: argparse.Namespace) -> dict[str, str]:
     """Column to its name in the files.
 
     Raises:
-        ConfigError: one is not given as COLUMN=NAME.
+        ConfigError: one is not given as COLUMN=NAME, or is a setting.
     """
     found = {}
     for word in getattr(options, "columns", None) or ():
         column, equals, name = word.partition("=")
         if not equals or not column or not name:
             raise ConfigError(f"a column is given as COLUMN=NAME; received {word!r}")
+        if any(column in field_types(section) for section in SECTIONS.values()):
+            raise ConfigError(
+                f"{word!r} is a setting and stands among the columns; put it behind --set"
+            )
         found[column] = name
     return found
 

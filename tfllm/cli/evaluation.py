@@ -157,8 +157,8 @@ def _evaluate_task(options: argparse.Namespace) -> None:
     rows["records/s"] = f"{result.num_records / max(result.seconds, 1e-9):,.1f}"
     if result.predictions is not None:
         rows["answers"] = str(result.predictions)
-    for picture in result.pictures:
-        rows["picture"] = str(picture)
+    if result.pictures:
+        rows["pictures"] = ", ".join(map(str, result.pictures))
     print(table(rows))
     for note in result.notes:
         print(f"note: {note}")

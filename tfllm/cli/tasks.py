@@ -46,7 +46,8 @@ def add_commands(add: AddCommand) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     with quiet_start():
-        from tfllm.tasks import load_task
+        from tfllm.pretrained import task_of
+        from tfllm.tasks import TASKS, load_task, task_definition
     words = options.record
     if not words:
         raise ConfigError("name a record, such as text='How lovely!', or files of records")
@@ -61,7 +62,15 @@ def _predict(options: argparse.Namespace) -> None:
     else:
         from tfllm.data.table_records import Column, read_table
 
-        columns = {n: Column(required=n not in served.optional_inputs) for n in names}
+        found = task_of(options.model)
+        known = task_definition(found["name"]).columns if found and found["name"] in TASKS else {}
+        columns = {
+            n: Column(
+                aliases=known[n].aliases if n in known else (),
+                required=n not in served.optional_inputs,
+            )
+            for n in names
+        }
         records = read_table(
             words, columns, columns_of(options), only_inputs=True, empty_inputs=True
         ).records

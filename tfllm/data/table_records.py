@@ -114,8 +114,10 @@ def read_table(
     files = source_files(source, exclude=exclude)
     rows: Iterator[tuple[str, dict[str, Any]]]
     if isinstance(source, Mapping):
+        known = {c.lower() for n, column in columns.items() for c in (n, *column.aliases)}
+        known |= {name.lower() for name in (names or {}).values()}
         for name in source:
-            if name not in columns:
+            if str(name).lower() not in known:
                 raise ConfigError(unknown_name("column", str(name), columns))
         rows = _lines_side_by_side(dict(zip(source, files, strict=True)))
     else:
@@ -193,12 +195,12 @@ class _Columns:
                 found[name] = key
             elif name in self._names or self._is_needed(column):
                 has = ", ".join(map(repr, keys[:20])) or "none"
-                called = "" if name in self._names else f" ({' or '.join(map(repr, wanted))})"
+                called = f" ({' or '.join(map(repr, wanted))})" if len(wanted) > 1 else ""
                 asked = self._names.get(name, name)
                 raise BadRecord(
                     where,
                     f" has no column {asked!r}{called}; its columns are {has}; say which one it is "
-                    f"with columns: {name}=NAME",
+                    f"with --columns {name}=NAME (in Python columns={{{name!r}: 'NAME'}})",
                 )
         return found
 
@@ -214,7 +216,8 @@ class _Columns:
                 try:
                     value = json.loads(value) if value.strip() or needed else None
                 except ValueError as error:
-                    raise BadRecord(where, f": {name!r} is not JSON: {error}") from None
+                    told = f": {name!r} must be JSON; received {value!r:.60} ({error})"
+                    raise BadRecord(where, told) from None
             return value
         if column.kind == "label" and isinstance(value, int | float):
             value = json.dumps(value)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from tfllm.evaluation.measures import Measure, check_lengths, mean, of_sums
+from tfllm.evaluation.measures import Measure, check_lengths, divide, mean, of_sums
 
 References = Sequence[str] | Sequence[Sequence[str]]
 """of each example its reference, or several of which any is right"""
@@ -28,7 +28,32 @@ def bleu(references: References, predictions: Sequence[str], *, tokenize: str = 
         ImportError: sacrebleu is not installed.
     """
     metric = _sacrebleu().BLEU(tokenize=tokenize)
-    return _of_sacrebleu("BLEU", metric, references, predictions)
+    columns = _columns("BLEU", references, predictions)
+    if not columns:
+        return Measure("BLEU", 0, lambda indices: 0.0)
+    # The counts of each sentence, as of a corpus of one; what they sum up to is the corpus's.
+    rows = []
+    for prediction, *given in zip(predictions, *columns, strict=True):
+        found = metric.corpus_score([prediction], [[reference] for reference in given])
+        rows.append([found.sys_len, found.ref_len, *found.counts, *found.totals])
+
+    def combine(sums: np.ndarray) -> np.ndarray:
+        orders = metric.max_ngram_order
+        return np.asarray([
+            metric.compute_bleu(
+                counts[:orders],
+                counts[orders:],
+                sys_len,
+                ref_len,
+                smooth_method=metric.smooth_method,
+                smooth_value=metric.smooth_value,
+                effective_order=metric.effective_order,
+                max_ngram_order=orders,
+            ).score
+            for sys_len, ref_len, *counts in np.rint(sums).astype(np.int64).tolist()
+        ])  # fmt: skip
+
+    return of_sums("BLEU", rows, combine, note=metric.get_signature().format())
 
 
 def chrf(references: References, predictions: Sequence[str], *, word_order: int = 0) -> Measure:
@@ -42,8 +67,74 @@ def chrf(references: References, predictions: Sequence[str], *, word_order: int 
     Raises:
         ImportError: sacrebleu is not installed.
     """
+    name = "chrF" + "+" * word_order
     metric = _sacrebleu().CHRF(word_order=word_order)
-    return _of_sacrebleu("chrF" + "+" * word_order, metric, references, predictions)
+    columns = _columns(name, references, predictions)
+    if not columns:
+        return Measure(name, 0, lambda indices: 0.0)
+    metric.corpus_score(list(predictions[:1]), [column[:1] for column in columns])
+    rows = []
+    for prediction, *several in zip(predictions, *columns, strict=True):
+        given = _ngrams(prediction, metric.char_order, word_order)
+        matches = [_matches(_ngrams(r, metric.char_order, word_order), given) for r in several]
+        scores = _mean_f(np.asarray(matches, np.float64), metric.beta)
+        rows.append(matches[int(scores.argmax())])  # of several references the best
+    return of_sums(
+        name,
+        rows,
+        lambda sums: _mean_f(sums, metric.beta),
+        # Which needs a corpus that was scored, to know how many references there are.
+        note=metric.get_signature().format(),
+    )
+
+
+def _ngrams(text: str, char_order: int, word_order: int) -> list[collections.Counter[Any]]:
+    """How often each sequence of 1, 2, ... characters (spaces left out) and words is there."""
+    letters = "".join(text.split())
+    words = [part for word in text.split() for part in _without_a_mark(word)]
+    return [
+        *(collections.Counter(_sequences(letters, n)) for n in range(1, char_order + 1)),
+        *(collections.Counter(_sequences(tuple(words), n)) for n in range(1, word_order + 1)),
+    ]
+
+
+def _sequences(of: Any, size: int) -> list[Any]:
+    return [of[i : i + size] for i in range(len(of) - size + 1)]
+
+
+def _without_a_mark(word: str) -> list[str]:
+    """A word and the punctuation behind it, or else before it: one character at most."""
+    if len(word) > 1 and word[-1] in string.punctuation:
+        return [word[:-1], word[-1]]
+    if len(word) > 1 and word[0] in string.punctuation:
+        return [word[0], word[1:]]
+    return [word]
+
+
+def _matches(reference: Sequence[Any], prediction: Sequence[Any]) -> list[int]:
+    """Of each order, how many sequences the prediction has, the reference has, and both have."""
+    return [
+        count
+        for true, given in zip(reference, prediction, strict=True)
+        # An order that the reference is too short for does not count.
+        for count in (given.total() if true else 0, true.total(), (true & given).total())
+    ]
+
+
+def _mean_f(sums: np.ndarray, beta: float) -> np.ndarray:
+    """F of the means of precision and recall over the orders that both texts have, 0 to 100.
+
+    Args:
+        sums: `[R, 3 * orders]`, as `_matches` counts.
+        beta: how many times as much recall counts as precision.
+    """
+    given, true, both = np.moveaxis(sums.reshape(len(sums), -1, 3), 2, 0)
+    counted = (given > 0) & (true > 0)
+    orders = counted.sum(1)
+    precision = divide((divide(both, given) * counted).sum(1), orders)
+    recall = divide((divide(both, true) * counted).sum(1), orders)
+    factor = beta**2
+    return 100 * divide((1 + factor) * precision * recall, factor * precision + recall)
 
 
 def rouge(
@@ -95,32 +186,32 @@ def rouge(
     ]
 
 
-def exact_match(references: References, predictions: Sequence[str]) -> Measure:
+def exact_match(references: References, predictions: Sequence[str | None]) -> Measure:
     """The share of answers that are a reference, after SQuAD's normalisation, 0 to 100.
 
     Args:
         references: of each example one answer or several; an empty one means: no answer.
-        predictions: as many.
+        predictions: as many; None where the question was refused, which is wrong.
     """
     check_lengths(references, predictions)
     return mean("exact match", [
-        100.0 * any(normalized(r) == normalized(p) for r in _several(given))
+        100.0 * any(p is not None and normalized(r) == normalized(p) for r in _several(given))
         for given, p in zip(references, predictions, strict=True)
     ])  # fmt: skip
 
 
-def token_f1(references: References, predictions: Sequence[str]) -> Measure:
+def token_f1(references: References, predictions: Sequence[str | None]) -> Measure:
     """Mean over examples of the F1 between the words of answer and best reference, 0 to 100.
 
     As SQuAD 2.0 has it: where either is empty after normalisation, 1 if both are, else 0.
 
     Args:
         references: of each example one answer or several; an empty one means: no answer.
-        predictions: as many.
+        predictions: as many; None where the question was refused, which is wrong.
     """
     check_lengths(references, predictions)
     return mean("F1", [
-        100.0 * max(_word_f1(r, p) for r in _several(given))
+        100.0 * max(0.0 if p is None else _word_f1(r, p) for r in _several(given))
         for given, p in zip(references, predictions, strict=True)
     ])  # fmt: skip
 
@@ -171,9 +262,12 @@ def _several(given: str | Sequence[str]) -> Sequence[str]:
     return given
 
 
-def _of_sacrebleu(
-    name: str, metric: Any, references: References, predictions: Sequence[str]
-) -> Measure:
+def _columns(name: str, references: References, predictions: Sequence[str]) -> list[list[str]]:
+    """The first references of all examples, the second ones, ...; none where there is no example.
+
+    Raises:
+        ValueError: the examples have differently many.
+    """
     check_lengths(references, predictions)
     several = [list(_several(given)) for given in references]
     if len({len(given) for given in several}) > 1:
@@ -181,16 +275,7 @@ def _of_sacrebleu(
             f"{name} needs as many references for each example; received "
             f"{sorted({len(given) for given in several})}"
         )
-    if not several:
-        return Measure(name, 0, lambda indices: 0.0)
-    # What sacrebleu's own bootstrap resamples: the counts of each sentence.
-    columns = [list(column) for column in zip(*several, strict=True)]
-    statistics = metric._extract_corpus_statistics(list(predictions), columns)
-
-    def combine(sums: np.ndarray) -> np.ndarray:
-        return np.asarray([metric._aggregate_and_compute([row.tolist()]).score for row in sums])
-
-    return of_sums(name, statistics, combine, note=metric.get_signature().format())
+    return [list(column) for column in zip(*several, strict=True)]
 
 
 def _sacrebleu() -> Any:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfllm.data.splits import RowBatch
 from tfllm.data.table_records import Column, Record
 from tfllm.models.sequence_classifier import SequenceClassifier
-from tfllm.tasks.definition import Example
+from tfllm.tasks.definition import Example, UnknownInTraining
 from tfllm.tasks.encoder_inputs import encoder_inputs
 from tfllm.tasks.encoder_task import EncoderTask, encoded_texts
 from tfllm.tasks.served import ServedTask, plain
@@ -90,7 +90,7 @@ class Classification(EncoderTask):
         label = label_id(record["label"], information)
         second = record.get("second_text")
         if (second is not None) != information["pairs"]:
-            raise ValueError(
+            raise UnknownInTraining(
                 "the training records have a second_text and this one has none"
                 if information["pairs"]
                 else "the training records have no second_text and this one has"
@@ -171,7 +171,9 @@ def label_id(label: str, information: Mapping[str, Any]) -> int:
     labels = information["labels"]
     if label not in labels:
         told = ", ".join(map(repr, labels[:_TELL])) + (", ..." if len(labels) > _TELL else "")
-        raise ValueError(f"the label {label!r} is none of those in the training records ({told})")
+        raise UnknownInTraining(
+            f"the label {label!r} is none of those in the training records ({told})"
+        )
     return labels.index(label)
 
 
@@ -204,7 +206,7 @@ class TextClassifier(ServedTask):
         self.labels = tuple(information["labels"])
         self.has_pairs = bool(information.get("pairs"))
         context = model.config.max_sequence_length
-        self.sequence_length = int(information.get("sequence_length", context))
+        self.sequence_length = min(int(information.get("sequence_length", context)), context)
         if len(self.labels) != model.num_labels:
             raise ValueError(
                 f"the model tells {model.num_labels} labels apart; received {len(self.labels)}"

@@ -43,6 +43,10 @@ TRUNCATED = "truncated"
 counted and told, and never reaches `batch`."""
 
 
+class UnknownInTraining(ValueError):
+    """A good record that a model cannot know: of a label that no training record has, or alike."""
+
+
 class LoadedTask(NamedTuple):
     """What `TaskDefinition.load` finds in a model folder."""
 
@@ -116,8 +120,9 @@ class TaskDefinition(ABC):
             sequence_length: the most tokens of an example.
 
         Raises:
-            ValueError: the record cannot be learned from (an unknown label, a span that is not in
-                its text). The message need not say where the record stands: that is put before it.
+            ValueError: the record cannot be learned from (a span that is not in its text), or is
+                of a kind that the training records do not have (`UnknownInTraining`). The message
+                need not say where the record stands: that is put before it.
         """
 
     @abstractmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -80,8 +82,12 @@ class Embedding(EncoderTask):
         """One example: the ids of `text` and `positive`; `group` [1], alike for equal positives.
 
         None where the record has a score.
+
+        Raises:
+            ValueError: the score is no number.
         """
         if record.get("score") is not None:
+            _score_of(record)
             return []
         example, cut = {}, 0
         for side in _SIDES:
@@ -122,7 +128,10 @@ class Embedding(EncoderTask):
 
         A text that stands in several records should find the positives of all of them.
         """
-        from tfllm.evaluation.retrieval_measures import mean_reciprocal_rank, recall_at
+        from tfllm.evaluation.retrieval_measures import (
+            recall_from_ranks,
+            reciprocal_rank_from_ranks,
+        )
 
         texts, positives = (
             np.array([p[name] for p in predictions], np.float32).reshape(len(records), -1)
@@ -131,21 +140,18 @@ class Embedding(EncoderTask):
         scored = [i for i, record in enumerate(records) if record.get("score") is not None]
         measures = []
         if len(scored) < len(records):
-            relevant, rankings = _found(records, texts, positives, set(scored))
-            measures += [
-                recall_at(10, relevant, rankings),
-                mean_reciprocal_rank(relevant, rankings),
-            ]
+            ranks = _ranks(records, texts, positives, set(scored))
+            measures += [recall_from_ranks(10, ranks), reciprocal_rank_from_ranks(ranks)]
         if scored:
             measures.append(_spearman(records, texts, positives, scored))
         return measures
 
 
-def _found(
+def _ranks(
     records: Sequence[Record], texts: np.ndarray, positives: np.ndarray, scored: set[int]
-) -> tuple[list[set[int]], np.ndarray]:
-    """What each pair's text should find among the positives, and what it finds, the best first."""
-    from tfllm.evaluation.retrieval_measures import ranked
+) -> list[np.ndarray]:
+    """Where each pair's text finds what it should among the positives."""
+    from tfllm.evaluation.retrieval_measures import ranks_among
 
     pairs = [i for i in range(len(records)) if i not in scored]
     documents: dict[str, int] = {}
@@ -158,9 +164,11 @@ def _found(
             rows.append(i)
         wanted.setdefault(records[i]["text"], set()).add(documents[positive])
     relevant = [wanted[records[i]["text"]] for i in pairs]
-    rankings = ranked(texts[pairs] @ positives[rows].T)
-    rankings[~texts[pairs].any(1)] = -1  # a refused text has no vector, and finds nothing
-    return relevant, rankings
+    ranks = ranks_among(texts[pairs], positives[rows], relevant)
+    for i, given in zip(pairs, ranks, strict=True):
+        if not texts[i].any():  # a refused text has no vector, and finds nothing
+            given[:] = np.inf
+    return ranks
 
 
 def _spearman(
@@ -170,15 +178,19 @@ def _spearman(
 
     scores = []
     for i in scored:
-        record = records[i]
         try:
-            scores.append(float(record["score"]))
-        except ValueError:
-            raise ValueError(
-                f"{record.where}: a score must be a number; received {record['score']!r}"
-            ) from None
+            scores.append(_score_of(records[i]))
+        except ValueError as error:
+            raise ValueError(f"{records[i].where}: {error}") from None
     cosines = (texts[scored] * positives[scored]).sum(1)
     return spearman(scores, cosines.tolist())
+
+
+def _score_of(record: Mapping[str, Any]) -> float:
+    with contextlib.suppress(ValueError):
+        if math.isfinite(score := float(record["score"])):
+            return score
+    raise ValueError(f"a score must be a number; received {record['score']!r}")
 
 
 class TextEmbedding(ServedTask):

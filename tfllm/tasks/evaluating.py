@@ -15,6 +15,7 @@ from typing import Any
 from tfllm.data.table_records import Source, read_table
 from tfllm.evaluation.measured import Measured, measured
 from tfllm.pretrained import task_of
+from tfllm.pretrained.model_folder import model_folder
 from tfllm.tasks.registry import TASKS, task_definition
 from tfllm.tasks.served import MAX_OPEN_BATCH, ServedTask
 
@@ -80,6 +81,10 @@ def evaluate_task(
     if name is None and not isinstance(model, ServedTask):
         found = task_of(model)
         name = None if found is None else found["name"]
+        if name is None and not model_folder(model).is_dir():
+            raise FileNotFoundError(
+                f"there is no model at {model}; give a run, or the folder of a model"
+            )
     if name is None or name not in TASKS:
         raise ValueError(
             f"task must say what the model is measured for, one of {', '.join(TASKS)}; "
@@ -102,6 +107,12 @@ def evaluate_task(
     predictions = served.predict(table.records, batch_size=batch_size)
     seconds = time.perf_counter() - start
     notes = [*table.notes, *definition.remarks(table.records, served)]
+    num_cut = sum(bool(prediction.get("truncated_tokens")) for prediction in predictions)
+    if num_cut:
+        notes.append(
+            f"{num_cut:,} of {len(predictions):,} records are longer than what the model takes at "
+            "once and lost their ends (truncated_tokens of each answer)"
+        )
     pictures: list[Path] = []
     path = None if out is None else Path(out)
     if path is not None:

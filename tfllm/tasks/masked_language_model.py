@@ -142,12 +142,13 @@ class GapFilling(ServedTask):
 
         serving_default: a text with the mask token, such as "Paris is the [MASK] of France.", to
             `tokens` string [B, 5] and `probabilities` float32 [B, 5] of its first gap, the most
-            probable first; `error` string [B] ("", or that there is no gap: then these are empty).
+            probable first; `truncated_tokens` int32 [B], how many tokens the model did not see;
+            `error` string [B] ("", or that there is no gap: then these are empty).
         score: hides a share of the tokens, always the same ones of a text, to `num_hidden` and
             `num_right` int32 [B], how many there were and are told, and `log_prob` float32 [B], of
-            all of them together.
+            all of them together; `truncated_tokens` int32 [B], of which none was hidden.
 
-    A text is cut off at the model's length.
+    A text is cut off at the sequence length that the model was trained with.
 
     Args:
         model: tells tokens.
@@ -208,7 +209,9 @@ class GapFilling(ServedTask):
                     answers[begin + i][name] = value
         for answer in answers:
             tokens, probabilities = answer.pop("tokens"), answer.pop("probabilities")
-            found = dict(zip(tokens, probabilities, strict=True))
+            found: dict[str, float] = {}
+            for token, probability in zip(tokens, probabilities, strict=True):
+                found.setdefault(token, probability)  # special ones are all ""
             answer["tokens"] = {} if answer["error"] else found
             if answer["num_hidden"]:  # it could be scored
                 answer["error"] = ""
@@ -216,18 +219,20 @@ class GapFilling(ServedTask):
 
     # ------------------------------------------------------------------ in the graph
 
-    def _encoded(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _encoded(self, text: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.RaggedTensor, tf.Tensor]:
+        """What the model takes; all tokens of each text; how many of these it does not take."""
         ids = self._graph.tokenize(text, add_special=False, parse_special=True)
-        lengths = tf.minimum(tf.cast(ids.row_lengths(), tf.int32), self.sequence_length - 2)
+        num_tokens = tf.cast(ids.row_lengths(), tf.int32)
+        lengths = tf.minimum(num_tokens, self.sequence_length - 2)
         batch = tf.shape(text)[0]
         begin = tf.fill([batch, 1], tf.constant(self.tokenizer.cls_token_id, tf.int32))
         end = tf.fill([batch, 1], tf.constant(self.tokenizer.sep_token_id, tf.int32))
         token_ids = tf.concat([begin, first_tokens(ids, lengths), end], 1).to_tensor()
         mask = tf.range(tf.shape(token_ids)[1]) < lengths[:, tf.newaxis] + 2
-        return {"token_ids": token_ids, "padding_mask": mask}
+        return {"token_ids": token_ids, "padding_mask": mask}, ids, num_tokens - lengths
 
     def _fill(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        inputs = self._encoded(text)
+        inputs, ids_of_text, num_cut = self._encoded(text)
         states, _ = self.model.encoder.hidden_states(inputs)
         gaps = inputs["token_ids"] == self.tokenizer.mask_token_id
         gap = tf.argmax(tf.cast(gaps, tf.int32), 1)  # the first
@@ -237,14 +242,22 @@ class GapFilling(ServedTask):
         values, ids = tf.math.top_k(tf.nn.softmax(logits), NUM_TOLD)
         good = tf.reduce_any(gaps, 1)
         tokens = tf.gather(tf.convert_to_tensor(self._graph.token_bytes), ids)
+        is_cut = tf.reduce_any(ids_of_text == self.tokenizer.mask_token_id, 1)
+        error = tf.where(
+            is_cut,
+            f"the mask token stands behind the first {self.sequence_length - 2} tokens, which are "
+            "all that the model sees",
+            "the text has no mask token",
+        )
         return {
             "tokens": tf.where(good[:, tf.newaxis], tokens, ""),
             "probabilities": values * tf.cast(good, tf.float32)[:, tf.newaxis],
-            "error": tf.where(good, "", "the text has no mask token"),
+            "truncated_tokens": num_cut,
+            "error": tf.where(good, "", error),
         }
 
     def _score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        inputs = self._encoded(text)
+        inputs, _, num_cut = self._encoded(text)
         given = inputs["token_ids"]
         vocab_size = self.model.config.vocab_size
         rows = mask_tokens(given, inputs["padding_mask"], -1, self._masking, vocab_size)
@@ -259,4 +272,5 @@ class GapFilling(ServedTask):
             "num_hidden": tf.reduce_sum(tf.cast(rows.hidden, tf.int32), 1),
             "num_right": tf.math.unsorted_segment_sum(right, place[:, 0], batch),
             "log_prob": -tf.math.unsorted_segment_sum(losses, place[:, 0], batch),
+            "truncated_tokens": num_cut,
         }

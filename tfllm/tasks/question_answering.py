@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfllm.data.splits import RowBatch
 from tfllm.data.table_records import Column, Record
 from tfllm.models.span_classifier import SpanClassifier
-from tfllm.tasks.definition import TRUNCATED, Example
+from tfllm.tasks.definition import TRUNCATED, Example, UnknownInTraining
 from tfllm.tasks.encoder_inputs import first_tokens
 from tfllm.tasks.encoder_task import EncoderTask
 from tfllm.tasks.served import ServedTask, plain
@@ -65,20 +65,20 @@ class QuestionAnswering(EncoderTask):
         Raises:
             ValueError: no record has an answer.
         """
-        known = 0
-        unanswered = 0
+        known = unanswered = 0
+        first = ""
         for record in records:
             try:
                 if answers_of(record):
                     known += 1
                 else:
                     unanswered += 1
-            except ValueError:  # `examples` says where it stands
-                continue
+            except ValueError as error:  # `examples` says where each stands
+                first = first or f" ({record.where}: {error})"
         if not known:
             raise ValueError(
-                f"none of the {len(records):,} training records has an answer in its context; "
-                "give records with 'answer' and 'answer_start'"
+                f"none of the {len(records):,} training records has an answer in its context"
+                f"{first}; give records with 'answer' and 'answer_start'"
             )
         return {"may_be_unanswered": unanswered > 0}
 
@@ -94,7 +94,7 @@ class QuestionAnswering(EncoderTask):
         given: Any = tokenizer
         answers = answers_of(record)
         if not answers and not information["may_be_unanswered"]:
-            raise ValueError("the training records all have an answer and this one has none")
+            raise UnknownInTraining("the training records all have an answer and this one has none")
         asked = given.encode(record["question"], parse_special=False, add_special=False)
         most = question_room(sequence_length)
         num_cut, asked = max(len(asked) - most, 0), asked[:most]
@@ -151,7 +151,7 @@ class QuestionAnswering(EncoderTask):
         from tfllm.evaluation.text_measures import exact_match, token_f1
 
         references = [[text for text, _ in answers_of(r)] or [""] for r in records]
-        predicted = [prediction["answer"] for prediction in predictions]
+        predicted = [None if p["error"] else p["answer"] for p in predictions]
         return [token_f1(references, predicted), exact_match(references, predicted)]
 
     def remarks(self, records: Sequence[Record], served: Any) -> list[str]:
@@ -246,7 +246,7 @@ class QuestionAnswerer(ServedTask):
         self.information = dict(information)
         self.may_be_unanswered = bool(information.get("may_be_unanswered", True))
         context = model.config.max_sequence_length
-        self.sequence_length = int(information.get("sequence_length", context))
+        self.sequence_length = min(int(information.get("sequence_length", context)), context)
         self._graph: Any = tokenizer.graph()
         self._functions: dict[str, Any] = {}
 

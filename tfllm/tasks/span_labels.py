@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from tfllm.tasks.definition import UnknownInTraining
+
 OUTSIDE = "O"
 _NAMES = {
     "begin": ("begin", "start", "start_offset"),
@@ -114,7 +116,7 @@ def token_tags(
     for span in spans:
         if span.label not in places:
             told = ", ".join(map(repr, labels[:10])) + (", ..." if len(labels) > 10 else "")
-            raise ValueError(
+            raise UnknownInTraining(
                 f"the label {span.label!r} is none of those in the training records ({told})"
             )
         first, last = bisect_right(ends, span.begin), bisect_left(begins, span.end)

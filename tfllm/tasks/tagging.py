@@ -60,15 +60,16 @@ class Tagging(EncoderTask):
             ValueError: there is no span.
         """
         labels = set()
+        first = ""
         for record in records:
             try:
                 labels |= {span.label for span in read_spans(record["spans"], record["text"])}
-            except ValueError:
-                continue
+            except ValueError as error:
+                first = first or f" ({record.where}: {error})"
         if not labels:
             raise ValueError(
                 f"none of the {len(records):,} training records has a span that can be learned "
-                "from; give records with some, as "
+                f"from{first}; give records with some, as "
                 '"spans": [{"begin": 0, "end": 3, "label": "NAME"}]'
             )
         return {"labels": sorted(labels)}
@@ -174,7 +175,7 @@ class SpanTagger(ServedTask):
         self.information = dict(information)
         self.labels = tuple(information["labels"])
         context = model.config.max_sequence_length
-        self.sequence_length = int(information.get("sequence_length", context))
+        self.sequence_length = min(int(information.get("sequence_length", context)), context)
         if len(tags_of(self.labels)) != model.num_labels:
             raise ValueError(
                 f"{len(self.labels)} labels are {len(tags_of(self.labels))} tags (O, and B- and I- "

@@ -21,7 +21,7 @@ from tfllm.data.sources import SourceFile
 from tfllm.data.splitting import CorpusCensus, document_hash
 from tfllm.data.table_records import Record, Source, Table, read_table, source_files
 from tfllm.data.task_data_config import TaskDataConfig
-from tfllm.tasks.definition import TRUNCATED, TaskDefinition
+from tfllm.tasks.definition import TRUNCATED, TaskDefinition, UnknownInTraining
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
@@ -74,7 +74,15 @@ def prepare_task(
     else:
         files = [*table.files, *held_out.files]
         notes = [*table.notes, *held_out.notes, *notes]
-    information = json.loads(json.dumps(definition.information(training)))
+    try:
+        information = json.loads(json.dumps(definition.information(training)))
+    except ValueError as error:
+        if held_out is not None or not validation:
+            raise
+        raise ValueError(
+            f"{error} ({len(validation):,} of {len(table.records):,} records are not among them: "
+            "validation_fraction keeps them for validation)"
+        ) from None
     information["sequence_length"] = sequence_length
     tokenizer = definition.tokenizer(base, training, vocab_size=config.vocab_size)
     with written_beside(out, False) as folder:
@@ -223,7 +231,7 @@ class _ExampleWriter:
                     )
                 except ValueError as error:
                     told = f" ({split}): {error}"
-                    if split == "validation":
+                    if split == "validation" and isinstance(error, UnknownInTraining):
                         told += (
                             "; what is measured must be known from training: add such records to "
                             "the training data, or leave this one out"
