@@ -286,7 +286,7 @@ def _predict(options: argparse.Namespace) -> None:
     words = options.record
     if not words:
         raise ConfigError("name a record, such as text='How lovely!', or files of records")
-    served = load_task(options.model)
+    served = load_task(options.model, task=getattr(options, "task", None))
     pairs = [word.partition("=") for word in words]
     names = served.input_names
     if all(equals and name in names for name, equals, _ in pairs):
@@ -526,7 +526,8 @@ def _export(options: argparse.Namespace) -> None:
         from tfllm.serving import export, write_deployment_files
         from tfllm.tasks import load_task
     adapter = getattr(options, "adapter", None)
-    task = load_task(options.model, dtype=options.dtype, adapter=adapter)
+    name = getattr(options, "task", None)
+    task = load_task(options.model, dtype=options.dtype, adapter=adapter, task=name)
     if given:
         task = task.with_settings(given)
     if getattr(task, "no_chat_reason", ""):

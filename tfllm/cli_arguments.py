@@ -143,7 +143,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         "--data",
         required=True,
         help="what `tfllm prepare` wrote; with --model also the files that it reads; with --task "
-        "records: JSON lines, CSV or TSV, or a file of lines for each column (source=A,target=B)",
+        "records: JSON lines, CSV, TSV, or a file of lines for each column (text=A,translation=B)",
     )
     train.add_argument(
         "--task", help="train the model of a task, such as classification, from records"
@@ -245,6 +245,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         metavar="COLUMN=VALUE",
         help="one record, such as text='How lovely!'; or files of records",
     )
+    _add_task(predict)
     _add_columns(predict)
     predict.add_argument("--batch-size", type=int, default=32, help="records at once")
 
@@ -296,6 +297,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     export = command("export", "Write a model for TensorFlow Serving")
     _add_model(export, adapter=True)
     export.add_argument("base", help="the served model's folder, such as saved_models/NAME")
+    _add_task(export)
     export.add_argument("--model-version", type=int, help="default: the next one")
     export.add_argument(
         "--dtype",
@@ -386,6 +388,13 @@ def _add_harness(evaluate: argparse.ArgumentParser) -> None:
         action="store_true",
         help="humaneval: run the programs that the model writes, each confined as far as an "
         "unprivileged process can be",
+    )
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--task",
+        help="of a model that does not say it, such as a T5: translation or summarization",
     )
 
 
