@@ -19,13 +19,20 @@ def score_of(log_prob: float, num_tokens: int, penalty: float) -> float:
     return log_prob / num_tokens**penalty
 
 
-def exhaustive(log_probs_of, limit: int, ends, penalty: float, num: int) -> list[Found]:
-    """The best `num` of all texts there are; `log_probs_of` gives those of the next token."""
+def exhaustive(
+    log_probs_of, limit: int, ends, penalty: float, num: int, *, never=()
+) -> list[Found]:
+    """The best `num` of all texts there are; `log_probs_of` gives those of the next token.
+
+    Texts with a token of `never` are left out; what is left keeps the probability that it has.
+    """
     found, running = [], [((), 0.0)]
     for step in range(1, limit + 1):
         longer = []
         for text, total in running:
             for token, log_prob in enumerate(log_probs_of(text)):
+                if token in never:
+                    continue
                 now = total + float(log_prob)
                 if token in ends:
                     found.append(Found(text, score_of(now, step, penalty), now))
@@ -37,7 +44,9 @@ def exhaustive(log_probs_of, limit: int, ends, penalty: float, num: int) -> list
     return sorted(found, key=lambda f: -f.score)[:num]
 
 
-def beam_search(log_probs_of, width, limit, ends, penalty, *, ngram=0, prompt=(), early=False):
+def beam_search(
+    log_probs_of, width, limit, ends, penalty, *, ngram=0, prompt=(), early=False, never=()
+):
     """As the graph's, but it goes on to the limit unless it stops early."""
     found, running = [], [((), 0.0)]
     for step in range(1, limit + 1):
@@ -45,6 +54,8 @@ def beam_search(log_probs_of, width, limit, ends, penalty, *, ngram=0, prompt=()
         for text, total in running:
             for token, log_prob in enumerate(log_probs_of(text)):
                 if ngram and token not in ends and repeats((*prompt, *text, token), ngram):
+                    continue
+                if token in never:
                     continue
                 candidates.append((total + float(log_prob), (*text, token)))
         candidates.sort(key=lambda c: -c[0])
@@ -76,6 +87,7 @@ class TableDecoder:
     dtype = "float32"
     context = 64
     continues_prompts = True
+    never_generated: tuple[int, ...] = ()
     weights = ()
     memory_structure = 0
 

@@ -34,6 +34,8 @@ PROMPTS = [[1, 4, 2], [3], [2, 2, 4, 1, 3, 3], [4, 1]]
 END = 0
 VOCABULARY = 5
 T5 = {"positions": "relative", "num_position_buckets": 8, "max_position_distance": 9}
+NEVER = {"transformer": (), "t5": (), "marian": (1,)}
+"""encoder-decoders, and the tokens that their texts never have"""
 
 
 @pytest.fixture(autouse=True)
@@ -78,10 +80,11 @@ def model(name):
     sizes = {"embedding_dim": 16, "num_heads": 2, "num_layers": 2, "feed_forward_dim": 32}
     made = EncoderDecoder(
         encoder_decoder_preset(
-            {"transformer": "transformer-tiny", "t5": "t5-small"}[name],
+            "t5-small" if name == "t5" else "transformer-tiny",
             **{**sizes, "head_dim": 8, "vocab_size": VOCABULARY, "max_sequence_length": 40},
             **(T5 if name == "t5" else {}),
             decoder_start_token_id=1,
+            never_generated=NEVER[name],
         ),
         seed=4,
     )
@@ -124,7 +127,7 @@ def _log_probs(name, prompt, text):
     return row - np.log(np.exp(row).sum())
 
 
-MODELS = [*CONFIGS, "transformer", "t5"]
+MODELS = [*CONFIGS, *NEVER]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -135,7 +138,9 @@ def test_a_wide_beam_is_an_exhaustive_search(name):
         options = BeamOptions(width=20, num_best=7, length_penalty=penalty)
         result = run(decoder(name), PROMPTS, limits, options)
         for row, (prompt, limit) in enumerate(zip(PROMPTS, limits, strict=True)):
-            expected = exhaustive(log_probs_of(name, prompt), limit, {END}, penalty, 7)
+            expected = exhaustive(
+                log_probs_of(name, prompt), limit, {END}, penalty, 7, never=NEVER.get(name, ())
+            )
             assert_same(result, row, expected)
 
 
@@ -145,15 +150,15 @@ def test_cached_beams_are_those_of_the_full_forward_pass_alone_and_among_others(
     options = BeamOptions(width=3, length_penalty=0.5, no_repeat_ngram_size=3)
     together = run(decoder(name), PROMPTS, limits, options)
     for row, (prompt, limit) in enumerate(zip(PROMPTS, limits, strict=True)):
-        own = prompt if name in CONFIGS else ()
+        own, never = (prompt, ()) if name in CONFIGS else ((), NEVER[name])
         expected = beam_search(
-            log_probs_of(name, prompt), 3, limit, {END}, 0.5, ngram=3, prompt=own
+            log_probs_of(name, prompt), 3, limit, {END}, 0.5, ngram=3, prompt=own, never=never
         )
         assert_same(together, row, expected)
         assert_same(run(decoder(name), [prompt], [limit], options), 0, expected)
 
 
-@pytest.mark.parametrize("name", ["windows", "transformer"])
+@pytest.mark.parametrize("name", ["windows", "transformer", "marian"])
 def test_a_beam_of_one_is_greedy_decoding(name):
     limits = [12, 5, 9, 1]
     free = run(decoder(name), PROMPTS, limits, BeamOptions(width=1), ends=(-1,))
@@ -256,6 +261,39 @@ def test_sequences_never_repeat_and_those_of_the_prompt_count(size):
         own = len(prompt)
         for text in texts_of(result, row):
             assert not any(repeats((*prompt, *text)[: own + i + 1], size) for i in range(len(text)))
+
+
+def test_tokens_that_no_text_has_keep_their_share_of_the_probability():
+    """Were the others given it, every score would be higher, and other texts the best."""
+    prompts = [[i % 6, i % 5] for i in range(12)]
+    table, never = TableDecoder(6, spread=1.5, seed=3), (2, 4)
+    table.table[::2, never] += 3  # half of all times they would be the likeliest
+    table.never_generated = never
+    options = BeamOptions(width=36, num_best=9)
+    result = run(table, prompts, [3] * 12, options)
+    reordered = 0
+    for row, prompt in enumerate(prompts):
+        of = table.log_probs_of(prompt)
+
+        def renormalised(text, of=of):
+            log_probs = of(text)
+            return log_probs - np.log(1 - np.exp(log_probs[list(never)]).sum())
+
+        expected = exhaustive(of, 3, {END}, 1.0, 9, never=never)
+        assert_same(result, row, expected)
+        others = exhaustive(renormalised, 3, {END}, 1.0, 9, never=never)
+        assert all(e.score < o.score - 1e-3 for e, o in zip(expected, others, strict=True))
+        reordered += [e.token_ids for e in expected] != [o.token_ids for o in others]
+    assert reordered
+
+
+def test_a_token_that_no_text_has_fills_no_beam_of_a_small_vocabulary():
+    """There are more candidates than tokens that may follow."""
+    table = TableDecoder(4, seed=1)
+    table.never_generated = (1, 3)
+    result = run(table, [[1]], [2], BeamOptions(width=4))
+    assert sorted(texts_of(result, 0)) == [(), (2,), (2, 2)]
+    assert (result.scores[0] > -1e3).sum() == 3
 
 
 def test_where_nothing_may_follow_the_texts_so_far_are_the_result():

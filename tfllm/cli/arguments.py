@@ -26,6 +26,14 @@ def add_model(parser: argparse.ArgumentParser, *, adapter: bool = False) -> None
         )
 
 
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """What a model is for, where it does not say so itself."""
+    parser.add_argument(
+        "--task",
+        help="of a model that does not say it, such as a T5: translation or summarization",
+    )
+
+
 def add_columns(parser: argparse.ArgumentParser) -> None:
     """What the columns of records are called in their files; `columns_of` reads it."""
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tfllm.cli.arguments import AddCommand, add_model
+from tfllm.cli.arguments import AddCommand, add_model, add_task
 from tfllm.cli.settings import add_settings, settings
 from tfllm.cli.terminal import quiet_start
 from tfllm.config import ConfigError, GenerationConfig, build
@@ -25,6 +25,7 @@ def add_commands(add: AddCommand) -> None:
     export = add("export", "Write a model for TensorFlow Serving", _export)
     add_model(export, adapter=True)
     export.add_argument("base", help="the served model's folder, such as saved_models/NAME")
+    add_task(export)
     export.add_argument("--model-version", type=int, help="default: the next one")
     export.add_argument(
         "--dtype",
@@ -65,7 +66,8 @@ def _export(options: argparse.Namespace) -> None:
         from tfllm.serving import export, write_deployment_files
         from tfllm.tasks import load_task
     adapter = getattr(options, "adapter", None)
-    task = load_task(options.model, dtype=options.dtype, adapter=adapter)
+    name = getattr(options, "task", None)
+    task = load_task(options.model, dtype=options.dtype, adapter=adapter, task=name)
     if given:
         task = task.with_settings(given)
     if getattr(task, "no_chat_reason", ""):

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tfllm.cli.arguments import AddCommand, add_columns, add_model, columns_of
+from tfllm.cli.arguments import AddCommand, add_columns, add_model, add_task, columns_of
 from tfllm.cli.terminal import quiet_start
 from tfllm.config import ConfigError, unknown_name
 
@@ -23,6 +23,7 @@ def add_commands(add: AddCommand) -> None:
         metavar="COLUMN=VALUE",
         help="one record, such as text='How lovely!'; or files of records",
     )
+    add_task(predict)
     add_columns(predict)
     predict.add_argument("--batch-size", type=int, default=32, help="records at once")
 
@@ -51,7 +52,8 @@ def _predict(options: argparse.Namespace) -> None:
     words = options.record
     if not words:
         raise ConfigError("name a record, such as text='How lovely!', or files of records")
-    served = load_task(options.model)
+    task = getattr(options, "task", None)
+    served = load_task(options.model, task=task)
     pairs = [word.partition("=") for word in words]
     names = served.input_names
     if all(equals and name in names for name, equals, _ in pairs):
@@ -62,8 +64,8 @@ def _predict(options: argparse.Namespace) -> None:
     else:
         from tfllm.data.table_records import Column, read_table
 
-        found = task_of(options.model)
-        known = task_definition(found["name"]).columns if found and found["name"] in TASKS else {}
+        task = task or (task_of(options.model) or {}).get("name")
+        known = task_definition(task).columns if task in TASKS else {}
         columns = {
             n: Column(
                 aliases=known[n].aliases if n in known else (),

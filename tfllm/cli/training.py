@@ -38,7 +38,7 @@ def add_commands(add: AddCommand) -> None:
         "--data",
         required=True,
         help="what `tfllm prepare` wrote; with --model also the files that it reads; with --task "
-        "records: JSON lines, CSV or TSV, or a file of lines for each column (source=A,target=B)",
+        "records: JSON lines, CSV, TSV, or a file of lines for each column (text=A,translation=B)",
     )
     train.add_argument(
         "--task", help="train the model of a task, such as classification, from records"

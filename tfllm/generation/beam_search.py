@@ -6,7 +6,12 @@ likeliest candidates; the best complete texts are the result.
 
 A text of n tokens (its end token counts) with the log-probability S, the sum of its tokens', has
 the score S / n^length_penalty, as in `transformers`. Nothing is renormalised: S is what the
-model's forward pass says.
+model's forward pass says. Tokens that no text has (a Marian's padding), and those that would repeat
+an n-gram, are never chosen, but keep their share of the probability. So it is in `transformers`,
+where what forbids tokens (bad words, repeated n-grams, a minimum length) acts on the logarithm of
+the softmax over the whole vocabulary. A text that ends at its limit has no end token, and its score
+none's probability; where `forced_eos_token_id` is set, `transformers` puts one in the place of the
+last token and counts it as certain.
 
 **When a row is done.** A log-probability is never above 0, so S only falls as a text grows. A text
 that goes on from an unfinished one of t tokens, with sum S <= 0, gets n tokens, t < n <= limit, and
@@ -39,6 +44,7 @@ from tfllm.generation.decoding import (
     first_room,
     more_room,
     most_new_tokens,
+    without_never_generated,
 )
 from tfllm.generation.repeated_ngrams import RightAligned, without_repeats
 
@@ -61,7 +67,8 @@ class BeamOptions:
     above 1 favours long texts. Or float32 `[B]`"""
     no_repeat_ngram_size: int = 0
     """no text has a sequence of so many tokens twice, the prompt that it continues included; end
-    tokens are free. 0: all sequences are allowed"""
+    tokens are free, and the token that an encoder-decoder's texts begin with is none of theirs.
+    0: all sequences are allowed"""
     early_stopping: bool = False
     """stop a row at its `width`-th complete text, whether or not a better one can follow"""
 
@@ -312,7 +319,8 @@ class _Search:
         """
         width = self.width
         logits = logits[:, : self.decoder.vocab_size]
-        normalizers = tf.reduce_logsumexp(logits, -1, keepdims=True)
+        normalizers = tf.reduce_logsumexp(logits, -1, keepdims=True)  # of all, forbidden or not
+        logits = without_never_generated(logits, self.decoder)
         if self.ngram:
             logits = without_repeats(
                 logits,

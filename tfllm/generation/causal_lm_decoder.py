@@ -47,6 +47,7 @@ class CausalLMDecoder:
     """
 
     continues_prompts = True
+    never_generated = ()
 
     def __init__(self, model: CausalLM) -> None:
         if model.compute_dtype != model.variable_dtype:

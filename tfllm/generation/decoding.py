@@ -8,6 +8,7 @@ Shape letters: B batch, P longest prompt, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
@@ -72,6 +73,11 @@ class Decoder(Protocol):
     @property
     def continues_prompts(self) -> bool:
         """Whether a text goes on from its prompt; false where the prompt is an encoder's source."""
+
+    @property
+    def never_generated(self) -> tuple[int, ...]:
+        """Ids that no text has, such as that of padding. The logits of a step have them still:
+        whoever chooses tokens leaves them out (`without_never_generated`)."""
 
     @property
     def dtype(self) -> str:
@@ -160,6 +166,15 @@ def most_new_tokens(decoder: Decoder, lengths: tf.Tensor) -> tf.Tensor:
     return tf.fill(tf.shape(lengths), decoder.context)
 
 
+def without_never_generated(logits: tf.Tensor, decoder: Decoder) -> tf.Tensor:
+    """Logits `[B, V]` that are minus infinity at the ids that no text has."""
+    if not decoder.never_generated:
+        return logits
+    places = tf.range(tf.shape(logits)[-1])
+    never = tf.reduce_any(places[:, tf.newaxis] == decoder.never_generated, -1)
+    return tf.where(never, tf.constant(-math.inf, logits.dtype), logits)
+
+
 def begin(
     decoder: Decoder,
     prompts: tf.RaggedTensor,
@@ -207,6 +222,7 @@ def begin(
         text=tf.fill([batch], ""),
     )
     return _choose(
+        decoder,
         state,
         decoder.begin(state, prompts),
         options,
@@ -227,6 +243,7 @@ def advance(
 ) -> DecodingState:
     """Put the last token into the memory, which must have room, and choose each row's next one."""
     return _choose(
+        decoder,
         state,
         decoder.step(state),
         options,
@@ -242,6 +259,7 @@ def with_room(decoder: Decoder, state: DecodingState) -> DecodingState:
 
 
 def _choose(
+    decoder: Decoder,
     state: DecodingState,
     given: NextLogits,
     options: SamplingOptions,
@@ -251,7 +269,7 @@ def _choose(
     stops: StopRule,
 ) -> DecodingState:
     # A model may have more classes than its tokenizer has tokens (rounded up for speed).
-    logits = given.logits[:, : token_bytes.shape[0]]
+    logits = without_never_generated(given.logits[:, : token_bytes.shape[0]], decoder)
     token = next_tokens(logits, options, state.step, state.seen)
     running = state.ends == RUNNING
     more: int | tf.Tensor = 1

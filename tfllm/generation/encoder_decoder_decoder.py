@@ -52,6 +52,7 @@ class EncoderDecoderDecoder:
         self.model = model
         self.vocab_size: int = config.vocab_size
         self.context: int = config.max_sequence_length
+        self.never_generated: tuple[int, ...] = config.never_generated
         self.dtype: str = "int8" if is_int8(model.dtype_policy) else model.compute_dtype
         pairs = ((0, 0),) * len(model.decoder.blocks)
         self.memory_structure = SourceAndText(EncodedSource(pairs, 0), (0,) * len(pairs), 0)
@@ -149,10 +150,6 @@ class EncoderDecoderDecoder:
             mask=bias_of(allowed, self.model.compute_dtype)[:, tf.newaxis],
         )
         logits = self.model.logits(states)
-        never = self.model.config.never_generated
-        if never:
-            hidden = tf.reduce_sum(tf.one_hot(never, self.vocab_size), 0) > 0
-            logits = tf.where(hidden, tf.constant(logits.dtype.min), logits)
         return NextLogits(SourceAndText(source, caches, slot + num, beams), logits)
 
     def token_losses(self, token_ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -61,6 +61,7 @@ class KerasHubDecoder:
     """
 
     continues_prompts = True
+    never_generated = ()
 
     def __init__(self, model: Any, context: int) -> None:
         self._parameters = _build_parameters(model)

@@ -39,11 +39,17 @@ class HuggingFaceFolder:
     def config(self) -> dict[str, Any]:
         """config.json; of a folder of sentence-transformers its `architectures` say so.
 
+        What an encoder-decoder's texts never have is in generation_config.json, where there is one:
+        `transformers` reads it in config.json of old folders alone.
+
         Raises:
             ValueError: that library's modules are others than a `SentenceEncoder` has.
         """
         if not self._modules:
-            return self._stored_config
+            never = self._json("generation_config.json").get("bad_words_ids")
+            if never is None or not self._stored_config.get("is_encoder_decoder"):
+                return self._stored_config
+            return {**self._stored_config, "bad_words_ids": never}
         check_modules(self._folder)
         return {**self._stored_config, "architectures": [SENTENCE_TRANSFORMER]}
 

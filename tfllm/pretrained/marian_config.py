@@ -75,18 +75,18 @@ def read_marian(
 
 def _never_generated(values: Mapping[str, Any], where: str) -> tuple[int, ...]:
     """Words that are never generated: as they are listed, else padding, which no text of Marian
-    has (`transformers` adds it to the vocabulary)."""
-    listed = values.get("bad_words_ids")
+    has (`transformers` adds it to the vocabulary). A token that ends a text may always come."""
+    listed, ends = values.get("bad_words_ids"), values.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
     if listed is None:
         pad = read_key(values, "pad_token_id", int, None, where)
-        ends = values.get("eos_token_id")
-        return () if pad is None or pad in (ends if isinstance(ends, list) else [ends]) else (pad,)
+        return () if pad is None or pad in ends else (pad,)
     one_each = isinstance(listed, list) and all(
         isinstance(word, list) and len(word) == 1 and type(word[0]) is int for word in listed
     )
     if not one_each:
         raise unsupported("bad_words_ids", listed, ("words of one token each",), where)
-    return tuple(word[0] for word in listed)
+    return tuple(word[0] for word in listed if word[0] not in ends)
 
 
 def written_marian(config: EncoderDecoderConfig) -> dict[str, Any]:

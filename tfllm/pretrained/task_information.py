@@ -19,8 +19,9 @@ def task_of(path: str | Path) -> dict[str, Any] | None:
 
     Returns:
         `{"name": ..., "information": {...}}` as `save(task=...)` was given it; of a folder that
-        others wrote, what its config.json tells of a classifier's labels or of sentence vectors;
-        None where nothing is known.
+        others wrote, what its config.json tells of a classifier's labels or of sentence vectors,
+        and that a Marian translates; None where nothing is known, as of a T5, which does what its
+        text asks for.
 
     Raises:
         ValueError: tfllm.json or config.json is damaged.
@@ -46,6 +47,9 @@ def task_of(path: str | Path) -> dict[str, Any] | None:
         labels = read_labels(values, str(folder / "config.json"))
         names = labels.get("label_names") or [f"LABEL_{i}" for i in range(labels["num_labels"])]
         return {"name": "classification", "information": {"labels": names}}
+    # Ours may have learned any task in the shape of a Marian, and say none.
+    if values.get("model_type") == "marian" and not (folder / OURS).exists():
+        return {"name": "translation", "information": {}}
     return None
 
 

@@ -32,11 +32,13 @@ def load_task(
         path: whatever `TextGeneration.load` takes; a model folder says its task.
         dtype: of the weights and products.
         adapter: a folder with an adapter for a language model, in PEFT's layout, which is merged.
-        task: refuse a model of another task than this key of `tfllm.tasks.TASKS`.
+        task: refuse a model of another task than this key of `tfllm.tasks.TASKS`. A pretrained
+            encoder-decoder that names none, such as a T5, needs it: "translation" or
+            "summarization". A Marian translates.
 
     Raises:
         OSError: there is no model, or it has no tokenizer.
-        ValueError: the model cannot be read, or is of another task.
+        ValueError: the model cannot be read, is of another task, or is an encoder-decoder of none.
     """
     if task is None:
         found = task_of(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from tfllm.optimization.precision import dtype_policy
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_kinds import kind_of_config
 from tfllm.pretrained.model_source import open_source
-from tfllm.tasks.definition import TRUNCATED, Example, TaskDefinition
+from tfllm.tasks.definition import TRUNCATED, Example, LoadedTask, TaskDefinition
 from tfllm.tasks.sequence_generation import SearchSettings, SequenceGeneration
 from tfllm.tokenizers.byte_pair import BytePairTokenizer
 from tfllm.tokenizers.marian import target_tokenizer
@@ -195,6 +196,23 @@ class SequenceToSequenceTask(TaskDefinition):
                 f"{start}; its decoder_start_token_id is {model.config.decoder_start_token_id}"
             )
         return model
+
+    def load(self, folder: str | Path, *, dtype: str = "float32") -> LoadedTask:
+        """A model of this task, or an encoder-decoder whose folder names none, such as a T5.
+
+        Raises:
+            OSError: there is none.
+            ValueError: it was trained for another task, or is no encoder-decoder.
+        """
+        place = model_folder(folder)
+        if pretrained.task_of(place) is None and place.is_dir():
+            source = open_source(place)
+            if kind_of_config(source.config, source.where).model_class is EncoderDecoder:
+                model, tokenizer, _ = pretrained.load(place, dtype=dtype)
+                if tokenizer is None:
+                    raise FileNotFoundError(f"{place} has no tokenizer; text needs one")
+                return LoadedTask(model, tokenizer, {})
+        return super().load(place, dtype=dtype)
 
     # ---- what it is for
 
