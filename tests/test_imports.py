@@ -82,6 +82,23 @@ def test_settings_do_not_import_tensorflow(module):
     assert result.stdout.strip() == "[]", result.stderr
 
 
+def test_every_public_name_is_there_for_python_and_for_type_checkers_alike():
+    import tfllm
+
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    shown = {
+        alias.name: node.module
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        for alias in node.names
+    }
+    assert shown == tfllm._PUBLIC
+    assert {*shown, "__version__"} == set(tfllm.__all__)
+    for name in tfllm.__all__:
+        assert getattr(tfllm, name) is not None
+
+
 def test_public_names_are_listed_and_unknown_ones_are_refused():
     import tfllm
 

@@ -19,7 +19,18 @@ _PUBLIC = {
     "LoraConfig": "tfllm.config",
     "CausalLM": "tfllm.models.causal_lm",
     "Transformer": "tfllm.models.causal_lm",
+    "EncoderConfig": "tfllm.models.encoder_config",
+    "Encoder": "tfllm.models.encoder",
+    "SentenceEncoder": "tfllm.models.sentence_encoder",
+    "MaskedLanguageModel": "tfllm.models.masked_language_model",
+    "SequenceClassifier": "tfllm.models.sequence_classifier",
+    "TokenClassifier": "tfllm.models.token_classifier",
+    "SpanClassifier": "tfllm.models.span_classifier",
+    "EncoderDecoderConfig": "tfllm.models.encoder_decoder_config",
+    "EncoderDecoder": "tfllm.models.encoder_decoder",
     "BytePairTokenizer": "tfllm.tokenizers",
+    "WordPiece": "tfllm.tokenizers",
+    "TaskDataConfig": "tfllm.data",
     "prepare": "tfllm.data",
     "train": "tfllm.training",
     "evaluate": "tfllm.evaluation",
@@ -27,6 +38,9 @@ _PUBLIC = {
     "save": "tfllm.pretrained",
     "TextGeneration": "tfllm.tasks",
     "Chat": "tfllm.tasks",
+    "CodeGeneration": "tfllm.tasks",
+    "TASKS": "tfllm.tasks",
+    "evaluate_task": "tfllm.tasks",
     "load_task": "tfllm.tasks",
     "generate": "tfllm.tasks",
 }
@@ -45,18 +59,32 @@ _SUBPACKAGES = (
 )
 
 __all__ = [
+    "TASKS",
     "BytePairTokenizer",
     "CausalLM",
     "Chat",
+    "CodeGeneration",
+    "Encoder",
+    "EncoderConfig",
+    "EncoderDecoder",
+    "EncoderDecoderConfig",
     "GenerationConfig",
     "LoraConfig",
+    "MaskedLanguageModel",
     "ModelConfig",
     "PrepareConfig",
+    "SentenceEncoder",
+    "SequenceClassifier",
+    "SpanClassifier",
+    "TaskDataConfig",
     "TextGeneration",
+    "TokenClassifier",
     "TrainingConfig",
     "Transformer",
+    "WordPiece",
     "__version__",
     "evaluate",
+    "evaluate_task",
     "generate",
     "load",
     "load_task",
@@ -86,10 +114,27 @@ if TYPE_CHECKING:  # what an editor and a type checker see
         PrepareConfig,
         TrainingConfig,
     )
-    from tfllm.data import prepare
+    from tfllm.data import TaskDataConfig, prepare
     from tfllm.evaluation import evaluate
     from tfllm.models.causal_lm import CausalLM, Transformer
+    from tfllm.models.encoder import Encoder
+    from tfllm.models.encoder_config import EncoderConfig
+    from tfllm.models.encoder_decoder import EncoderDecoder
+    from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
+    from tfllm.models.masked_language_model import MaskedLanguageModel
+    from tfllm.models.sentence_encoder import SentenceEncoder
+    from tfllm.models.sequence_classifier import SequenceClassifier
+    from tfllm.models.span_classifier import SpanClassifier
+    from tfllm.models.token_classifier import TokenClassifier
     from tfllm.pretrained import load, save
-    from tfllm.tasks import Chat, TextGeneration, generate, load_task
-    from tfllm.tokenizers import BytePairTokenizer
+    from tfllm.tasks import (
+        TASKS,
+        Chat,
+        CodeGeneration,
+        TextGeneration,
+        evaluate_task,
+        generate,
+        load_task,
+    )
+    from tfllm.tokenizers import BytePairTokenizer, WordPiece
     from tfllm.training import train

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import tensorflow as tf
 
 _DRAWN = 2**16
 """how many numbers an element's is drawn from"""
+
+
+def named_seed(seed: int | None, name: str) -> int | None:
+    """The seed of a layer's dropout, a function of the model's and the layer's name."""
+    return None if seed is None else zlib.crc32(f"{seed}/dropout/{name}".encode()) >> 1
 
 
 def next_seed(generator: Any) -> tf.Tensor:

@@ -6,14 +6,13 @@ Shape letters: B batch, T time, S cache positions, E width, V vocabulary, D head
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from tfllm.config import ModelConfig, build
-from tfllm.layers.dropout import dropout, next_seed
+from tfllm.layers.dropout import dropout, named_seed, next_seed
 from tfllm.layers.masks import attention_bias, cached_attention_bias
 from tfllm.layers.normalization import norm_layer
 from tfllm.layers.positions import (
@@ -23,17 +22,12 @@ from tfllm.layers.positions import (
     rotary_tables,
 )
 from tfllm.layers.projection import forked
-from tfllm.layers.quantized import (
-    Int8Embedding,
-    add_int8_matrix,
-    assign_weights,
-    dequantized,
-    int8_product,
-    is_int8,
-)
+from tfllm.layers.quantized import assign_weights
 from tfllm.layers.transformer_block import TransformerBlock
 from tfllm.models.abstract import without_values
 from tfllm.models.adapters import Adapter, AdapterMethods
+from tfllm.models.context_length import checked_length
+from tfllm.models.vocabulary import VocabularyMethods, embedding_table
 from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
 from tfllm.optimization.precision import keras_policy
 from tfllm.optimization.training_step import TrainingStep
@@ -47,7 +41,7 @@ class Cache(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class CausalLM(AdapterMethods, TrainingStep):
+class CausalLM(AdapterMethods, VocabularyMethods, TrainingStep):
     """A causal language model, as a Keras model.
 
     Args:
@@ -87,16 +81,13 @@ class CausalLM(AdapterMethods, TrainingStep):
         self._prepare_adapters()
         options: dict[str, Any] = {"dtype": self.dtype_policy}
         normal, to_residual = _initializers(config, seed)
-        sizes = (config.vocab_size, config.embedding_dim)
-        if is_int8(self.dtype_policy):
-            self.token_embedding = Int8Embedding(*sizes, name="token_embedding", **options)
-        else:
-            self.token_embedding = keras.layers.Embedding(
-                *sizes,
-                embeddings_initializer=forked(normal, "token_embedding"),
-                name="token_embedding",
-                **options,
-            )
+        self.token_embedding = embedding_table(
+            config.vocab_size,
+            config.embedding_dim,
+            forked(normal, "token_embedding"),
+            name="token_embedding",
+            **options,
+        )
         self.position_embedding = None
         if config.positions == "learned":
             self.position_embedding = LearnedPositions(
@@ -133,7 +124,7 @@ class CausalLM(AdapterMethods, TrainingStep):
                 rematerialize=rematerialize,
                 kernel_initializer=forked(normal, f"block_{i}"),
                 output_initializer=forked(to_residual, f"block_{i}"),
-                seed=_dropout_seed(seed, f"block_{i}"),
+                seed=named_seed(seed, f"block_{i}"),
                 name=f"block_{i}",
                 **options,
             )
@@ -146,7 +137,7 @@ class CausalLM(AdapterMethods, TrainingStep):
         )
         self._output_initializer = forked(normal, "output")
         self.seed_generator = (
-            keras.random.SeedGenerator(_dropout_seed(seed, "embedding")) if config.dropout else None
+            keras.random.SeedGenerator(named_seed(seed, "embedding")) if config.dropout else None
         )
         self.build((None, None))
 
@@ -174,15 +165,7 @@ class CausalLM(AdapterMethods, TrainingStep):
             if layer is not None:
                 with tf.name_scope(layer.name):
                     layer.build(hidden)
-        self.output_kernel = None
-        if not self.config.tied_embeddings:
-            shape = (self.config.vocab_size, self.config.embedding_dim)
-            if is_int8(self.dtype_policy):
-                self.output_kernel = add_int8_matrix(self, "output_kernel", shape)
-            else:
-                self.output_kernel = self.add_weight(
-                    name="output_kernel", shape=shape, initializer=self._output_initializer
-                )
+        self._add_output_kernel(self._output_initializer)
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
@@ -220,11 +203,14 @@ class CausalLM(AdapterMethods, TrainingStep):
             attention weights `[B, heads, T, S]`, or None.
         """
         given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
-        token_ids = tf.cast(given["token_ids"], tf.int32)
+        token_ids = checked_length(
+            tf.cast(given["token_ids"], tf.int32),
+            self.config.max_sequence_length,
+            check_dynamic=cache is None,
+        )
         segment_ids, padding_mask = given.get("segment_ids"), given.get("padding_mask")
         time = token_ids.shape[1] if token_ids.shape[1] is not None else tf.shape(token_ids)[1]
         slot = 0 if cache is None else cache.slot
-        time = self._checked_length(time, check_dynamic=cache is None)
         if bias is None and window_bias is None:
             bias, window_bias = self._biases(time, segment_ids, padding_mask, cache)
         biases = [window_bias if window else bias for window in self._windows]
@@ -308,52 +294,6 @@ class CausalLM(AdapterMethods, TrainingStep):
             bias(self.config.sliding_window) if any(self._windows) else None,
         )
 
-    def _checked_length(self, time: int | tf.Tensor, *, check_dynamic: bool) -> int | tf.Tensor:
-        """The length; nothing that depends on it is computed before it is found to be allowed."""
-        most = self.config.max_sequence_length
-        rule = f"a sequence may have at most max_sequence_length={most} tokens"
-        advice = "Give shorter rows or a model with a longer context."
-        if isinstance(time, int):
-            if time > most:
-                raise ValueError(f"{rule}; received {time}. {advice}")
-        elif check_dynamic:
-            check = tf.debugging.assert_less_equal(time, most, f"{rule}. {advice}")
-            with tf.control_dependencies([] if check is None else [check]):
-                return tf.identity(time)
-        return time
-
-    def logits(self, hidden: tf.Tensor) -> tf.Tensor:
-        """States `[..., E]` to logits, float32 `[..., V]`."""
-        rows = tf.reshape(hidden, [-1, self.config.embedding_dim])
-        if is_int8(self.dtype_policy):
-            logits = int8_product(rows, self.output_variable, self._output_scale)
-        else:
-            logits = tf.matmul(rows, tf.cast(self.output_weights, rows.dtype), transpose_b=True)
-        if hidden.shape.rank == 2:
-            return tf.cast(logits, tf.float32)
-        shape = [*tf.unstack(tf.shape(hidden))[:-1], self.config.vocab_size]
-        logits = tf.reshape(tf.cast(logits, tf.float32), shape)
-        return tf.ensure_shape(logits, [*hidden.shape[:-1], self.config.vocab_size])
-
-    @property
-    def output_weights(self) -> tf.Tensor:
-        """The output projection `[V, E]`: the token embedding where the two are tied."""
-        if is_int8(self.dtype_policy):
-            return dequantized(self.output_variable, self._output_scale, self.compute_dtype)
-        return tf.convert_to_tensor(self.output_variable)
-
-    @property
-    def output_variable(self) -> Any:
-        """The variable that `output_weights` reads."""
-        return self.token_embedding.embeddings if self.output_kernel is None else self.output_kernel
-
-    @property
-    def _output_scale(self) -> Any:
-        """The scale of each row of an output projection of integers."""
-        if self.output_kernel is None:
-            return self.token_embedding.embeddings_scale
-        return self.output_kernel_scale
-
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -423,10 +363,6 @@ class CausalLM(AdapterMethods, TrainingStep):
         if adapters:
             model.set_adapter(in_use)
         return model
-
-
-def _dropout_seed(seed: int | None, name: str) -> int | None:
-    return None if seed is None else zlib.crc32(f"{seed}/dropout/{name}".encode()) >> 1
 
 
 def _initializers(config: ModelConfig, seed: int | None) -> tuple[Any, Any]:

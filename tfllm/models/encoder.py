@@ -6,21 +6,22 @@ Shape letters: B batch, T time, E width.
 from __future__ import annotations
 
 import dataclasses
-import zlib
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfllm.config import build
-from tfllm.layers.dropout import dropout, next_seed
+from tfllm.layers.dropout import dropout, named_seed, next_seed
 from tfllm.layers.masks import attention_bias
 from tfllm.layers.normalization import LayerNorm
 from tfllm.layers.positions import LearnedPositions, positions_in_segments
 from tfllm.layers.projection import Projection, forked
-from tfllm.layers.quantized import Int8Embedding, assign_weights, is_int8
+from tfllm.layers.quantized import assign_weights
 from tfllm.layers.transformer_block import TransformerBlock
+from tfllm.models.context_length import checked_length
 from tfllm.models.encoder_config import EncoderConfig
+from tfllm.models.vocabulary import embedding_table
 from tfllm.optimization.precision import keras_policy
 from tfllm.optimization.training_step import TrainingStep
 
@@ -50,8 +51,6 @@ class Encoder(TrainingStep):
     """
 
     built: bool
-    # Embedding tables of integers need another layer.
-    _tables: ClassVar[dict[bool, Any]] = {False: keras.layers.Embedding, True: Int8Embedding}
 
     def __init__(
         self,
@@ -93,14 +92,14 @@ class Encoder(TrainingStep):
                 dropout=config.dropout,
                 rematerialize=rematerialize,
                 kernel_initializer=forked(normal, f"block_{i}"),
-                seed=_named_seed(seed, f"block_{i}"),
+                seed=named_seed(seed, f"block_{i}"),
                 name=f"block_{i}",
                 **options,
             )
             for i in range(config.num_layers)
         ]
         self.seed_generator = (
-            keras.random.SeedGenerator(_named_seed(seed, "embedding")) if config.dropout else None
+            keras.random.SeedGenerator(named_seed(seed, "embedding")) if config.dropout else None
         )
         self.pooler: Projection | None = None
         self.build((None, None))
@@ -108,11 +107,9 @@ class Encoder(TrainingStep):
             self.add_pooler()
 
     def _table(self, size: int, name: str) -> Any:
-        options: dict[str, Any] = {"name": name, "dtype": self.dtype_policy}
-        if not is_int8(self.dtype_policy):
-            normal = normal_initializer(self.config, self.seed)
-            options["embeddings_initializer"] = forked(normal, name)
-        return self._tables[is_int8(self.dtype_policy)](size, self.config.embedding_dim, **options)
+        normal = forked(normal_initializer(self.config, self.seed), name)
+        width = self.config.embedding_dim
+        return embedding_table(size, width, normal, name=name, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
         """Create all weights; they do not depend on the input's shape."""
@@ -168,7 +165,9 @@ class Encoder(TrainingStep):
             return_weights: also return the attention weights, `[B, heads, T, T]` a layer.
         """
         given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
-        token_ids = self._checked(tf.cast(given["token_ids"], tf.int32))
+        token_ids = checked_length(
+            tf.cast(given["token_ids"], tf.int32), self.config.max_sequence_length
+        )
         padding_mask, segment_ids = given.get("padding_mask"), given.get("segment_ids")
         bias = attention_bias(
             query_time=tf.shape(token_ids)[1],
@@ -198,20 +197,6 @@ class Encoder(TrainingStep):
         types = tf.zeros([1, 1], tf.int32) if token_type_ids is None else token_type_ids
         x += tf.cast(self.token_type_embedding(tf.cast(types, tf.int32)), tf.float32)
         return self.embedding_norm(x)
-
-    def _checked(self, token_ids: tf.Tensor) -> tf.Tensor:
-        """The ids, once they are found to be no more than the model has positions for."""
-        most = self.config.max_sequence_length
-        rule = f"a sequence may have at most max_sequence_length={most} tokens"
-        advice = "Give shorter rows or a model with a longer context."
-        time = token_ids.shape[1]
-        if time is not None:
-            if time > most:
-                raise ValueError(f"{rule}; received {time}. {advice}")
-            return token_ids
-        check = tf.debugging.assert_less_equal(tf.shape(token_ids)[1], most, f"{rule}. {advice}")
-        with tf.control_dependencies([] if check is None else [check]):
-            return tf.identity(token_ids)
 
     def pooled(self, states: tf.Tensor) -> tf.Tensor:
         """BERT's summary of a row: tanh of a projection of its first state, float32 `[B, E]`."""
@@ -261,7 +246,3 @@ def normal_initializer(config: EncoderConfig, seed: int | None) -> Any:
     if seed is None:
         return keras.initializers.Zeros()
     return keras.initializers.RandomNormal(stddev=config.initializer_range, seed=seed)
-
-
-def _named_seed(seed: int | None, name: str) -> int | None:
-    return None if seed is None else zlib.crc32(f"{seed}/dropout/{name}".encode()) >> 1

@@ -13,21 +13,16 @@ import keras
 import tensorflow as tf
 
 from tfllm.config import build
-from tfllm.layers.dropout import dropout, next_seed
+from tfllm.layers.dropout import dropout, named_seed, next_seed
 from tfllm.layers.masks import attention_bias
 from tfllm.layers.positions import SinusoidalPositions
 from tfllm.layers.projection import forked
-from tfllm.layers.quantized import (
-    Int8Embedding,
-    add_int8_matrix,
-    assign_weights,
-    dequantized,
-    int8_product,
-    is_int8,
-)
+from tfllm.layers.quantized import assign_weights
 from tfllm.models.abstract import without_values
+from tfllm.models.context_length import checked_length
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
-from tfllm.models.transformer_stack import TransformerStack, named_seed
+from tfllm.models.transformer_stack import TransformerStack
+from tfllm.models.vocabulary import VocabularyMethods, embedding_table
 from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
 from tfllm.optimization.precision import keras_policy
 from tfllm.optimization.training_step import TrainingStep
@@ -43,7 +38,7 @@ class EncodedSource(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class EncoderDecoder(TrainingStep):
+class EncoderDecoder(VocabularyMethods, TrainingStep):
     """A sequence-to-sequence model (Vaswani et al., 2017; Raffel et al., T5, 2020).
 
     Args:
@@ -87,16 +82,13 @@ class EncoderDecoder(TrainingStep):
         self.seed = seed
         self.rematerialize = rematerialize
         options: dict[str, Any] = {"dtype": self.dtype_policy}
-        sizes = (config.vocab_size, config.embedding_dim)
-        if is_int8(self.dtype_policy):
-            self.token_embedding = Int8Embedding(*sizes, name="token_embedding", **options)
-        else:
-            self.token_embedding = keras.layers.Embedding(
-                *sizes,
-                embeddings_initializer=_normal(_embedding_deviation(config), seed, "embedding"),
-                name="token_embedding",
-                **options,
-            )
+        self.token_embedding = embedding_table(
+            config.vocab_size,
+            config.embedding_dim,
+            _normal(_embedding_deviation(config), seed, "embedding"),
+            name="token_embedding",
+            **options,
+        )
         self.positions = None
         if config.positions == "sinusoidal":
             self.positions = SinusoidalPositions(name="positions", dtype="float32")
@@ -128,17 +120,7 @@ class EncoderDecoder(TrainingStep):
         for stack in (self.encoder, self.decoder):
             with tf.name_scope(stack.name):
                 stack.build((None, None, config.embedding_dim))
-        self.output_kernel = self.output_bias = None
-        if not config.tied_embeddings:
-            shape = (config.vocab_size, config.embedding_dim)
-            if is_int8(self.dtype_policy):
-                self.output_kernel = add_int8_matrix(self, "output_kernel", shape)
-            else:
-                self.output_kernel = self.add_weight(
-                    name="output_kernel",
-                    shape=shape,
-                    initializer=_normal(config.embedding_dim**-0.5, self.seed, "output"),
-                )
+        self._add_output_kernel(_normal(config.embedding_dim**-0.5, self.seed, "output"))
         if config.output_bias:
             self.output_bias = self.add_weight(
                 name="output_bias",
@@ -170,7 +152,7 @@ class EncoderDecoder(TrainingStep):
             the decoder's states `[B, T, E]` in the compute dtype, and None or the weights of each
             layer: "encoder" `[B, N, S, S]`, "decoder" `[B, N, T, T]`, "cross" `[B, N, T, S]`.
         """
-        token_ids = self._checked(tf.cast(inputs["token_ids"], tf.int32), "text")
+        token_ids = self._checked(inputs["token_ids"], "text")
         source_mask = inputs.get("source_mask")
         options = {"training": training, "return_weights": return_weights}
         states, of_encoder = self._encoded(inputs["source_ids"], source_mask, **options)
@@ -207,7 +189,7 @@ class EncoderDecoder(TrainingStep):
     def _encoded(
         self, source_ids: Any, source_mask: Any, **options: Any
     ) -> tuple[tf.Tensor, list[Any]]:
-        source_ids = self._checked(tf.cast(source_ids, tf.int32), "source")
+        source_ids = self._checked(source_ids, "source")
         places = tf.range(tf.shape(source_ids)[1])
         bias = self.encoder.biased(self.source_bias(source_ids, source_mask), places, places)
         x = self._embedded(source_ids, places, options["training"])
@@ -288,23 +270,6 @@ class EncoderDecoder(TrainingStep):
             for _ in self.decoder.blocks
         )
 
-    def logits(self, states: tf.Tensor) -> tf.Tensor:
-        """The decoder's states `[..., E]` to logits, float32 `[..., V]`."""
-        rows = tf.reshape(states, [-1, self.config.embedding_dim])
-        if is_int8(self.dtype_policy):
-            logits = int8_product(rows, self.output_variable, self._output_scale)
-        else:
-            logits = tf.matmul(rows, tf.cast(self.output_weights, rows.dtype), transpose_b=True)
-        logits = tf.cast(logits, tf.float32)
-        if self.output_bias is not None:
-            logits = tf.nn.bias_add(logits, tf.convert_to_tensor(self.output_bias)[0])
-        if states.shape.rank == 2:
-            return logits
-        shape = [*tf.unstack(tf.shape(states))[:-1], self.config.vocab_size]
-        return tf.ensure_shape(
-            tf.reshape(logits, shape), [*states.shape[:-1], self.config.vocab_size]
-        )
-
     def attention_weights(self, inputs: Any) -> dict[str, list[tf.Tensor]]:
         """Each layer's attention weights: "encoder" `[B, N, S, S]`, "decoder" `[B, N, T, T]`, and
         "cross" `[B, N, T, S]`."""
@@ -329,39 +294,9 @@ class EncoderDecoder(TrainingStep):
             return states
         return states * tf.constant(self.config.embedding_dim**-0.5, states.dtype)
 
-    def _checked(self, token_ids: tf.Tensor, what: str) -> tf.Tensor:
-        """The ids, once they are found to be no more than the model has positions for."""
-        most = self.config.max_sequence_length
-        rule = f"a {what} may have at most max_sequence_length={most} tokens"
-        advice = "Give shorter rows or a model with a longer context."
-        time = token_ids.shape[1]
-        if time is not None:
-            if time > most:
-                raise ValueError(f"{rule}; received {time}. {advice}")
-            return token_ids
-        check = tf.debugging.assert_less_equal(tf.shape(token_ids)[1], most, f"{rule}. {advice}")
-        with tf.control_dependencies([] if check is None else [check]):
-            return tf.identity(token_ids)
-
-    # ------------------------------------------------------------------ the output projection
-
-    @property
-    def output_weights(self) -> tf.Tensor:
-        """The output projection `[V, E]`: the token embedding where the two are tied."""
-        if is_int8(self.dtype_policy):
-            return dequantized(self.output_variable, self._output_scale, self.compute_dtype)
-        return tf.convert_to_tensor(self.output_variable)
-
-    @property
-    def output_variable(self) -> Any:
-        """The variable that `output_weights` reads."""
-        return self.token_embedding.embeddings if self.output_kernel is None else self.output_kernel
-
-    @property
-    def _output_scale(self) -> Any:
-        if self.output_kernel is None:
-            return self.token_embedding.embeddings_scale
-        return self.output_kernel_scale
+    def _checked(self, token_ids: Any, what: str) -> tf.Tensor:
+        token_ids = tf.cast(token_ids, tf.int32)
+        return checked_length(token_ids, self.config.max_sequence_length, what=what)
 
     # ------------------------------------------------------------------ training
 

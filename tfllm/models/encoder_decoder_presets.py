@@ -9,6 +9,7 @@ from typing import Any
 
 from tfllm.config import ConfigError, build, unknown_name
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
+from tfllm.models.preset_rows import expanded_rows
 
 # Raffel et al., 2020: pre-norm, RMSNorm, relative positions, no biases, unscaled attention.
 _T5: dict[str, Any] = {
@@ -79,15 +80,7 @@ SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 """family to preset's name to its row: the columns above, then a dictionary of what differs"""
 
-
-def _values(family: str, row: tuple[Any, ...]) -> dict[str, Any]:
-    differing = row[len(_COLUMNS)] if len(row) > len(_COLUMNS) else {}
-    return {**FAMILIES[family], **dict(zip(_COLUMNS, row, strict=False)), **differing}
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    name: _values(family, row) for family, rows in SIZES.items() for name, row in rows.items()
-}
+PRESETS = expanded_rows(FAMILIES, _COLUMNS, SIZES)
 """preset's name to its `EncoderDecoderConfig` values"""
 
 

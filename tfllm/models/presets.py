@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfllm.config import ConfigError, ModelConfig, build, read_value, unknown_name
+from tfllm.models.preset_rows import expanded_rows
 
 # Touvron et al., 2023: RMSNorm, rotary positions, SwiGLU, no biases.
 _LLAMA: dict[str, Any] = {
@@ -155,16 +156,7 @@ SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 """family to preset's name to its row: the columns above, then a dictionary of what differs"""
 
-
-def _values(family: str, row: tuple[Any, ...]) -> dict[str, Any]:
-    sizes = dict(zip(_COLUMNS, row, strict=False))
-    differing = row[len(_COLUMNS)] if len(row) > len(_COLUMNS) else {}
-    return {**FAMILIES[family], **sizes, **differing}
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    name: _values(family, row) for family, rows in SIZES.items() for name, row in rows.items()
-}
+PRESETS = expanded_rows(FAMILIES, _COLUMNS, SIZES)
 """preset's name to its `ModelConfig` values"""
 
 

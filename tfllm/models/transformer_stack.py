@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfllm.layers.dropout import named_seed
 from tfllm.layers.normalization import norm_layer
 from tfllm.layers.projection import forked
 from tfllm.layers.relative_positions import RelativePositionBias
@@ -163,8 +163,3 @@ def _of_width(config: EncoderDecoderConfig, initializer: Any) -> Any:
         return initializer
     seed = initializer.get_config().get("seed")
     return keras.initializers.RandomNormal(stddev=config.embedding_dim**-0.5, seed=seed)
-
-
-def named_seed(seed: int | None, name: str) -> int | None:
-    """The seed of a layer's dropout, a function of the model's and the layer's name."""
-    return None if seed is None else zlib.crc32(f"{seed}/dropout/{name}".encode()) >> 1

@@ -1,0 +1,93 @@
+"""Between tokens and states: a table of embeddings, and the projection to the tokens' logits.
+
+Shape letters: E width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfllm.layers.quantized import (
+    Int8Embedding,
+    add_int8_matrix,
+    dequantized,
+    int8_product,
+    is_int8,
+)
+
+
+def embedding_table(size: int, width: int, initializer: Any, *, name: str, dtype: Any) -> Any:
+    """An embedding layer; under an int8 policy one of integers, 0 until they are assigned."""
+    if is_int8(dtype):
+        return Int8Embedding(size, width, name=name, dtype=dtype)
+    return keras.layers.Embedding(
+        size, width, embeddings_initializer=initializer, name=name, dtype=dtype
+    )
+
+
+class VocabularyMethods:
+    """The output projection of a model that has `config` and `token_embedding`.
+
+    It is the token embedding where the two are tied, else a kernel of its own, and may have a bias
+    `[1, V]`.
+    """
+
+    config: Any
+    token_embedding: Any
+    output_kernel: Any
+    output_kernel_scale: Any
+    output_bias: Any = None
+    add_weight: Any
+    compute_dtype: Any
+    dtype_policy: Any
+
+    def _add_output_kernel(self, initializer: Any) -> None:
+        """Create the kernel, where the projection is not the token embedding."""
+        self.output_kernel = None
+        if self.config.tied_embeddings:
+            return
+        shape = (self.config.vocab_size, self.config.embedding_dim)
+        if is_int8(self.dtype_policy):
+            self.output_kernel = add_int8_matrix(self, "output_kernel", shape)
+        else:
+            self.output_kernel = self.add_weight(
+                name="output_kernel", shape=shape, initializer=initializer
+            )
+
+    def logits(self, states: tf.Tensor) -> tf.Tensor:
+        """States `[..., E]` to logits, float32 `[..., V]`."""
+        rows = tf.reshape(states, [-1, self.config.embedding_dim])
+        if is_int8(self.dtype_policy):
+            logits = int8_product(rows, self.output_variable, self._output_scale)
+        else:
+            logits = tf.matmul(rows, tf.cast(self.output_weights, rows.dtype), transpose_b=True)
+        logits = tf.cast(logits, tf.float32)
+        if self.output_bias is not None:
+            logits = tf.nn.bias_add(logits, tf.convert_to_tensor(self.output_bias)[0])
+        if states.shape.rank == 2:
+            return logits
+        size = self.config.vocab_size
+        logits = tf.reshape(logits, [*tf.unstack(tf.shape(states))[:-1], size])
+        return tf.ensure_shape(logits, [*states.shape[:-1], size])
+
+    @property
+    def output_weights(self) -> tf.Tensor:
+        """The output projection `[V, E]`: the token embedding where the two are tied."""
+        if is_int8(self.dtype_policy):
+            return dequantized(self.output_variable, self._output_scale, self.compute_dtype)
+        return tf.convert_to_tensor(self.output_variable)
+
+    @property
+    def output_variable(self) -> Any:
+        """The variable that `output_weights` reads."""
+        return self.token_embedding.embeddings if self.output_kernel is None else self.output_kernel
+
+    @property
+    def _output_scale(self) -> Any:
+        """The scale of each row of an output projection of integers."""
+        if self.output_kernel is None:
+            return self.token_embedding.embeddings_scale
+        return self.output_kernel_scale
