@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
-_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]*[A-Z0-9])")
+# Behind these abbreviations a sentence goes on.
+_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)[.!?][\"'”’)]*(?=\s+[\"'“‘(]*[A-Z0-9])")
 
 
 def first_sentence(text: str) -> str:
     """Up to the first full stop, question mark or exclamation mark before a new sentence."""
-    return _END.split(" ".join(text.split()), maxsplit=1)[0]
+    joined = " ".join(text.split())
+    end = _END.search(joined)
+    return joined[: end.end()] if end else joined

@@ -1,0 +1,174 @@
+"""Texts with summaries that people wrote: the descriptions of Debian's packages.
+
+Each package has a long description, and a synopsis of at most 80 characters that says the same.
+Their licences are those of the packages, which differ, so none is shipped here: `download` asks apt
+for the archive's lists (Debian, Ubuntu and their like; no root is needed, nothing of the system is
+changed), and `read_descriptions` also takes files that you have.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import re
+import shutil
+import subprocess
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+MOST_WORDS = 60
+"""of a text; the median has 43, and what comes later adds little to a synopsis"""
+FEWEST_WORDS = 8
+RUN = 8
+"""words in a row that two texts must share to be copies there"""
+MOST_COPIED = 0.2
+"""share of a held-out text's runs that may stand in learned texts"""
+INSTALLED = Path("/var/lib/dpkg/status")
+"""the packages of this computer: a few hundred descriptions without a network"""
+ASK_FOR_FILES = (
+    "there is no apt here to ask for package descriptions: take Translation-en.xz (in "
+    "dists/bookworm/main/i18n) and Packages.xz (in dists/bookworm/main/binary-amd64) from a "
+    "Debian mirror, and give both after --descriptions"
+)
+_OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+_FIELDS = ("Package", "Source", "Description", "Description-en")
+_TRANSITION = re.compile(r"\b(transitional|dummy|metapackage)\b", re.IGNORECASE)
+
+
+def download(folder: Path) -> list[Path]:
+    """apt's lists of packages and of English descriptions, in a folder of their own.
+
+    Raises:
+        RuntimeError: there is no apt, or it brought no descriptions.
+    """
+    if shutil.which("apt-get") is None:
+        raise RuntimeError(ASK_FOR_FILES)
+    folder = folder.resolve()
+    (folder / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+    options = {
+        "Dir::State::lists": folder / "lists",
+        "Dir::Cache": folder,
+        "APT::Sandbox::User": "",
+        "Acquire::Languages": "en",
+        "Acquire::GzipIndexes": "false",
+    }
+    command = ["apt-get", "update"]
+    for name, value in options.items():
+        command += ["-o", f"{name}={value}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    paths = sorted((folder / "lists").glob("*_Packages"))
+    descriptions = sorted((folder / "lists").glob("*_Translation-en"))
+    if not descriptions:
+        raise RuntimeError(
+            f"apt-get update must bring a list Translation-en; it brought none and said:\n"
+            f"{(result.stdout + result.stderr).strip()[-1000:]}\nWithout: {ASK_FOR_FILES}"
+        )
+    return paths + descriptions
+
+
+def stanzas(path: Path) -> Iterator[dict[str, str]]:
+    """The stanzas of a file of Debian's, packed or not; of each the fields that are needed here."""
+    with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8", errors="replace") as file:
+        found: dict[str, str] = {}
+        name = ""
+        for line in file:
+            if not line.strip():
+                if found:
+                    yield found
+                found, name = {}, ""
+            elif line[0] in " \t":
+                if name:
+                    found[name] += "\n" + line[1:].rstrip("\n")
+            else:
+                field, _, value = line.partition(":")
+                name = field if field in _FIELDS else ""
+                if name:
+                    found[name] = value.strip()
+        if found:
+            yield found
+
+
+def read_descriptions(paths: Iterable[Path]) -> list[dict[str, str]]:
+    """`package`, `source` (the source package), `text` and `summary`, each text once.
+
+    The text is the long description without its line breaks, its first `MOST_WORDS` words. Left out
+    are texts of fewer than `FEWEST_WORDS` words, and packages that only lead to others.
+
+    Args:
+        paths: Translation-en and Packages of an archive, or dpkg's status, packed or not.
+
+    Raises:
+        ValueError: no file has a long description.
+    """
+    paths = list(paths)
+    sources: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
+    for path in paths:
+        for stanza in stanzas(path):
+            package = stanza.get("Package", "")
+            if "Source" in stanza:
+                sources[package] = stanza["Source"].split()[0]
+            description = stanza.get("Description-en") or stanza.get("Description", "")
+            if "\n" in description:
+                descriptions.setdefault(package, description)
+    if not descriptions:
+        raise ValueError(
+            "the files must hold long descriptions, as Translation-en does; received "
+            f"{', '.join(map(str, paths)) or 'no file'}"
+        )
+    records: dict[str, dict[str, str]] = {}
+    for package, description in sorted(descriptions.items()):
+        synopsis, _, rest = description.partition("\n")
+        summary = " ".join(synopsis.split())
+        # A paragraph ends with a line that holds a full stop.
+        words = " ".join(line for line in rest.split("\n") if line.strip() != ".").split()
+        text = " ".join(words[:MOST_WORDS])
+        if len(words) >= FEWEST_WORDS and summary and not _TRANSITION.search(summary):
+            source = sources.get(package, package)
+            record = {"package": package, "source": source, "text": text, "summary": summary}
+            records.setdefault(text, record)
+    return list(records.values())
+
+
+def split(
+    records: Sequence[dict[str, str]], one_in: int
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Records to learn from, and held-out ones that are no copies of those.
+
+    1. Of every `one_in` source packages one is held out with all its packages, by a hash of its
+       name.
+    2. Of a held-out source one package stays, the first by name: its packages say the same.
+    3. Sources are copied too (gcc-11, gcc-12). Left out is a held-out record whose summary stands
+       word for word among the learned ones, or with more than `MOST_COPIED` of its text's runs of
+       `RUN` words in learned texts. Numbers count alike here.
+    """
+
+    def is_held(record: dict[str, str]) -> bool:
+        return zlib.crc32(record["source"].encode()) % one_in == 0
+
+    learned = [record for record in records if not is_held(record)]
+    first: dict[str, dict[str, str]] = {}
+    for record in records:
+        if is_held(record):
+            first.setdefault(record["source"], record)
+    summaries = {_plain(record["summary"]) for record in learned}
+    runs = {run for record in learned for run in _runs(record["text"])}
+    held_out = []
+    for record in first.values():
+        own = _runs(record["text"])
+        if _plain(record["summary"]) not in summaries and (
+            sum(run in runs for run in own) <= MOST_COPIED * len(own)
+        ):
+            held_out.append(record)
+    return learned, held_out
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"\w+", re.sub(r"\d+", "0", text.lower())))
+
+
+def _runs(text: str) -> set[str]:
+    words = _plain(text).split()
+    return {" ".join(words[i : i + RUN]) for i in range(max(len(words) - RUN + 1, 1))}
