@@ -326,7 +326,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
 
     query = command("query", "Ask a server, ours or TensorFlow Serving")
     query.add_argument("model", help="the model's name")
-    query.add_argument("prompt", nargs="+", help="texts to continue")
+    query.add_argument("prompt", nargs="+", help="texts to continue, or a task's inputs")
     query.add_argument("--address", default="127.0.0.1:8501", help="the server's")
     query.add_argument("--grpc", action="store_true", help="speak gRPC (port 8500 by default)")
     query.add_argument("--score", action="store_true", help="score the texts instead")
@@ -338,7 +338,8 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     query.add_argument(
         "--signature",
         help="run this signature; then the texts are its inputs, as text='How lovely!' (one named "
-        "again begins a new row)",
+        "again begins a new row; an only one need not be named). Default: serving_default of a "
+        "task, else text is generated",
     )
     query.add_argument("--model-version", type=int, help="default: the newest")
     _add_settings(query, "generation")
