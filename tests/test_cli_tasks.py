@@ -7,6 +7,8 @@ import pytest
 
 from tests.tasks.tiny_cases import CASES
 from tfllm.cli import main
+from tfllm.cli.serving import rows_of
+from tfllm.config import ConfigError
 
 WORDS = "--preset bert-tiny --num-layers 1 --embedding-dim 16 --num-heads 2 --vocab-size 120"
 
@@ -87,9 +89,38 @@ def test_an_exported_task_is_asked_by_its_signature(run, capsys):
         capsys.readouterr()
         command = ["query", "stars", "text=a lovely day", "text=poor", "--address"]
         assert main([*command, server.rest_address, "--signature", "serving_default"]) == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(rows) == 2
-    assert rows[0]["labels"] and rows[0]["error"] == ""
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert len(rows) == 2
+        assert rows[0]["labels"] and rows[0]["error"] == ""
+        # As docs/tasks.md has it: an only input needs no name, a task no signature.
+        texts = ["a lovely day", "poor", "2 = 2"]
+        assert main(["query", "stars", *texts, "--address", server.rest_address]) == 0
+        again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert again[:2] == rows and len(again) == 3
+        for words, message in [
+            (["txt=a"], "did you mean 'text'"),
+            (["a", "--temperature", "0.5"], "leave temperature out"),
+            (["a", "--signature", "clasify"], "did you mean 'classify'"),
+        ]:
+            assert main(["query", "stars", *words, "--address", server.rest_address]) == 1
+            assert message in capsys.readouterr().err
+
+
+def test_inputs_of_a_query():
+    assert rows_of(["a", "text=b", "x = y"], ["text"]) == [
+        {"text": "a"},
+        {"text": "b"},
+        {"text": "x = y"},
+    ]
+    names = ["context", "question"]
+    assert rows_of(["question=a", "context=b=c", "question=d", "context="], names) == [
+        {"question": "a", "context": "b=c"},
+        {"question": "d", "context": ""},
+    ]
+    with pytest.raises(ConfigError, match="context=VALUE question=VALUE; received 'a'"):
+        rows_of(["a"], names)
+    with pytest.raises(ConfigError, match="row 2 has question"):
+        rows_of(["question=a", "context=b", "question=d"], names)
 
 
 @pytest.mark.parametrize(

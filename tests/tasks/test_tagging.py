@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tasks.oracles import Oracle, one_hot_logits
+from tfllm.config import ConfigError
 from tfllm.data import TaskDataConfig
 from tfllm.data.table_records import Record, read_table
 from tfllm.evaluation.measured import measured
@@ -219,6 +220,11 @@ def test_no_spans_at_all():
     wrong = Record({"text": "a", "spans": [{"from": 0, "to": 1, "label": "A"}]}, "a.jsonl, line 3")
     with pytest.raises(ValueError, match=r"\(a.jsonl, line 3: a span must have begin and end"):
         Tagging().information([wrong])
+
+
+def test_a_sequence_length_without_room_for_text_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="at least 8 for tagging; received 2"):
+        prepare_task(Tagging(), str(tmp_path / "a.jsonl"), tmp_path / "no", sequence_length=2)
 
 
 def test_a_wrong_span_of_a_validation_record_is_no_matter_of_training(tmp_path):

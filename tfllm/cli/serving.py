@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from tfllm.cli.arguments import AddCommand
 from tfllm.cli.settings import add_settings, settings
@@ -26,7 +27,7 @@ def add_commands(add: AddCommand) -> None:
 
     query = add("query", "Ask a server, ours or TensorFlow Serving", _query)
     query.add_argument("model", help="the model's name")
-    query.add_argument("prompt", nargs="+", help="texts to continue")
+    query.add_argument("prompt", nargs="+", help="texts to continue, or a task's inputs")
     query.add_argument("--address", default="127.0.0.1:8501", help="the server's")
     query.add_argument("--grpc", action="store_true", help="speak gRPC (port 8500 by default)")
     query.add_argument("--score", action="store_true", help="score the texts instead")
@@ -38,7 +39,8 @@ def add_commands(add: AddCommand) -> None:
     query.add_argument(
         "--signature",
         help="run this signature; then the texts are its inputs, as text='How lovely!' (one named "
-        "again begins a new row)",
+        "again begins a new row; an only one need not be named). Default: serving_default of a "
+        "task, else text is generated",
     )
     query.add_argument("--model-version", type=int, help="default: the newest")
     add_settings(query, "generation")
@@ -73,14 +75,30 @@ def _query(options: argparse.Namespace) -> None:
     address = options.address
     if grpc and address == "127.0.0.1:8501":
         address = "127.0.0.1:8500"
-    client = Client(
+    with Client(
         address,
         model=options.model,
         version=getattr(options, "model_version", None),
         protocol="grpc" if grpc else "rest",
-    )
-    if signature := getattr(options, "signature", None):
-        for row in client.rows(signature, rows_of(options.prompt)):
+    ) as client:
+        _ask(client, options, config, chosen)
+
+
+def _ask(
+    client: Any, options: argparse.Namespace, config: GenerationConfig, chosen: dict[str, Any]
+) -> None:
+    """Print what a server answers."""
+    signature = getattr(options, "signature", None)
+    generates = any(getattr(options, name, False) for name in ("chat", "score", "stream"))
+    if not signature and not generates and "prompt" not in client.input_names():
+        signature = "serving_default"  # of a task
+    if signature:
+        if chosen:
+            raise ConfigError(
+                f"settings are for text that is generated, and {signature} of {options.model} "
+                f"takes none; leave {', '.join(chosen)} out"
+            )
+        for row in client.rows(signature, rows_of(options.prompt, client.input_names(signature))):
             print(json.dumps(row, ensure_ascii=False))
     elif getattr(options, "chat", False):
         if config.num_samples > 1:
@@ -112,8 +130,14 @@ def _query(options: argparse.Namespace) -> None:
                 print(f"{prompt}{text}")
 
 
-def rows_of(words: Sequence[str]) -> list[dict[str, str]]:
+def rows_of(words: Sequence[str], names: Sequence[str]) -> list[dict[str, str]]:
     """Rows of inputs given as NAME=VALUE; a name that was given already begins the next.
+
+    Where there is one input alone, its name may be left out.
+
+    Args:
+        words: of the command line.
+        names: of the inputs.
 
     Raises:
         ConfigError: a word is no such pair, or a row lacks what another has.
@@ -121,8 +145,11 @@ def rows_of(words: Sequence[str]) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = [{}]
     for word in words:
         name, equals, value = word.partition("=")
-        if not equals:
-            raise ConfigError(f"an input is given as NAME=VALUE; received {word!r}")
+        if len(names) == 1 and name != names[0] and not (equals and name.isidentifier()):
+            name, value = names[0], word
+        elif not equals:
+            told = " ".join(f"{name}=VALUE" for name in names)
+            raise ConfigError(f"inputs are given as {told}; received {word!r}")
         if name in rows[-1]:
             rows.append({})
         rows[-1][name] = value

@@ -225,6 +225,14 @@ class Client:
             inputs = {names[0]: inputs}
         return self._transport.predict(dict(inputs), signature_name, signature)
 
+    def input_names(self, signature_name: str = "serving_default") -> list[str]:
+        """The inputs of a signature, in the order of the alphabet.
+
+        Raises:
+            ServingError: there is no such signature or model, or no server.
+        """
+        return sorted(self._signature(signature_name)["inputs"])
+
     def rows(self, signature_name: str, rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
         """Runs a signature of texts on rows, and gives rows.
 
@@ -237,9 +245,14 @@ class Client:
 
         Raises:
             ServingError: the server refused the request, or is not there.
+            ValueError: the signature has no such input.
         """
         if not rows:
             return []
+        known = self.input_names(signature_name)
+        for name in rows[0]:
+            if name not in known:
+                raise ValueError(unknown_name(f"input of {signature_name}", name, known))
         for row in rows:
             _require_texts("an input", list(row.values()))
         inputs = {name: np.array([row[name] for row in rows], np.object_) for name in rows[0]}

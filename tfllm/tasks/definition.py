@@ -73,6 +73,8 @@ class TaskDefinition(ABC):
     """fields of `TrainingConfig` whose defaults are others for this task"""
     pretrained_defaults: ClassVar[Mapping[str, Any]] = {}
     """the same, over these, for a run that begins with a pretrained model"""
+    least_sequence_length: ClassVar[int] = 1
+    """the smallest sequence length that leaves room for text"""
     most_measured: ClassVar[int] = 2000
     """validation records, the first ones, that are answered and measured at the end of a run"""
 

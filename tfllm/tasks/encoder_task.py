@@ -49,6 +49,7 @@ class EncoderTask(TaskDefinition):
         "final_learning_rate": 0.0,
     }
     pretrained_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5}
+    least_sequence_length: ClassVar[int] = 8  # [CLS] and up to two [SEP] are among them
 
     @abstractmethod
     def head(

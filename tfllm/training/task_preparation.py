@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 import tfllm
+from tfllm.config import ConfigError
 from tfllm.data.json_records import BadRecord, BadRecords
 from tfllm.data.output_folder import check_output, written_beside
 from tfllm.data.prepared_data import FORMAT, FORMAT_VERSIONS, MANIFEST, TaskData, open_data
@@ -56,10 +57,16 @@ def prepare_task(
 
     Raises:
         FileNotFoundError: there are no such files.
+        ConfigError: `sequence_length` leaves no room for text.
         ValueError: a file or record cannot be used (with its place), there is nothing to learn, or
             `out` was made from other files or with other settings.
     """
     config = config or TaskDataConfig()
+    if sequence_length < definition.least_sequence_length:
+        raise ConfigError(
+            f"sequence_length must be at least {definition.least_sequence_length} for "
+            f"{definition.name}; received {sequence_length}"
+        )
     out = Path(out)
     settings = _settings(definition, config, base, sequence_length)
     if (out / MANIFEST).is_file():
