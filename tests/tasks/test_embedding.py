@@ -48,6 +48,16 @@ def test_a_served_vector_is_the_models(task, tokenizer):
     assert task.embed([]).shape == (0, 16)
 
 
+def test_a_text_without_a_token_is_empty(task, tokenizer):
+    blank = [" ", "\u3000", "\u00a0\t\r\n", "\u200b\ufeff", "\u0000\u2028\x85"]
+    seen = ["x", " .", "中", "\u3000é", "🙂", "1"]
+    assert [bool(tokenizer.encode(t, add_special=False)) for t in blank + seen] == [False] * 5 + [
+        True
+    ] * 6
+    errors = [answer["error"] for answer in task.predict([{"text": t} for t in blank + seen])]
+    assert errors == ["the text is empty"] * 5 + [""] * 6
+
+
 def test_pairs_become_rows_of_two(tokenizer):
     definition, information = Embedding(), {"sequence_length": 12}
     rows = records(

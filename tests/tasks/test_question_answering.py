@@ -241,6 +241,15 @@ def test_csv_has_places_as_numbers(tmp_path):
     assert [answers_of(r) for r in records] == [[("19", 9)], []]
 
 
+def test_an_input_that_is_none_is_missing(tokenizer):
+    served = oracle(tokenizer, "Rome", "1923", 64)
+    record = Record({"question": "who?", "context": None}, "a.csv, line 2")
+    with pytest.raises(
+        ValueError, match=r"^a.csv, line 2 must have the text 'context'; it has 'question'$"
+    ):
+        served.predict([record])
+
+
 def test_measures_and_remarks(tokenizer):
     served = oracle(tokenizer, "Rome", "1923", 64, may_be_unanswered=False)
     rows = [

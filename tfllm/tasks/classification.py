@@ -15,7 +15,7 @@ from tfllm.data.splits import RowBatch
 from tfllm.data.table_records import Column, Record
 from tfllm.models.sequence_classifier import SequenceClassifier
 from tfllm.tasks.definition import Example, UnknownInTraining
-from tfllm.tasks.encoder_inputs import encoder_inputs
+from tfllm.tasks.encoder_inputs import encoder_inputs, is_blank
 from tfllm.tasks.encoder_task import EncoderTask, encoded_texts
 from tfllm.tasks.served import ServedTask, plain
 
@@ -295,7 +295,7 @@ class TextClassifier(ServedTask):
         inputs, num_cut = encoder_inputs(
             self.tokenizer, self._graph, text, second_text, self.sequence_length
         )
-        error = tf.where(tf.strings.strip(text) == "", "the text is empty", "")
+        error = tf.where(is_blank(text), "the text is empty", "")
         logits = self.model(inputs, training=False)
         probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))
         good = tf.cast(error == "", tf.float32)[:, tf.newaxis]

@@ -16,7 +16,7 @@ from tfllm.data.splits import RowBatch
 from tfllm.data.table_records import Column, Record
 from tfllm.models.sentence_encoder import SentenceEncoder
 from tfllm.tasks.definition import TRUNCATED, Example
-from tfllm.tasks.encoder_inputs import encoder_inputs
+from tfllm.tasks.encoder_inputs import encoder_inputs, is_blank
 from tfllm.tasks.encoder_task import EncoderTask, encoded_texts
 from tfllm.tasks.served import MAX_OPEN_BATCH, ServedTask
 
@@ -265,7 +265,7 @@ class TextEmbedding(ServedTask):
             self.tokenizer, self._graph, text, None, self.sequence_length
         )
         del inputs["token_type_ids"]  # all are 0
-        error = tf.where(tf.strings.strip(text) == "", "the text is empty", "")
+        error = tf.where(is_blank(text), "the text is empty", "")
         vectors = self.model(inputs, training=False)
         good = tf.cast(error == "", tf.float32)[:, tf.newaxis]
         return {"vector": vectors * good, "truncated_tokens": num_cut, "error": error}

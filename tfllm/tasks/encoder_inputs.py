@@ -63,6 +63,15 @@ def encoder_inputs(
     return EncoderInputs(inputs, num_cut)
 
 
+def is_blank(text: tf.Tensor) -> tf.Tensor:
+    """Whether texts have nothing that a tokenizer could make a token of: bool, their shape.
+
+    Space and control characters of all of Unicode, such as the space of Chinese and the one
+    without width.
+    """
+    return tf.strings.regex_full_match(text, r"[\s\pZ\pC]*")
+
+
 def first_tokens(ids: tf.RaggedTensor, numbers: tf.Tensor) -> tf.RaggedTensor:
     """The first tokens of each row.
 

@@ -12,7 +12,7 @@ from tfllm.data.splits import RowBatch
 from tfllm.data.table_records import Column, Record
 from tfllm.models.span_classifier import SpanClassifier
 from tfllm.tasks.definition import TRUNCATED, Example, UnknownInTraining
-from tfllm.tasks.encoder_inputs import first_tokens
+from tfllm.tasks.encoder_inputs import first_tokens, is_blank
 from tfllm.tasks.encoder_task import EncoderTask
 from tfllm.tasks.served import ServedTask, plain
 from tfllm.tasks.text_spans import cut_out
@@ -325,8 +325,8 @@ class QuestionAnswerer(ServedTask):
         best = tf.math.unsorted_segment_min(numbers, windows.rows, batch)
         shift = tf.gather(windows.begins - context_begin[:, 0], best)
         row_begin = tf.cast(ids.row_splits[:-1], tf.int32) + shift
-        error = tf.where(tf.strings.strip(context) == "", "the context is empty", "")
-        error = tf.where(tf.strings.strip(question) == "", "the question is empty", error)
+        error = tf.where(is_blank(context), "the context is empty", "")
+        error = tf.where(is_blank(question), "the question is empty", error)
         found = (error == "") & (tf.gather(last, best) > 0)
         if self.may_be_unanswered:
             found &= most > 0

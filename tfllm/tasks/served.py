@@ -150,7 +150,8 @@ class ServedTask(tf.Module):
                 text = ""
             if not isinstance(text, str):
                 where = getattr(record, "where", "") or f"record {number}"
-                has = ", ".join(map(repr, record)) or "nothing"
+                there = [repr(key) for key, value in record.items() if value is not None]
+                has = ", ".join(there) or "nothing"
                 told = f"it has {has}" if text is None else f"received {text!r}"
                 raise ValueError(f"{where} must have the text {name!r}; {told}")
             found[name] = text.encode("utf-8", "surrogatepass")

@@ -14,6 +14,7 @@ from tfllm.data.splits import RowBatch
 from tfllm.data.table_records import Column, Record
 from tfllm.models.token_classifier import TokenClassifier
 from tfllm.tasks.definition import Example
+from tfllm.tasks.encoder_inputs import is_blank
 from tfllm.tasks.encoder_task import EncoderTask
 from tfllm.tasks.served import ServedTask, plain
 from tfllm.tasks.span_labels import read_spans, tags_of, token_tags
@@ -279,7 +280,7 @@ class SpanTagger(ServedTask):
             ragged = tf.RaggedTensor.from_value_rowids(values, rows, batch, validate=False)
             return ragged.to_tensor(padding)
 
-        is_empty = tf.strings.strip(text) == ""
+        is_empty = is_blank(text)
         return {
             "begins": by_text(begins, -1),
             "ends": by_text(ends, -1),
