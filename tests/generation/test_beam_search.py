@@ -428,9 +428,18 @@ def test_beams_of_a_keras_hub_model(name):
         ({"width": 0}, "width must be at least 1; received 0"),
         ({"width": 3, "num_best": 4}, "between 1 and the width, 3; received 4"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size must be at least 0"),
-        ({"length_penalty": float("nan")}, "length_penalty must be a finite number"),
+        ({"length_penalty": float("nan")}, r"length_penalty must lie in \[-5, 5\]"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         BeamOptions(**options)
+
+
+def test_a_row_ends_even_where_the_power_of_its_length_is_infinite():
+    """A served row says its own penalty; one that is refused must not hold up the others."""
+    limits = [4, 4, 4, 4]
+    options = BeamOptions(width=2, length_penalty=tf.constant([100.0, 1.0, 1e30, -100.0]))
+    result = run(decoder("transformer"), PROMPTS, limits, options)
+    alone = run(decoder("transformer"), PROMPTS[1:2], [4], BeamOptions(width=2))
+    assert texts_of(result, 1) == texts_of(alone, 0)

@@ -93,7 +93,7 @@ def test_a_penalty_and_a_limit_of_each_prompt():
         ({"num_beams": 2, "num_samples": 2}, "num_samples must be 1"),
         ({"num_beams": 2, "repetition_penalty": 1.5}, "repetition_penalty must be 1"),
         ({"num_beams": 0}, "num_beams must be at least 1"),
-        ({"length_penalty": float("inf")}, "length_penalty must be a finite number"),
+        ({"length_penalty": float("inf")}, r"length_penalty must lie in \[-5, 5\]"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size must be at least 0"),
     ],
 )

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from tfllm.config.rules import check, require
 
+MOST_LENGTH_PENALTY = 5
+"""a text's length to this power is still a float32"""
+LENGTH_PENALTIES = f"[-{MOST_LENGTH_PENALTY}, {MOST_LENGTH_PENALTY}]"
+
 
 @dataclass(frozen=True)
 class GenerationConfig:
@@ -61,8 +65,8 @@ class GenerationConfig:
         check(self, "must be at least 1", "num_beams")
         check(self, "must be at least 0", "no_repeat_ngram_size")
         require(
-            math.isfinite(self.length_penalty),
-            "length_penalty must be a finite number",
+            abs(self.length_penalty) <= MOST_LENGTH_PENALTY,
+            f"length_penalty must lie in {LENGTH_PENALTIES}",
             self.length_penalty,
         )
         if self.searches:

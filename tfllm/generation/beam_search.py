@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfllm.config import ConfigError
+from tfllm.config.generation import LENGTH_PENALTIES, MOST_LENGTH_PENALTY
 from tfllm.generation.decoding import (
     LENGTH,
     RUNNING,
@@ -64,7 +65,7 @@ class BeamOptions:
     and the others may not be the best there are. None: all"""
     length_penalty: float | tf.Tensor = 1.0
     """a score is divided by the number of tokens to this power; 0: the log-probability itself;
-    above 1 favours long texts. Or float32 `[B]`"""
+    above 1 favours long texts. In [-5, 5]; or float32 `[B]`"""
     no_repeat_ngram_size: int = 0
     """no text has a sequence of so many tokens twice, the prompt that it continues included; end
     tokens are free, and the token that an encoder-decoder's texts begin with is none of theirs.
@@ -86,9 +87,11 @@ class BeamOptions:
                 "no_repeat_ngram_size must be at least 0 (0: all n-grams are allowed); received "
                 f"{self.no_repeat_ngram_size}"
             )
-        if isinstance(self.length_penalty, float) and not math.isfinite(self.length_penalty):
+        if isinstance(self.length_penalty, (int, float)) and not (
+            abs(self.length_penalty) <= MOST_LENGTH_PENALTY
+        ):
             raise ConfigError(
-                f"length_penalty must be a finite number; received {self.length_penalty}"
+                f"length_penalty must lie in {LENGTH_PENALTIES}; received {self.length_penalty}"
             )
 
 
@@ -404,6 +407,8 @@ class _Search:
         """
         most = tf.where(self.penalty >= 0, tf.maximum(self.limits, 1)[:, tf.newaxis], step + 1)
         bound = likeliest / tf.pow(tf.cast(most, tf.float32), self.penalty)
+        # A power that is infinite makes no number of no text, and the row would never end.
+        bound = tf.where(likeliest == _NEVER, _NEVER, bound)
         last = best.scores[:, -1]
         if self.options.num_wanted is not None:
             last = tf.gather(best.scores, self.options.num_wanted - 1, batch_dims=1)

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.config import GenerationConfig
+from tfllm.config.generation import LENGTH_PENALTIES, MOST_LENGTH_PENALTY
 from tfllm.generation.beam_search import BeamOptions, beam_search
 from tfllm.generation.decoding import LENGTH, Decoder
 from tfllm.generation.options import OPTION_TYPES, option_values
@@ -133,7 +134,9 @@ class BeamGeneration:
             context=self._decoder.context,
             start_id=self._end_token_ids[0],
             refused=tf.where(
-                tf.math.is_finite(length_penalty), "", "length_penalty must be a finite number"
+                tf.abs(length_penalty) <= MOST_LENGTH_PENALTY,
+                "",
+                f"length_penalty must lie in {LENGTH_PENALTIES}",
             ),
         )
         result = beam_search(

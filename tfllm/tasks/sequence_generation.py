@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.config import ConfigError, build
+from tfllm.config.generation import LENGTH_PENALTIES, MOST_LENGTH_PENALTY
 from tfllm.generation.beam_search import BeamOptions, BeamResult, beam_search
 from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
 from tfllm.generation.stream_state import valid_text
@@ -37,9 +38,10 @@ class SearchSettings:
     """the most tokens of a text; 0: twice as many as its source has, and 16"""
 
     def __post_init__(self) -> None:
+        in_range = abs(self.length_penalty) <= MOST_LENGTH_PENALTY
         rules = [
             ("num_beams", self.num_beams >= 1, "at least 1"),
-            ("length_penalty", math.isfinite(self.length_penalty), "a finite number"),
+            ("length_penalty", in_range, f"in {LENGTH_PENALTIES}"),
             ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "at least 0"),
             ("max_new_tokens", self.max_new_tokens >= 0, "at least 0"),
         ]
