@@ -272,6 +272,17 @@ def test_train_evaluate_and_generate(run, data, capsys):
     assert capsys.readouterr().out == streamed
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_a_model_is_measured_in_the_dtype_that_it_is_served_in(run, data, capsys, dtype):
+    perplexities = []
+    for given in ("float32", dtype):
+        capsys.readouterr()
+        command = ["evaluate", str(run), "--data", str(data), "--batches", "2", "--dtype", given]
+        assert main([*command, "--json"]) == 0
+        perplexities.append(json.loads(capsys.readouterr().out)["perplexity"])
+    assert perplexities[0] != perplexities[1] == pytest.approx(perplexities[0], rel=0.02)
+
+
 def test_a_prompt_may_come_through_a_pipe(run, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("the cat"))
     assert main(["generate", str(run), "--max-new-tokens", "3"]) == 0

@@ -40,6 +40,12 @@ def add_commands(add: AddCommand) -> None:
     )
     evaluate.add_argument("--batch-size", type=int, default=8, help="rows or records at once")
     evaluate.add_argument("--batches", type=int, default=0, help="stop after so many; 0: all")
+    evaluate.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "int8"],
+        default="float32",
+        help="of weights and products; int8: of weights, used in the faster of the two",
+    )
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     _add_harness(evaluate)
 
@@ -92,7 +98,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         from tfllm.pretrained.model_folder import model_folder
     folder = model_folder(options.model)
     adapter = getattr(options, "adapter", None)
-    pretrained = load(folder) if adapter is None else load_merged(folder, adapter)
+    dtype = options.dtype
+    pretrained = (
+        load(folder, dtype=dtype) if adapter is None else load_merged(folder, adapter, dtype=dtype)
+    )
     sequence_length = getattr(options, "sequence_length", None)
     result = evaluate(
         pretrained.model,
@@ -144,6 +153,7 @@ def _evaluate_task(options: argparse.Namespace) -> None:
         columns=columns_of(options),
         skip_bad_records=getattr(options, "skip_bad_records", False),
         out=getattr(options, "predictions", None),
+        dtype=options.dtype,
         batch_size=options.batch_size,
     )
     if getattr(options, "json", False):
@@ -182,7 +192,8 @@ def _evaluate_harness(options: argparse.Namespace) -> None:
         check_allowed(given.setdefault("allow_code_execution", False))
         print(f"warning: {WARNING}", file=sys.stderr)
     task = Chat if given.get("chat") else TextGeneration
-    model = task.load(options.model, adapter=getattr(options, "adapter", None))
+    adapter = getattr(options, "adapter", None)
+    model = task.load(options.model, dtype=options.dtype, adapter=adapter)
     result = run_harness(
         options.harness, model, options.data, batch_size=options.batch_size, **given
     )
