@@ -166,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a minute: few pairs, a tiny model")
     parser.add_argument("--from-nothing", action="store_true", help="do without SmolLM2")
-    parser.add_argument("--pairs", type=int, default=5000, help="how many SmolLM2 learns from")
+    parser.add_argument("--pairs", type=int, default=3000, help="how many SmolLM2 learns from")
     parser.add_argument("--epochs", type=float, help="default: 1, from nothing 10")
     parser.add_argument("--descriptions", type=Path, nargs="+", help="Translation-en and Packages")
     parser.add_argument("--out", type=Path, default=Path("runs/summarization"))
