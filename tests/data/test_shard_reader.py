@@ -236,7 +236,7 @@ print("SAME")
 
 def test_forked_processes_read_the_same(copied):
     command = [sys.executable, "-W", "ignore", "-c", FORK, str(copied)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.stdout.strip() == "SAME", done.stderr
 
 

@@ -246,7 +246,7 @@ def call(server, method, path, body=None):
 
 
 def raw_call(server, method, path, body=None):
-    connection = http.client.HTTPConnection(server.rest_address, timeout=60)
+    connection = http.client.HTTPConnection(server.rest_address, timeout=300)
     try:
         if body is not None and not isinstance(body, bytes):
             body = body.encode() if isinstance(body, str) else json.dumps(body).encode()
@@ -257,7 +257,7 @@ def raw_call(server, method, path, body=None):
         connection.close()
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=120):
     """Polls until `condition()` is true."""
     deadline = time.monotonic() + seconds
     while not condition():
