@@ -48,6 +48,7 @@ from tfllm.generation.decoding import (
     without_never_generated,
 )
 from tfllm.generation.repeated_ngrams import RightAligned, without_repeats
+from tfllm.generation.top_k import top_k
 
 _NEVER = -math.inf
 
@@ -321,7 +322,8 @@ class _Search:
             each `[B, C]`: log-probability of the text; the beam that it goes on from; the token.
         """
         width = self.width
-        logits = logits[:, : self.decoder.vocab_size]
+        vocab_size = self.decoder.vocab_size
+        logits = tf.ensure_shape(logits[:, :vocab_size], [None, vocab_size])
         normalizers = tf.reduce_logsumexp(logits, -1, keepdims=True)  # of all, forbidden or not
         logits = without_never_generated(logits, self.decoder)
         if self.ngram:
@@ -333,10 +335,9 @@ class _Search:
                 free=self.end_token_ids,
                 context=self.context and self.context.repeated(width),
             )
-        vocab_size = logits.shape[-1] or self.decoder.vocab_size
         enough = width * (1 + self.end_token_ids.shape[0])
         of_beam = min(enough, vocab_size)
-        values, tokens = tf.math.top_k(logits, of_beam)
+        values, tokens = top_k(logits, of_beam)
         values = tf.reshape(values - normalizers, [self.batch, width, of_beam])
         sums = tf.reshape(beams.log_probs[..., tf.newaxis] + values, [self.batch, width * of_beam])
         log_probs, place = tf.math.top_k(sums, min(enough, width * of_beam))

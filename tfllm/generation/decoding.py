@@ -172,7 +172,7 @@ def without_never_generated(logits: tf.Tensor, decoder: Decoder) -> tf.Tensor:
         return logits
     places = tf.range(tf.shape(logits)[-1])
     never = tf.reduce_any(places[:, tf.newaxis] == decoder.never_generated, -1)
-    return tf.where(never, tf.constant(-math.inf, logits.dtype), logits)
+    return tf.nn.bias_add(logits, tf.where(never, tf.constant(-math.inf, logits.dtype), 0))
 
 
 def begin(

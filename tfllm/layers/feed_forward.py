@@ -144,13 +144,13 @@ class FeedForward(keras.layers.Layer):
             hidden = self.inner(x, adapter_seed=shifted(adapter_seed, 0))
             hidden = self._gate(*tf.split(hidden, 2, axis=-1))
             return self.outer(hidden, adapter_seed=shifted(adapter_seed, 1))
-        # In rows from end to end: nothing stands between the product, the bias and the activation.
-        rows = x if x.shape.rank == 2 else tf.reshape(x, [-1, x.shape[-1]])
+        joined = None if training else _JOINED.get(self.activation)
+        # Joined in rows from end to end: nothing stands between product, bias and activation.
+        rows = tf.reshape(x, [-1, x.shape[-1]]) if joined and x.shape.rank > 2 else x
         hidden = self.inner(rows, adapter_seed=shifted(adapter_seed, 0), training=training)
-        table = ACTIVATIONS if training else {**ACTIVATIONS, **_JOINED}
-        hidden = table[self.activation](hidden)
+        hidden = (joined or ACTIVATIONS[self.activation])(hidden)
         y = self.outer(hidden, adapter_seed=shifted(adapter_seed, 1), training=training)
-        return y if x.shape.rank == 2 else tf.reshape(y, [*shape_of(x)[:-1], x.shape[-1]])
+        return y if rows is x else tf.reshape(y, [*shape_of(x)[:-1], x.shape[-1]])
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The input's shape."""

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfllm.layers.projection import product_with_rows
 from tfllm.layers.quantized import (
     Int8Embedding,
     add_int8_matrix,
@@ -63,7 +64,7 @@ class VocabularyMethods:
         if is_int8(self.dtype_policy):
             logits = int8_product(rows, self.output_variable, self._output_scale)
         else:
-            logits = tf.matmul(rows, tf.cast(self.output_weights, rows.dtype), transpose_b=True)
+            logits = product_with_rows(rows, tf.cast(self.output_weights, rows.dtype))
         logits = tf.cast(logits, tf.float32)
         if self.output_bias is not None:
             logits = tf.nn.bias_add(logits, tf.convert_to_tensor(self.output_bias)[0])

@@ -216,8 +216,8 @@ class TaskDefinition(ABC):
 
         Args:
             records: with the columns that are no inputs, too.
-            predictions: what `served(...).predict(records)` gave for each. One whose "error" is not
-                empty counts as wrong.
+            predictions: what `served(...).predict(records)` gave for each, or of a baseline the
+                same without what is not measured. One whose "error" is not empty counts as wrong.
         """
 
     def pictures(

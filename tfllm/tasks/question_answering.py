@@ -151,7 +151,7 @@ class QuestionAnswering(EncoderTask):
         from tfllm.evaluation.text_measures import exact_match, token_f1
 
         references = [[text for text, _ in answers_of(r)] or [""] for r in records]
-        predicted = [None if p["error"] else p["answer"] for p in predictions]
+        predicted = [None if p.get("error") else p["answer"] for p in predictions]
         return [token_f1(references, predicted), exact_match(references, predicted)]
 
     def remarks(self, records: Sequence[Record], served: Any) -> list[str]:
