@@ -7,6 +7,7 @@ them is what takes the time.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -77,17 +78,24 @@ def run_processes(topology: str, cases: dict[str, Case], out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """topology -> the folder with what its processes wrote; run at its first use."""
-    folders: dict[str, Path] = {}
+def trained(request, tmp_path_factory):
+    """topology -> the folder with what its processes wrote.
 
-    def trained(topology: str) -> Path:
-        if topology not in folders:
-            folders[topology] = tmp_path_factory.mktemp("trained")
-            run_processes(topology, cases_of(topology), folders[topology])
-        return folders[topology]
+    Those that the selected tests ask for start together, two at a time: a process that traces uses
+    one core.
+    """
+    asked = [getattr(item, "callspec", None) for item in request.session.items]
+    topologies = dict.fromkeys(c.params["topology"] for c in asked if c and "topology" in c.params)
 
-    return trained
+    def run(topology: str) -> Path:
+        folder = tmp_path_factory.mktemp("trained")
+        run_processes(topology, cases_of(topology), folder)
+        return folder
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        runs = {t: pool.submit(run, t) for t in topologies if t in TOPOLOGIES}
+        yield lambda topology: runs[topology].result()
+        pool.shutdown(cancel_futures=True)
 
 
 def found(folder: Path, title: str, worker: int = 0) -> tuple[dict, dict[str, np.ndarray]]:

@@ -160,6 +160,19 @@ def test_examples_say_where_the_answer_is(tokenizer, sequence_length):
     assert batch.labels.shape == (len(examples), 2)
 
 
+def test_an_answer_that_no_window_holds_is_no_lesson(tokenizer):
+    answer = "the road was " * 20
+    record = Record({"question": "what?", "context": f"say {answer} built", "answer": answer})
+    of, information = QuestionAnswering().examples, {"may_be_unanswered": True}
+    with pytest.raises(
+        ValueError, match="no window of 24 tokens holds the 60 tokens of the answer"
+    ):
+        of(record, tokenizer, information, 24)
+    (example,) = of(record, tokenizer, information, 128)
+    first, last = example["span"]
+    assert last - first + 1 == 60
+
+
 def test_a_long_question_is_cut_and_counted(tokenizer):
     record = Record({"question": "road " * 30, "context": "built in Rome", "answer": "Rome"})
     (example, *_) = QuestionAnswering().examples(

@@ -123,6 +123,11 @@ class QuestionAnswering(EncoderTask):
                 TRUNCATED: [num_cut],
             }
             examples.append({name: np.array(v, np.int32) for name, v in arrays.items()})
+        if answers and not any(example["span"].any() for example in examples):
+            raise ValueError(
+                f"no window of {sequence_length} tokens holds the {last - first + 1} tokens of the "
+                f"answer {text!r:.80}; raise sequence_length, or give the words that decide"
+            )
         return examples
 
     def batch(self, examples: Sequence[Example], sequence_length: int) -> RowBatch:
