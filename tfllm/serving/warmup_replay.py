@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tfllm.serving.errors import ServingError, from_exception
@@ -43,10 +44,16 @@ def warm_up(servable: Servable, path: Path) -> int:
                 continue
             signature = servable.signature(request.signature)
             inputs = request.inputs or {}
-            signature.predict(inputs)
-            if signature.name not in batched:
-                batched.add(signature.name)
-                signature.warm_up_batching(inputs)
+            # At its first run TensorFlow optimizes a function, for seconds, on one core; alone and
+            # in a batch it is two functions.
+            with ThreadPoolExecutor(1) as beside:
+                together = None
+                if signature.name not in batched:
+                    batched.add(signature.name)
+                    together = beside.submit(signature.warm_up_batching, inputs)
+                signature.predict(inputs)
+                if together is not None:
+                    together.result()
             count += 1
     except WarmupError as error:
         raise ServingError("DATA_LOSS", f"{file}: {error}") from None
