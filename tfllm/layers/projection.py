@@ -44,7 +44,7 @@ def product_with_rows(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
 
     In float32 it is written as a product of batches of one: on a CPU, TensorFlow's kernel for a
     transposed float32 matrix takes up to three times as long as that for batches, for some ten to
-    a hundred rows; the two are even for thousands, and for one or two it is the faster one.
+    a hundred rows. For thousands of rows both take as long; for one or two the first is faster.
     """
     if matrix.dtype != tf.float32:
         return tf.matmul(x, matrix, transpose_b=True)
@@ -132,7 +132,7 @@ class Projection(keras.layers.Layer):
         training: bool | None = True,
     ) -> tf.Tensor:
         """Project the last axis."""
-        # One two-dimensional product: the kernel for it is faster than the batched one.
+        # All rows in one product, and none for each row of a batch.
         rows = x if x.shape.rank == 2 else tf.reshape(x, [-1, x.shape[-1]])
         y = self._product(rows, few=x.shape.rank == 2)
         if self.bias is not None:
