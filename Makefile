@@ -54,7 +54,9 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "alone and not slow" --reruns 2
 
 test-slow: $(SMOLLM2) $(MINILM)
-	$(BIN)/python -m pytest -m slow --reruns 1 --durations=30
+	$(BIN)/python -m pytest -m "slow and not alone" --numprocesses 2 --dist loadfile \
+		--no-loadscope-reorder --reruns 1 --durations=30
+	$(BIN)/python -m pytest -m "slow and alone" --reruns 1 --durations=10
 
 lint: $(READY)
 	$(BIN)/ruff check .

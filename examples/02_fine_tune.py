@@ -68,7 +68,7 @@ def questions() -> Iterator[tuple[str, str]]:
 
 
 def tiny(model: str, folder: Path) -> str:
-    """The folder of a small model that has learned nothing, with another one's tokenizer."""
+    """The folder of a small model that has learned nothing yet, with another one's tokenizer."""
     from tfllm import pretrained
     from tfllm.models.causal_lm import CausalLM
     from tfllm.models.presets import preset
@@ -89,7 +89,7 @@ def main() -> int:
     options = parser.parse_args()
     start = time.perf_counter()
     model = options.model or smollm2()
-    settings = {"epochs": 3, "learning_rate": 1e-3, "batch_size": 8}
+    settings = {"epochs": 3, "learning_rate": 1e-3, "batch_size": 8, "lora_rank": 8}
     with quiet_start():
         import tfllm
         from tfllm import serving
@@ -97,7 +97,8 @@ def main() -> int:
     out, base = Path(options.out), Path(options.saved_models) / "explain"
     if options.quick:
         model = tiny(model, out / "tiny")
-        settings = {"epochs": 1, "learning_rate": 1e-2, "batch_size": 2}
+        # All its weights learn: an adapter builds on what a model knows.
+        settings = {"epochs": 3, "learning_rate": 1e-2, "batch_size": 2, "lora_rank": None}
     if options.epochs:
         settings["epochs"] = options.epochs
     if (out / "run" / "run.json").exists():  # of an earlier time
@@ -127,8 +128,8 @@ def main() -> int:
 
     # 3. Fine-tune: a low-rank adapter learns, the model's own weights stay as they are.
     run = tfllm.train(
-        data, out / "run", model, lora_rank=8, sequence_length=256, validate_every=13,
-        checkpoint_every=13, **settings,
+        data, out / "run", model, sequence_length=256, validate_every=13, checkpoint_every=13,
+        **settings,
     )  # fmt: skip
     if run.interrupted_by:
         return 130
@@ -161,14 +162,19 @@ def main() -> int:
     ):
         served = client.chat(asked(HELD_OUT[0]), max_new_tokens=60)
 
+    folders = {"model folder": str(run.model_folder)}
+    if settings["lora_rank"]:
+        folders = {
+            "adapter, in PEFT's layout": str(out / "run" / "adapter"),
+            "merged model folder": str(run.model_folder),
+        }
     rows = {
         "examples": f"{data.train.num_documents} to learn from, {data.validation.num_documents} "
         "held out",
         "loss on held-out replies": f"{loss_before:.3f} before, {loss_after:.3f} after",
         "parameters trained": f"{run.num_trained:,} of {run.num_parameters:,}",
         "tokens/s": f"{run.tokens_per_second:,.0f} in {run.precision}",
-        "adapter, in PEFT's layout": str(out / "run" / "adapter"),
-        "merged model folder": str(run.model_folder),
+        **folders,
         "exported": ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in sizes.items()),
         f"served in int8, {HELD_OUT[0]}": " ".join(served.split()),
         "time": f"{time.perf_counter() - start:.0f} s",

@@ -386,6 +386,7 @@ def tfllm(*arguments: object, **options) -> subprocess.Popen:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_exits_and_resume_goes_on(data, tmp_path, number):
     out = tmp_path / "run"
@@ -420,6 +421,7 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_serve_and_query(run, tmp_path):
     base = tmp_path / "saved_models/mine"
     assert main(["export", str(run), str(base), "--max-new-tokens", "4"]) == 0

@@ -34,6 +34,7 @@ def assert_same_state(one, other):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_killed_at_random_moments_a_run_ends_bit_for_bit_the_same(topology, prepared, tmp_path):
     with workers(prepared, tmp_path / "whole", topology) as whole:
@@ -72,6 +73,7 @@ def test_killed_at_random_moments_a_run_ends_bit_for_bit_the_same(topology, prep
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_on_another_number_of_replicas_the_data_and_the_losses_go_on(prepared, tmp_path):
     settings = {"steps": 60, "model.dropout": 0.0}
     with workers(prepared, tmp_path / "whole", "one device", **settings) as whole:

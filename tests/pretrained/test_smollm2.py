@@ -16,7 +16,7 @@ from tfllm.generation import decoding
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.sampling import SamplingOptions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # loading is timed
 GREEDY = GenerationConfig()
 NEAR_TIE = 0.01  # between the two best logits: beyond such a step, texts may differ
 
