@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -521,6 +522,34 @@ def test_a_t5_does_what_it_is_told_and_an_error_says_how(folder_of, tmp_path, ca
     assert answer["error"] == "" and "summary" in answer
     with pytest.raises(ValueError, match="was trained for no task; classification needs"):
         load_task(folder, task="classification")
+
+
+@pytest.mark.parametrize("name", ["marian", "t5"])
+def test_texts_are_searched_as_the_folder_says(folder_of, tmp_path, name):
+    """generation_config.json before config.json; what neither says is the task's default."""
+    folder = tmp_path / "model"
+    shutil.copytree(folder_of(name), folder)
+    path = folder / "generation_config.json"
+
+    def say(file, **said):
+        known = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(known | said))
+
+    def settings(task):
+        return load_task(folder, task=task).settings
+
+    say(folder / "config.json", num_beams=7, length_penalty=0.5)
+    assert settings("translation") == SearchSettings()
+    say(path, num_beams=2, length_penalty=None, no_repeat_ngram_size=5, max_length=512)
+    assert settings("translation") == SearchSettings(num_beams=2, no_repeat_ngram_size=5)
+    if name == "t5":
+        expected = SearchSettings(num_beams=2, no_repeat_ngram_size=5, max_new_tokens=64)
+        assert settings("summarization") == expected
+    path.unlink()
+    assert settings("translation") == SearchSettings(num_beams=7, length_penalty=0.5)
+    say(path, num_beams=0)
+    with pytest.raises(ValueError, match="model: num_beams must be at least 1; received 0"):
+        settings("translation")
 
 
 def test_a_model_of_another_task_is_refused(run, folder_of):

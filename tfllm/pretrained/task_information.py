@@ -10,6 +10,8 @@ from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.replaced_folder import OURS
 from tfllm.pretrained.sentence_modules import has_modules, sentence_length
 
+_SEARCH = ("num_beams", "length_penalty", "no_repeat_ngram_size")
+
 
 def task_of(path: str | Path) -> dict[str, Any] | None:
     """The name of the task and what it knows of its training records, as JSON.
@@ -20,8 +22,8 @@ def task_of(path: str | Path) -> dict[str, Any] | None:
     Returns:
         `{"name": ..., "information": {...}}` as `save(task=...)` was given it; of a folder that
         others wrote, what its config.json tells of a classifier's labels or of sentence vectors,
-        and that a Marian translates; None where nothing is known, as of a T5, which does what its
-        text asks for.
+        and that a Marian translates, with what `search_of` finds as `search`; None where nothing
+        is known, as of a T5, which does what its text asks for.
 
     Raises:
         ValueError: tfllm.json or config.json is damaged.
@@ -49,8 +51,20 @@ def task_of(path: str | Path) -> dict[str, Any] | None:
         return {"name": "classification", "information": {"labels": names}}
     # Ours may have learned any task in the shape of a Marian, and say none.
     if values.get("model_type") == "marian" and not (folder / OURS).exists():
-        return {"name": "translation", "information": {}}
+        search = search_of(folder)
+        return {"name": "translation", "information": {"search": search} if search else {}}
     return None
+
+
+def search_of(folder: Path) -> dict[str, Any]:
+    """How texts are searched in a model folder that others wrote, as fields of `SearchSettings`.
+
+    As `transformers` reads it: from generation_config.json, and from config.json where there is
+    no other. What is not said there, `num_beams` among it, is left to the task.
+    """
+    path = folder / "generation_config.json"
+    written = _json(path if path.exists() else folder / "config.json")
+    return {name: written[name] for name in _SEARCH if written.get(name) is not None}
 
 
 def _json(path: Path) -> dict[str, Any]:

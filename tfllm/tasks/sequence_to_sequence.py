@@ -21,6 +21,7 @@ from tfllm.optimization.precision import dtype_policy
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_kinds import kind_of_config
 from tfllm.pretrained.model_source import open_source
+from tfllm.pretrained.task_information import search_of
 from tfllm.tasks.definition import TRUNCATED, Example, LoadedTask, TaskDefinition
 from tfllm.tasks.sequence_generation import SearchSettings, SequenceGeneration
 from tfllm.tokenizers.byte_pair import BytePairTokenizer
@@ -200,18 +201,29 @@ class SequenceToSequenceTask(TaskDefinition):
     def load(self, folder: str | Path, *, dtype: str = "float32") -> LoadedTask:
         """A model of this task, or an encoder-decoder whose folder names none, such as a T5.
 
+        A folder that others wrote may say how texts are searched: `search_of`.
+
         Raises:
             OSError: there is none.
-            ValueError: it was trained for another task, or is no encoder-decoder.
+            ValueError: it was trained for another task, is no encoder-decoder, or says what no
+                search can follow.
         """
         place = model_folder(folder)
+        loaded = self._loaded(place, dtype)
+        try:
+            self._search_settings(loaded.information)
+        except ConfigError as error:
+            raise ConfigError(f"the search settings in {place}: {error}") from None
+        return loaded
+
+    def _loaded(self, place: Path, dtype: str) -> LoadedTask:
         if pretrained.task_of(place) is None and place.is_dir():
             source = open_source(place)
             if kind_of_config(source.config, source.where).model_class is EncoderDecoder:
                 model, tokenizer, _ = pretrained.load(place, dtype=dtype)
                 if tokenizer is None:
                     raise FileNotFoundError(f"{place} has no tokenizer; text needs one")
-                return LoadedTask(model, tokenizer, {})
+                return LoadedTask(model, tokenizer, {"search": search_of(place)})
         return super().load(place, dtype=dtype)
 
     # ---- what it is for
@@ -225,11 +237,14 @@ class SequenceToSequenceTask(TaskDefinition):
             model,
             tokenizer,
             information,
-            build(SearchSettings, self.search_defaults),
+            self._search_settings(information),
             input_name=self.source,
             output_name=self.target,
             name=self.name,
         )
+
+    def _search_settings(self, information: Mapping[str, Any]) -> SearchSettings:
+        return build(SearchSettings, {**self.search_defaults, **information.get("search", {})})
 
 
 def start_token_id(tokenizer: Tokenizer) -> int:
