@@ -41,6 +41,7 @@ def test_the_example_teaches_a_style_and_serves_it(tmp_path):
     assert int8 < 0.3 * float32
 
 
+@pytest.mark.alone  # within a minute
 def test_a_quick_run_goes_all_the_way_with_a_tiny_model(tmp_path):
     output, before, after = ran(tmp_path, "--quick")
     assert after < before - 1

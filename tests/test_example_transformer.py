@@ -9,6 +9,7 @@ import pytest
 EXAMPLE = Path(__file__).parents[1] / "examples" / "01_transformer.py"
 
 
+@pytest.mark.slow
 def test_the_example_learns_and_draws(tmp_path):
     matplotlib = pytest.importorskip("matplotlib.image")
     picture = tmp_path / "attention.png"

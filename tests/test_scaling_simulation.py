@@ -209,6 +209,7 @@ print(sent, num_parameters(config))
 """
 
 
+@pytest.mark.slow
 def test_the_real_step_reduces_the_bytes_that_are_simulated():
     command = [sys.executable, "-c", MEASURE]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

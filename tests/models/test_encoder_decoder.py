@@ -125,6 +125,7 @@ def test_the_gradient_is_that_of_the_whole_logits(name, rng):
     assert any("relative_positions" in path for path in given) == (name == "t5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["transformer", "t5"])
 def test_recomputed_blocks_drop_the_same_elements(name, rng):
     inputs, labels, weights = data_of(rng)
@@ -138,6 +139,7 @@ def test_recomputed_blocks_drop_the_same_elements(name, rng):
     assert any(np.abs(update - plain[path]).max() > 1e-3 for path, update in given[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), [("transformer", "mixed_bfloat16"), ("t5", "float32")])
 def test_it_learns_to_copy(name, dtype):
     rng = np.random.default_rng(0)

@@ -21,6 +21,7 @@ def compiled(config, dtype, shards=False):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "shards", "tolerance"),
     [("float32", False, 1e-5), ("float32", True, 1e-5), ("mixed_bfloat16", False, 1e-3)],

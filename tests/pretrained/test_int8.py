@@ -169,6 +169,7 @@ def largest_constant(saved_model):
     return max(node.attr["value"].tensor.ByteSize() for node in nodes if node.op == "Const")
 
 
+@pytest.mark.slow
 def test_the_export_has_less_than_0_3_of_the_size_and_passes_the_check(tmp_path):
     served = TextGeneration(wide(), task().tokenizer, task().generation)
     folder = export(served, tmp_path / "int8", dtype="int8")

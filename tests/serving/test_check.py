@@ -493,6 +493,7 @@ def test_a_process_that_dies_is_a_finding(tmp_path):
     assert "SIGABRT" in crash and "input 'text' of serving_default" in crash
 
 
+@pytest.mark.slow
 def test_a_request_without_end_is_a_finding_after_the_time_limit(tmp_path):
     class Endless(tf.Module):
         @tf.function(input_signature=[TEXT])

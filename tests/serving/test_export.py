@@ -174,6 +174,7 @@ def test_check_finds_nothing_when_it_runs_the_model(exported):
     assert report.ok and not report.findings, report.format()
 
 
+@pytest.mark.slow
 def test_weights_are_written_in_bfloat16_when_asked(exported, tmp_path):
     folder = export(task(), tmp_path / "half", dtype="bfloat16")
     half, full = (
@@ -318,6 +319,7 @@ def test_without_prompts_there_is_no_warm_up(quick_save, tmp_path):
     assert [p.name for p in folder.iterdir()] == ["saved_model.pb"]
 
 
+@pytest.mark.slow
 def test_the_default_options_are_exported(tmp_path):
     settings = GenerationConfig(max_new_tokens=2, stop=("(", "é"), temperature=0.5, seed=9)
     of = TextGeneration(model("llama"), tokenizer(), settings)

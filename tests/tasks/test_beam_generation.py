@@ -111,6 +111,7 @@ def test_what_cannot_be_searched_is_refused():
         task().generate(["a", "the " * 60], num_beams=2)
 
 
+@pytest.mark.slow
 def test_a_reply_is_searched_too():
     assistant = chat("llama2")
     messages = [{"role": "user", "content": "the cat"}]
@@ -147,6 +148,7 @@ def test_an_exported_search_answers_as_the_task_does(tmp_path):
     assert default["text"][1] == b""
 
 
+@pytest.mark.slow
 def test_the_command_line_searches(tmp_path, capsys):
     save(model("llama"), tmp_path / "toy", tokenizer())
     main(

@@ -37,6 +37,7 @@ def task(model):
 # ---------------------------------------------------------------------- in Python
 
 
+@pytest.mark.slow
 def test_greedy_text_is_what_keras_hub_generates(model, task):
     """Its text is the prompt and what follows; ends and special tokens are no part of it."""
     texts = task.generate(PROMPTS, max_new_tokens=CONTEXT)
@@ -62,6 +63,7 @@ def test_a_prompt_gives_the_same_text_alone_and_among_others_with_other_options(
     assert len(set(together)) == 4
 
 
+@pytest.mark.slow
 def test_pieces_of_a_stream_are_the_text(task):
     for options in ({}, {"temperature": 1.0, "seed": 5}):
         pieces = list(task.stream("the cat", max_new_tokens=12, **options))

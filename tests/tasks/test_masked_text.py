@@ -122,6 +122,7 @@ def test_a_score_is_that_of_the_hidden_tokens(task, tokenizer):
     assert not perplexity.higher_is_better
 
 
+@pytest.mark.slow
 def test_what_it_learned_is_where_other_tasks_begin(tmp_path, monkeypatch):
     monkeypatch.setattr("tfllm.training.worker_run.matmul_peak", lambda dtype: 1e9)
     monkeypatch.setattr(MaskedText, "most_measured", 0)

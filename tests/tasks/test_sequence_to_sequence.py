@@ -483,6 +483,7 @@ def folder_of(tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 def test_a_marian_translates_and_its_folder_is_exported_as_it_is(folder_of, tmp_path, monkeypatch):
     """And the server gives the n-best that the task gives."""
     folder, loaded = folder_of("marian"), []

@@ -330,6 +330,7 @@ def test_pieces_join_to_the_text_of_a_random_model(seed):
     assert "".join(task().stream(prompt, **options)) == task().generate(prompt, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_cache_that_grows_changes_no_text(name, monkeypatch):
     monkeypatch.setattr(decoding, "FIRST_ROOM", 2)
@@ -367,6 +368,7 @@ def test_a_stream_refuses_what_it_cannot_do_at_once():
         task().stream(["a"])
 
 
+@pytest.mark.slow
 def test_a_text_ends_at_any_of_the_ids_that_end_one(tmp_path):
     tokenizer().save(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 1]}')
@@ -440,6 +442,7 @@ def test_other_architectures_generate_what_they_stream(name):
     assert ["".join(task(name).stream(p, **options)) for p in PROMPTS[:2]] == texts[:2]
 
 
+@pytest.mark.slow
 def test_a_bfloat16_model_works_and_scores_nearly_alike():
     text = "the cat sat on the mat"
     half = task("llama", "bfloat16")

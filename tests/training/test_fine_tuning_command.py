@@ -56,6 +56,7 @@ def test_merging_gives_the_model_of_the_run(run, base, tmp_path, capsys):
     assert ours.generation == theirs.generation == GenerationConfig(max_new_tokens=5)
 
 
+@pytest.mark.slow
 def test_a_model_with_its_adapter_is_the_merged_one(run, base, capsys):
     data = ("--data", run / "data", "--json", "--sequence-length", "64")
     merged = json.loads(told(capsys, "evaluate", run, *data))
