@@ -82,7 +82,9 @@ def tiny(model: str, folder: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", help="a pretrained chat model: a folder, a GGUF file, hf://...")
-    parser.add_argument("--quick", action="store_true", help="a minute: tiny, no check or warm-up")
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute: a tiny model, no check, no warm-up requests"
+    )
     parser.add_argument("--epochs", type=float, help="passes over the examples; default: 3")
     parser.add_argument("--out", default="runs/fine_tune", help="folder of examples, data and run")
     parser.add_argument("--saved-models", default="saved_models", help="folder of served models")
@@ -147,10 +149,9 @@ def main() -> int:
     for earlier in base.glob("[0-9]*/saved_model.pb"):
         shutil.rmtree(earlier.parent)
     sizes = {}
+    warmup = {"warmup_prompts": ()} if options.quick else {}
     for dtype in ("int8",) if options.quick else ("float32", "int8"):  # the last one is served
-        task = load_task(run.model_folder, dtype=dtype)
-        warmup = {"warmup_prompts": ()} if options.quick else {}
-        folder = serving.export(task, base, **warmup)
+        folder = serving.export(load_task(run.model_folder, dtype=dtype), base, **warmup)
         sizes[dtype] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if not options.quick:
         print("\nchecking the exported model as TensorFlow Serving would run it ...", flush=True)
