@@ -310,7 +310,8 @@ def test_nothing_but_bad_records_is_an_error_that_says_what_is_wrong(run, tmp_pa
     source = write_lines(tmp_path / "a.jsonl", ["{", "["])
     with pytest.raises(ValueError, match=r"2 bad records were skipped \(.*is not JSON"):
         run(source, records="examples", skip_bad_records=True)
-    refused = write_lines(tmp_path / "b.jsonl", [BAD[4]] * 3)
+    unwritten = {**conversations(1)[0], "tools": [{"name": "weather"}]}
+    refused = write_lines(tmp_path / "b.jsonl", [unwritten] * 3)
     with pytest.raises(ValueError, match=r"no example is left to train on.* 3 bad records were"):
         run(refused, skip_bad_records=True)
 

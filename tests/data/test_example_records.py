@@ -1,7 +1,8 @@
 import pytest
 
 from tests.data.chat_examples import assistant, system, user
-from tfllm.data.example_records import read_example, read_preference
+from tfllm.data.example_records import ExampleReader
+from tfllm.data.preference_records import PreferenceReader
 from tfllm.data.json_records import BadRecord, JsonRecord
 from tfllm.data.record_kinds import kind_of_record
 
@@ -9,11 +10,11 @@ QA = [user("q"), assistant("a")]
 
 
 def example(value, **options):
-    return read_example(JsonRecord("f.jsonl, line 3", value), **options)
+    return ExampleReader(**options)(JsonRecord("f.jsonl, line 3", value))
 
 
 def preference(value):
-    return read_preference(JsonRecord("f.jsonl, line 3", value))
+    return PreferenceReader()(JsonRecord("f.jsonl, line 3", value))
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ def preference(value):
         ({"messages": QA}, QA, False),
         ({"messages": [system("s"), *QA, *QA]}, [system("s"), *QA, *QA], False),
         ({"messages": QA, "system": "s"}, [system("s"), *QA], False),
-        ({"messages": [system("own"), *QA], "system": "s"}, [system("own"), *QA], False),
+        ({"messages": [system("s"), *QA], "system": "s"}, [system("s"), *QA], False),
         ({"prompt": "q", "response": "a", "id": 7}, QA, True),
         ({"prompt": "q", "completion": "a"}, QA, True),
         ({"prompt": "q", "response": "a", "system": "s"}, [system("s"), *QA], True),
@@ -72,13 +73,18 @@ def test_a_text_is_an_example_too():
         ({"instruction": "q", "input": [1], "output": "a"}, "'input' must be a string"),
         ({"prompt": "q", "response": "\ud83d"}, "character 0 of 'response' is half of a"),
         ({"messages": []}, "'messages' must be a list of messages.*received an empty one"),
-        ({"messages": "hello"}, "'messages' must be a list of messages.*received a string"),
+        ({"messages": "hello"}, "'messages' must be a list, or one as JSON; received a string"),
+        ({"messages": "['q']"}, "'messages' must be .*it looks like a Python list"),
+        ({"messages": 5}, "'messages' must be a list of messages.*received a number"),
         ({"messages": ["hello"]}, "message 1 of 'messages' must be an object.*received a string"),
         ({"messages": [user("q"), {"content": "a"}]}, "message 2 of 'messages' has no role"),
         ({"messages": [{"role": "user"}]}, "message 1 of 'messages' has no content"),
-        ({"conversations": [{"from": 1, "value": "q"}]}, "'role of message 1 of conv.*a number"),
-        ({"messages": [user(None)]}, "'content of message 1 of messages' must be a string"),
-        ({"messages": [user(["part"])]}, "must be a string; received a list"),
+        ({"conversations": [{"from": 1, "value": "q"}]}, "role of message 1 of 'conv.*a number"),
+        ({"messages": [user(None)]}, "content of message 1 of 'messages'.* must be a string"),
+        (
+            {"messages": [user(["part"])]},
+            "content of message 1 of .*a list of parts.*part 1 is 'pa",
+        ),
         ({"messages": [assistant("a")]}, "must not start with the assistant"),
         ({"messages": [system("s"), assistant("a"), *QA]}, "must not start with the assistant"),
         ({"messages": QA, "system": 5}, "'system' must be a string; received a number"),
@@ -135,7 +141,7 @@ def test_preferences_of_every_shape_become_two_conversations(record, shared, pla
     [
         ({"prompt": "q", "chosen": "a"}, "has no key 'rejected'; a preference has prompt"),
         ({"prompt": "q", "chosen": 1, "rejected": "b"}, "'chosen' must be a list of messages"),
-        ({"prompt": 1, "chosen": "a", "rejected": "b"}, "'prompt' must be a list of messages"),
+        ({"prompt": 1, "chosen": "a", "rejected": "b"}, "value of 'prompt' must be a string"),
         ({"chosen": "a", "rejected": "b"}, "has no prompt"),
         ({"prompt": "q", "chosen": [user("a")], "rejected": "b"}, "assistant's words; received us"),
         ({"prompt": [assistant("q")], "chosen": "a", "rejected": "b"}, "must not start with"),
