@@ -2,8 +2,8 @@ import pytest
 
 from tests.data.chat_examples import assistant, system, user
 from tfllm.data.example_records import ExampleReader
-from tfllm.data.preference_records import PreferenceReader
 from tfllm.data.json_records import BadRecord, JsonRecord
+from tfllm.data.preference_records import PreferenceReader
 from tfllm.data.record_kinds import kind_of_record
 
 QA = [user("q"), assistant("a")]
@@ -83,7 +83,7 @@ def test_a_text_is_an_example_too():
         ({"messages": [user(None)]}, "content of message 1 of 'messages'.* must be a string"),
         (
             {"messages": [user(["part"])]},
-            "content of message 1 of .*a list of parts.*part 1 is 'pa",
+            "content of message 1 of .*a list of parts.*part 1",
         ),
         ({"messages": [assistant("a")]}, "must not start with the assistant"),
         ({"messages": [system("s"), assistant("a"), *QA]}, "must not start with the assistant"),

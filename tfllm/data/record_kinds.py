@@ -37,7 +37,7 @@ def kind_of_record(record: Any, text_field: str, keys: RecordKeys | None = None)
 
 
 def kind_of_files(files: Sequence[SourceFile], config: PrepareConfig) -> Kind:
-    """What files hold, by the settings or by the first records of each.
+    """What files hold: by the settings, by what columns name, or by the first records of each.
 
     Raises:
         ConfigError: some hold one kind and others another, or examples stand beside plain text.
@@ -46,8 +46,11 @@ def kind_of_files(files: Sequence[SourceFile], config: PrepareConfig) -> Kind:
     keys = RecordKeys(config.column_names)
     found: dict[Kind, SourceFile] = {}
     kind: Kind
+    named = set(config.column_names) - {"text"}
     if config.records != "auto":
         kind = config.records
+    elif named:
+        kind = "preference" if named & {"chosen", "rejected"} else "examples"
     else:
         for file in files:
             for here in _kinds_at_start(file, config.text_field, keys):
@@ -109,9 +112,11 @@ def _is_known_table(file: SourceFile, config: PrepareConfig) -> bool:
     if not any(columns):  # an empty file
         return True
     row = dict.fromkeys(columns, "")
-    keys = RecordKeys(config.column_names)
-    kind = kind_of_record(row, config.text_field, keys)
-    return kind is not None if config.records != "text" else config.text_field in row
+    if config.records == "text":
+        return config.text_field in row
+    if config.column_names and not file.of_folder:
+        return True  # whoever reads it says which one is missing
+    return kind_of_record(row, config.text_field, RecordKeys(config.column_names)) is not None
 
 
 def _unknown_table(file: SourceFile, config: PrepareConfig) -> ValueError:

@@ -78,8 +78,7 @@ class TemplateCoverage:
         text = self._render(messages, variables)
         for name, value in variables.items():
             if name in _VARIABLES:
-                others = {key: other for key, other in variables.items() if key != name}
-                lost = [] if self._render(messages, others) != text else [name]
+                lost = [] if self._reads(name, messages, variables, text) else [name]
                 if name == "tools":
                     lost += [tool for tool in map(_tool_name, value) if tool and tool not in text]
             else:
@@ -90,6 +89,16 @@ class TemplateCoverage:
                     f"template does, or pass over it with --ignore-keys "
                     f"{name if name in _VARIABLES else 'chat_template_kwargs'}"
                 )
+
+    def _reads(
+        self, name: str, messages: Messages, variables: Mapping[str, Any], text: str
+    ) -> bool:
+        """Whether the text is another one without a variable, or there is none."""
+        others = {key: value for key, value in variables.items() if key != name}
+        try:
+            return self._render(messages, others) != text
+        except ValueError:
+            return True
 
     def _check_roles(self, messages: Messages, variables: Mapping[str, Any]) -> None:
         """Messages of other roles than user and assistant, each kind once."""
