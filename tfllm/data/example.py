@@ -30,7 +30,12 @@ class Example:
         """The whole example as a text, the same for the same example."""
         parts: list[Any] = [self.text, self.conversations]
         parts += [self.variables] if self.variables else []
-        return json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
+        text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair in a call or a description of a tool
+            return json.dumps(parts, sort_keys=True, default=str)
+        return text
 
     def size(self) -> int:
         """About how many characters it has."""

@@ -74,6 +74,9 @@ class MessageReader:
         for key in self._ignored.intersection(message):
             self.unused[key] += message[key] is not None
         message = {key: value for key, value in message.items() if key not in self._ignored}
+        for key, advice in REFUSED_IN_MESSAGES.items():
+            if not is_blank(message.get(key)):
+                raise BadRecord(where, f": {what} has {key!r}, which is not followed; {advice}")
         role_key = next((key for key in ("role", "from") if key in message), None)
         text_key = next((key for key in ("content", "value") if key in message), None)
         calls = parsed(message.get("tool_calls"), f"tool_calls of {what}", where)
@@ -95,11 +98,6 @@ class MessageReader:
         for key, value in message.items():
             if key in (role_key, text_key, "tool_calls") or is_blank(value):
                 continue
-            if key in REFUSED_IN_MESSAGES:
-                raise BadRecord(
-                    where,
-                    f": {what} has {key!r}, which is not followed; {REFUSED_IN_MESSAGES[key]}",
-                )
             if key in MESSAGE_WEIGHTS:
                 _set_weight(made, key, value, what, where)
             elif key in MESSAGE_REASONING:

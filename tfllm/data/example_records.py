@@ -191,6 +191,12 @@ class ExampleReader:
         name, value = given.pick("messages")
         messages = checked_start(self._messages(value, name, given.where), given.where)
         given.refuse_beside(name, *_OF_A_PROMPT)
+        for key in given.names("prompt"):  # often the first message once more
+            words = given.value[key]
+            if isinstance(words, str) and not any(
+                words.strip() in message.get("content", "") for message in messages
+            ):
+                given.refuse_beside(name, "prompt")
         if messages[-1]["role"] != "assistant":
             given.refuse_beside(name, "response")
         messages = self._with_system(given, messages)

@@ -266,6 +266,13 @@ def keys_of(record: dict[str, Any]) -> str:
     return ", ".join(repr(key) for key in list(record)[:20]) or "none"
 
 
+def key_of(record: dict[str, Any], name: str) -> str | None:
+    """The key of an object that is `name`, or is it but for capitals and space around it."""
+    if name in record:
+        return name
+    return next((key for key in record if key.strip().lower() == name.lower()), None)
+
+
 def check_characters(text: str, where: str, name: str) -> None:
     """Refuse a string that has no UTF-8.
 

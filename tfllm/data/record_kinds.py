@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from tfllm.config import ConfigError, PrepareConfig
+from tfllm.data.json_records import key_of
 from tfllm.data.record_keys import FOLLOWED, RecordKeys
 from tfllm.data.sources import SourceFile, records
 from tfllm.data.table_files import table_columns
@@ -22,7 +23,8 @@ def kind_of_record(record: Any, text_field: str, keys: RecordKeys | None = None)
     """What a record's keys say that it is; None where it is none."""
     if not isinstance(record, dict):
         return None
-    if text_field != "text" and text_field in record:  # asked for by name
+    text = key_of(record, text_field)
+    if text_field != "text" and text is not None:  # asked for by name
         return "text"
     found = (keys or RecordKeys()).found(record)
     has = {name for name, those in found.items() if record[those[0]] is not None}
@@ -31,7 +33,7 @@ def kind_of_record(record: Any, text_field: str, keys: RecordKeys | None = None)
             return "preference"
         if "messages" in has_any or ("response" in has_any and has_any & {"prompt", "input"}):
             return "examples"
-        if text_field in record:
+        if text is not None:
             return "text"
     return None
 
@@ -113,7 +115,7 @@ def _is_known_table(file: SourceFile, config: PrepareConfig) -> bool:
         return True
     row = dict.fromkeys(columns, "")
     if config.records == "text":
-        return config.text_field in row
+        return key_of(row, config.text_field) is not None
     if config.column_names and not file.of_folder:
         return True  # whoever reads it says which one is missing
     return kind_of_record(row, config.text_field, RecordKeys(config.column_names)) is not None

@@ -35,6 +35,7 @@ from tfllm.data.json_records import (
     check_characters,
     json_records,
     json_type,
+    key_of,
     keys_of,
 )
 from tfllm.data.source_stream import CHUNK_BYTES, not_text, opened, suffix_of, unreadable
@@ -281,14 +282,15 @@ def text_of(record: JsonRecord, text_field: str) -> str:
             where,
             f" must be a JSON object with the key {text_field!r}; received {json_type(value)}",
         )
-    if text_field not in value:
+    key = key_of(value, text_field)
+    if key is None:
         raise BadRecord(
             where,
             f" has no key {text_field!r}; its keys are: {keys_of(value)}; set text_field to the "
             "one that holds the text (examples to learn from have messages, or prompt and "
             "response, or instruction and output)",
         )
-    text = value[text_field]
+    text = value[key]
     if not isinstance(text, str):
         raise BadRecord(
             where,
