@@ -328,10 +328,7 @@ def test_tools_and_calls_are_rendered_by_the_template(run, tmp_path, calling_fol
     function["arguments"] = json.dumps(function["arguments"])  # as OpenAI has it
     of_share_gpt = [
         {"from": "human", "value": messages[0]["content"]},
-        {
-            "from": "function_call",
-            "value": json.dumps(TOOL_CONVERSATION[1]["tool_calls"][0]["function"]),
-        },
+        {"from": "function_call", "value": call},
         {"from": "observation", "value": messages[2]["content"]},
         {"from": "gpt", "value": messages[3]["content"]},
     ]

@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +9,7 @@ from tfllm.config import ConfigError
 from tfllm.data.example_records import ExampleReader
 from tfllm.data.json_records import BadRecord, JsonRecord
 from tfllm.data.preference_records import PreferenceReader
+from tfllm.data.record_keys import FOLLOWED, MESSAGE_REASONING, MESSAGE_WEIGHTS, REFUSED
 from tfllm.data.record_kinds import kind_of_record
 
 QA = [user("q"), assistant("a")]
@@ -367,3 +370,11 @@ def test_a_transcript_is_a_string_where_there_is_no_template():
 def test_half_of_a_surrogate_pair_in_a_tool_has_a_key():
     made = example({"messages": QA, "tools": [{"name": "\ud83d"}]})
     assert made.key().encode()
+
+
+def test_the_documentation_names_every_key_with_a_meaning():
+    text = (Path(__file__).parents[2] / "docs" / "fine_tuning.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
+    first = {key for row in rows for key in re.findall(r"`(.*?)`", row)}
+    assert {key for keys in FOLLOWED.values() for key in keys} | set(REFUSED) <= first
+    assert {*MESSAGE_WEIGHTS, *MESSAGE_REASONING, "function_call", "refusal"} <= first
