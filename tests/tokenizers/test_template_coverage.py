@@ -96,4 +96,8 @@ def test_a_template_without_an_end_is_known():
     ends = "{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}"
     assert made(ends).writes_an_end and template("llama3").writes_an_end
     assert not made(ends.replace("<|im_end|>", "###")).writes_an_end
+    # Words between the answer and its end: the end would not be learned.
+    assert not made(ends.replace("<|im_end|>", "###<|im_end|>")).writes_an_end
+    marked = "{% for m in messages %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+    assert made(f"{marked}{{% endfor %}}").writes_an_end
     assert made("{{ raise_exception('no') }}").writes_an_end  # it cannot be known

@@ -128,16 +128,18 @@ def _written_before(render: Any, messages: list[dict[str, Any]], i: int) -> int:
 
 
 def writes_an_end(template: ChatTemplate) -> bool:
-    """Whether the template ends the assistant's words with a token at which the model stops.
+    """Whether a token at which the model stops is learned behind the assistant's words.
 
-    True, too, where it does not take a question and its answer, so that it cannot be known.
+    True, too, where the template does not take a question and its answer, so that it cannot be
+    known.
     """
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _STAND_IN}]
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
     try:
-        behind = template._run(messages, False, {}).partition(_STAND_IN)[2]
+        text, spans = assistant_spans(template, messages, {})
     except ValueError:
         return True
-    return any(token in behind for token in _end_tokens(template))
+    ends = tuple(_end_tokens(template))
+    return not spans or any(token in text[begin:end] for begin, end in spans for token in ends)
 
 
 def end_of_turn(template: ChatTemplate) -> str | None:
