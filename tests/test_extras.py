@@ -11,6 +11,7 @@ EXTRAS = {
     "serve": ("grpc", "tensorflow_serving", "uvicorn"),
     "plot": ("matplotlib",),
     "tensorboard": ("tensorboard",),
+    "parquet": ("pyarrow",),
     "evaluate": ("sacrebleu", "rouge_score"),
     "dev": ("pytest", "hypothesis", "yaml"),
 }

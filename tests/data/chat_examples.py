@@ -56,8 +56,8 @@ def user(content):
     return {"role": "user", "content": content}
 
 
-def assistant(content):
-    return {"role": "assistant", "content": content}
+def assistant(content, **more):
+    return {"role": "assistant", "content": content, **more}
 
 
 def system(content):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.chat_examples import (
+    CHATML,
     assistant,
     by_hand,
     chat_tokenizer,
@@ -17,6 +18,9 @@ from tests.data.chat_examples import (
     write_lines,
 )
 from tests.data.documents import make_documents
+from tests.tokenizers.conversations import TOOL_CONVERSATION, TOOLS
+from tests.tokenizers.test_chat_template import FOLDER as TEMPLATES
+from tests.tokenizers.test_chat_template import tokenizer as calling_tokenizer
 from tfllm.config import ConfigError, PrepareConfig
 from tfllm.data import PreferenceData, PreparedData, open_data, prepare, prepared
 from tfllm.tokenizers import BytePairTokenizer
@@ -306,11 +310,130 @@ def test_bad_lines_of_text_are_skipped_too(run, tmp_path):
     assert data.train.num_documents + data.validation.num_documents == 10
 
 
+# ------------------------------------------------------------------ what is followed or refused
+
+
+@pytest.fixture(scope="module")
+def calling_folder(tmp_path_factory):
+    """A tokenizer whose chat template writes tools and calls of them."""
+    folder = tmp_path_factory.mktemp("calling")
+    calling_tokenizer("qwen2_5").save(folder)
+    return folder
+
+
+def test_tools_and_calls_are_rendered_by_the_template(run, tmp_path, calling_folder):
+    messages = json.loads(json.dumps(TOOL_CONVERSATION))
+    function = messages[1]["tool_calls"][0]["function"]
+    call = json.dumps(function)
+    function["arguments"] = json.dumps(function["arguments"])  # as OpenAI has it
+    of_share_gpt = [
+        {"from": "human", "value": messages[0]["content"]},
+        {"from": "function_call", "value": call},
+        {"from": "observation", "value": messages[2]["content"]},
+        {"from": "gpt", "value": messages[3]["content"]},
+    ]
+    records = [
+        {"messages": TOOL_CONVERSATION, "tools": TOOLS},
+        {"messages": messages, "tools": TOOLS, "parallel_tool_calls": False},
+        {"conversations": of_share_gpt, "tools": json.dumps(TOOLS)},
+        {"prompt": messages[0]["content"], "completion": [*messages[1:]], "tools": TOOLS},
+    ]
+    source = write_lines(tmp_path / "a.jsonl", records)
+    data = run(source, tokenizer=str(calling_folder), validation_fraction=0)
+    recorded = json.loads((TEMPLATES / "recorded.json").read_text("utf-8"))["qwen2_5"]["tools"]
+    for ids, learned in sequences(data.train):
+        assert ids == recorded["ids"][: len(ids)] and len(ids) == recorded["learned"][-1] + 1
+        # But for a token that begins before the assistant's words.
+        assert np.nonzero(learned)[0].tolist() == recorded["learned"][1:]
+    assert "keys of records that were passed over: 'parallel_tool_calls' (1)" in data.describe()
+
+
+def test_weights_of_0_labels_of_false_and_nulls_are_followed(run, tmp_path, chat):
+    texts = make_documents(12, longest=10)
+    turns = [user(texts[0]), assistant(texts[1]), user(texts[2]), assistant(texts[3])]
+    nulls = [{**m, "tool_calls": None, "name": None, "refusal": None} for m in turns]
+    parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in turns]
+    weighted = [*turns[:1], {**turns[1], "weight": 0}, *turns[2:]]
+    records = [
+        {"messages": turns},
+        {"messages": nulls, "tools": None},
+        {"messages": parts},
+        {"messages": weighted},
+        {"prompt": texts[4], "completion": texts[5], "label": False},
+        {"prompt": turns[:3], "completion": turns[3:], "label": True, "source": "x"},
+        {"messages": [turns[0], {**turns[1], "weight": 0}]},
+    ]
+    said = [
+        r"^1 record is marked as not to be learned .*line 5$",
+        r"^1 example has nothing.*line 7$",
+    ]
+    with pytest.warns(UserWarning, match=said[0]), pytest.warns(UserWarning, match=said[1]):
+        data = run(write_lines(tmp_path / "a.jsonl", records), validation_fraction=0)
+    whole = by_hand(chat, turns)
+    head = len(by_hand(chat, turns[:2])[0])
+    last = whole[0], [mark and i >= head for i, mark in enumerate(whole[1])]
+    assert list(sequences(data.train)) == [whole, whole, whole, last, last]
+    assert data.manifest["unused_keys"] == {"source": 1}
+    marked = write_lines(tmp_path / "b.jsonl", records[4:5])
+    with pytest.raises(ValueError, match="nothing to learn from: 1 record is marked as not to be"):
+        run(marked, "b")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"tools": TOOLS}, "does not write 'tools' .of tools.*--ignore-keys tools"),
+        ({"documents": [{"text": "x"}]}, "does not write 'documents'"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "does not write 'enable_thinking'"),
+        ({"messages": TOOL_CONVERSATION}, "does not write the tool_calls of message 2"),
+        (
+            {"messages": [user("q"), assistant("a", reasoning="hm")]},
+            "does not write what was thought .reasoning_content.*--ignore-keys reasoning_content",
+        ),
+    ],
+)
+def test_what_the_template_does_not_write_is_refused_with_its_line(run, tmp_path, record, message):
+    records = [*conversations(1), {**conversations(1)[0], **record}]
+    source = write_lines(tmp_path / "a.jsonl", records)
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: the chat template " + message):
+        run(source, validation_fraction=0)
+    if "--ignore-keys" in message:
+        ignored = ("tools", "reasoning")
+        data = run(source, ignore_keys=ignored, validation_fraction=0)
+        assert data.train.num_documents == 2 and "passed over: '" in data.describe()
+
+
+def test_a_template_that_writes_no_end_is_warned_of(run, tmp_path):
+    tokenizer = chat_tokenizer(CHATML.replace("<|im_end|>", "###"))
+    tokenizer.save(tmp_path / "endless")
+    source = write_lines(tmp_path / "a.jsonl", conversations(3))
+    said = r"^the chat template writes no end token .* never stops.*end tokens of .*<\|endoftext\|>"
+    with pytest.warns(UserWarning, match=said):
+        data = run(source, tokenizer=str(tmp_path / "endless"))
+    assert "never stops" in data.describe()
+
+
+@pytest.mark.parametrize("at", [2, 30, 59])
+def test_a_damaged_array_of_examples_says_where(run, tmp_path, at):
+    lines = [json.dumps(record) for record in conversations(60)]
+    lines[at] = lines[at].replace('"role"', "role", 1)
+    path = tmp_path / "a.json"
+    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    column = lines[at].index("role") + 1
+    said = rf"record {at + 1} \(line {at + 2}\) is not JSON: .*line {at + 2}, column {column} "
+    with pytest.raises(ValueError, match=said):
+        run(path)
+    path.write_text("[\n" + ",\n".join(lines[:at]))  # cut short
+    with pytest.raises(ValueError, match=rf"record {at} \(line {at + 1}\) .* the file ends there"):
+        run(path)
+
+
 def test_nothing_but_bad_records_is_an_error_that_says_what_is_wrong(run, tmp_path):
     source = write_lines(tmp_path / "a.jsonl", ["{", "["])
     with pytest.raises(ValueError, match=r"2 bad records were skipped \(.*is not JSON"):
         run(source, records="examples", skip_bad_records=True)
-    refused = write_lines(tmp_path / "b.jsonl", [BAD[4]] * 3)
+    unwritten = {**conversations(1)[0], "tools": [{"name": "weather"}]}
+    refused = write_lines(tmp_path / "b.jsonl", [unwritten] * 3)
     with pytest.raises(ValueError, match=r"no example is left to train on.* 3 bad records were"):
         run(refused, skip_bad_records=True)
 

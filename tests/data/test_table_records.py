@@ -1,6 +1,7 @@
 """Records from JSON lines, CSV, TSV and files of lines."""
 
 import gzip
+import io
 import json
 
 import pytest
@@ -41,10 +42,20 @@ def test_all_formats_give_the_same_records(tmp_path):
         "c.csv": "\ufeff" + semicolons.replace("\n", "\r\n").replace('""\r\n', '""\n'),
         "d.json": json.dumps([{**row} for row in ROWS]),
         "e.csv.gz": gzip.compress(csv.encode()),
+        "f.parquet": parquet(ROWS),
     }.items():
         found = read(write(tmp_path / name, content))
         assert [{"text": r["text"], "label": r["label"]} for r in found] == ROWS, name
         assert all(record["second_text"] is None for record in found)
+
+
+def parquet(rows):
+    import pyarrow
+    import pyarrow.parquet
+
+    stream = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), stream)
+    return stream.getvalue()
 
 
 def test_tsv_takes_quotes_as_they_stand(tmp_path):

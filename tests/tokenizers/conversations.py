@@ -25,6 +25,8 @@ BEGIN_AND_END = {
     "llama3": ("<|begin_of_text|>", "<|eot_id|>"),
     "llama3_2": ("<|begin_of_text|>", "<|eot_id|>"),
     "mistral": ("<s>", "</s>"),
+    "parts": (None, "<|im_end|>"),
+    "calls": ("<|begin_of_text|>", "<|eot_id|>"),
 }
 """template: bos_token, eos_token"""
 VARIABLES: dict[str, dict[str, Any]] = {"llama3_2": {"date_string": "24 Dec 2031"}}
@@ -98,6 +100,66 @@ TOOL_CONVERSATION = [
     {"role": "tool", "content": "21 °C"},
     assistant("It is."),
 ]
+
+
+def _call(arguments: Any, **more: Any) -> dict[str, Any]:
+    call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+    return {"role": "assistant", "tool_calls": [call], **more}
+
+
+_EVERY = ("chatml", "qwen2_5", "qwen3", "llama3", "mistral", "parts", "calls")
+_NOTHING = {"name": None, "tool_calls": None, "reasoning_content": None, "refusal": None}
+MESSAGES: dict[str, tuple[tuple[str, ...], list[dict[str, Any]], bool]] = {
+    "keys that are null": (
+        _EVERY,
+        [
+            {**user("one"), **_NOTHING},
+            {**assistant("two"), **_NOTHING},
+            {**user("three"), **_NOTHING},
+            {**assistant("four"), **_NOTHING},
+        ],
+        False,
+    ),
+    "weights": (_EVERY, [*_turns(3), assistant("short", weight=1)], False),
+    "parts of text": (
+        ("parts",),
+        [
+            {"role": "system", "content": [{"type": "text", "text": "Be kind."}]},
+            {"role": "user", "content": [{"type": "text", "text": t} for t in ("one ", "two")]},
+            {"role": "assistant", "content": [{"type": "text", "text": "three"}]},
+        ],
+        False,
+    ),
+    "thoughts under other names": (
+        ("chatml", "qwen3", "parts"),
+        [
+            user("one"),
+            assistant("first", reasoning="hm"),
+            user("two"),
+            assistant("b", thinking="a"),
+        ],
+        False,
+    ),
+    "thoughts under the names that templates read": (
+        ("qwen3", "parts"),
+        [user("one"), assistant("first", reasoning_content="hm")],
+        False,
+    ),
+    "names": (("parts",), [{**user("one"), "name": "ann"}, assistant("two")], False),
+    "no content, a call": (("qwen2_5", "calls"), TOOL_CONVERSATION, True),
+    "a content that is missing, a call": (
+        ("qwen2_5", "calls"),
+        [user("one"), _call({"town": "Zürich"}), {"role": "tool", "content": "21 °C"}],
+        True,
+    ),
+    "an empty content, a call": (
+        ("qwen2_5", "calls"),
+        [user("one"), _call({"town": "Zürich"}, content=""), {"role": "tool", "content": "21"}],
+        False,
+    ),
+    "arguments as JSON": (("calls",), [user("one"), _call('{"town":"Zürich"}')], True),
+}
+"""by what is special: templates that know it, messages, and whether there are tools"""
 
 
 def without_generation_tags(template: str) -> str:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.tokenizers.conversations import (
     BEGIN_AND_END,
     CONVERSATIONS,
+    MESSAGES,
     OTHER_ADDED_TOKENS,
     SPECIAL_TOKENS,
     TOOL_CONVERSATION,
@@ -29,10 +30,12 @@ from tests.tokenizers.conversations import (
 from tfllm.tokenizers import BytePairTokenizer
 from tfllm.tokenizers.chat_template import ChatTemplate
 from tfllm.tokenizers.conversation import BREAK
+from tfllm.tokenizers.template_coverage import TemplateCoverage
 
 FOLDER = Path(__file__).parent / "chat_templates"
 RECORDED = json.loads((FOLDER / "recorded.json").read_text(encoding="utf-8"))
-NAMES = list(BEGIN_AND_END)
+RECORDED_MESSAGES = json.loads((FOLDER / "messages.json").read_text(encoding="utf-8"))
+NAMES = [name for name in BEGIN_AND_END if name in RECORDED]
 MORE = {
     "tools": (TOOL_CONVERSATION, {"tools": TOOLS}),
     "no thoughts": (CONVERSATIONS["1 turns"], {"enable_thinking": False}),
@@ -84,6 +87,44 @@ def test_text_ids_and_what_is_learned_are_those_of_transformers(name, case):
         ids, learned = either.encode_for_training(messages, **options)
         assert ids == expected["ids"]
         assert [i for i, is_learned in enumerate(learned) if is_learned] == expected["learned"]
+
+
+@pytest.mark.parametrize("key", RECORDED_MESSAGES)
+def test_messages_as_data_sets_have_them_are_written_as_by_transformers(key):
+    expected = RECORDED_MESSAGES[key]
+    name, case = key.split(": ")
+    _, messages, has_tools = MESSAGES[case]
+    options = {"tools": TOOLS} if has_tools else {}
+    of = template(name)
+    assert of.render(messages, **options) == expected["text"]
+    assert of.encode(messages, **options) == expected["ids"]
+    fitted = TemplateCoverage(of).fitted if "reasoning" not in str(messages) else None
+    if fitted:
+        assert of.encode(fitted(messages, options), **options) == expected["ids"]
+    # "\n\n" is one token, of which the assistant says the second half in Qwen's calls.
+    wanted = expected["learned"][name == "qwen2_5" and "a call" in case :]
+    for marked in (False, True):
+        ids, learned = template(name, marked).encode_for_training(messages, **options)
+        assert ids == expected["ids"]
+        assert [i for i, is_learned in enumerate(learned) if is_learned] == wanted
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize(
+    "name", ["chatml", "qwen2_5", "qwen3", "llama3", "mistral", "parts", "calls"]
+)
+def test_of_a_message_of_weight_0_nothing_is_learned(name, marked):
+    """The recorded mask without its first run, or without its second."""
+    expected = RECORDED_MESSAGES[f"{name}: weights"]
+    learned = expected["learned"]
+    cut = next(n for n in range(1, len(learned)) if learned[n] != learned[n - 1] + 1)
+    _, messages, _ = MESSAGES["weights"]
+    for place, wanted in ((1, learned[cut:]), (3, learned[:cut])):
+        given = copy.deepcopy(messages)
+        given[place]["weight"] = 0
+        ids, found = template(name, marked).encode_for_training(given)
+        assert ids == expected["ids"]
+        assert [i for i, is_learned in enumerate(found) if is_learned] == wanted
 
 
 def test_what_is_recorded_tells_answers_from_questions():

@@ -8,8 +8,10 @@ import pytest
 from tests.data.chat_examples import chat_tokenizer, conversations, write_lines
 from tfllm import pretrained
 from tfllm.cli import main
-from tfllm.config import GenerationConfig, ModelConfig
+from tfllm.config import ConfigError, GenerationConfig, ModelConfig, PrepareConfig
+from tfllm.data import open_data
 from tfllm.models.causal_lm import CausalLM
+from tfllm.training import train
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,28 @@ def test_what_does_not_belong_together_is_refused(run, base, capsys, tmp_path):
     error = refused("merge", base, run, "--out", tmp_path / "merged")
     assert "adapter_config.json" in error
     assert not (tmp_path / "run").exists() and not (tmp_path / "merged").exists()
+
+
+def test_columns_of_a_table_are_named_as_for_tasks(base, tmp_path, capsys):
+    rows = [f"how {i} are you?,fine {i},7,x" for i in range(12)]
+    table = tmp_path / "a.csv"
+    table.write_text("\n".join(["q,a,id,label", *rows]) + "\n")
+    command = ["train", "steps=1", "sequence_length=32", "batch_size=2", "precision=float32"]
+    command += ["--data", str(table), "--model", str(base), "--out", str(tmp_path / "run")]
+    command += ["--columns", "prompt=q", "response=a"]
+    assert main(command) == 1
+    assert "a.csv, line 2: 'label' of an example must be true or false" in capsys.readouterr().err
+    assert main([*command, "--ignore-keys", "label"]) == 0
+    data = open_data(tmp_path / "run" / "data")
+    assert data.records == "examples" and data.manifest["unused_keys"] == {"id": 12, "label": 12}
+    assert main([*command, "--ignore-keys", "label"]) == 0  # it is finished, and the same
+    columns = {"prompt": "q", "response": "a"}
+    how = PrepareConfig(ignore_keys=("label",))
+    options = {"steps": 1, "sequence_length": 32, "batch_size": 2, "precision": "float32"}
+    in_python = train(
+        table, tmp_path / "again", base, columns=columns, prepare=how, verbose=False, **options
+    )
+    again = open_data(in_python.folder / "data")
+    assert again.manifest["splits"] == data.manifest["splits"]
+    with pytest.raises(ConfigError, match="validation and TaskDataConfig are of records for a ta"):
+        train(table, tmp_path / "c", base, validation=table)

@@ -41,7 +41,8 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN=NAME",
         nargs="+",
         action="extend",
-        help="of a task: what its columns are called in the files, such as text=review label=stars",
+        help="of a task or of examples: what columns are called in the files, such as text=review "
+        "label=stars, or prompt=task response=reply",
     )
 
 

@@ -18,7 +18,8 @@ def add_commands(add: AddCommand) -> None:
     prepare.add_argument(
         "text",
         nargs="+",
-        help="files (.txt, .md, .jsonl, .json, each also .gz), folders or globs",
+        help="files (.txt, .md, .jsonl, .json, .csv, .tsv, each also .gz; .parquet), folders or "
+        "globs",
     )
     prepare.add_argument("--out", required=True, help="the folder to write")
     prepare.add_argument("--overwrite", action="store_true", help="replace the folder")

@@ -63,6 +63,9 @@ def add_fields(group: Any, section: str, names: Sequence[str], *, defaults: bool
             options["metavar"] = f"{{{','.join(typing.get_args(kind))}}}"
         if kind is bool:
             options = {"help": options["help"], "action": argparse.BooleanOptionalAction}
+        elif field.name in ("columns", "ignore_keys"):
+            metavar = "COLUMN=NAME" if field.name == "columns" else "KEY"
+            options |= {"nargs": "+", "action": "extend", "metavar": metavar}
         elif field.name == "stop":
             options["action"] = "append"
         flag = "--" + field.name.replace("_", "-")

@@ -70,7 +70,14 @@ def add_commands(add: AddCommand) -> None:
     add_fields(
         train.add_argument_group("data, where they are prepared for --model or --task"),
         "prepare",
-        ("records", "validation_fraction", "validation", "text_field", "skip_bad_records"),
+        (
+            "records",
+            "validation_fraction",
+            "validation",
+            "text_field",
+            "ignore_keys",
+            "skip_bad_records",
+        ),
     )
 
     launch = add("launch", "Train with several workers on this machine", _launch)
@@ -113,6 +120,8 @@ def _train(options: argparse.Namespace) -> int:
         if model is None and (preset_name or found["model"]):
             model = {"preset": preset_name, **found["model"]}
     else:
+        if columns := columns_of(options):
+            found["prepare"]["columns"] = [f"{name}={key}" for name, key in columns.items()]
         prepare = build(PrepareConfig, found["prepare"])
         resume = getattr(options, "resume", False)
         if model is None and (not resume or preset_name or found["model"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +14,9 @@ class PrepareConfig:
     """How text, or examples, become token shards."""
 
     records: Literal["auto", "text", "examples", "preference"] = "auto"
-    """what JSON lines hold: text to be packed end to end; examples (messages, prompt and response,
-    instruction and output, or text) that are learned one by one; preferences (prompt, chosen and
-    rejected). auto: what their keys say"""
+    """what JSON lines and tables (CSV, TSV, Parquet) hold: text to be packed end to end; examples
+    (messages, prompt and response, instruction and output, or text) that are learned one by one;
+    preferences (prompt, chosen and rejected). auto: what their keys or columns say"""
     vocab_size: int = 8192
     """size of the tokenizer to train, special tokens included"""
     tokenizer: str | None = None
@@ -26,7 +27,12 @@ class PrepareConfig:
     validation: tuple[str, ...] = ()
     """files, folders or globs that are the validation set; nothing else is kept out then"""
     text_field: str = "text"
-    """the key of a JSON line that holds the text"""
+    """the key of a JSON line, or the column of a table, that holds the text"""
+    columns: tuple[str, ...] = ()
+    """what the keys or columns of examples are called in the files, each as COLUMN=NAME, such as
+    prompt=task response=reply; in Python a dictionary may be given"""
+    ignore_keys: tuple[str, ...] = ()
+    """keys of examples to pass over although they have a meaning, such as label or weight"""
     skip_bad_records: bool = False
     """pass over JSON lines that are broken or lack something, and count them"""
     fill_in_the_middle: float = 0.0
@@ -44,7 +50,25 @@ class PrepareConfig:
     seed: int = 0
     """decides which documents are kept for validation"""
 
+    @property
+    def column_names(self) -> dict[str, str]:
+        """`columns` as a dictionary."""
+        return dict(column.split("=", 1) for column in self.columns)  # type: ignore[misc]
+
     def __post_init__(self) -> None:
+        if isinstance(self.columns, Mapping):
+            columns = tuple(f"{name}={key}" for name, key in self.columns.items())
+            object.__setattr__(self, "columns", columns)
+        for column in self.columns:
+            name, _, key = column.partition("=")
+            require(bool(name and key), "a column is given as COLUMN=NAME", column)
+        if (text := self.column_names.get("text")) is not None:
+            require(
+                self.text_field in ("text", text),
+                f"text_field must be the column that columns names for text ({text!r}), or not set",
+                self.text_field,
+            )
+            object.__setattr__(self, "text_field", text)
         require(
             self.vocab_size >= 257,
             "vocab_size must be at least 257 (256 bytes and the end token)",

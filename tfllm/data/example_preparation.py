@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfllm.config import ConfigError
-from tfllm.data.example_records import Example, read_example, read_preference
+from tfllm.data.example import Example
+from tfllm.data.example_records import ExampleReader
 from tfllm.data.example_tokenizing import ExampleJob, TokenizedExamples
 from tfllm.data.json_records import BadRecord, BadRecords, OnBad
+from tfllm.data.preference_records import PreferenceReader
 from tfllm.data.preparation_inputs import (
     Division,
     PreparationInputs,
@@ -30,8 +32,11 @@ from tfllm.data.tokenizing import count_processes, tokenize
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
+    from tfllm.tokenizers.chat_template import ChatTemplate
 
 _PLACES = 5
+"""that a note names"""
+_KEYS = 20
 """that a note names"""
 
 
@@ -63,11 +68,13 @@ class ExamplePreparation:
                 "model from nothing, give text, and set records to text)"
             )
         self._tokenizer = given_tokenizer(path)
-        self._has_template = bool(self._tokenizer.settings.get("chat_template"))
-        if self._has_template:
+        self._template: ChatTemplate | None = None
+        if self._tokenizer.settings.get("chat_template"):
             from tfllm.tokenizers.chat_template import ChatTemplate
 
-            ChatTemplate.of(self._tokenizer)  # one that cannot be used is found before all else
+            self._template = ChatTemplate.of(self._tokenizer)
+        self._reader = self._new_reader()
+        """counts what it passes over"""
 
     def survey(self) -> None:
         """Read everything once, and decide what is kept for validation.
@@ -81,19 +88,23 @@ class ExamplePreparation:
         with inputs.bar(total=sum(f.num_bytes for f in files), desc="reading") as progress:
             for i, file in enumerate(files):
                 before = census.num_documents
-                for example in self._read(file, self._bad, on_read=progress.update):
+                read = self._read(file, self._reader, self._bad, on_read=progress.update)
+                for example in read:
                     self._expect_template(example)
                     hashed = document_hash(example.key(), self._config.seed)
                     self._division.add(hashed, example.size(), held_out=i < len(inputs.held_out))
                 self._counts.append(census.num_documents - before)
         if census.num_documents == 0:
             names = ", ".join(str(file.path) for file in files[:5])
+            if self._reader.left_out:
+                raise ValueError(f"there is nothing to learn from: {self._left_out_note()}")
             raise ValueError(
                 f"there is no record in {names}{', ...' if len(files) > 5 else ''}"
                 + (f": {self._bad.note()}" if self._bad.count else "; name files that hold some")
             )
         self.notes += empty_files(files, self._counts)
         self.notes += self._division.close("example")
+        self.notes += [*self._warn_no_end(), *self._warn_left_out(), *self._unused_keys()]
 
     def tokenizer(self) -> Tokenizer:
         """The model's."""
@@ -107,7 +118,9 @@ class ExamplePreparation:
                 files are not what `survey` read.
         """
         inputs, census = self._inputs, self._division.census
-        job = ExampleJob(self._tokenizer, self._has_template, dtype, self._config.seed)
+        has_template = self._template is not None
+        job = ExampleJob(self._tokenizer, has_template, dtype, self._config.seed)
+        reader = self._new_reader()
         writers = {
             name: _SplitWriter(folder, name, dtype, self._config.shard_tokens)
             for name in ("train", "validation")
@@ -119,7 +132,7 @@ class ExamplePreparation:
                 for held_out, files in inputs.sides():
                     # What is bad here was counted by `survey`.
                     ignore = BadRecords(self._config.skip_bad_records)
-                    examples = (e for file in files for e in self._read(file, ignore))
+                    examples = (e for file in files for e in self._read(file, reader, ignore))
                     with closing(tokenize(examples, job, num_processes)) as batches:
                         for batch in batches:
                             for error in batch.bad:
@@ -158,20 +171,39 @@ class ExamplePreparation:
 
     def extra(self) -> dict[str, Any]:
         """What the manifest says of examples alone."""
-        return {"chat_template": self._has_template, "num_bad_records": self._bad.count}
+        return {
+            "chat_template": self._template is not None,
+            "num_bad_records": self._bad.count,
+            "num_left_out": len(self._reader.left_out),
+            "unused_keys": dict(self._reader.unused),
+            "unused_message_keys": dict(self._reader.unused_in_messages),
+        }
 
-    def _read(self, file: SourceFile, on_bad: OnBad, **options: Any) -> Iterator[Example]:
+    def _new_reader(self) -> ExampleReader:
+        kind = PreferenceReader if self._kind == "preference" else ExampleReader
+        config = self._config
+        return kind(
+            text_field=config.text_field,
+            columns=config.column_names,
+            ignored=config.ignore_keys,
+            has_template=self._template is not None,
+            reads=self._template.mentions if self._template is not None else bool,
+        )
+
+    def _read(
+        self, file: SourceFile, reader: ExampleReader, on_bad: OnBad, **options: Any
+    ) -> Iterator[Example]:
         for record in records(file, on_bad=on_bad, **options):
             try:
-                if self._kind == "preference":
-                    yield read_preference(record)
-                else:
-                    yield read_example(record, self._config.text_field)
+                example = reader(record)
             except BadRecord as error:
                 on_bad(error)
+                continue
+            if example is not None:
+                yield example
 
     def _expect_template(self, example: Example) -> None:
-        if self._has_template or example.plain or example.text is not None:
+        if self._template is not None or example.plain or example.text is not None:
             return
         raise ValueError(
             f"{example.where} is a conversation, and the tokenizer {self._config.tokenizer} has no "
@@ -193,6 +225,45 @@ class ExamplePreparation:
             f"{lack} ({_listed(self._nothing)}).{bad} Learned are the contents of messages whose "
             "role is assistant, responses, and texts"
         )
+
+    def _warn_no_end(self) -> list[str]:
+        if self._template is None or self._template.writes_an_end:
+            return []
+        ends = [t for t, i in self._tokenizer.special_tokens.items()
+                if i in self._tokenizer.end_token_ids]  # fmt: skip
+        note = (
+            "the chat template writes no end token behind the assistant's words, so a model that "
+            "learns from it never stops; write one there, such as {{ eos_token }} (end tokens of "
+            f"this tokenizer: {', '.join(ends)})"
+        )
+        warnings.warn(note, UserWarning, stacklevel=4)  # the caller of `prepare`
+        return [note]
+
+    def _warn_left_out(self) -> list[str]:
+        if not self._reader.left_out:
+            return []
+        warnings.warn(self._left_out_note(), UserWarning, stacklevel=4)  # the caller of `prepare`
+        return [self._left_out_note()]
+
+    def _left_out_note(self) -> str:
+        places = self._reader.left_out
+        one = len(places) == 1
+        return (
+            f"{len(places):,} record{' is' if one else 's are'} marked as not to be learned (label "
+            f"false, or weight 0) and {'was' if one else 'were'} left out: {_listed(places)}"
+        )
+
+    def _unused_keys(self) -> list[str]:
+        notes = []
+        for of, counts in (
+            ("records", self._reader.unused),
+            ("messages", self._reader.unused_in_messages),
+        ):
+            if counts:
+                most = [f"{key!r} ({count:,})" for key, count in counts.most_common(_KEYS)]
+                more = f", and {len(counts) - _KEYS:,} more" if len(counts) > _KEYS else ""
+                notes.append(f"keys of {of} that were passed over: {', '.join(most)}{more}")
+        return notes
 
     def _warn_nothing(self) -> list[str]:
         if not self._num_nothing:

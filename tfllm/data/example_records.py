@@ -1,205 +1,322 @@
-"""Records that are examples to learn from, and those that are preferences.
-
-Examples, of which the assistant's words are learned:
+"""Records that are examples to learn from. Of these the assistant's words are learned:
 
 - `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]}`: a
-  conversation, perhaps with a system message before it.
-- `{"prompt": ..., "response": ...}`, or `instruction`, `input` (may be missing or empty) and
-  `output` as in Alpaca's files, or `completion` for `response`: a question and its answer. An
-  `input` goes behind its instruction, an empty line between them.
+  conversation, perhaps with a system message before it. The list may be called `conversations`, and
+  its messages may have ShareGPT's names: `from` (human, gpt, tool, function_call, observation, ...)
+  and `value`. A content may be a list of parts of type text. Of an assistant's message with
+  `"weight": 0` nothing is learned.
+- `{"prompt": ..., "response": ...}`: a question and its answer. The prompt may be called
+  `instruction`, `question`, `query` or (next to `output`) `input`, the response `completion`,
+  `output` or `answer`. An `input` or a `context` goes behind its prompt, an empty line between
+  them; `history`, a list of pairs, before it. Either may be a list of messages; then the response's
+  alone are learned.
 - `{"text": ...}`: a text, all of which is learned.
 
-Preferences, of whose last replies one is to become likelier than the other:
-
-- `{"prompt": ..., "chosen": ..., "rejected": ...}`: strings, or lists of messages (a single message
-  may do without the list); `chosen` and `rejected` may begin with the messages of the prompt, and
-  `prompt` may then be missing.
-
-Next to either, `system` holds the system message. `messages`, and the list of a prompt, may be
-called `conversations`, and their messages may have ShareGPT's names: `from` (system, human, gpt)
-and `value`. Other keys are passed over.
+Next to these, `system` holds the system message, and `tools`, `documents` and
+`chat_template_kwargs` are for the chat template. A record whose `label` is false (a bad answer, as
+KTO has it) is left out, and counted. `tfllm.data.record_keys` lists all keys with a meaning; other
+keys are passed over, and counted.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from tfllm.data.json_records import (
-    BadRecord,
-    JsonRecord,
-    check_characters,
-    json_type,
-    keys_of,
+from tfllm.data.conversation_strings import (
+    Message,
+    is_messages,
+    message_of,
+    stripped,
+    transcript,
 )
-from tfllm.data.record_kinds import CONVERSATIONS, PROMPTS, RESPONSES
+from tfllm.data.example import Example
+from tfllm.data.example_messages import (
+    MessageReader,
+    parsed,
+    string,
+)
+from tfllm.data.json_records import BadRecord, JsonRecord, json_type, keys_of
+from tfllm.data.record_keys import RecordKeys, RecordView, is_blank
 
-Message = dict[str, Any]
-
-_SHARE_GPT_ROLES = {"human": "user", "gpt": "assistant"}
-
-
-@dataclass(frozen=True)
-class Example:
-    """A record, made uniform."""
-
-    where: str
-    """its file and line"""
-    conversations: tuple[list[Message], ...] = ()
-    """one; of a preference the chosen and the rejected one; none of a text"""
-    num_prompt: int = 0
-    """of a preference: how many messages the two share, of which nothing is learned"""
-    plain: bool = False
-    """a prompt and a response, which can do without a chat template"""
-    text: str | None = None
-
-    def key(self) -> str:
-        """The whole example as a text, the same for the same example."""
-        return json.dumps([self.text, self.conversations], ensure_ascii=False, sort_keys=True)
-
-    def size(self) -> int:
-        """About how many characters it has."""
-        if self.text is not None:
-            return len(self.text)
-        return sum(len(m["content"]) + 16 for c in self.conversations for m in c)
+_TEMPLATE_VARIABLES = ("tools", "documents", "chat_template_kwargs")
+_OF_A_PROMPT = ("input", "context", "history", "reasoning")
+_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
-def read_example(record: JsonRecord, text_field: str = "text") -> Example:
-    """An example to learn from.
+class ExampleReader:
+    """Reads records, and counts what it passes over.
 
-    Raises:
-        BadRecord: the record is none.
+    Args:
+        text_field: the key of a text.
+        columns: names of `record_keys.FOLLOWED` to the keys that they have in the files.
+        ignored: keys to pass over although they have a meaning.
+        has_template: whether there is a chat template, so that transcripts become conversations.
+        reads: whether the chat template mentions a key of a message.
     """
-    where, value = record.where, _object(record)
-    name = next((key for key in CONVERSATIONS if key in value), None)
-    if name is not None:
-        messages = _conversation(_messages(value[name], name, where), where)
-        return Example(where, (_with_system(value, messages, where),))
-    prompt = next((key for key in PROMPTS if key in value), None)
-    response = next((key for key in RESPONSES if key in value), None)
-    if prompt is not None and response is not None:
-        question = _string(value[prompt], prompt, where)
-        more = _string(value.get("input") or "", "input", where) if prompt == "instruction" else ""
-        if more.strip():
-            question = f"{question}\n\n{more}"
-        answer = _string(value[response], response, where)
-        messages = [_message("user", question), _message("assistant", answer)]
-        return Example(where, (_with_system(value, messages, where),), plain=True)
-    if text_field in value:
-        return Example(where, text=_string(value[text_field], text_field, where))
-    raise BadRecord(
-        where,
-        f" must have the keys messages, or prompt and response, or instruction and output, or "
-        f"{text_field}; its keys are: {keys_of(value)}",
-    )
 
+    def __init__(
+        self,
+        *,
+        text_field: str = "text",
+        columns: Mapping[str, str] | None = None,
+        ignored: Sequence[str] = (),
+        has_template: bool = True,
+        reads: Callable[[str], bool] = lambda key: True,
+    ) -> None:
+        self.unused: Counter[str] = Counter()
+        """keys of records that were passed over, to the number of records that had them"""
+        self.left_out: list[str] = []
+        """where records stand that are marked as not to be learned"""
+        self._keys = RecordKeys({"text": text_field, **(columns or {})}, ignored)
+        self._messages = MessageReader(reads, ignored)
+        self._has_template = has_template
+        self._columns = bool(columns)
 
-def read_preference(record: JsonRecord) -> Example:
-    """A prompt with a chosen and a rejected reply.
+    @property
+    def unused_in_messages(self) -> Counter[str]:
+        """The same of messages."""
+        return self._messages.unused
 
-    Raises:
-        BadRecord: the record is none.
-    """
-    where, value = record.where, _object(record)
-    missing = [key for key in ("chosen", "rejected") if key not in value]
-    if missing:
+    def __call__(self, record: JsonRecord) -> Example | None:
+        """What a record says; None: it is marked as not to be learned.
+
+        Raises:
+            BadRecord: the record is none, or holds what cannot be followed.
+        """
+        given = self._opened(record)
+        if self._is_left_out(given):
+            self.left_out.append(given.where)
+            return None
+        made = self._read(given)
+        given.count(self.unused)
+        return made
+
+    # ------------------------------------------------------------------
+
+    def _read(self, given: RecordView) -> Example:
+        variables = self._variables(given)
+        form = given.form()
+        if form == "messages":
+            return self._of_messages(given, variables)
+        if form == "pair":
+            return self._of_pair(given, variables)
+        if form == "text":
+            name, value = given.pick("text")
+            given.refuse_beside(name, "system", "history", *_TEMPLATE_VARIABLES)
+            return Example(given.where, text=string(value, name, given.where))
         raise BadRecord(
-            where,
-            f" has no key {missing[0]!r}; a preference has prompt, chosen and rejected; its keys "
-            f"are: {keys_of(value)}",
+            given.where,
+            " must have the keys messages, or prompt and response, or instruction and output, or "
+            f"{self._keys.columns['text']}; its keys are: {keys_of(given.value)}; say which is "
+            "which with --columns prompt=NAME response=NAME (in Python columns={...})",
         )
-    chosen, rejected = (_reply(value[key], key, where) for key in ("chosen", "rejected"))
-    strings = [isinstance(value.get(key), str) for key in ("prompt", "chosen", "rejected")]
-    name = next((key for key in ("prompt", *CONVERSATIONS) if key in value), None)
-    if name is not None:
-        prompt = value[name]
-        prompt = (
-            [_message("user", _string(prompt, name, where))]
-            if isinstance(prompt, str)
-            else _messages(prompt, name, where)
-        )
-        chosen, rejected = (
-            reply[len(prompt) :] if reply[: len(prompt)] == prompt else reply
-            for reply in (chosen, rejected)
-        )
-    else:
-        shared = 0
-        while chosen[shared : shared + 1] == rejected[shared : shared + 1] != []:
-            shared += 1
-        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-        if not prompt:
-            raise BadRecord(where, " has no prompt: add one, or begin both replies with it")
-    for key, reply in (("chosen", chosen), ("rejected", rejected)):
-        if not reply or reply[0]["role"] != "assistant" or reply[-1]["role"] != "assistant":
-            roles = ", ".join(message["role"] for message in reply) or "nothing"
+
+    def _opened(self, record: JsonRecord) -> RecordView:
+        if not isinstance(record.value, dict):
             raise BadRecord(
-                where,
-                f": behind the prompt, {key} must begin and end with the assistant's words; "
-                f"received {roles}",
+                record.where, f" must be a JSON object; received {json_type(record.value)}"
             )
-    prompt = _with_system(value, _conversation(prompt, where), where)
-    return Example(
-        where, (prompt + chosen, prompt + rejected), num_prompt=len(prompt), plain=all(strings)
-    )
-
-
-def _object(record: JsonRecord) -> dict[str, Any]:
-    if not isinstance(record.value, dict):
-        raise BadRecord(record.where, f" must be a JSON object; received {json_type(record.value)}")
-    return record.value
-
-
-def _string(value: Any, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise BadRecord(
-            where, f": the value of {name!r} must be a string; received {json_type(value)}"
-        )
-    check_characters(value, where, name)
-    return value
-
-
-def _message(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
-
-
-def _reply(value: Any, name: str, where: str) -> list[Message]:
-    if isinstance(value, str):
-        return [_message("assistant", _string(value, name, where))]
-    return _messages([value] if isinstance(value, dict) else value, name, where)
-
-
-def _messages(value: Any, name: str, where: str) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        received = "an empty one" if value == [] else json_type(value)
-        raise BadRecord(
-            where, f": {name!r} must be a list of messages, one at least; received {received}"
-        )
-    messages = []
-    for number, message in enumerate(value, 1):
-        if not isinstance(message, dict):
+        given = RecordView(record, self._keys)
+        refused = self._keys.refused(record.value)
+        if refused is not None:
+            key, advice = refused
             raise BadRecord(
-                where,
-                f": message {number} of {name!r} must be an object with role and content; received "
-                f"{json_type(message)}",
+                given.where,
+                f" has {key!r}, which is not followed: {advice}; or pass over it with "
+                f"--ignore-keys {key} (in Python ignore_keys={(key,)!r})",
             )
-        if "role" not in message and "from" in message and "value" in message:
-            role = message["from"]
-            role = _SHARE_GPT_ROLES.get(role, role) if isinstance(role, str) else role
-            message = {"role": role, "content": message["value"]}
-        for key in ("role", "content"):
-            if key not in message:
+        for name, key in self._keys.columns.items():
+            if self._columns and name != "text" and not given.names(name):
                 raise BadRecord(
-                    where,
-                    f": message {number} of {name!r} has no {key}; its keys are: "
-                    f"{keys_of(message)}",
+                    given.where,
+                    f" has no key {key!r}, which columns names for {name}; its keys are: "
+                    f"{keys_of(given.value)}",
                 )
-            _string(message[key], f"{key} of message {number} of {name}", where)
-        messages.append(message)
-    return messages
+        return given
+
+    def _is_left_out(self, given: RecordView) -> bool:
+        for name in ("label", "weight"):
+            if given.names(name) and not self._is_true(given, name):
+                return True
+        return False
+
+    def _is_true(self, given: RecordView, name: str) -> bool:
+        key, value = given.pick(name)
+        if is_blank(value):
+            return True
+        truth = _TRUTH.get(str(value).strip().lower())
+        if truth is None:
+            rule = (
+                "true or false (whether the answer is a good one, as KTO has it)"
+                if name == "label"
+                else "0 (not learned) or 1; other weights are not supported"
+            )
+            raise BadRecord(
+                given.where,
+                f": {key!r} of an example must be {rule}; received {value!r:.60}; pass over it "
+                f"with --ignore-keys {key} (in Python ignore_keys={(key,)!r})",
+            )
+        return truth
+
+    def _variables(self, given: RecordView) -> dict[str, Any]:
+        """What the chat template gets besides the messages."""
+        variables: dict[str, Any] = {}
+        for name in _TEMPLATE_VARIABLES:
+            if not given.names(name):
+                continue
+            key, value = given.pick(name)
+            value = parsed(value, key, given.where)
+            if is_blank(value):
+                continue
+            if name == "chat_template_kwargs":
+                fits, noun, found = isinstance(value, dict), "an object", value
+            else:
+                fits = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+                noun, found = "a list of objects", {name: value}
+            if not fits:
+                received = json_type(value)
+                raise BadRecord(given.where, f": {key!r} must be {noun}; received {received}")
+            variables |= found
+        if variables and not self._has_template:
+            raise BadRecord(
+                given.where,
+                f" has {', '.join(map(repr, variables))}, which only a chat template can write, "
+                "and the tokenizer has none",
+            )
+        return variables
+
+    def _of_messages(self, given: RecordView, variables: dict[str, Any]) -> Example:
+        name, value = given.pick("messages")
+        messages = checked_start(self._messages(value, name, given.where), given.where)
+        given.refuse_beside(name, *_OF_A_PROMPT)
+        for key in given.names("prompt"):  # often the first message once more
+            words = given.value[key]
+            if isinstance(words, str) and not any(
+                words.strip() in message.get("content", "") for message in messages
+            ):
+                given.refuse_beside(name, "prompt")
+        if messages[-1]["role"] != "assistant":
+            given.refuse_beside(name, "response")
+        messages = self._with_system(given, messages)
+        return Example(given.where, (messages,), variables=variables)
+
+    def _of_pair(self, given: RecordView, variables: dict[str, Any]) -> Example:
+        where = given.where
+        asked = self._asked(given)
+        assert asked is not None
+        name, value = given.pick("response")
+        if not isinstance(value, list | dict):
+            string(value, name, where)
+        answer = self._reply(name, value, where, is_transcript=False)
+        if asked.form == "transcript":
+            answer = stripped(answer)
+        plain = asked.form == "string" and given.is_string("response")
+        if answer[0]["role"] == "system" or not any(m["role"] == "assistant" for m in answer):
+            roles = ", ".join(message["role"] for message in answer)
+            raise BadRecord(
+                where, f": {name!r} must hold the assistant's words; received messages of {roles}"
+            )
+        if given.names("reasoning") and not given.is_blank("reasoning"):
+            key, thoughts = given.pick("reasoning")
+            answer[0] = {**answer[0], "reasoning_content": string(thoughts, key, where)}
+            plain = False
+        messages = self._with_system(given, checked_start([*asked.messages, *answer], where))
+        return Example(where, (messages,), plain=plain and not variables, variables=variables)
+
+    def _asked(self, given: RecordView) -> _Asked | None:
+        """A prompt; None: there is none."""
+        where = given.where
+        used = "prompt" if given.names("prompt") else "input"
+        if not given.names(used) or (used == "input" and given.names("messages")):
+            return None
+        name, value = given.pick(used)
+        if value is None and not given.is_pair:
+            return None
+        others = ("input", "context") if used == "prompt" else ("context",)
+        if not isinstance(value, list | dict):
+            string(value, name, where)
+        turns = transcript(value) if self._has_template and isinstance(value, str) else None
+        if turns is not None or not given.is_string(used):
+            given.refuse_beside(name, *others, "history")
+            form = "messages" if turns is None else "transcript"
+            messages = self._reply(name, value, where) if turns is None else turns
+            if given.is_pair:  # the response's words alone are learned
+                messages = [{**m, "weight": 0} if m["role"] == "assistant" else m for m in messages]
+            return _Asked(messages, form)
+        question = value
+        for other in others:
+            if given.names(other) and not given.is_blank(other):
+                key, more = given.pick(other)
+                more = string(more, key, where)
+                question = f"{question}\n\n{more}" if more.strip() else question
+        before = self._history(given)
+        messages = [*before, message_of("user", question)]
+        return _Asked(messages, "history" if before else "string")
+
+    def _history(self, given: RecordView) -> list[Message]:
+        """Turns before a prompt: pairs of a question and its answer, or messages."""
+        if not given.names("history"):
+            return []
+        key, value = given.pick("history")
+        value = parsed(value, key, given.where)
+        if is_blank(value):
+            return []
+        if isinstance(value, list) and all(isinstance(turn, dict) for turn in value):
+            return self._messages(value, key, given.where)
+        messages = []
+        for number, turn in enumerate(value if isinstance(value, list) else [value], 1):
+            if not isinstance(turn, list) or len(turn) != 2:
+                raise BadRecord(
+                    given.where,
+                    f": {key!r} must be a list of pairs, each a question and its answer; turn "
+                    f"{number} is {json_type(turn)}",
+                )
+            what = f"turn {number} of {key}"
+            question, answer = (string(words, what, given.where) for words in turn)
+            messages += [message_of("user", question), message_of("assistant", answer)]
+        return messages
+
+    def _reply(
+        self, name: str, value: Any, where: str, *, is_transcript: bool = True
+    ) -> list[Message]:
+        """Messages of a list, of one, or of a string: the assistant's, or a transcript."""
+        if isinstance(value, str) and not is_messages(value):
+            turns = transcript(value) if self._has_template and is_transcript else None
+            return turns or [message_of("assistant", string(value, name, where))]
+        return self._messages([value] if isinstance(value, dict) else value, name, where)
+
+    def _with_system(self, given: RecordView, messages: list[Message]) -> list[Message]:
+        if not given.names("system") or given.is_blank("system"):
+            return messages
+        key, value = given.pick("system")
+        system = message_of("system", string(value, key, given.where))
+        if messages[0]["role"] not in ("system", "developer"):
+            return [system, *messages]
+        if messages[0].get("content") != system["content"]:
+            raise BadRecord(
+                given.where,
+                f" has two system messages, {key!r} and the first of its messages, which differ; "
+                "keep one",
+            )
+        return messages
 
 
-def _conversation(messages: list[Message], where: str) -> list[Message]:
+class _Asked(NamedTuple):
+    """A prompt."""
+
+    messages: list[Message]
+    form: str
+    """string; history: a string behind turns before it; transcript; messages"""
+
+
+def checked_start(messages: list[Message], where: str) -> list[Message]:
+    """Messages that the assistant does not begin.
+
+    Raises:
+        BadRecord: it does.
+    """
     spoken = [message["role"] for message in messages if message["role"] != "system"]
     if spoken[:1] == ["assistant"]:
         raise BadRecord(
@@ -207,10 +324,3 @@ def _conversation(messages: list[Message], where: str) -> list[Message]:
             ": a conversation must not start with the assistant; put the user's message before it",
         )
     return messages
-
-
-def _with_system(value: dict[str, Any], messages: list[Message], where: str) -> list[Message]:
-    system = value.get("system")
-    if system is None or system == "" or messages[0]["role"] == "system":
-        return messages
-    return [_message("system", _string(system, "system", where)), *messages]

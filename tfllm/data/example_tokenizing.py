@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfllm.data.conversation_strings import Message
 from tfllm.data.document_tokenizing import check_ids
-from tfllm.data.example_records import Example, Message
+from tfllm.data.example import Example
 from tfllm.data.json_records import BadRecord
 from tfllm.data.splitting import document_hash
 from tfllm.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.chat_template import ChatTemplate
+    from tfllm.tokenizers.template_coverage import TemplateCoverage
 
 Sequence = tuple[np.ndarray, np.ndarray]
 """int64 [tokens]: ids; bool [tokens]: which of them are learned"""
@@ -67,10 +69,11 @@ class ExampleTokenizer:
     """Tokenizes batches of examples in this process.
 
     With a chat template, a conversation is written as the template has it, and the assistant's
-    tokens are learned, the end of each turn included (`ChatTemplate.encode_for_training`). Without
-    one, a prompt and its response become the prompt's ids, the response's, and the end token, and
-    the last two are learned. A text is its ids and the end token, all learned. Words that spell a
-    special token are words.
+    tokens are learned, the end of each turn included (`ChatTemplate.encode_for_training`). What the
+    template would leave out makes an example a bad one (`TemplateCoverage`). Without a template, a
+    prompt and its response become the prompt's ids, the response's, and the end token, and the last
+    two are learned. A text is its ids and the end token, all learned. Words that spell a special
+    token are words.
 
     The first token of a sequence is never learned, as there is none before it; tokens behind the
     last that is learned are dropped, as nothing follows from them.
@@ -80,10 +83,13 @@ class ExampleTokenizer:
         self._job = job
         self._tokenizer = job.tokenizer
         self._template: ChatTemplate | None = None
+        self._coverage: TemplateCoverage | None = None
         if job.has_template:
             from tfllm.tokenizers.chat_template import ChatTemplate
+            from tfllm.tokenizers.template_coverage import TemplateCoverage
 
             self._template = ChatTemplate.of(job.tokenizer)
+            self._coverage = TemplateCoverage(self._template)
 
     def __call__(self, examples: list[Example]) -> TokenizedExamples:
         """The ids of some examples; what is wrong with one is told and not raised.
@@ -130,21 +136,19 @@ class ExampleTokenizer:
                 return [(np.zeros(0, np.int64), np.zeros(0, bool))]
             ids = [*self._before(example.text), self._tokenizer.end_token_id]
             return [_trimmed(ids, [True] * len(ids))]
-        if self._template is None:
+        if self._template is None or self._coverage is None:
             return [self._plain(messages) for messages in example.conversations]
+        variables = example.variables
+        made = [self._coverage.fitted(messages, variables) for messages in example.conversations]
+        encoded = [self._template.encode_for_training(m, **variables) for m in made]
         if not example.num_prompt:
-            return [
-                _trimmed(*self._template.encode_for_training(messages))
-                for messages in example.conversations
-            ]
-        shared = example.conversations[0][: example.num_prompt]
-        prompt = self._template.encode(shared, add_generation_prompt=True)
-        return [self._reply(messages, prompt) for messages in example.conversations]
+            return [_trimmed(*sequence) for sequence in encoded]
+        shared = made[0][: example.num_prompt]
+        prompt = self._template.encode(shared, add_generation_prompt=True, **variables)
+        return [self._reply(*sequence, prompt) for sequence in encoded]
 
-    def _reply(self, messages: list[Message], prompt: list[int]) -> Sequence:
+    def _reply(self, ids: list[int], learned: list[bool], prompt: list[int]) -> Sequence:
         """A conversation of which nothing is learned that stands in the prompt."""
-        assert self._template is not None
-        ids, learned = self._template.encode_for_training(messages)
         pairs = zip(ids, prompt, strict=False)
         same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ids), len(prompt)))
         return _trimmed(ids, [False] * same + list(learned[same:]))

@@ -135,31 +135,30 @@ def _of_array(stream: BinaryIO, path: Path) -> Iterator[JsonRecord]:
     decode = json.JSONDecoder().raw_decode
     text = _ArrayText(stream, path)
     text.skip("[")
-    number = 0
     while text.next() != "]":
-        if number:
+        if text.number:
             text.skip(",")
             text.next()
-        number += 1
-        where = f"{path}, record {number} (line {text.line})"
+        text.number += 1
+        where = f"{path}, record {text.number} (line {text.line})"
         while True:
             try:
                 value, end = decode(text.held, text.at)
                 if end < len(text.held) or not text.more():  # else a number may go on
                     break
-            except (ValueError, RecursionError) as error:
-                if isinstance(error, RecursionError) or not text.more():
-                    raise ValueError(
-                        f"{where} is not JSON: {error}; nothing behind it can be read. Mend it, "
-                        "or fetch the file again"
-                    ) from None
+            except json.JSONDecodeError as error:
+                if not text.more():
+                    raise text.broken(error.msg, error.pos) from None
+            except RecursionError:
+                if not text.more():
+                    raise text.broken("it is nested too deeply", text.at) from None
         text.move(end)
         yield JsonRecord(where, value)
     text.move(text.at + 1)
     if text.next():
         raise ValueError(
-            f"{path}, line {text.line}: text stands behind the end of the array; a .json file "
-            "holds one array of records, or one object a line"
+            f"{path}, {text.place(text.at)}: text stands behind the end of the array, after record "
+            f"{text.number}; a .json file holds one array of records, or one object a line"
         )
 
 
@@ -170,33 +169,47 @@ class _ArrayText:
         self.held = ""
         self.at = 0
         self.line = 1
+        """of `at`"""
+        self.number = 0
+        """of the record that is read, or that was read last"""
+        self._column = 1
+        self._characters = 0
+        """of the file before what is held"""
         self._stream = stream
         self._path = path
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         self._read = 0
         self._start = b""
+        self._fault: tuple[int, int] | None = None
+        """offset and value of the first byte that is not UTF-8"""
 
     def more(self) -> bool:
         """Hold twice as much; whether there was any more."""
         unused = len(self.held) - self.at
         if unused > _MAX_LINE_BYTES:
             raise ValueError(
-                f"{self._path}, line {self.line}: a record is longer than "
+                f"{self._path}, record {self.number} (line {self.line}) is longer than "
                 f"{_MAX_LINE_BYTES >> 20} MiB, or is not JSON; mend it, or write JSON lines"
             )
+        if self._fault is not None:
+            line = self.line + self.held.count("\n", self.at)
+            offset, byte = self._fault
+            what = f"the byte 0x{byte:02x} (line {line}, in or behind record {self.number})"
+            raise not_text(self._path, self._start, offset, what)
         chunk = self._stream.read(max(CHUNK_BYTES, unused))
         if not self._read:
             self._start = chunk[:8]
         pending = len(self._utf8.getstate()[0])
         try:
             new = self._utf8.decode(chunk, final=not chunk)
-        except UnicodeDecodeError as error:
-            byte = f"the byte 0x{error.object[error.start]:02x}"
-            offset = self._read - pending + error.start
-            raise not_text(self._path, self._start, offset, byte) from None
+        except UnicodeDecodeError as error:  # what stands before it is read first
+            self._fault = self._read - pending + error.start, error.object[error.start]
+            new = error.object[: error.start].decode("utf-8" if self._read else "utf-8-sig")
         self._read += len(chunk)
-        self.held, self.at = self.held[self.at :] + new, 0
-        return bool(chunk)
+        if new:
+            self._characters += self.at
+            self.held, self.at = self.held[self.at :] + new, 0
+        return bool(chunk) or self._fault is not None
 
     def next(self) -> str:
         """The next character that is no space; "" at the end."""
@@ -212,27 +225,52 @@ class _ArrayText:
     def skip(self, character: str) -> None:
         """Step over `character`, which must be the next one."""
         if (received := self.next()) != character:
-            raise ValueError(
-                f"{self._path}, line {self.line} is not JSON: {character!r} must stand there "
-                f"({received!r} does); {'fetch the file again' if not received else 'mend it'}"
-            )
+            stands = f"{received!r} stands there" if received else "the file ends there"
+            raise self.broken(f"{character!r} or ']' must follow the record, and {stands}", self.at)
         self.move(self.at + 1)
 
     def move(self, to: int) -> None:
-        self.line += self.held.count("\n", self.at, to)
+        """Use the text up to `to`."""
+        self.line, self._column = self._line_and_column(to)
         self.at = to
+
+    def place(self, position: int) -> str:
+        """Where a position of what is held lies in the file."""
+        line, column = self._line_and_column(position)
+        return f"line {line}, column {column} (character {self._characters + position})"
+
+    def broken(self, message: str, position: int) -> ValueError:
+        """The error for what is no JSON: the record, and where in the file the fault lies."""
+        return ValueError(
+            f"{self._path}, record {self.number} (line {self.line}) is not JSON: {message}: "
+            f"{self.place(position)}; nothing behind it can be read. Mend it, or fetch the file "
+            "again"
+        )
+
+    def _line_and_column(self, position: int) -> tuple[int, int]:
+        lines = self.held.count("\n", self.at, position)
+        if not lines:
+            return self.line, self._column + position - self.at
+        return self.line + lines, position - self.held.rindex("\n", self.at, position)
 
 
 def json_type(value: Any) -> str:
     """What a value is called in JSON."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
     names |= {int: "a number", float: "a number", type(None): "null"}
-    return names[type(value)]
+    return names.get(type(value), f"a value of the type {type(value).__name__}")
 
 
 def keys_of(record: dict[str, Any]) -> str:
     """The keys of an object, for an error."""
     return ", ".join(repr(key) for key in list(record)[:20]) or "none"
+
+
+def key_of(record: dict[str, Any], name: str) -> str | None:
+    """The key of an object that is `name`, or is it but for capitals and space around it."""
+    if name in record:
+        return name
+    return next((key for key in record if key.strip().lower() == name.lower()), None)
 
 
 def check_characters(text: str, where: str, name: str) -> None:

@@ -17,7 +17,7 @@ from tfllm.data.example_preparation import ExamplePreparation
 from tfllm.data.output_folder import check_output, written_beside
 from tfllm.data.preparation_inputs import PreparationInputs
 from tfllm.data.prepared_data import FORMAT, FORMAT_VERSIONS, MANIFEST, PreparedData, open_data
-from tfllm.data.record_kinds import kind_of_files
+from tfllm.data.record_kinds import kind_of_files, without_other_tables
 from tfllm.data.shards import file_sha256, token_dtype
 from tfllm.data.sources import SourceFile, find_files
 from tfllm.data.text_preparation import TextPreparation
@@ -44,10 +44,11 @@ def prepare(
     long file. (Pieces of one file may then stand on both sides, copies of a piece never. To keep
     files whole, make them JSON lines.)
 
-    Examples are JSON lines, or a `.json` array, of what `tfllm.data.example_records` reads:
-    conversations, prompts with responses, texts; or of preferences, a prompt with a chosen and a
-    rejected reply. They take the tokenizer of the model that is to learn from them, with its chat
-    template.
+    Examples are the records of JSON lines, of a `.json` array, or of a table (CSV, TSV, Parquet),
+    as `tfllm.data.example_records` reads them: conversations, prompts with responses, texts; or
+    preferences, a prompt with a chosen and a rejected reply (`tfllm.data.preference_records`). They
+    take the tokenizer of the model that is to learn from them, with its chat template. Keys that
+    were passed over are counted in the notes.
 
     Args:
         inputs: files, folders and globs (see `find_files`).
@@ -67,7 +68,8 @@ def prepare(
     check_output(out, overwrite)
     files = find_files(inputs, exclude=[out])
     held_out = find_files(config.validation, exclude=[out]) if config.validation else []
-    files = _without(files, held_out)
+    files, notes = without_other_tables(_without(files, held_out), config)
+    held_out, more_notes = without_other_tables(held_out, config)
     kind = kind_of_files([*files, *held_out], config)
     bar = functools.partial(
         tqdm, unit="B", unit_scale=True, disable=not show_progress, dynamic_ncols=True
@@ -100,7 +102,7 @@ def prepare(
                 for key, value in dataclasses.asdict(config).items()
                 if key != "num_processes"
             },
-            "notes": work.notes,
+            "notes": [*notes, *more_notes, *work.notes],
         }
         # In ASCII: the name of a file need not be UTF-8.
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

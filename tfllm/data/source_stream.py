@@ -19,7 +19,7 @@ _KNOWN_STARTS = (
     (b"PK\x03\x04", "it looks like a zip archive (also .docx, .xlsx, .epub): take the text out"),
     (b"%PDF", "it looks like a PDF: convert it to text first"),
     (b"\x28\xb5\x2f\xfd", "it looks like zstd: decompress it first"),
-    (b"PAR1", "it looks like Parquet: convert it to JSON lines first"),
+    (b"PAR1", "it looks like Parquet: give it a name that ends in .parquet"),
     (b"\xff\xfe", "it looks like UTF-16: convert it to UTF-8 first"),
     (b"\xfe\xff", "it looks like UTF-16: convert it to UTF-8 first"),
 )

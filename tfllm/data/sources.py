@@ -5,6 +5,7 @@ Formats, each plain or gzip-compressed (a name that ends in `.gz`):
 - JSON lines (`.jsonl`, `.ndjson`, `.json`): one object a line, one document a line, taken from the
   object's text field as it stands. Blank lines are passed over. A `.json` file may also hold one
   array of such objects.
+- Tables (`.csv`, `.tsv`, `.tab`, `.parquet`): a row a document, taken from the text field's column.
 - Text (everything else): a file is one document, unless it is longer than `max_document_chars`.
   Then it is cut into documents of at most that length: behind the last blank line in the second
   half of the length; if there is none, behind the last line end there; then behind the last space;
@@ -34,9 +35,11 @@ from tfllm.data.json_records import (
     check_characters,
     json_records,
     json_type,
+    key_of,
     keys_of,
 )
 from tfllm.data.source_stream import CHUNK_BYTES, not_text, opened, suffix_of, unreadable
+from tfllm.data.table_files import TABLE_SUFFIXES, is_table, table_rows
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -50,8 +53,10 @@ class SourceFile:
     """where it lies, as it was named or found"""
     num_bytes: int
     """its size on disk"""
-    format: Literal["text", "json_lines"]
+    format: Literal["text", "json_lines", "table"]
     """what its documents are read as"""
+    of_folder: bool = False
+    """whether it was found in a folder, and not named by itself or by a glob"""
 
 
 # ------------------------------------------------------------------ which files
@@ -61,14 +66,14 @@ def find_files(
     inputs: str | Path | Iterable[str | Path],
     *,
     exclude: Sequence[str | Path] = (),
-    suffixes: tuple[str, ...] = TEXT_SUFFIXES + JSON_SUFFIXES,
+    suffixes: tuple[str, ...] = TEXT_SUFFIXES + JSON_SUFFIXES + TABLE_SUFFIXES,
 ) -> list[SourceFile]:
     """The files that `inputs` name, each once, sorted by path.
 
     Args:
         inputs: files (of any name), folders, and globs (`**` crosses folders). A folder stands for
-            the files below it that end in .txt, .text, .md, .jsonl, .ndjson or .json, or in one of
-            these and .gz; hidden files and folders are passed over.
+            the files below it that end in .txt, .text, .md, .jsonl, .ndjson, .json, .csv, .tsv,
+            .tab or .parquet, or in one of these and .gz; hidden files and folders are passed over.
         exclude: folders that are not searched, such as the one to be written.
         suffixes: other endings than these, of the files below a folder.
 
@@ -80,11 +85,11 @@ def find_files(
     if not inputs:
         raise ValueError("at least one text file, folder or glob is needed; received none")
     excluded = {os.path.realpath(folder) for folder in exclude}
-    found: dict[str, Path] = {}
-    for entry in inputs:
-        for path in _paths(os.path.expanduser(str(entry)), excluded, suffixes):
-            found.setdefault(os.path.realpath(path), Path(path))
-    return sorted((_source_file(path) for path in found.values()), key=lambda f: f.path.as_posix())
+    found: dict[str, tuple[Path, bool]] = {}
+    for entry in sorted(map(os.path.expanduser, map(str, inputs)), key=os.path.isdir):
+        for path in _paths(entry, excluded, suffixes):
+            found.setdefault(os.path.realpath(path), (Path(path), os.path.isdir(entry)))
+    return sorted((_source_file(*file) for file in found.values()), key=lambda f: f.path.as_posix())
 
 
 def _paths(entry: str, excluded: set[str], suffixes: tuple[str, ...]) -> list[str]:
@@ -140,7 +145,7 @@ def _raise(error: OSError) -> None:
     raise unreadable(error, error.filename) from error
 
 
-def _source_file(path: Path) -> SourceFile:
+def _source_file(path: Path, of_folder: bool) -> SourceFile:
     try:
         status = os.stat(path)
     except OSError as error:
@@ -150,8 +155,10 @@ def _source_file(path: Path) -> SourceFile:
             f"{path} must be a regular file, since it is read more than once; write what comes out "
             "of it to a file first"
         )
-    json_lines = suffix_of(path.name) in JSON_SUFFIXES
-    return SourceFile(path, status.st_size, "json_lines" if json_lines else "text")
+    kind: Literal["text", "json_lines", "table"] = "table" if is_table(path) else "text"
+    if suffix_of(path.name) in JSON_SUFFIXES:
+        kind = "json_lines"
+    return SourceFile(path, status.st_size, kind, of_folder)
 
 
 # ------------------------------------------------------------------ which documents
@@ -169,7 +176,7 @@ def documents(
 
     Args:
         file: what to read.
-        text_field: JSON lines: the key that holds the text.
+        text_field: JSON lines and tables: the key that holds the text.
         max_document_chars: text: the length, in characters, beyond which a file is cut.
         on_read: called with the number of bytes each time some are read from the disk.
         on_bad: is given each JSON record that cannot be used; default: the first is raised.
@@ -179,11 +186,12 @@ def documents(
         ValueError: the file is binary or not UTF-8 (with the byte's offset), a damaged gzip file,
             or has a line that is not a JSON object with the text field (with the line's number).
     """
+    if file.format != "text":
+        on_bad = on_bad or BadRecords(False)
+        yield from _documents_of(records(file, on_read=on_read, on_bad=on_bad), text_field, on_bad)
+        return
     with opened(file.path, on_read) as stream:
-        if file.format == "json_lines":
-            yield from _json_documents(stream, file.path, text_field, on_bad or BadRecords(False))
-        else:
-            yield from pieces(_decoded(stream, file.path), max_document_chars)
+        yield from pieces(_decoded(stream, file.path), max_document_chars)
 
 
 def records(
@@ -192,7 +200,11 @@ def records(
     on_read: Callable[[int], object] | None = None,
     on_bad: OnBad | None = None,
 ) -> Iterator[JsonRecord]:
-    """The records of a file of JSON, in order, with their places (see `documents`)."""
+    """The records of JSON or of a table in order, with their places (see `documents`)."""
+    if file.format == "table":
+        rows = table_rows(file.path, on_bad or BadRecords(False), on_read)
+        yield from (JsonRecord(where, row) for where, row in rows)
+        return
     with opened(file.path, on_read) as stream:
         yield from json_records(stream, file.path, on_bad or BadRecords(False))
 
@@ -247,8 +259,8 @@ def _cut(text: str, limit: int) -> int:
     return limit
 
 
-def _json_documents(stream: BinaryIO, path: Path, text_field: str, on_bad: OnBad) -> Iterator[str]:
-    for record in json_records(stream, path, on_bad):
+def _documents_of(found: Iterator[JsonRecord], text_field: str, on_bad: OnBad) -> Iterator[str]:
+    for record in found:
         try:
             text = text_of(record, text_field)
         except BadRecord as error:
@@ -270,14 +282,15 @@ def text_of(record: JsonRecord, text_field: str) -> str:
             where,
             f" must be a JSON object with the key {text_field!r}; received {json_type(value)}",
         )
-    if text_field not in value:
+    key = key_of(value, text_field)
+    if key is None:
         raise BadRecord(
             where,
             f" has no key {text_field!r}; its keys are: {keys_of(value)}; set text_field to the "
             "one that holds the text (examples to learn from have messages, or prompt and "
             "response, or instruction and output)",
         )
-    text = value[text_field]
+    text = value[key]
     if not isinstance(text, str):
         raise BadRecord(
             where,

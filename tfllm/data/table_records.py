@@ -8,6 +8,7 @@ Formats, each plain or gzip-compressed (`.gz`), in UTF-8:
 - CSV (`.csv`): the first line names the columns, which `,` or `;` separates (whichever the first
   line has more of); fields may stand in quotes and then hold line ends.
 - TSV (`.tsv`, `.tab`): the same with tabs; a quote is a character like any other, a line a record.
+- Parquet (`.parquet`), with the extra `parquet`.
 - CoNLL (`.conll`, `.bio`, `.iob`): tagged words, one a line (see `tfllm.data.conll`).
 - Lines side by side: `{"source": "a.en", "target": "a.de"}` takes line after line of plain text
   files, one file a column, of equally many lines.
@@ -15,12 +16,11 @@ Formats, each plain or gzip-compressed (`.gz`), in UTF-8:
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from tfllm.config import ConfigError, unknown_name
 from tfllm.data.conll import CONLL_SUFFIXES, conll_records
@@ -32,14 +32,12 @@ from tfllm.data.json_records import (
     json_records,
     json_type,
 )
-from tfllm.data.source_stream import not_text, opened, suffix_of
+from tfllm.data.source_stream import opened, suffix_of
 from tfllm.data.sources import JSON_SUFFIXES, SourceFile, find_files
 from tfllm.data.squad import is_squad, squad_records
+from tfllm.data.table_files import TABLE_SUFFIXES, is_table, table_rows, text_lines
 
-TAB_SUFFIXES = (".tsv", ".tab")
-TABLE_SUFFIXES = (*JSON_SUFFIXES, ".csv", *TAB_SUFFIXES, *CONLL_SUFFIXES)
-_MOST_CHARACTERS = 1 << 28
-"""in a field"""
+RECORD_SUFFIXES = (*JSON_SUFFIXES, *TABLE_SUFFIXES, *CONLL_SUFFIXES)
 
 Source = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 """files, folders and globs; or a file of lines for each column"""
@@ -145,7 +143,7 @@ def source_files(source: Source, *, exclude: Sequence[str | Path] = ()) -> list[
     """
     if isinstance(source, Mapping):
         return [find_files(path)[0] for path in source.values()]
-    return find_files(source, exclude=exclude, suffixes=TABLE_SUFFIXES)
+    return find_files(source, exclude=exclude, suffixes=RECORD_SUFFIXES)
 
 
 class _Columns:
@@ -238,11 +236,14 @@ class _Columns:
 def _rows(file: SourceFile, on_bad: OnBad) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, columns) of a file."""
     suffix = suffix_of(file.path.name)
-    if suffix not in TABLE_SUFFIXES:
+    if suffix not in RECORD_SUFFIXES:
         raise ValueError(
-            f"{file.path} must end in {', '.join(TABLE_SUFFIXES)} (or these and .gz), which says "
+            f"{file.path} must end in {', '.join(RECORD_SUFFIXES)} (or these and .gz), which says "
             "how records stand in it"
         )
+    if is_table(file.path):
+        yield from table_rows(file.path, on_bad)
+        return
     with opened(file.path) as stream:
         if suffix in JSON_SUFFIXES:
             for record in json_records(stream, file.path, on_bad):
@@ -253,12 +254,8 @@ def _rows(file: SourceFile, on_bad: OnBad) -> Iterator[tuple[str, dict[str, Any]
                 else:
                     told = f" must be a JSON object; received {json_type(record.value)}"
                     on_bad(BadRecord(record.where, told))
-        elif suffix in CONLL_SUFFIXES:
-            yield from conll_records(_text_lines(stream, file.path), file.path, on_bad)
-        elif suffix == ".csv":
-            yield from _of_csv(stream, file.path, on_bad)
         else:
-            yield from _of_tsv(stream, file.path, on_bad)
+            yield from conll_records(text_lines(stream, file.path), file.path, on_bad)
 
 
 def _with_languages(row: dict[str, Any]) -> dict[str, Any]:
@@ -269,100 +266,12 @@ def _with_languages(row: dict[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in row.items() if name != "translation"}, **languages}
 
 
-def _text_lines(stream: BinaryIO, path: Path) -> Iterator[str]:
-    """The lines with their ends.
-
-    Raises:
-        ValueError: the file is not UTF-8.
-    """
-    offset, start = 0, b""
-    for number, line in enumerate(stream, 1):
-        if number == 1:
-            start = line[:8]
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            what = f"the byte 0x{error.object[error.start]:02x} (line {number})"
-            raise not_text(path, start, offset + error.start, what) from None
-        offset += len(line)
-        yield text
-
-
-def _of_csv(stream: BinaryIO, path: Path, on_bad: OnBad) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = _text_lines(stream, path)
-    first = next(lines, "")
-    delimiter = ";" if first.count(";") > first.count(",") else ","
-    csv.field_size_limit(_MOST_CHARACTERS)
-
-    def again() -> Iterator[str]:
-        yield first
-        yield from lines
-
-    reader = csv.reader(again(), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    begin = 1
-    while True:
-        where = f"{path}, line {begin}"
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            broken = BadRecord(where, f" is no record of CSV: {error}")
-            begin = reader.line_num + 1
-            if header is None:
-                raise broken from None
-            on_bad(broken)
-            continue
-        begin = reader.line_num + 1
-        if fields is None:
-            return
-        if not fields:  # a blank line
-            continue
-        if header is None:
-            header = _checked_header(fields, path)
-        else:
-            yield from _of_fields(header, fields, where, on_bad)
-
-
-def _of_tsv(stream: BinaryIO, path: Path, on_bad: OnBad) -> Iterator[tuple[str, dict[str, Any]]]:
-    header: list[str] | None = None
-    for number, line in enumerate(_text_lines(stream, path), 1):
-        text = line.rstrip("\r\n")
-        if not text:
-            continue
-        fields = text.split("\t")
-        if header is None:
-            header = _checked_header(fields, path)
-        else:
-            yield from _of_fields(header, fields, f"{path}, line {number}", on_bad)
-
-
-def _checked_header(fields: list[str], path: Path) -> list[str]:
-    names = [field.strip() for field in fields]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(
-            f"{path}, line 1 names the columns, each once; {twice!r} stands there more than once"
-        )
-    return names
-
-
-def _of_fields(
-    header: list[str], fields: list[str], where: str, on_bad: OnBad
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    if len(fields) == len(header):
-        yield where, dict(zip(header, fields, strict=True))
-        return
-    named = ", ".join(header[:10]) + (", ..." if len(header) > 10 else "")
-    told = f" must have {len(header)} fields ({named}); received {len(fields)}"
-    on_bad(BadRecord(where, told))
-
-
 def _lines_side_by_side(files: dict[str, SourceFile]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Line i of each file is record i."""
     columns: dict[str, list[str]] = {}
     for name, file in files.items():
         with opened(file.path) as stream:
-            columns[name] = [line.rstrip("\r\n") for line in _text_lines(stream, file.path)]
+            columns[name] = [line.rstrip("\r\n") for line in text_lines(stream, file.path)]
     lengths = {name: len(lines) for name, lines in columns.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{files[name].path} {n:,}" for name, n in lengths.items())

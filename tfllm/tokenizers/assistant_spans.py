@@ -23,6 +23,8 @@ def assistant_spans(
 ) -> tuple[str, list[Span]]:
     """A conversation as text, and where the assistant's words and ends of turns are.
 
+    Of a message whose `weight` is 0 nothing is named.
+
     Args:
         template: of the model.
         messages: checked, with special tokens in them broken.
@@ -32,6 +34,8 @@ def assistant_spans(
         ValueError: the template's rewriting leaves it open.
     """
     time = now()
+    is_learned = [message.get("weight", 1) != 0 for message in messages]
+    messages = [{k: v for k, v in message.items() if k != "weight"} for message in messages]
 
     def render(messages: list[dict[str, Any]], prompt: bool = False, **options: Any) -> str:
         return template._run(messages, prompt, variables, now=time, **options)
@@ -39,18 +43,23 @@ def assistant_spans(
     ends = _end_tokens(template)
     if re.search(r"\{%-?\s*generation\s*-?%\}", template.source):
         text, spans = _marked(render(messages, marking=True))
-        return text, [(begin, _with_end(text, end, ends)) for begin, end in spans]
+        for number in _unlearned(render, messages, is_learned, len(spans)):
+            spans[number] = (0, 0)
+        return text, [(begin, _with_end(text, end, ends)) for begin, end in spans if end]
     text = render(messages)
     spans = []
     for i, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or not is_learned[i]:
             continue
         spoken = {**message, "content": _STAND_IN}
         before, stands, behind = render([*messages[:i], spoken, *messages[i + 1 :]]).partition(
             _STAND_IN
         )
         if not stands:
-            continue  # a template that leaves this turn out
+            if message.get("tool_calls"):  # a template that writes these alone
+                spans.append(_whole_turn(text, render(messages[:i], prompt=True),
+                                         render(messages[: i + 1]), ends, i))  # fmt: skip
+            continue  # else a template that leaves this turn out
         end = len(text) - len(behind)
         prompt = render(messages[:i], prompt=True)
         if text.startswith(prompt):
@@ -70,6 +79,41 @@ def assistant_spans(
     return text, spans
 
 
+def _unlearned(
+    render: Any, messages: list[dict[str, Any]], is_learned: list[bool], number: int
+) -> set[int]:
+    """Which of so many marked spans belong to messages that are not to be learned."""
+    found = set()
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant" or is_learned[i]:
+            continue
+        spoken = {**message, "content": _STAND_IN}
+        text, spans = _marked(render([*messages[:i], spoken, *messages[i + 1 :]], marking=True))
+        place = text.find(_STAND_IN)
+        here = {n for n, (begin, end) in enumerate(spans) if begin <= place < end}
+        if len(spans) != number or (place >= 0 and text.count(_STAND_IN) > 1):
+            raise ValueError(
+                f"the chat template does not tell which of its marks belong to message {i + 1}, "
+                "whose weight is 0; leave the message out, or give it a weight of 1"
+            )
+        found |= here
+    return found
+
+
+def _whole_turn(text: str, prompt: str, upto: str, ends: list[str], i: int) -> Span:
+    """The span of a turn that has no words: all behind its prompt."""
+    if not (text.startswith(prompt) and text.startswith(upto) and len(prompt) < len(upto)):
+        raise ValueError(
+            f"the chat template writes the calls of tools in message {i + 1} so that it is not "
+            "known which tokens are to be learned; mark them in the template with "
+            "{% generation %} ... {% endgeneration %}"
+        )
+    begin, end = len(prompt), len(upto.rstrip())
+    last = max((text.rfind(token, begin, len(upto)) + len(token) for token in ends
+                if token in text[begin : len(upto)]), default=end)  # fmt: skip
+    return begin, last
+
+
 def _written_before(render: Any, messages: list[dict[str, Any]], i: int) -> int:
     """How many characters the template writes between the prompt for message i and its words.
 
@@ -81,6 +125,21 @@ def _written_before(render: Any, messages: list[dict[str, Any]], i: int) -> int:
     spoken = {**messages[i], "content": _STAND_IN}
     between = render([*messages[: i - 1], asked, spoken, *messages[i + 1 :]]).split(_STAND_IN)[1]
     return len(between) - len(prompt) if between.startswith(prompt) else 0
+
+
+def writes_an_end(template: ChatTemplate) -> bool:
+    """Whether a token at which the model stops is learned behind the assistant's words.
+
+    True, too, where the template does not take a question and its answer, so that it cannot be
+    known.
+    """
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    try:
+        text, spans = assistant_spans(template, messages, {})
+    except ValueError:
+        return True
+    ends = tuple(_end_tokens(template))
+    return not spans or any(token in text[begin:end] for begin, end in spans for token in ends)
 
 
 def end_of_turn(template: ChatTemplate) -> str | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+from jinja2 import nodes
 
 from tfllm.tokenizers import conversation, template_sandbox
 from tfllm.tokenizers.template_sandbox import MOST_SOURCE, Refusal, Sandbox
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
-"""`{"role": "system" | "user" | "assistant" | ..., "content": str}`, in order"""
+"""`{"role": "system" | "user" | "assistant" | ..., "content": str or text parts}`, in order"""
 
 
 class ChatTemplate:
@@ -143,7 +144,8 @@ class ChatTemplate:
 
         Learned is what the assistant says, the token that ends its turn included: what the template
         marks with `{% generation %}`, or else all from where the prompt for that turn would have
-        ended. A token that begins before the assistant's words is not learned.
+        ended. A token that begins before the assistant's words is not learned, and nothing is of a
+        message whose `weight` is 0.
 
         Args:
             messages: the conversation.
@@ -171,6 +173,28 @@ class ChatTemplate:
         from tfllm.tokenizers.assistant_spans import end_of_turn
 
         return end_of_turn(self)
+
+    @property
+    def writes_an_end(self) -> bool:
+        """Whether the template ends the assistant's words with a token at which the model stops.
+
+        A model that learns from one that does not never stops.
+        """
+        from tfllm.tokenizers.assistant_spans import writes_an_end
+
+        return writes_an_end(self)
+
+    def mentions(self, name: str) -> bool:
+        """Whether a variable, an attribute or a text of the template is `name`."""
+        return name in self._names
+
+    @functools.cached_property
+    def _names(self) -> frozenset[str]:
+        parsed = _SANDBOX.parse(self.source)
+        names = {node.name for node in parsed.find_all(nodes.Name)}
+        names |= {node.attr for node in parsed.find_all(nodes.Getattr)}
+        constants = (node.value for node in parsed.find_all(nodes.Const))
+        return frozenset(names | {value for value in constants if isinstance(value, str)})
 
     # ------------------------------------------------------------------
 

@@ -15,6 +15,11 @@ BREAK = "\ufdd0"
 """In a special token that is a user's own words, this noncharacter keeps it from being parsed as
 one. It is taken out when the special tokens of the whole text have been found."""
 
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""names for what the assistant thought before it spoke"""
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_PART_EXTRAS = ("cache_control", "annotations")
+"""keys of a part that no model sees"""
 _RESERVED = re.compile("[\ufdd0-\ufdd5]")  # for marks, here and where templates run
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -27,8 +32,11 @@ def checked(messages: Any) -> list[dict[str, Any]]:
     """The messages, of plain types, once they are known to be a conversation.
 
     Args:
-        messages: `{"role": ..., "content": ...}` each, in order. Other keys (`name`, `tool_calls`,
-            ...) are for the template; a message with `tool_calls` needs no content.
+        messages: `{"role": ..., "content": ...}` each, in order. The content is a text, or a list
+            of parts of type text, which are joined. Other keys (`name`, `tool_calls`, ...) are for
+            the template, and a key whose value is None counts as missing; a message with
+            `tool_calls` needs no content. `reasoning_content`, `thinking` and `reasoning` are names
+            of the same: a template finds what was thought under the first two.
 
     Raises:
         ValueError: there are none; a message lacks a role or content, or has an unknown role; the
@@ -82,11 +90,50 @@ def _checked(message: Any, number: int) -> dict[str, Any]:
             f"{where} must have one of the roles {', '.join(ROLES)}; received {role!r}"
         )
     content = message.get("content")
+    if isinstance(content, list | tuple):
+        try:
+            content = joined_parts(content)
+        except ValueError as error:
+            raise ValueError(f"the content of {where} {error}") from None
     if content is None and not message.get("tool_calls"):
         raise ValueError(f"{where} (of role {role!r}) has no content")
     if content is not None and not isinstance(content, str):
         raise ValueError(f"{where} must have a text as its content; received {_shown(content)}")
-    return {str(key): plain(value, where) for key, value in message.items()}
+    made = {str(k): plain(v, where) for k, v in message.items() if v is not None}
+    if content is not None:
+        made["content"] = content
+    thoughts = next((made[name] for name in _REASONING if name in made), None)
+    return made if thoughts is None else {"thinking": thoughts, **made, _REASONING[0]: thoughts}
+
+
+def joined_parts(parts: Sequence[Any]) -> str:
+    """The text of a content that is a list of parts, such as `{"type": "text", "text": "Hello"}`.
+
+    Raises:
+        ValueError: a part is not of text (it goes on from what names the content).
+    """
+    texts = []
+    for number, part in enumerate(parts, 1):
+        if not isinstance(part, Mapping):
+            raise ValueError(
+                f"must be a text or a list of parts, each with type and text; part {number} is "
+                f"{_shown(part)}"
+            )
+        given = {key: value for key, value in part.items() if value is not None}
+        kind, text = given.pop("type", "text"), given.pop("text", None)
+        if kind not in _TEXT_PARTS:
+            raise ValueError(
+                f"must have parts of type text only, since the model sees nothing else; part "
+                f"{number} is of type {kind!r}"
+            )
+        others = [key for key, value in given.items() if value and key not in _PART_EXTRAS]
+        if not isinstance(text, str) or others:
+            found = ", ".join(map(repr, (*given, "text" if text is not None else "type")))
+            raise ValueError(
+                f"must have parts with type and text alone; part {number} has the keys {found}"
+            )
+        texts.append(text)
+    return "".join(texts)
 
 
 def plain(value: Any, where: str) -> Any:

@@ -64,7 +64,7 @@ def train(
     Args:
         data: what `tfllm.prepare` wrote; for a pretrained model also files that it reads, which
             are then prepared in `RUN/data` with the model's tokenizer. Of a task: files, folders
-            and globs of JSON lines, CSV or TSV (see `tfllm.data.table_records`).
+            and globs of JSON lines, CSV, TSV or Parquet (see `tfllm.data.table_records`).
         run: the run's folder.
         model: a preset's name, whose vocabulary becomes the tokenizer's; an architecture, whose
             vocabulary may be larger; or the path of a pretrained model, as `tfllm.load` takes it.
@@ -74,7 +74,8 @@ def train(
         config: settings of the training; default: `TrainingConfig()`, with a task's own defaults.
         task: the name of a task, a key of `tfllm.tasks.TASKS`.
         validation: of a task: files as `data`, which are the validation records.
-        columns: of a task: its columns to the names that they have in the files.
+        columns: of a task its columns, of examples theirs, such as prompt and response, to the
+            names that they have in the files.
         prepare: how files are prepared; its tokenizer is the model's. Of a task a `TaskDataConfig`.
         strategy: as in `tfllm.training.strategy`, or what that gave.
         replicas: as in `tfllm.training.strategy`. It may be another when a run goes on: the data
@@ -117,10 +118,13 @@ def train(
             resume=resume,
             verbose=verbose,
         )
-    if validation is not None or columns is not None or isinstance(prepare, TaskDataConfig):
+    if validation is not None or isinstance(prepare, TaskDataConfig):
         raise ConfigError(
-            "validation, columns and TaskDataConfig are of records for a task; name it with task="
+            "validation and TaskDataConfig are of records for a task; name it with task="
         )
+    if columns is not None:
+        named = tuple(f"{name}={key}" for name, key in columns.items())
+        prepare = dataclasses.replace(prepare or PrepareConfig(), columns=named)
     if not isinstance(data, PreparedData):
         if (Path(data) / "manifest.json").exists() or not (
             is_pretrained(model) or folder.data.exists()

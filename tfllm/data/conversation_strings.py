@@ -1,0 +1,61 @@
+"""Strings that are conversations: transcripts, messages in JSON, texts that begin alike."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+Message = dict[str, Any]
+
+_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+_STARTS = ('[{"role"', '[{"from"', '[{"content"', "[{'role'", "[{'from'", "[{'content'")
+
+
+def message_of(role: str, content: str) -> Message:
+    """A message."""
+    return {"role": role, "content": content}
+
+
+def is_messages(text: str) -> bool:
+    """Whether a string is a list of messages in JSON, as a table has it."""
+    return text.lstrip().startswith(_STARTS)
+
+
+def transcript(text: str) -> list[Message] | None:
+    """The messages of `"\\n\\nHuman: ...\\n\\nAssistant: ..."`, as HH-RLHF has them; else None.
+
+    The space around the words is not theirs. A last turn without words is left out: it is where a
+    prompt ends.
+    """
+    pieces = _SPEAKER.split(text)
+    speakers, words = pieces[1::2], pieces[2::2]
+    if speakers[:1] != ["Human"] or "Assistant" not in speakers or pieces[0].strip():
+        return None
+    roles = {"Human": "user", "Assistant": "assistant"}
+    turns = [
+        message_of(roles[who], said.strip()) for who, said in zip(speakers, words, strict=True)
+    ]
+    return turns if turns[-1]["content"] else turns[:-1]
+
+
+def stripped(messages: list[Message]) -> list[Message]:
+    """Messages without the space around their words."""
+    return [{**m, "content": m["content"].strip()} if "content" in m else m for m in messages]
+
+
+def common_words(
+    chosen: Message, rejected: Message
+) -> tuple[list[Message], list[Message], list[Message]]:
+    """Two texts as a prompt, the words with which both begin, and what follows on either side.
+
+    What follows begins with the space before the first word that differs. No prompt: they do not
+    begin alike, or are the same.
+    """
+    first, second = chosen["content"], rejected["content"]
+    pairs = zip(first, second, strict=False)
+    shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+    begin = first.rfind(" ", 0, shared + 1)
+    if begin <= 0 or first == second:
+        return [], [chosen], [rejected]
+    replies = [[message_of("assistant", text[begin:])] for text in (first, second)]
+    return [message_of("user", first[:begin])], replies[0], replies[1]
