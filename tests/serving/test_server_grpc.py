@@ -13,7 +13,6 @@ from tensorflow_serving.apis import (
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
-    regression_pb2,
 )
 
 from tests.serving.toy_models import start, toy_base, until
@@ -177,7 +176,6 @@ def test_classify_wants_a_model_and_examples(predictions):
 def test_the_other_calls_are_unimplemented(channel, predictions):
     models = model_service_pb2_grpc.ModelServiceStub(channel)
     for method, message in (
-        (predictions.Regress, regression_pb2.RegressionRequest()),
         (predictions.MultiInference, inference_pb2.MultiInferenceRequest()),
         (models.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),
     ):

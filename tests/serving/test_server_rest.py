@@ -39,7 +39,7 @@ def test_the_documented_example(server):
 
 
 def test_paths_ignore_case_and_decode_names(server):
-    assert call(server, "POST", "/V1/Models/half:PREDICT", {"instances": [0]})[0] == 200
+    assert call(server, "POST", "/V1/Models/half:predict", {"instances": [0]})[0] == 200
     assert call(server, "POST", "/v1/models/%68alf:predict", {"instances": [0]})[0] == 200
 
 
@@ -109,7 +109,8 @@ def test_numbers_that_are_not_finite_pass_through(server):
         ("POST", "/v1/models/half/versions/50:predict", 404, "request: Specific(half, 50)"),
         ("POST", "/v1/models/half/labels/no:predict", 400, "servable version label: no"),
         ("POST", "/v1/models/half:classify", 400, "is expected and was not found"),
-        ("POST", "/v1/models/half:regress", 501, "not implemented"),
+        ("POST", "/v1/models/half:regress", 400, "is expected and was not found"),
+        ("POST", "/v1/models/half:PREDICT", 400, "Malformed request: POST /v1/models/half:PREDICT"),
         ("GET", "/v1/models/foo", 404, "Could not find any versions of model foo"),
         ("GET", "/v1/models/half/versions/9", 404, "Could not find version 9 of model half"),
         ("GET", "/v1/models/foo/metadata", 404, "Servable not found for request: Latest(foo)"),
@@ -123,14 +124,19 @@ def test_numbers_that_are_not_finite_pass_through(server):
         ("POST", "/v1/models/half/metadata", 400, "Malformed request"),
         ("PUT", "/v1/models/half", 400, "Malformed request: PUT /v1/models/half"),
         ("POST", f"/v1/models/half/versions/{2**64}:predict", 400, "Failed to convert version"),
-        ("GET", "/", 404, "Not found"),
-        ("GET", "/../etc/passwd", 404, "Not found"),
         ("GET", "/v1/models/..%2f..%2fetc", 404, "Could not find any versions"),
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_told_as_in_serving(server, method, path, status, words):
     body = {"instances": [1]} if method == "POST" else None
     assert words in error(call(server, method, path, body), status)
+
+
+@pytest.mark.parametrize("path", ["/", "/../etc/passwd", "/v2/models/half", "/v1"])
+def test_a_path_that_is_no_models_gets_a_page_and_404(server, path):
+    status, text, headers = raw_call(server, "GET", path)
+    assert (status, headers["content-type"]) == (404, "text/html")
+    assert "Not Found" in text and "/v1/models/NAME" in text
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ class ModelPolicy:
     specific: frozenset[int] = frozenset()
     """these versions instead, where given"""
     labels: Mapping[str, int] = field(default_factory=dict)
-    """label to version; a labelled version is served besides the others"""
+    """label to version, one that is served or not"""
+    besides: frozenset[int] = frozenset()
+    """versions that are served besides the others"""
 
     def wanted(self, versions: Iterable[int]) -> set[int]:
         """Of the versions on disk, those to serve."""
@@ -30,7 +32,7 @@ class ModelPolicy:
             chosen = set(self.specific)
         else:
             chosen = set(present if self.latest is None else present[: self.latest])
-        return (chosen | set(self.labels.values())) & set(present)
+        return (chosen | self.besides) & set(present)
 
 
 def version_folders(model: Path) -> dict[int, Path]:
@@ -115,3 +117,47 @@ def read_models_config(path: Path) -> dict[str, ModelPolicy]:
         specific = policy.specific.versions if choice == "specific" else ()
         policies[model.name] = ModelPolicy(latest, frozenset(specific), dict(model.version_labels))
     return policies
+
+
+def check_labels(
+    policies: Mapping[str, ModelPolicy],
+    loaded: Mapping[str, Iterable[int]],
+    current: Mapping[str, ModelPolicy],
+    *,
+    allow_unavailable: bool,
+) -> None:
+    """TensorFlow Serving's rule for the labels of a `models.config`, applied before models load.
+
+    A label may name only a version that is loaded already, of which there is none when a server
+    starts. `--allow_version_labels_for_unavailable_models` lets a new label name any version; one
+    that exists still moves only to a version that is loaded.
+
+    Args:
+        policies: of the file.
+        loaded: model name to the versions that answer now.
+        current: the policies in force, whose labels exist; none when a server starts.
+        allow_unavailable: that flag.
+
+    Raises:
+        ValueError: a label breaks the rule.
+    """
+    for name, policy in policies.items():
+        existing = current[name].labels if name in current else {}
+        for label, version in policy.labels.items():
+            if version in loaded.get(name, ()):
+                continue
+            moves = label in existing and existing[label] != version
+            if allow_unavailable and not moves:
+                continue
+            what = f"models.config gives the label {label!r} of {name} to version {version}"
+            if moves and allow_unavailable:
+                raise ValueError(
+                    f"{what}, which is not loaded; a label that exists moves only to a version "
+                    "that is loaded: serve that version first, then move the label"
+                )
+            raise ValueError(
+                f"{what}, which is not loaded: labels are checked before models load, so "
+                "TensorFlow Serving refuses such a file when it starts, and so does this server. "
+                "Start either with --allow_version_labels_for_unavailable_models=true, or leave "
+                "version_labels out"
+            )
