@@ -108,7 +108,7 @@ _STACK = re.compile(
     r"Detected at node [^\n]*\n(?:<stack traces unavailable>\n|(?:(?:  [^\n]*)?\n)*)"
 )
 # Names of nodes of the graph, which mean nothing to a caller and differ from one load to the next.
-_NODES = re.compile(r"\s*\[\[(?:\{\{.*?\}\}|[\w/.:-]+)\]\]", re.S)
+_NODES = re.compile(r"\s*\[\[\{\{.*?\}\}\]\]|\n\s+\[\[[\w/.:-]+\]\]", re.S)
 _CALL = re.compile(r"\s*\[Op:[^\]]*\](?: name:[^\n]*)?\s*$")
 _FUNCTION = re.compile(r"\{\{function_node [^}]*\}\} ?")
 _ROOTS = re.compile(

@@ -264,7 +264,7 @@ def _spec(model_spec: Any) -> dict[str, Any]:
 def _array(name: str, proto: Any) -> np.ndarray:
     try:
         return tf.make_ndarray(proto)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ServingError("INVALID_ARGUMENT", f"tensor parsing error: {name}: {error}") from None
 
 

@@ -18,13 +18,13 @@ from tfllm.serving.errors import invalid_argument
 _MAX_SHOWN = 256  # bytes of a value that an error repeats
 
 # What may be a number beyond a double; inside a string it does no harm to look closer.
-_MAYBE_TOO_BIG = re.compile(rb"\d[eE]\+?\d{3}|\d{300}")
+_MAYBE_TOO_BIG = re.compile(rb"\d[eE]\+?\d{3}|(?<!\d)\d{300}")
 _MAX_EXPONENT = 308
 _SIGNIFICANT_DIGITS = 17
 
-# A string, to be left as it is, or a word for a number that Python does not know.
-_WORDS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|-NaN\b|\bInf\b', re.S)
-_PYTHON_WORDS = {"Inf": "Infinity", "-NaN": "NaN"}
+# Words for numbers that Python does not know, and what begins and ends the strings around them.
+_WORDS = {"Inf": "Infinity", "-NaN": "NaN"}
+_TOKENS = re.compile(r'\\.|"|-NaN\b|\bInf\b', re.S)
 
 _PADDED_BASE64 = re.compile(r"([A-Za-z0-9+/]*)([=.]*)", re.A)
 
@@ -69,11 +69,10 @@ def read_json(body: bytes) -> tuple[dict[str, Any], bool]:
     try:
         try:
             document = _first_value(decoder, text)
-        except json.JSONDecodeError:
-            words = _WORDS.sub(lambda match: _PYTHON_WORDS.get(match[0], match[0]), text)
-            if words == text:
+        except json.JSONDecodeError as error:
+            if not text.startswith(("Inf", "-Inf", "-NaN"), error.pos):
                 raise
-            document = _first_value(decoder, words)
+            document = _first_value(decoder, _with_pythons_words(text))
     except json.JSONDecodeError as error:
         empty = not text.strip(" \t\r\n")
         what = "The document is empty" if empty else f"Invalid value. {error.msg}"
@@ -141,6 +140,19 @@ def show(value: Any) -> str:
 def _first_value(decoder: json.JSONDecoder, text: str) -> Any:
     start = len(text) - len(text.lstrip(" \t\r\n"))
     return decoder.raw_decode(text, start)[0]
+
+
+def _with_pythons_words(text: str) -> str:
+    """The text with the words for numbers that Python knows; strings stay as they are."""
+    pieces, done, inside = [], 0, False
+    for match in _TOKENS.finditer(text):
+        token = match[0]
+        if token == '"':
+            inside = not inside
+        elif not inside and token in _WORDS:
+            pieces += [text[done : match.start()], _WORDS[token]]
+            done = match.end()
+    return "".join([*pieces, text[done:]])
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
