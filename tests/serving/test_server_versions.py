@@ -173,6 +173,37 @@ def test_labels_are_refused_at_the_start_as_by_the_real_server(base, capsys):
 
 
 @pytest.mark.parametrize(
+    ("replaced", "by", "words"),
+    [
+        ("/models/half", "models/half", "absolute path or a URI; received 'models/half'"),
+        ('model_platform: "tensorflow"', "", r"model_platform must be \"tensorflow\""),
+        ('"tensorflow"', '"tflite"', r"must be \"tensorflow\"; received 'tflite'"),
+        ('"tensorflow"', '"tensorflow" model_type: TENSORFLOW', "leave the deprecated"),
+        ("versions: 1 versions: 2", "", "names no versions"),
+        ("  } }", "  } config { name: 'half' base_path: '/m' model_platform: 'tensorflow' } }",
+         "it is listed more than once"),
+    ],
+)  # fmt: skip
+def test_a_models_config_that_the_real_server_refuses_is_refused(base, replaced, by, words):
+    text = re.sub(r"version_labels \{[^}]*\}", "", LABELLED)
+    assert replaced in text
+    write_config(base, text.replace(replaced, by))
+    with pytest.raises(ValueError, match=rf"TensorFlow Serving refuses the model.*{words}"):
+        start(base).start()
+
+
+def test_a_models_config_that_lists_other_models_is_warned_about(base, caplog):
+    other = 'config { name: "gone" base_path: "/models/gone" model_platform: "tensorflow" }'
+    half = other.replace("gone", "half")
+    write_config(base, f"model_config_list {{ {half} {other} }}")
+    with start(base) as server:
+        assert answer(server) == 1.0
+    assert "models.config does not list slow" in caplog.text
+    assert "models.config lists gone, which has no version" in caplog.text
+    assert "list half" not in caplog.text
+
+
+@pytest.mark.parametrize(
     "flag",
     [
         "--allow_version_labels_for_unavailable_models=true",
@@ -374,17 +405,35 @@ def test_a_signal_ends_the_process_cleanly_after_the_request_under_way(base, nam
         assert process.wait(30) == 0
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
-def test_a_signal_while_a_model_loads_ends_the_process_at_once(base, name):
-    write_warmup(base / "slow" / "1", tf.constant([300.0]), name="seconds")  # inside TensorFlow
+def started_process(base):
     command = [sys.executable, "-m", "tfllm.cli", "serve", str(base)]
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [*command, "--rest-port", "0", "--grpc-port", "0"], stderr=subprocess.PIPE, text=True
     )
-    with process:
+
+
+def ends_at_once(process, name):
+    time.sleep(1.0)  # what loads is inside TensorFlow, in its warm-up request
+    begin = time.monotonic()
+    process.send_signal(getattr(signal, name))
+    assert process.wait(60) == 0
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+def test_a_signal_while_a_model_loads_ends_the_process_at_once(base, name):
+    write_warmup(base / "slow" / "1", tf.constant([300.0]), name="seconds")
+    with started_process(base) as process:
         assert any("loading slow" in line for line in process.stderr)
-        time.sleep(1.0)  # loaded, and its warm-up request runs
-        begin = time.monotonic()
-        process.send_signal(getattr(signal, name))
-        assert process.wait(60) == 0
-        assert time.monotonic() - begin < 10
+        ends_at_once(process, name)
+
+
+@pytest.mark.slow
+def test_a_signal_while_a_further_version_loads_ends_the_process_at_once(base):
+    shutil.copytree(base / "slow" / "1", base / "slow" / ".2")
+    write_warmup(base / "slow" / ".2", tf.constant([300.0]), name="seconds")
+    with started_process(base) as process:
+        assert any("REST on" in line for line in process.stderr)
+        os.rename(base / "slow" / ".2", base / "slow" / "2")
+        assert any("loading slow version 2" in line for line in process.stderr)
+        ends_at_once(process, "SIGTERM")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger("tfllm.serving")
 
@@ -86,10 +87,10 @@ def _holds_versions(folder: Path) -> bool:
 def read_models_config(path: Path) -> dict[str, ModelPolicy]:
     """The policies and labels of a TensorFlow Serving `models.config`, by model name.
 
-    `base_path` is not read: it names a place inside the container that the file is written for.
+    `base_path` is not followed: it names a place inside the container that the file is written for.
 
     Raises:
-        ValueError: the file is not such a text proto.
+        ValueError: the file is not such a text proto, or one that TensorFlow Serving refuses.
     """
     from google.protobuf import text_format
 
@@ -105,8 +106,13 @@ def read_models_config(path: Path) -> dict[str, ModelPolicy]:
         text_format.Parse(path.read_text(encoding="utf-8"), config)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a models.config of TensorFlow Serving: {error}") from None
-    policies = {}
+    policies: dict[str, ModelPolicy] = {}
     for model in config.model_config_list.config:
+        if (problem := _problem(model)) or model.name in policies:
+            problem = problem or "it is listed more than once"
+            raise ValueError(
+                f"{path}: TensorFlow Serving refuses the model {model.name!r}: {problem}"
+            )
         latest: int | None = 1
         policy = model.model_version_policy
         choice = policy.WhichOneof("policy_choice")
@@ -117,6 +123,22 @@ def read_models_config(path: Path) -> dict[str, ModelPolicy]:
         specific = policy.specific.versions if choice == "specific" else ()
         policies[model.name] = ModelPolicy(latest, frozenset(specific), dict(model.version_labels))
     return policies
+
+
+def _problem(model: Any) -> str:
+    """What TensorFlow Serving refuses in a ModelConfig, "" if nothing."""
+    platform, kind = model.model_platform, model.model_type
+    path = model.base_path
+    if not path.startswith("/") and "://" not in path:
+        return f"base_path must be an absolute path or a URI; received {path!r}"
+    if kind and platform:
+        return "model_type and model_platform are given; leave the deprecated model_type out"
+    if platform != "tensorflow" and kind != 1:  # ModelType.TENSORFLOW
+        return f'model_platform must be "tensorflow"; received {platform!r}'
+    policy = model.model_version_policy
+    if policy.WhichOneof("policy_choice") == "specific" and not policy.specific.versions:
+        return "its policy is specific and names no versions, so none would be served"
+    return ""
 
 
 def check_labels(

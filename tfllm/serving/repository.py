@@ -171,6 +171,8 @@ class Repository:
                 for s in model.statuses.values()
             )
             raise ValueError(f"no model in {self._base} could be loaded: {reasons}")
+        if self._policies:
+            self._compare_with_config()
         for name, model in self._models.items():
             if not model.policy.wanted(model.statuses) & set(model.loaded):
                 log.warning(
@@ -181,15 +183,36 @@ class Repository:
         self._thread = threading.Thread(target=self._follow, name="tfllm-models", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends following and lets go of the models; requests on them must have ended."""
+    def _compare_with_config(self) -> None:
+        for name in sorted(set(self._models) - set(self._policies)):
+            log.warning(
+                "models.config does not list %s: TensorFlow Serving would not serve it", name
+            )
+        for name in sorted(set(self._policies) - set(self._models)):
+            log.warning(
+                "models.config lists %s, which has no version in %s: TensorFlow Serving would wait "
+                "for one before it answers",
+                name,
+                self._base,
+            )
+
+    def stop(self, *, wait_for_load: bool = True) -> bool:
+        """Ends following and lets go of the models; requests on them must have ended.
+
+        Args:
+            wait_for_load: wait for a version that loads just now, which may take minutes.
+
+        Returns:
+            Whether nothing loads any more.
+        """
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(None if wait_for_load else 1.0)
         with self._changed:
             for model in self._models.values():
                 model.loaded.clear()
         gc.collect()
+        return self._thread is None or not self._thread.is_alive()
 
     def _follow(self) -> None:
         while not self._stop.wait(self._poll_seconds):

@@ -211,6 +211,12 @@ class ModelServer:
         """
         if not self._started:
             return True
+        clean = self._stop_listening()
+        self.repository.stop()
+        self._restore_xla()
+        return clean
+
+    def _stop_listening(self) -> bool:
         rest, self._rest = self._rest, None
         server, self._grpc = self._grpc, None
         if rest is not None:
@@ -224,11 +230,12 @@ class ModelServer:
         executors, self._executors = self._executors, []
         for executor in executors:
             executor.shutdown(wait=clean, cancel_futures=True)
-        self.repository.stop()
+        return clean
+
+    def _restore_xla(self) -> None:
         if not self._xla:
             self._xla = True  # given back once
             restore_xla()
-        return clean
 
     def __enter__(self) -> ModelServer:
         return self.start()
@@ -239,8 +246,8 @@ class ModelServer:
     def serve_forever(self) -> int:
         """Starts if need be, and serves until SIGTERM or SIGINT; call it in the main thread.
 
-        The first signal stops cleanly, a second one at once. One that comes while the models load
-        ends the process at once: nothing has been promised to anybody yet.
+        The first signal stops cleanly, a second one at once. No load of a model is waited for: a
+        signal that comes before the server answers ends the process at once.
 
         Returns:
             The exit code: 0. If requests outlive the grace period, the process ends here with 1.
@@ -262,9 +269,14 @@ class ModelServer:
             while not arrived.wait(1.0):
                 pass
             log.info("stopping; requests under way have %g s", self._grace_seconds)
-            if not self.stop():
+            # A thread inside TensorFlow, in a request or a load, would hold the process.
+            if not self._stop_listening():
                 log.error("requests were still running after %g s", self._grace_seconds)
-                _end_process(1)  # a thread inside TensorFlow would hold the process
+                _end_process(1)
+            if not self.repository.stop(wait_for_load=False):
+                log.info("stopped while a version was loading")
+                _end_process(0)
+            self._restore_xla()
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
