@@ -29,7 +29,7 @@ _GET = re.compile(
 
 # The HTTP server of TensorFlow Serving knows no others.
 _METHODS = {"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"}
-_LEGAL_PATH = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
+_LEGAL = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 
 Kind = Literal["call", "status", "metadata", "chat_template", "preflight", "metrics", "refused"]
 
@@ -76,7 +76,7 @@ def find_route(method: str, path: str, query: str) -> Route:
     """
     if method not in _METHODS:
         raise NoRoute(501, "Not Implemented")
-    if not _LEGAL_PATH.fullmatch(path):
+    if not _LEGAL.fullmatch(path) or not _LEGAL.fullmatch(query.replace("?", "")):
         raise NoRoute(400, "Bad Request")
     whole = f"{path}?{query}" if query else path
     if path == METRICS_PATH:
