@@ -204,17 +204,20 @@ def test_a_models_config_that_lists_other_models_is_warned_about(base, caplog):
 
 
 @pytest.mark.parametrize(
-    "flag",
+    ("words", "allowed"),
     [
-        "--allow_version_labels_for_unavailable_models=true",
-        "--allow-version-labels-for-unavailable-models",
+        ("serve BASE --allow_version_labels_for_unavailable_models=true", True),
+        ("serve --allow-version-labels-for-unavailable-models BASE", True),
+        ("serve --allow_version_labels_for_unavailable_models BASE", True),
+        ("serve --allow-version-labels-for-unavailable-models=false BASE", False),
+        ("serve BASE", False),
     ],
 )
-def test_the_flag_of_the_real_server_lets_labels_pass(base, flag, monkeypatch):
+def test_the_flag_of_the_real_server_lets_labels_pass(base, words, allowed, monkeypatch):
     seen = []
     monkeypatch.setattr(server_module.ModelServer, "serve_forever", lambda self: seen.append(self))
-    main(["serve", str(base), flag])
-    assert seen[0].repository._allow_labels is True
+    main(words.replace("BASE", str(base)).split())
+    assert seen[0].repository._allow_labels is allowed
 
 
 def test_a_label_makes_no_version_served_that_the_policy_leaves_out(base):

@@ -61,23 +61,22 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
-    """A flag of TensorFlow Serving, in its spelling or with hyphens, with or without =true."""
+    """A flag of TensorFlow Serving, spelt as there or with hyphens, bare or with =true or =false.
+
+    A value is a part of the word, so that the flag never takes the next argument for one.
+    """
+    spellings = (f"--{name.replace('_', '-')}", f"--{name}")
     parser.add_argument(
-        f"--{name.replace('_', '-')}",
-        f"--{name}",
-        nargs="?",
-        const=True,
-        default=False,
-        type=_true_or_false,
-        metavar="true|false",
-        help=f"{meaning} (default: false)",
+        *spellings, dest=name, action="store_true", help=f"{meaning} (default: false)"
     )
-
-
-def _true_or_false(word: str) -> bool:
-    if word.lower() not in ("true", "false", "1", "0"):
-        raise argparse.ArgumentTypeError(f"must be true or false; received {word!r}")
-    return word.lower() in ("true", "1")
+    for value in ("true", "false"):
+        parser.add_argument(
+            *(f"{spelling}={value}" for spelling in spellings),
+            dest=name,
+            action="store_true" if value == "true" else "store_false",
+            default=False,
+            help=argparse.SUPPRESS,
+        )
 
 
 def _serve(options: argparse.Namespace) -> int:
