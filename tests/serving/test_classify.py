@@ -7,52 +7,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.serving.toy_models import call, start
+from tests.serving.toy_models import call, start, toy_base
 from tfllm.serving.classify import Classes, read_classify, write_classify
 from tfllm.serving.client import Client
 from tfllm.serving.errors import ServingError
 from tfllm.serving.servable import Prediction
 
 
-class Lengths(tf.Module):
-    """Scores a text by its length, and by the number that stands beside it."""
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
-    def classify(self, inputs):
-        features = {
-            "text": tf.io.FixedLenFeature([], tf.string, ""),
-            "times": tf.io.FixedLenFeature([], tf.int64, 1),
-        }
-        parsed = tf.io.parse_example(inputs, features)
-        length = tf.cast(
-            tf.strings.length(parsed["text"]) * tf.cast(parsed["times"], tf.int32), tf.float32
-        )
-        scores = tf.stack([length, tf.ones_like(length) / 4], 1)
-        return {
-            "classes": tf.tile(tf.constant([["long", "naïve"]]), [tf.shape(inputs)[0], 1]),
-            "scores": scores,
-        }
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
-    def scores_alone(self, inputs):
-        return {"scores": tf.cast(tf.strings.length(inputs), tf.float32)[:, None]}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="x")])
-    def other(self, x):
-        return {"y": x}
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    base = tmp_path_factory.mktemp("models")
-    module = Lengths()
-    signatures = {
-        "serving_default": module.classify,
-        "scores_alone": module.scores_alone,
-        "other": module.other,
-    }
-    tf.saved_model.save(module, str(base / "lengths" / "1"), signatures=signatures)
-    with start(base, grpc_port=0) as running:
+def server():
+    with start(toy_base(), grpc_port=0) as running:
         yield running
 
 

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
@@ -64,7 +65,6 @@ def test_generate(connect):
     assert client.generate("hello", max_new_tokens=2) == "he"
     assert client.generate(["hello", "world"], stop=["l", "w"]) == ["he", ""]
     assert client.generate("a b", stop=" ", temperature=0.5, seed=3) == "a"
-    assert client.generate([]) == []
 
 
 def test_a_prompt_that_the_model_refuses_is_an_error_that_keeps_the_other_texts(connect):
@@ -115,6 +115,37 @@ def test_both_protocols_give_the_same_metadata(server):
         Client(server.grpc_address, model="parrot", protocol="grpc") as grpc,
     ):
         assert rest.metadata()["metadata"] == grpc.metadata()["metadata"]
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.generate([]),
+        lambda client: client.generate([], max_new_tokens=3),
+        lambda client: client.chat([]),
+        lambda client: client.score([]),
+        lambda client: client.classify([]),
+        lambda client: client.rows("serving_default", []),
+        lambda client: client.predict([]),
+        lambda client: client.predict(()),
+        lambda client: client.predict({}),
+        lambda client: client.predict({"x": []}),
+        lambda client: client.predict({"x": [1.0], "y": []}),
+        lambda client: client.predict({"x": np.zeros([0, 4], np.float32)}),
+    ],
+)
+def test_an_empty_request_is_refused_before_it_is_sent(protocol, ask):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        listener.setblocking(False)
+        with (
+            Client(f"{host}:{port}", model="any", protocol=protocol, timeout=5) as client,
+            pytest.raises(ValueError, match=r"at least one"),
+        ):
+            ask(client)
+        with pytest.raises(BlockingIOError):  # nobody called
+            listener.accept()
 
 
 def test_the_servers_errors_are_exceptions_with_its_code_and_words(connect):

@@ -5,11 +5,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.serving.toy_models import call, raw_call, start, toy_base, until
 from tfllm.serving.batching import BatchingOptions, batched_function
+from tfllm.serving.client import Client
+from tfllm.serving.errors import ServingError
 
 pytestmark = pytest.mark.alone
 
@@ -103,6 +106,45 @@ def test_requests_of_different_widths_are_all_answered(server):
     with ThreadPoolExecutor(6) as pool:
         replies = list(pool.map(send, range(1, 7)))
     assert replies == [(200, {"outputs": [float(width)]}) for width in range(1, 7)]
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_a_row_of_another_shape_fails_its_own_request_alone(protocol):
+    # The signature leaves the width open; the model needs two numbers a row.
+    rows = [[[1.0, 5.0]], [[9.0, 2.0], [8.0, 8.0]], [[1.0, 2.0, 3.0]], [[4.0, 1.0]], [[7.0]]]
+    want = {0: [-4.0], 1: [7.0, 0.0], 3: [3.0]}
+    grpc_port = 0 if protocol == "grpc" else None
+    with (
+        start(toy_base(), grpc_port=grpc_port, batch_timeout_micros=200_000) as server,
+        ThreadPoolExecutor(3 * len(rows)) as pool,
+    ):
+        address = server.grpc_address if protocol == "grpc" else server.rest_address
+        barrier = threading.Barrier(3 * len(rows))
+
+        def send(number):
+            with Client(address, model="several", protocol=protocol) as client:
+                client.input_names("pairs")  # asks for the metadata before all begin
+                barrier.wait()
+                found = []
+                for _ in range(3):
+                    try:
+                        x = np.float32(rows[number % len(rows)])
+                        found.append(client.predict(x, signature_name="pairs")["difference"])
+                    except ServingError as error:
+                        found.append(error)
+                return found
+
+        answers = list(pool.map(send, range(3 * len(rows))))
+        sizes = batches(server, "several", "pairs")
+    for number, found in enumerate(answers):
+        for answer in found:
+            if (good := want.get(number % len(rows))) is not None:
+                assert isinstance(answer, np.ndarray), answer
+                assert answer.tolist() == good
+            else:
+                assert isinstance(answer, ServingError) and answer.code == "INVALID_ARGUMENT"
+                assert "[[" not in answer.message and "stack" not in answer.message
+    assert sum(sizes.values()) > 0
 
 
 def test_a_request_larger_than_a_batch_is_split(server):

@@ -4,6 +4,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -174,10 +175,43 @@ def test_classify_wants_a_model_and_examples(predictions):
     assert refused(predictions.Classify, message) == ("INVALID_ARGUMENT", "Input is empty.")
 
 
+def regression(signature, *texts):
+    message = regression_pb2.RegressionRequest()
+    message.model_spec.name = "lengths"
+    message.model_spec.signature_name = signature
+    for text in texts:
+        feature = message.input.example_list.examples.add().features.feature
+        feature["text"].bytes_list.value.append(text)
+    return message
+
+
+def test_regress(predictions):
+    reply = predictions.Regress(regression("regress", b"four", b"ab"))
+    assert [entry.value for entry in reply.result.regressions] == [4.0, 2.0]
+    assert (reply.model_spec.name, reply.model_spec.version.value) == ("lengths", 1)
+    assert reply.model_spec.signature_name == "regress"
+    for message, words in (
+        (regression("regress"), "Input is empty."),
+        (regression("nosuch", b"a"), "No signature was found with the name: nosuch"),
+        (regression("", b"a"), "Expected one output Tensor."),
+    ):
+        code, details = refused(predictions.Regress, message)
+        assert code == "INVALID_ARGUMENT" and words in details
+
+
+def test_a_value_that_does_not_fit_its_type_is_refused(predictions):
+    message = request("several", {"byte": np.uint8([1])}, "small")
+    proto = message.inputs["tiny"]
+    proto.dtype = types_pb2.DT_INT8
+    proto.tensor_shape.dim.add().size = 1
+    proto.int_val.append(200)
+    code, details = refused(predictions.Predict, message)
+    assert code == "INVALID_ARGUMENT" and "tensor parsing error: tiny" in details
+
+
 def test_the_other_calls_are_unimplemented(channel, predictions):
     models = model_service_pb2_grpc.ModelServiceStub(channel)
     for method, message in (
-        (predictions.Regress, regression_pb2.RegressionRequest()),
         (predictions.MultiInference, inference_pb2.MultiInferenceRequest()),
         (models.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),
     ):

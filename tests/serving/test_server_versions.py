@@ -1,6 +1,7 @@
 """Versions come and go while the server runs; labels, policies, warm-up; starting and stopping."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from tests.serving.toy_models import call, start, toy_base, until
+from tfllm.cli import main
+from tfllm.serving import server as server_module
 from tfllm.serving import xla_switch
 
 pytestmark = pytest.mark.alone
@@ -109,11 +112,13 @@ def test_a_broken_version_is_reported_and_the_old_one_serves_on(base):
         until(lambda: answer(server) == 2.0)
 
 
-def test_a_server_starts_on_the_newest_version_that_loads(base):
+def test_a_server_starts_on_the_newest_version_that_loads(base, caplog):
     (base / "half" / "5").mkdir()
     with start(base) as server:
         assert answer(server) == 1.0
         assert states(server) == {5: "END", 1: "AVAILABLE"}
+    assert "no version of half that is to be served could be loaded; TensorFlow" in caplog.text
+    assert "no version of slow" not in caplog.text
 
 
 def test_a_new_model_appears(base):
@@ -122,24 +127,119 @@ def test_a_new_model_appears(base):
         until(lambda: call(server, "GET", "/v1/models/other/metadata")[0] == 200)
 
 
+LABELLED = """model_config_list { config {
+    name: "half" base_path: "/models/half" model_platform: "tensorflow"
+    model_version_policy { specific { versions: 1 versions: 2 } }
+    version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 } } }"""
+
+
+def write_config(base, text):
+    """Replaced whole, and seen as changed though it may happen within a tick of the clock."""
+    beside = base / ".models.config"
+    beside.write_text(text)
+    write_config.time = getattr(write_config, "time", 0) + 1
+    os.utime(beside, (write_config.time, write_config.time))
+    os.rename(beside, base / "models.config")
+
+
 def test_labels_and_policies_from_models_config(base):
     add_half(base, 2)
     add_half(base, 3)
-    text = """model_config_list { config {
-        name: "half" base_path: "/models/half" model_platform: "tensorflow"
-        model_version_policy { specific { versions: 1 versions: 2 } }
-        version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 } } }"""
-    (base / "models.config").write_text(text)
-    with start(base) as server:
+    write_config(base, LABELLED)
+    with start(base, allow_version_labels_for_unavailable_models=True) as server:
         assert answer(server, "/labels/stable") == 1.0
         assert answer(server, "/labels/canary") == answer(server) == 2.0
         assert answer(server, "/versions/3") == 404
-        (base / "models.config").write_text(text.replace("value: 1", "value: 2"))
-        os.utime(base / "models.config", (1, 1))
+        write_config(base, LABELLED.replace("value: 1", "value: 2"))
         until(lambda: answer(server, "/labels/stable") == 2.0)
-    (base / "models.config").write_text("model_config_lis {")
+    write_config(base, "model_config_lis {")
     with pytest.raises(ValueError, match=r"models.config is not a models.config"):
         start(base).start()
+
+
+def test_labels_are_refused_at_the_start_as_by_the_real_server(base, capsys):
+    add_half(base, 2)
+    write_config(base, LABELLED)
+    rule = (
+        r"label '(stable|canary)' of half to version [12], which is not loaded: labels are checked "
+        r"before models load.*--allow_version_labels_for_unavailable_models=true"
+    )
+    with pytest.raises(ValueError, match=rule):
+        start(base).start()
+    command = ["serve", str(base), "--rest-port", "0", "--grpc-port", "0"]
+    for flag in ([], ["--allow-version-labels-for-unavailable-models=false"]):
+        assert main([*command, *flag]) != 0
+        assert re.search(rule, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "by", "words"),
+    [
+        ("/models/half", "models/half", "absolute path or a URI; received 'models/half'"),
+        ('model_platform: "tensorflow"', "", r"model_platform must be \"tensorflow\""),
+        ('"tensorflow"', '"tflite"', r"must be \"tensorflow\"; received 'tflite'"),
+        ('"tensorflow"', '"tensorflow" model_type: TENSORFLOW', "leave the deprecated"),
+        ("versions: 1 versions: 2", "", "names no versions"),
+        ("  } }", "  } config { name: 'half' base_path: '/m' model_platform: 'tensorflow' } }",
+         "it is listed more than once"),
+    ],
+)  # fmt: skip
+def test_a_models_config_that_the_real_server_refuses_is_refused(base, replaced, by, words):
+    text = re.sub(r"version_labels \{[^}]*\}", "", LABELLED)
+    assert replaced in text
+    write_config(base, text.replace(replaced, by))
+    with pytest.raises(ValueError, match=rf"TensorFlow Serving refuses the model.*{words}"):
+        start(base).start()
+
+
+def test_a_models_config_that_lists_other_models_is_warned_about(base, caplog):
+    other = 'config { name: "gone" base_path: "/models/gone" model_platform: "tensorflow" }'
+    half = other.replace("gone", "half")
+    write_config(base, f"model_config_list {{ {half} {other} }}")
+    with start(base) as server:
+        assert answer(server) == 1.0
+    assert "models.config does not list slow" in caplog.text
+    assert "models.config lists gone, which has no version" in caplog.text
+    assert "list half" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        ("serve BASE --allow_version_labels_for_unavailable_models=true", True),
+        ("serve --allow-version-labels-for-unavailable-models BASE", True),
+        ("serve --allow_version_labels_for_unavailable_models BASE", True),
+        ("serve --allow-version-labels-for-unavailable-models=false BASE", False),
+        ("serve BASE", False),
+    ],
+)
+def test_the_flag_of_the_real_server_lets_labels_pass(base, words, allowed, monkeypatch):
+    seen = []
+    monkeypatch.setattr(server_module.ModelServer, "serve_forever", lambda self: seen.append(self))
+    main(words.replace("BASE", str(base)).split())
+    assert seen[0].repository._allow_labels is allowed
+
+
+def test_a_label_makes_no_version_served_that_the_policy_leaves_out(base):
+    add_half(base, 2)
+    write_config(base, LABELLED.replace("specific { versions: 1 versions: 2 }", "latest {}"))
+    with start(base, allow_version_labels_for_unavailable_models=True) as server:
+        assert answer(server, "/labels/canary") == 2.0
+        assert answer(server, "/labels/stable") == 404
+
+
+def test_while_a_server_runs_a_label_moves_only_to_what_is_loaded(base, caplog):
+    add_half(base, 2)
+    with start(base) as server:
+        config = LABELLED.replace("specific { versions: 1 versions: 2 }", "all {}")
+        write_config(base, config)  # only version 2 is loaded, so the file waits
+        until(lambda: "the last models.config stays in force" in caplog.text)
+        assert answer(server, "/labels/canary") == 400
+        write_config(base, config.replace('key: "stable" value: 1', 'key: "stable" value: 2'))
+        until(lambda: answer(server, "/labels/stable") == 2.0)
+        until(lambda: states(server)[1] == "AVAILABLE")  # the policy came with it
+        write_config(base, config)
+        until(lambda: answer(server, "/labels/stable") == 1.0)
 
 
 def test_a_labelled_version_is_served_besides_the_newest(base):
@@ -153,11 +253,11 @@ def test_one_models_folder_is_enough(base):
         assert answer(server) == 1.0
 
 
-def write_warmup(folder, value, signature="serving_default"):
+def write_warmup(folder, value, signature="serving_default", name="x"):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "any"
     request.model_spec.signature_name = signature
-    request.inputs["x"].CopyFrom(tf.make_tensor_proto(value))
+    request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
     entry = prediction_log_pb2.PredictionLog()
     entry.predict_log.request.CopyFrom(request)
     (folder / "assets.extra").mkdir()
@@ -306,3 +406,37 @@ def test_a_signal_ends_the_process_cleanly_after_the_request_under_way(base, nam
             process.send_signal(getattr(signal, name))
             assert running.result()[0] == 200
         assert process.wait(30) == 0
+
+
+def started_process(base):
+    command = [sys.executable, "-m", "tfllm.cli", "serve", str(base)]
+    return subprocess.Popen(
+        [*command, "--rest-port", "0", "--grpc-port", "0"], stderr=subprocess.PIPE, text=True
+    )
+
+
+def ends_at_once(process, name):
+    time.sleep(1.0)  # what loads is inside TensorFlow, in its warm-up request
+    begin = time.monotonic()
+    process.send_signal(getattr(signal, name))
+    assert process.wait(60) == 0
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+def test_a_signal_while_a_model_loads_ends_the_process_at_once(base, name):
+    write_warmup(base / "slow" / "1", tf.constant([300.0]), name="seconds")
+    with started_process(base) as process:
+        assert any("loading slow" in line for line in process.stderr)
+        ends_at_once(process, name)
+
+
+@pytest.mark.slow
+def test_a_signal_while_a_further_version_loads_ends_the_process_at_once(base):
+    shutil.copytree(base / "slow" / "1", base / "slow" / ".2")
+    write_warmup(base / "slow" / ".2", tf.constant([300.0]), name="seconds")
+    with started_process(base) as process:
+        assert any("REST on" in line for line in process.stderr)
+        os.rename(base / "slow" / ".2", base / "slow" / "2")
+        assert any("loading slow version 2" in line for line in process.stderr)
+        ends_at_once(process, "SIGTERM")

@@ -55,9 +55,58 @@ class Several(tf.Module):
     def numbers(self, x):
         return {"f": x, "d": tf.cast(x, tf.float64)}
 
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.int8, name="tiny"),
+            tf.TensorSpec([None], tf.uint8, name="byte"),
+        ]
+    )
+    def small(self, tiny, byte):
+        return {"tiny": tiny + 0, "byte": byte + 0}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, name="x")])
+    def pairs(self, x):
+        wait(0.05)
+        return {"difference": tf.squeeze(tf.matmul(x, tf.constant([[1.0], [-1.0]])), 1)}
+
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, name="x")])
     def ragged_width(self, x):
         return {"sum": tf.reduce_sum(x, 1)}
+
+
+class Lengths(tf.Module):
+    """Scores a text by its length, and by the number that stands beside it."""
+
+    def length(self, inputs):
+        features = {
+            "text": tf.io.FixedLenFeature([], tf.string, ""),
+            "times": tf.io.FixedLenFeature([], tf.int64, 1),
+            "number": tf.io.FixedLenFeature([], tf.float32, 0.0),
+        }
+        parsed = tf.io.parse_example(inputs, features)
+        length = tf.strings.length(parsed["text"]) * tf.cast(parsed["times"], tf.int32)
+        return tf.cast(length, tf.float32) + parsed["number"]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def classify(self, inputs):
+        length = self.length(inputs)
+        scores = tf.stack([length, tf.ones_like(length) / 4], 1)
+        return {
+            "classes": tf.tile(tf.constant([["long", "naïve"]]), [tf.shape(inputs)[0], 1]),
+            "scores": scores,
+        }
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def regress(self, inputs):
+        return {"outputs": self.length(inputs)[:, None]}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def scores_alone(self, inputs):
+        return {"scores": tf.cast(tf.strings.length(inputs), tf.float32)[:, None]}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="x")])
+    def other(self, x):
+        return {"y": x}
 
 
 class Picky(tf.Module):
@@ -226,7 +275,20 @@ def toy_base() -> Path:
             "serving_default": several.serve,
             "scalar": several.scalar,
             "numbers": several.numbers,
+            "small": several.small,
+            "pairs": several.pairs,
             "ragged_width": several.ragged_width,
+        },
+    )
+    lengths = Lengths()
+    tf.saved_model.save(
+        lengths,
+        str(base / "lengths" / "1"),
+        signatures={
+            "serving_default": lengths.classify,
+            "scores_alone": lengths.scores_alone,
+            "regress": lengths.regress,
+            "other": lengths.other,
         },
     )
     for name, model in (("picky", Picky()), ("slow", Slow()), ("compiled", Compiled())):

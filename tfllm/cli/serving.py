@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +26,18 @@ def add_commands(add: AddCommand) -> None:
     serve.add_argument("--max-batch-size", type=int, default=8, help="rows run together")
     serve.add_argument("--max-body-bytes", type=int, default=16 << 20, help="of a REST request")
     serve.add_argument("--no-batching", action="store_true", help="run each request alone")
+
+    _add_flag(
+        serve,
+        "allow_version_labels_for_unavailable_models",
+        "let version labels of models.config name versions that are not loaded yet, as none is "
+        "when the server starts; TensorFlow Serving's flag",
+    )
+    _add_flag(
+        serve,
+        "rest_api_enable_cors_support",
+        "let web pages of other origins call REST; TensorFlow Serving's flag",
+    )
 
     query = add("query", "Ask a server, ours or TensorFlow Serving", _query)
     query.add_argument("model", help="the model's name")
@@ -46,20 +60,50 @@ def add_commands(add: AddCommand) -> None:
     add_settings(query, "generation")
 
 
-def _serve(options: argparse.Namespace) -> int:
-    with quiet_start():
-        from tfllm.serving import ModelServer
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    server = ModelServer(
-        options.base,
-        host=options.host,
-        rest_port=options.rest_port,
-        grpc_port=options.grpc_port,
-        batching=not getattr(options, "no_batching", False),
-        max_batch_size=options.max_batch_size,
-        max_body_bytes=options.max_body_bytes,
+def _add_flag(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
+    """A flag of TensorFlow Serving, spelt as there or with hyphens, bare or with =true or =false.
+
+    A value is a part of the word, so that the flag never takes the next argument for one.
+    """
+    spellings = (f"--{name.replace('_', '-')}", f"--{name}")
+    parser.add_argument(
+        *spellings, dest=name, action="store_true", help=f"{meaning} (default: false)"
     )
-    return server.serve_forever()
+    for value in ("true", "false"):
+        parser.add_argument(
+            *(f"{spelling}={value}" for spelling in spellings),
+            dest=name,
+            action="store_true" if value == "true" else "store_false",
+            default=False,
+            help=argparse.SUPPRESS,
+        )
+
+
+def _serve(options: argparse.Namespace) -> int:
+    # TensorFlow takes seconds to load, and a container that is stopped meanwhile ends as cleanly.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+    try:
+        with quiet_start():
+            from tfllm.serving import ModelServer
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+        )
+        server = ModelServer(
+            options.base,
+            host=options.host,
+            rest_port=options.rest_port,
+            grpc_port=options.grpc_port,
+            batching=not getattr(options, "no_batching", False),
+            max_batch_size=options.max_batch_size,
+            max_body_bytes=options.max_body_bytes,
+            allow_version_labels_for_unavailable_models=(
+                options.allow_version_labels_for_unavailable_models
+            ),
+            rest_api_enable_cors_support=options.rest_api_enable_cors_support,
+        )
+        return server.serve_forever()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _query(options: argparse.Namespace) -> None:

@@ -6,8 +6,6 @@ both of the outputs `classes` (string [B, L]) and `scores` (float [B, L]).
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from typing import Any, NamedTuple
 
@@ -16,8 +14,14 @@ import tensorflow as tf
 
 from tfllm.serving.errors import ServingError, invalid_argument
 from tfllm.serving.json_reply import decimals
+from tfllm.serving.json_request import (
+    RepeatedKeys,
+    is_base64,
+    json_type,
+    read_base64,
+    read_json,
+)
 from tfllm.serving.servable import DEFAULT_SIGNATURE, Prediction, Servable, Signature
-from tfllm.serving.tensor_json import read_json
 
 _INT64 = 2**63
 
@@ -162,8 +166,10 @@ def _check(signature: Signature) -> None:
 def _example(value: Any) -> bytes:
     """An example, its features values or lists of them, all of one kind."""
     if not isinstance(value, dict):
-        raise invalid_argument(f"Example must be JSON object but got JSON {_kind(value)}")
-    features = {name: _feature(name, content) for name, content in value.items()}
+        raise invalid_argument(f"Example must be JSON object but got JSON {json_type(value)}")
+    # Of a feature that is given twice, TensorFlow Serving keeps the last; of other keys the first.
+    contents = value.last if isinstance(value, RepeatedKeys) else value
+    features = {name: _feature(name, content) for name, content in contents.items()}
     if not features:
         return b""
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
@@ -191,21 +197,17 @@ def _value(name: str, value: Any) -> tuple[str, Any]:
     if isinstance(value, bool):
         return "int64", int(value)
     if isinstance(value, int):
-        if not -_INT64 <= value < _INT64:
+        if -_INT64 <= value < _INT64:
+            return "int64", value
+        if _INT64 <= value < 2 * _INT64:
             raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
-        return "int64", value
+        value = float(value)  # as the parser of TensorFlow Serving reads it
     if isinstance(value, float):
         return "float", value
     if isinstance(value, str):
         return "bytes", value.encode("utf-8", "surrogateescape")
-    if isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str):
-        try:
-            return "bytes", base64.b64decode(value["b64"], validate=True)
-        except (binascii.Error, ValueError):
-            raise invalid_argument(f"Unable to base64 decode feature: {name}") from None
-    raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {_kind(value)}")
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "Object", list: "Array", str: "String", bool: "Bool", type(None): "Null"}
-    return names.get(type(value), "Number")
+    if is_base64(value):
+        return "bytes", read_base64(value)
+    raise invalid_argument(
+        f"Feature: {name} has element with unexpected JSON type: {json_type(value)}"
+    )

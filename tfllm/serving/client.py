@@ -96,12 +96,11 @@ class Client:
             GenerationError: the model refused a prompt; `outputs["text"]` of the error has what
                 the other prompts gave.
             ServingError: the server refused the request, or is not there.
-            ValueError: an option is unknown or out of range.
+            ValueError: there is no prompt, or an option is unknown or out of range.
         """
         single = isinstance(prompt, str)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            return []
+        _require_rows("prompt", prompts)
         _require_texts("prompt", prompts)
         inputs: dict[str, Any] = {"prompt": np.array(prompts, np.object_)}
         if options:
@@ -180,10 +179,10 @@ class Client:
         Raises:
             GenerationError: the model refused a text.
             ServingError: the server refused the request, or is not there.
+            ValueError: there is no text.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        if not texts:
-            return []
+        _require_rows("text", texts)
         _require_texts("text", texts)
         outputs = self.predict({"text": np.array(texts, np.object_)}, signature_name="score")
         _raise_row_errors(outputs)
@@ -213,7 +212,12 @@ class Client:
 
         Raises:
             ServingError: the server refused the request, or is not there.
+            ValueError: there is no input, or one without a row.
         """
+        if isinstance(inputs, Mapping) and not inputs:
+            raise ValueError("inputs must name at least one input; received none")
+        for name, value in inputs.items() if isinstance(inputs, Mapping) else [("inputs", inputs)]:
+            _require_rows(name, value)
         signature = self._signature(signature_name)
         if not isinstance(inputs, Mapping):
             names = list(signature["inputs"])
@@ -245,10 +249,9 @@ class Client:
 
         Raises:
             ServingError: the server refused the request, or is not there.
-            ValueError: the signature has no such input.
+            ValueError: there is no row, or the signature has no such input.
         """
-        if not rows:
-            return []
+        _require_rows("rows", rows)
         known = self.input_names(signature_name)
         for name in rows[0]:
             if name not in known:
@@ -276,7 +279,9 @@ class Client:
 
         Raises:
             ServingError: the server refused the request, or is not there.
+            ValueError: there is no example.
         """
+        _require_rows("examples", examples)
         for example in examples:
             _require_texts("a feature", list(example.values()))
         return self._transport.classify(examples, signature_name)
@@ -430,6 +435,18 @@ def _require_texts(what: str, texts: Sequence[Any]) -> None:
     for text in texts:
         if not isinstance(text, str):
             raise ConfigError(f"{what} must be a string or a list of strings; received {text!r}")
+
+
+def _require_rows(what: str, rows: Any) -> None:
+    """Refuse a request without a row before it is sent."""
+    shape = getattr(rows, "shape", None)
+    if shape is None and isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
+        shape = (len(rows),)
+    if shape is not None and len(shape) > 0 and shape[0] == 0:
+        raise ValueError(
+            f"{what} must have at least one row; received none. TensorFlow Serving with batching "
+            "leaves such a request without an answer"
+        )
 
 
 def _raise_row_errors(outputs: dict[str, np.ndarray]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -247,7 +248,9 @@ def _error(status: int, content: bytes) -> ServingError:
     try:
         message = json.loads(text)["error"]
     except (ValueError, TypeError, KeyError):
-        message = text[:1000] or f"HTTP status {status} and no message"
+        # A page of HTML is of something before the API: of the HTTP server, or of a proxy.
+        words = " ".join(re.sub(r"<[^>]*>", " ", text).split()) if text.startswith("<") else text
+        message = f"HTTP status {status}: {words[:1000] or 'no message'}"
     code = _CODE_OF_STATUS.get(status, "UNKNOWN")
     return ServingError(code, str(message), http_status=status)
 

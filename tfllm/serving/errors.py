@@ -103,11 +103,26 @@ def from_exception(error: BaseException) -> ServingError:
     return ServingError("INTERNAL", f"{type(error).__name__}: {error}")
 
 
+# What TensorFlow's Python writes around the message of a kernel: where in Python the node was made.
+_STACK = re.compile(
+    r"Detected at node [^\n]*\n(?:<stack traces unavailable>\n|(?:(?:  [^\n]*)?\n)*)"
+)
+# Names of nodes of the graph, which mean nothing to a caller and differ from one load to the next.
+_NODES = re.compile(r"\s*\[\[\{\{.*?\}\}\]\]|\n\s+\[\[[\w/.:-]+\]\]", re.S)
+_CALL = re.compile(r"\s*\[Op:[^\]]*\](?: name:[^\n]*)?\s*$")
+_FUNCTION = re.compile(r"\{\{function_node [^}]*\}\} ?")
+_ROOTS = re.compile(
+    r"^\d+ root error\(s\) found\.\n\s*\(0\) (?:[A-Z_]+: )?(.*?)\n\s*\(1\) .*", re.S
+)
+
+
 def clean_message(text: str) -> str:
-    """TensorFlow's error text without the Python stack and the node names around it."""
-    text = re.sub(r"^Graph execution error:\n+", "", text)
-    text = re.sub(r"^Detected at node [^\n]*\n(?:(?:  [^\n]*)?\n)*", "", text)
-    text = re.sub(r"\s*\[\[\{\{.*?\}\}\]\]", "", text, flags=re.DOTALL)
-    text = re.sub(r"\s*\[Op:[^\]]*\](?: name: \S*)?\s*$", "", text)
-    text = re.sub(r"^(?:\{\{function_node [^}]*\}\} )+", "", text)
+    """TensorFlow's error text without the Python stack and the node names around it.
+
+    Of several root errors of one run the first is given.
+    """
+    text = _CALL.sub("", text).removeprefix("Graph execution error:\n").lstrip("\n")
+    text = _STACK.sub("", text).replace("<stack traces unavailable>", "")
+    text = _FUNCTION.sub("", _NODES.sub("", text)).strip()
+    text = _ROOTS.sub(r"\1", text)
     return text.strip() or "the model's graph failed without a message"

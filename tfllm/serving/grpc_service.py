@@ -17,14 +17,15 @@ from tensorflow_serving.apis import (
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 from tfllm.serving.batching import RequestLimit
 from tfllm.serving.classify import classify, of_proto
 from tfllm.serving.errors import CODES, ServingError, from_exception, invalid_argument
 from tfllm.serving.metrics import Metrics
+from tfllm.serving.regress import regress
 from tfllm.serving.repository import Repository
-from tfllm.serving.rest import record_prediction
 
 # The field of a TensorProto that holds values of a NumPy type, as Serving fills it: clients in
 # other languages read that field and not `tensor_content`.
@@ -83,19 +84,28 @@ def create_grpc_server(
 class _Answering:
     """Turns errors into status codes and counts requests."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, repository: Repository, metrics: Metrics) -> None:
+        self._repository = repository
         self._metrics = metrics
 
-    def answer(self, api: str, model: str, context: Any, call: Callable[[], Any]) -> Any:
+    def answer(
+        self, context: Any, call: Callable[[], Any], *, count: tuple[str, str] | None = None
+    ) -> Any:
+        """What `call` gives. `count`: the model's name and the call's, of one that is counted; as
+        in TensorFlow Serving a look at a model is not."""
         start = time.perf_counter()
+        problem = None
         try:
             reply = call()
         except Exception as error:
             problem = from_exception(error)
-            known = "" if problem.code == "NOT_FOUND" else model
-            self._metrics.request(known, api, "GRPC", problem.code, 0.0)
+        if count is not None:
+            model, api = count
+            known = model if self._repository.has(model) else ""
+            code = "OK" if problem is None else problem.code
+            self._metrics.request(known, api, "GRPC", code, time.perf_counter() - start)
+        if problem is not None:
             context.abort(_STATUS[CODES.index(problem.code)], problem.message)
-        self._metrics.request(model, api, "GRPC", "OK", time.perf_counter() - start)
         return reply
 
 
@@ -104,14 +114,13 @@ _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer, _Answering):
     def __init__(self, repository: Repository, metrics: Metrics, limit: RequestLimit) -> None:
-        super().__init__(metrics)
-        self._repository = repository
+        super().__init__(repository, metrics)
         self._limit = limit
 
     def Predict(self, request: Any, context: Any) -> Any:
         """Runs a signature; `output_filter` chooses among its outputs."""
         return self.answer(
-            "Predict", request.model_spec.name, context, lambda: self._predict(request)
+            context, lambda: self._predict(request), count=(request.model_spec.name, "Predict")
         )
 
     def _predict(self, request: Any) -> Any:
@@ -129,7 +138,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer, 
             prediction = signature.predict(
                 {name: _array(name, proto) for name, proto in request.inputs.items()}
             )
-            record_prediction(self._metrics, servable.name, signature.name, prediction)
+            self._metrics.prediction(servable.name, "Predict", signature.name, prediction)
             response = predict_pb2.PredictResponse()
             response.model_spec.name = servable.name
             response.model_spec.version.value = servable.version
@@ -140,9 +149,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer, 
 
     def GetModelMetadata(self, request: Any, context: Any) -> Any:
         """The signatures of a version."""
-        return self.answer(
-            "GetModelMetadata", request.model_spec.name, context, lambda: self._metadata(request)
-        )
+        return self.answer(context, lambda: self._metadata(request))
 
     def _metadata(self, request: Any) -> Any:
         if not request.HasField("model_spec"):
@@ -167,13 +174,15 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer, 
     def Classify(self, request: Any, context: Any) -> Any:
         """Runs a signature on examples; the answer has each class with its score."""
         return self.answer(
-            "Classify", request.model_spec.name, context, lambda: self._classify(request)
+            context, lambda: self._classify(request), count=(request.model_spec.name, "Classify")
         )
 
     def _classify(self, request: Any) -> Any:
         with self._limit.hold(), self._repository.acquire(**_spec(request.model_spec)) as servable:
             classes = classify(servable, of_proto(request))
-            record_prediction(self._metrics, servable.name, classes.signature, classes.prediction)
+            self._metrics.prediction(
+                servable.name, "Classify", classes.signature, classes.prediction
+            )
             response = classification_pb2.ClassificationResponse()
             response.model_spec.name = servable.name
             response.model_spec.version.value = servable.version
@@ -191,27 +200,35 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer, 
             return response
 
     def Regress(self, request: Any, context: Any) -> Any:
-        """Not implemented."""
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, _NOT_IMPLEMENTED.format("Regress"))
+        """Runs a signature on examples; the answer has one number for each."""
+        return self.answer(
+            context, lambda: self._regress(request), count=(request.model_spec.name, "Regress")
+        )
+
+    def _regress(self, request: Any) -> Any:
+        with self._limit.hold(), self._repository.acquire(**_spec(request.model_spec)) as servable:
+            found = regress(servable, of_proto(request))
+            self._metrics.prediction(servable.name, "Regress", found.signature, found.prediction)
+            response = regression_pb2.RegressionResponse()
+            response.model_spec.name = servable.name
+            response.model_spec.version.value = servable.version
+            response.model_spec.signature_name = found.signature
+            for value in found.values.tolist():
+                response.result.regressions.add().value = value
+            return response
 
     def MultiInference(self, request: Any, context: Any) -> Any:
         """Not implemented."""
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, _NOT_IMPLEMENTED.format("MultiInference"))
-
-
-_NOT_IMPLEMENTED = "{} is not implemented by this server; use Predict"
+        context.abort(
+            grpc.StatusCode.UNIMPLEMENTED,
+            "MultiInference is not implemented by this server; use Predict",
+        )
 
 
 class _ModelService(model_service_pb2_grpc.ModelServiceServicer, _Answering):
-    def __init__(self, repository: Repository, metrics: Metrics) -> None:
-        super().__init__(metrics)
-        self._repository = repository
-
     def GetModelStatus(self, request: Any, context: Any) -> Any:
         """Where each version of a model stands."""
-        return self.answer(
-            "GetModelStatus", request.model_spec.name, context, lambda: self._status(request)
-        )
+        return self.answer(context, lambda: self._status(request))
 
     def _status(self, request: Any) -> Any:
         if not request.HasField("model_spec"):
@@ -247,7 +264,7 @@ def _spec(model_spec: Any) -> dict[str, Any]:
 def _array(name: str, proto: Any) -> np.ndarray:
     try:
         return tf.make_ndarray(proto)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ServingError("INVALID_ARGUMENT", f"tensor parsing error: {name}: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""Tensors to TensorFlow Serving's JSON: `predictions` (rows) and `outputs` (columns).
+"""Replies in TensorFlow Serving's JSON: `predictions` (rows), `outputs` (columns), the status.
 
 Numbers are written as Serving writes them. Where it would send broken JSON, for a text that is
 not valid UTF-8, the text is repaired with U+FFFD; an output named `..._bytes` goes as base64.
@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfllm.serving.errors import invalid_argument
+
+if TYPE_CHECKING:
+    from tfllm.serving.repository import VersionStatus
+    from tfllm.serving.servable import Servable
 
 
 def write_predict(outputs: Mapping[str, np.ndarray], by_rows: bool) -> bytes:
@@ -46,6 +51,36 @@ def write_predict(outputs: Mapping[str, np.ndarray], by_rows: bool) -> bytes:
     columns = {name: _items(_scalars(name, a), a.shape) for name, a in outputs.items()}
     written = (_named({n: items[row] for n, items in columns.items()}) for row in range(rows))
     return f'{{"predictions": [{", ".join(written)}]}}'.encode()
+
+
+def write_status(statuses: Iterable[VersionStatus]) -> bytes:
+    """The reply to a look at a model: where its versions stand."""
+    entries = [
+        {
+            "version": str(status.version),
+            "state": status.state,
+            "status": {"error_code": status.error_code, "error_message": status.error_message},
+        }
+        for status in statuses
+    ]
+    return json.dumps({"model_version_status": entries}, indent=1).encode()
+
+
+def write_metadata(servable: Servable) -> bytes:
+    """The reply to `/metadata`: the signatures of a version."""
+    from google.protobuf.json_format import MessageToDict
+
+    definitions = {
+        key: MessageToDict(
+            definition,
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
+        )
+        for key, definition in servable.signature_defs.items()
+    }
+    spec = {"name": servable.name, "signature_name": "", "version": str(servable.version)}
+    metadata = {"signature_def": {"signature_def": definitions}}
+    return json.dumps({"model_spec": spec, "metadata": metadata}, indent=1).encode()
 
 
 def write_error(message: str) -> bytes:

@@ -1,6 +1,7 @@
 """Counts of what the server did, as a Prometheus page.
 
-Request counts and latencies carry TensorFlow Serving's names, so its dashboards read them.
+Request counts and latencies carry TensorFlow Serving's names, labels and bounds, so its dashboards
+read them.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ import bisect
 import threading
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-_LATENCY_BOUNDS = [100.0 * 2**k for k in range(22)]  # microseconds, 0.1 ms to 7 minutes
+if TYPE_CHECKING:
+    from tfllm.serving.servable import Prediction
+
+# In microseconds, 10 us to some 25 minutes; TensorFlow Serving's own, so that both can be added up.
+_LATENCY_BOUNDS = [10 * 1.8**k for k in range(33)]
 
 
 class _Histogram:
@@ -43,15 +49,37 @@ class Metrics:
         sizes = [float(size) for size in range(1, max_batch_size + 1)]
         self._requests: dict[tuple, int] = defaultdict(int)
         self._latency: dict[tuple, _Histogram] = defaultdict(lambda: _Histogram(_LATENCY_BOUNDS))
+        self._runtime: dict[tuple, _Histogram] = defaultdict(lambda: _Histogram(_LATENCY_BOUNDS))
         self._batches: dict[tuple, _Histogram] = defaultdict(lambda: _Histogram(sizes))
         self._tokens: dict[tuple, int] = defaultdict(int)
 
     def request(self, model: str, api: str, entrypoint: str, code: str, seconds: float) -> None:
-        """One request that ended: `api` such as "Predict", `entrypoint` "REST" or "GRPC"."""
+        """One request that ended.
+
+        Args:
+            model: its name, "" for one that is not served: names come from clients and would make
+                the page grow without end.
+            api: what TensorFlow Serving writes: over REST the word in the path ("predict", and ""
+                for a look at a model), over gRPC the name of the call ("Predict").
+            entrypoint: "REST" or "GRPC".
+            code: the canonical code; only the time of an "OK" is kept.
+            seconds: how long it took.
+        """
         with self._lock:
             self._requests[model, code] += 1
             if code == "OK":
                 self._latency[model, api, entrypoint].add(seconds * 1e6)
+
+    def prediction(self, model: str, api: str, signature: str, prediction: Prediction) -> None:
+        """The time and the batches of a run (`api`: "Predict", "Classify" or "Regress") and, where
+        the outputs say so, its tokens."""
+        with self._lock:
+            self._runtime[model, api].add(prediction.seconds * 1e6)
+        self.batches(model, signature, prediction.batch_sizes)
+        for kind in ("prompt", "generated"):
+            counts = prediction.outputs.get(f"{kind}_tokens")
+            if counts is not None and np.issubdtype(counts.dtype, np.integer):
+                self.tokens(model, kind, int(counts.sum()))
 
     def batches(self, model: str, signature: str, sizes: list[int]) -> None:
         """For each row of a request, how many rows ran together with it."""
@@ -80,6 +108,10 @@ class Metrics:
             name = family(":tensorflow:serving:request_latency", "histogram")
             for (model, api, entrypoint), histogram in sorted(self._latency.items()):
                 labels = f'model_name="{_escape(model)}",API="{api}",entrypoint="{entrypoint}"'
+                lines.extend(histogram.lines(name, labels))
+            name = family(":tensorflow:serving:runtime_latency", "histogram")
+            for (model, api), histogram in sorted(self._runtime.items()):
+                labels = f'model_name="{_escape(model)}",API="{api}",runtime="TF1"'
                 lines.extend(histogram.lines(name, labels))
             name = family("tfllm_batch_size", "histogram")
             for (model, signature), histogram in sorted(self._batches.items()):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger("tfllm.serving")
 
@@ -21,7 +22,9 @@ class ModelPolicy:
     specific: frozenset[int] = frozenset()
     """these versions instead, where given"""
     labels: Mapping[str, int] = field(default_factory=dict)
-    """label to version; a labelled version is served besides the others"""
+    """label to version, one that is served or not"""
+    besides: frozenset[int] = frozenset()
+    """versions that are served besides the others"""
 
     def wanted(self, versions: Iterable[int]) -> set[int]:
         """Of the versions on disk, those to serve."""
@@ -30,7 +33,7 @@ class ModelPolicy:
             chosen = set(self.specific)
         else:
             chosen = set(present if self.latest is None else present[: self.latest])
-        return (chosen | set(self.labels.values())) & set(present)
+        return (chosen | self.besides) & set(present)
 
 
 def version_folders(model: Path) -> dict[int, Path]:
@@ -84,10 +87,10 @@ def _holds_versions(folder: Path) -> bool:
 def read_models_config(path: Path) -> dict[str, ModelPolicy]:
     """The policies and labels of a TensorFlow Serving `models.config`, by model name.
 
-    `base_path` is not read: it names a place inside the container that the file is written for.
+    `base_path` is not followed: it names a place inside the container that the file is written for.
 
     Raises:
-        ValueError: the file is not such a text proto.
+        ValueError: the file is not such a text proto, or one that TensorFlow Serving refuses.
     """
     from google.protobuf import text_format
 
@@ -103,8 +106,13 @@ def read_models_config(path: Path) -> dict[str, ModelPolicy]:
         text_format.Parse(path.read_text(encoding="utf-8"), config)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a models.config of TensorFlow Serving: {error}") from None
-    policies = {}
+    policies: dict[str, ModelPolicy] = {}
     for model in config.model_config_list.config:
+        if (problem := _problem(model)) or model.name in policies:
+            problem = problem or "it is listed more than once"
+            raise ValueError(
+                f"{path}: TensorFlow Serving refuses the model {model.name!r}: {problem}"
+            )
         latest: int | None = 1
         policy = model.model_version_policy
         choice = policy.WhichOneof("policy_choice")
@@ -115,3 +123,63 @@ def read_models_config(path: Path) -> dict[str, ModelPolicy]:
         specific = policy.specific.versions if choice == "specific" else ()
         policies[model.name] = ModelPolicy(latest, frozenset(specific), dict(model.version_labels))
     return policies
+
+
+def _problem(model: Any) -> str:
+    """What TensorFlow Serving refuses in a ModelConfig, "" if nothing."""
+    platform, kind = model.model_platform, model.model_type
+    path = model.base_path
+    if not path.startswith("/") and "://" not in path:
+        return f"base_path must be an absolute path or a URI; received {path!r}"
+    if kind and platform:
+        return "model_type and model_platform are given; leave the deprecated model_type out"
+    if platform != "tensorflow" and kind != 1:  # ModelType.TENSORFLOW
+        return f'model_platform must be "tensorflow"; received {platform!r}'
+    policy = model.model_version_policy
+    if policy.WhichOneof("policy_choice") == "specific" and not policy.specific.versions:
+        return "its policy is specific and names no versions, so none would be served"
+    return ""
+
+
+def check_labels(
+    policies: Mapping[str, ModelPolicy],
+    loaded: Mapping[str, Iterable[int]],
+    current: Mapping[str, ModelPolicy],
+    *,
+    allow_unavailable: bool,
+) -> None:
+    """TensorFlow Serving's rule for the labels of a `models.config`, applied before models load.
+
+    A label may name only a version that is loaded already, of which there is none when a server
+    starts. `--allow_version_labels_for_unavailable_models` lets a new label name any version; one
+    that exists still moves only to a version that is loaded.
+
+    Args:
+        policies: of the file.
+        loaded: model name to the versions that answer now.
+        current: the policies in force, whose labels exist; none when a server starts.
+        allow_unavailable: that flag.
+
+    Raises:
+        ValueError: a label breaks the rule.
+    """
+    for name, policy in policies.items():
+        existing = current[name].labels if name in current else {}
+        for label, version in policy.labels.items():
+            if version in loaded.get(name, ()):
+                continue
+            moves = label in existing and existing[label] != version
+            if allow_unavailable and not moves:
+                continue
+            what = f"models.config gives the label {label!r} of {name} to version {version}"
+            if moves and allow_unavailable:
+                raise ValueError(
+                    f"{what}, which is not loaded; a label that exists moves only to a version "
+                    "that is loaded: serve that version first, then move the label"
+                )
+            raise ValueError(
+                f"{what}, which is not loaded: labels are checked before models load, so "
+                "TensorFlow Serving refuses such a file when it starts, and so does this server. "
+                "Start either with --allow_version_labels_for_unavailable_models=true, or leave "
+                "version_labels out"
+            )

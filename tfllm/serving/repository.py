@@ -13,6 +13,7 @@ from pathlib import Path
 from tfllm.serving.errors import ServingError, from_exception, invalid_argument
 from tfllm.serving.model_config import (
     ModelPolicy,
+    check_labels,
     model_folders,
     read_models_config,
     version_folders,
@@ -57,7 +58,10 @@ class Repository:
     Args:
         base: holds `NAME/VERSION/`, or `VERSION/` for a single model that is named as the folder.
         load: name, version and folder to a servable that is ready to answer.
-        labels: model name to label to version, over what `base/models.config` says.
+        labels: model name to label to version, over what `base/models.config` says. Versions
+            with such a label are served besides the others.
+        allow_labels_for_unavailable: let the labels of `models.config` name versions that are not
+            loaded yet.
         poll_seconds: time between looks at the folder.
     """
 
@@ -67,11 +71,13 @@ class Repository:
         load: Callable[[str, int, Path], Servable],
         *,
         labels: Mapping[str, Mapping[str, int]] | None = None,
+        allow_labels_for_unavailable: bool = False,
         poll_seconds: float = 1.0,
     ) -> None:
         self._base = base
         self._load = load
         self._labels = labels or {}
+        self._allow_labels = allow_labels_for_unavailable
         self._poll_seconds = poll_seconds
         self._models: dict[str, _Model] = {}
         self._changed = threading.Condition()
@@ -80,6 +86,7 @@ class Repository:
         self._policies: dict[str, ModelPolicy] = {}
         self._config_seen: float | None = None
         self._last_problem = ""
+        self._last_config_problem = ""
 
     # -------------------------------------------------------------- requests
 
@@ -134,6 +141,10 @@ class Repository:
                 raise ServingError("NOT_FOUND", f"Could not find any versions of model {name}")
             return [replace(statuses[number]) for number in sorted(statuses, reverse=True)]
 
+    def has(self, name: str) -> bool:
+        """Whether the folder has, or had, such a model."""
+        return name in self._models
+
     def served(self) -> dict[str, list[int]]:
         """Model name to the versions that answer now, newest first."""
         with self._changed:
@@ -145,7 +156,7 @@ class Repository:
         """Loads what is there, then follows the folder in a thread.
 
         Raises:
-            ValueError: no model is there, or none could be loaded.
+            ValueError: no model is there, or none could be loaded, or `models.config` is wrong.
         """
         self.poll()
         if not self._models:
@@ -160,18 +171,48 @@ class Repository:
                 for s in model.statuses.values()
             )
             raise ValueError(f"no model in {self._base} could be loaded: {reasons}")
+        if self._policies:
+            self._compare_with_config()
+        for name, model in self._models.items():
+            if not model.policy.wanted(model.statuses) & set(model.loaded):
+                log.warning(
+                    "no version of %s that is to be served could be loaded; TensorFlow Serving "
+                    "would not start with such a folder",
+                    name,
+                )
         self._thread = threading.Thread(target=self._follow, name="tfllm-models", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends following and lets go of the models; requests on them must have ended."""
+    def _compare_with_config(self) -> None:
+        for name in sorted(set(self._models) - set(self._policies)):
+            log.warning(
+                "models.config does not list %s: TensorFlow Serving would not serve it", name
+            )
+        for name in sorted(set(self._policies) - set(self._models)):
+            log.warning(
+                "models.config lists %s, which has no version in %s: TensorFlow Serving would wait "
+                "for one before it answers",
+                name,
+                self._base,
+            )
+
+    def stop(self, *, wait_for_load: bool = True) -> bool:
+        """Ends following and lets go of the models; requests on them must have ended.
+
+        Args:
+            wait_for_load: wait for a version that loads just now, which may take minutes.
+
+        Returns:
+            Whether nothing loads any more.
+        """
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(None if wait_for_load else 1.0)
         with self._changed:
             for model in self._models.values():
                 model.loaded.clear()
         gc.collect()
+        return self._thread is None or not self._thread.is_alive()
 
     def _follow(self) -> None:
         while not self._stop.wait(self._poll_seconds):
@@ -199,20 +240,30 @@ class Repository:
 
     def _policy(self, name: str) -> ModelPolicy:
         policy = self._policies.get(name, ModelPolicy())
-        return replace(policy, labels={**policy.labels, **self._labels.get(name, {})})
+        labels = self._labels.get(name, {})
+        return replace(
+            policy, labels={**policy.labels, **labels}, besides=frozenset(labels.values())
+        )
 
     def _read_policies(self) -> None:
         path = self._base / "models.config"
         seen = path.stat().st_mtime if path.is_file() else None
         if seen == self._config_seen:
             return
-        self._config_seen = seen
         try:
-            self._policies = read_models_config(path) if seen is not None else {}
+            policies = read_models_config(path) if seen is not None else {}
+            check_labels(
+                policies, self.served(), self._policies, allow_unavailable=self._allow_labels
+            )
         except ValueError as error:
             if self._thread is None:
                 raise
-            log.error("%s; the last one stays in force", error)
+            # Tried again at every look: a version that a label waits for may load meanwhile.
+            if str(error) != self._last_config_problem:
+                log.error("%s; the last models.config stays in force", error)
+                self._last_config_problem = str(error)
+            return
+        self._policies, self._config_seen, self._last_config_problem = policies, seen, ""
 
     def _update(self, name: str, model: _Model) -> None:
         folders = version_folders(model.folder) if model.folder.is_dir() else {}

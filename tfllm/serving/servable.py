@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,14 +27,8 @@ from tfllm.serving.tensor_json import TensorInfo
 
 DEFAULT_SIGNATURE = "serving_default"
 
-# A batch that fails with one of these may have failed through one of its requests.
-_BLAME_ONE_REQUEST = {
-    "INVALID_ARGUMENT",
-    "OUT_OF_RANGE",
-    "FAILED_PRECONDITION",
-    "NOT_FOUND",
-    "UNIMPLEMENTED",
-}
+# A batch that fails with one of these did not fail through one of its requests: they have to wait.
+_BLAME_NO_REQUEST = {"CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
 
 
 @dataclass
@@ -44,6 +39,8 @@ class Prediction:
     """output name to array; strings as object arrays of bytes"""
     batch_sizes: list[int] = field(default_factory=list)
     """for each row of the request, how many rows ran together with it"""
+    seconds: float = 0.0
+    """from when its inputs were checked until it was done"""
 
 
 class Signature:
@@ -102,6 +99,12 @@ class Signature:
             ServingError: the inputs do not fit the signature, or the model failed.
         """
         arrays = self._check(inputs)
+        start = time.perf_counter()
+        prediction = self._run(arrays)
+        prediction.seconds = time.perf_counter() - start
+        return prediction
+
+    def _run(self, arrays: Mapping[str, np.ndarray]) -> Prediction:
         try:
             tensors = [tf.constant(arrays[k], dtype) for k, dtype in self._dtypes.items()]
             rows = arrays[next(iter(self.inputs))].shape[0] if self._gate is not None else 0
@@ -150,7 +153,7 @@ class Signature:
         except tf.errors.OpError as error:
             # The whole batch failed. Alone, a good request is answered and the bad one gets its
             # own message; it costs a failing request a second run.
-            if from_exception(error).code not in _BLAME_ONE_REQUEST:
+            if from_exception(error).code in _BLAME_NO_REQUEST:
                 raise
             return self._alone(tensors)
         outputs = {name: r.numpy() for name, r in zip(self.outputs, results, strict=True)}

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import functools
 import itertools
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from tfllm.serving.batching import BatchingOptions, RequestLimit
+from tfllm.serving.listening import RestThread, join_address, listen
 from tfllm.serving.metrics import Metrics
 from tfllm.serving.repository import Repository
 from tfllm.serving.rest import RestApp
@@ -57,8 +55,14 @@ class ModelServer:
         num_batch_threads: runs of one signature at the same time.
         max_enqueued_batches: full batches that may wait; further requests get UNAVAILABLE.
         poll_seconds: time between looks for new versions.
-        labels: model name to label to version, beside those of `models.config`. A labelled
-            version is served besides the newest.
+        labels: model name to label to version, besides those of `models.config`. A version with
+            such a label is served besides the newest.
+        allow_version_labels_for_unavailable_models: let the labels of `models.config` name
+            versions that are not loaded when the file is read, which is before models load.
+            TensorFlow Serving has the same flag and the same default, and without it does not
+            start with a file that has labels.
+        rest_api_enable_cors_support: send the headers that let a web page of another origin call
+            REST; TensorFlow Serving's flag of that name.
         max_body_bytes: longest REST request; a longer one gets 413.
         max_message_bytes: longest gRPC request.
         request_timeout_seconds: longest that a REST `:predict` may take before it gets 504; None
@@ -85,6 +89,8 @@ class ModelServer:
         max_enqueued_batches: int = 100,
         poll_seconds: float = 1.0,
         labels: Mapping[str, Mapping[str, int]] | None = None,
+        allow_version_labels_for_unavailable_models: bool = False,
+        rest_api_enable_cors_support: bool = False,
         max_body_bytes: int = 16 << 20,
         max_message_bytes: int = 256 << 20,
         request_timeout_seconds: float | None = 300.0,
@@ -117,7 +123,11 @@ class ModelServer:
         self._scheduler = f"tfllm/{os.getpid()}/{next(_SERVERS)}"
         self.metrics = Metrics(max_batch_size)
         self.repository = Repository(
-            Path(model_base), self._load, labels=labels, poll_seconds=poll_seconds
+            Path(model_base),
+            self._load,
+            labels=labels,
+            allow_labels_for_unavailable=allow_version_labels_for_unavailable_models,
+            poll_seconds=poll_seconds,
         )
         self._limit = RequestLimit(
             options.max_pending_requests,
@@ -134,8 +144,9 @@ class ModelServer:
             max_body_bytes=max_body_bytes,
             timeout_seconds=request_timeout_seconds,
             max_streams=max_streams,
+            enable_cors=rest_api_enable_cors_support,
         )
-        self._rest: _RestThread | None = None
+        self._rest: RestThread | None = None
         self._grpc: Any = None
         self._executors: list[ThreadPoolExecutor] = []
         self._started = False
@@ -143,12 +154,12 @@ class ModelServer:
     @property
     def rest_address(self) -> str | None:
         """`host:port` of REST, once started."""
-        return None if self._rest is None else _join(self.host, self.rest_port)
+        return None if self._rest is None else join_address(self.host, self.rest_port)
 
     @property
     def grpc_address(self) -> str | None:
         """`host:port` of gRPC, once started; None if it is not served."""
-        return None if self._grpc is None else _join(self.host, self.grpc_port)
+        return None if self._grpc is None else join_address(self.host, self.grpc_port)
 
     def start(self) -> ModelServer:
         """Loads the models, then listens. Returns the server itself.
@@ -170,7 +181,7 @@ class ModelServer:
             disable_xla()
         try:
             # The port first: to hear that it is taken should not need a minute of loading.
-            listener = None if self.rest_port is None else _listen(self.host, self.rest_port)
+            listener = None if self.rest_port is None else listen(self.host, self.rest_port)
             try:
                 if self.grpc_port is not None:
                     self._grpc = self._create_grpc()
@@ -185,7 +196,7 @@ class ModelServer:
             if listener is not None:
                 self.rest_port = listener.getsockname()[1]
                 app = self._make_app(executor=self._executor("rest"))
-                self._rest = _RestThread(app, listener, self._grace_seconds)
+                self._rest = RestThread(app, listener, self._grace_seconds)
                 log.info("REST on http://%s", self.rest_address)
         except BaseException:
             self.stop()
@@ -200,6 +211,12 @@ class ModelServer:
         """
         if not self._started:
             return True
+        clean = self._stop_listening()
+        self.repository.stop()
+        self._restore_xla()
+        return clean
+
+    def _stop_listening(self) -> bool:
         rest, self._rest = self._rest, None
         server, self._grpc = self._grpc, None
         if rest is not None:
@@ -213,11 +230,12 @@ class ModelServer:
         executors, self._executors = self._executors, []
         for executor in executors:
             executor.shutdown(wait=clean, cancel_futures=True)
-        self.repository.stop()
+        return clean
+
+    def _restore_xla(self) -> None:
         if not self._xla:
             self._xla = True  # given back once
             restore_xla()
-        return clean
 
     def __enter__(self) -> ModelServer:
         return self.start()
@@ -228,7 +246,8 @@ class ModelServer:
     def serve_forever(self) -> int:
         """Starts if need be, and serves until SIGTERM or SIGINT; call it in the main thread.
 
-        The first signal stops cleanly, a second one at once.
+        The first signal stops cleanly, a second one at once. No load of a model is waited for: a
+        signal that comes before the server answers ends the process at once.
 
         Returns:
             The exit code: 0. If requests outlive the grace period, the process ends here with 1.
@@ -243,22 +262,50 @@ class ModelServer:
 
         before = {name: signal.signal(name, on_signal) for name in names}
         try:
-            if not self._started:
-                self.start()
+            if not self._started and not self._start_unless(arrived):
+                log.info("stopped while the models were loading")
+                _end_process(0)  # TensorFlow does not let go of a load that has begun
             # A wait without a timeout would hold back Python's signal handlers on some systems.
             while not arrived.wait(1.0):
                 pass
             log.info("stopping; requests under way have %g s", self._grace_seconds)
-            if not self.stop():
+            # A thread inside TensorFlow, in a request or a load, would hold the process.
+            if not self._stop_listening():
                 log.error("requests were still running after %g s", self._grace_seconds)
-                logging.shutdown()
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(1)  # a thread inside TensorFlow would hold the process
+                _end_process(1)
+            if not self.repository.stop(wait_for_load=False):
+                log.info("stopped while a version was loading")
+                _end_process(0)
+            self._restore_xla()
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
         return 0
+
+    def _start_unless(self, arrived: threading.Event) -> bool:
+        """Start in a thread, as the main one hears no signal while TensorFlow loads a model.
+
+        Returns:
+            Whether the server runs; not so if `arrived` was set before.
+        """
+        ended = threading.Event()
+        problems: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                self.start()
+            except BaseException as error:
+                problems.append(error)
+            finally:
+                ended.set()
+
+        threading.Thread(target=run, name="tfllm-start", daemon=True).start()
+        while not ended.wait(0.1):
+            if arrived.is_set():
+                return False
+        if problems:
+            raise problems[0]
+        return True
 
     def _load(self, name: str, version: int, path: Path) -> Servable:
         servable = Servable(name, version, path, self._batching, scheduler=self._scheduler)
@@ -295,86 +342,14 @@ class ModelServer:
         )
         assert self.grpc_port is not None
         # A bind of our own says why a port cannot be had; gRPC's error does not.
-        _listen(self.host, self.grpc_port, flag="grpc").close()
-        self.grpc_port = server.add_insecure_port(_join(self.host, self.grpc_port))
+        listen(self.host, self.grpc_port, flag="grpc").close()
+        self.grpc_port = server.add_insecure_port(join_address(self.host, self.grpc_port))
         return server
 
 
-class _RestThread:
-    """uvicorn with an event loop of its own, in a thread."""
-
-    def __init__(self, app: RestApp, listener: socket.socket, grace_seconds: float) -> None:
-        try:
-            import uvicorn
-        except ImportError as error:
-            listener.close()
-            raise ValueError(f"REST needs uvicorn ({error}): pip install 'tfllm[serve]'") from None
-        config = uvicorn.Config(
-            app,  # type: ignore[arg-type]
-            loop="asyncio",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=75,
-            # Rounded up: uvicorn takes whole seconds.
-            timeout_graceful_shutdown=max(1, int(grace_seconds + 0.999)),
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._run, args=(listener,), name="tfllm-rest", daemon=True
-        )
-        self._thread.start()
-
-    def _run(self, listener: socket.socket) -> None:
-        try:
-            asyncio.run(self._server.serve(sockets=[listener]))
-        except Exception:
-            log.exception("the REST server failed")
-
-    def begin_stop(self) -> None:
-        self._server.should_exit = True
-
-    def join(self) -> None:
-        self._thread.join()
-
-
-def _listen(host: str, port: int, flag: str = "rest") -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        OSError: with the port and the setting that changes it.
-    """
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise OSError(
-            f"host must be an address of this machine; received {host!r} ({error})"
-        ) from None
-    # With the protocol named, asyncio sets TCP_NODELAY; without it, every answer waits 40 ms.
-    listener = socket.socket(family, kind, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise OSError(
-                errno.EADDRINUSE,
-                f"port {port} of {host} is in use by another program; choose one with "
-                f"--{flag}-port ({flag}_port), 0 for any free one",
-            ) from None
-        raise OSError(
-            error.errno,
-            f"cannot listen on port {port} of {host} (--{flag}-port): {error.strerror}",
-        ) from None
-    return listener
-
-
-def _join(host: str, port: int | None) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _end_process(code: int) -> NoReturn:
+    """End at once, whatever other threads do."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -4,19 +4,18 @@ The rules and the messages follow TensorFlow Serving's REST reference, so that a
 difference: one shape for all rows, whole numbers for integer inputs, `{"b64": ...}` for bytes,
 NaN and Infinity as bare words. What it leaves open is closed here: an integer that does not fit
 its type is refused instead of wrapped around, and so is a name that the signature does not have.
+docs/serving.md lists the differences.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfllm.serving.errors import ServingError, invalid_argument
+from tfllm.serving.json_request import is_base64, json_type, read_base64, read_json, show
 
 NUMPY_TYPES: dict[str, Any] = {
     "float": np.float32,
@@ -38,7 +37,6 @@ _LIMITS = {
     for name, kind in NUMPY_TYPES.items()
     if "int" in name
 }
-_MAX_SHOWN = 256  # bytes of a value that an error repeats
 _MAX_RANK = 32
 
 
@@ -62,36 +60,6 @@ class PredictRequest(NamedTuple):
     """`instances` (rows) was sent, so `predictions` goes back; else `inputs` and `outputs`"""
 
 
-def read_json(body: bytes) -> tuple[dict[str, Any], bool]:
-    """The JSON object at the start of `body`, and whether `body` is valid UTF-8.
-
-    Bytes that are not UTF-8 become surrogates, so a string goes to the model byte for byte.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, with where the text stops being JSON.
-    """
-    if not body:
-        raise invalid_argument("JSON Parse error: The document is empty")
-    try:
-        text, valid = body.decode("utf-8"), True
-    except UnicodeDecodeError:
-        text, valid = body.decode("utf-8", "surrogateescape"), False
-    start = len(text) - len(text.lstrip("\ufeff \t\r\n"))
-    try:
-        # Like Serving, what follows the object is not read.
-        document, _ = json.JSONDecoder().raw_decode(text, start)
-    except json.JSONDecodeError as error:
-        what = "The document is empty" if start == len(text) else f"Invalid value. {error.msg}"
-        raise invalid_argument(f"JSON Parse error: {what} at offset: {error.pos}") from None
-    except RecursionError:
-        raise invalid_argument("JSON Parse error: The document is nested too deeply") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise invalid_argument(f"JSON Parse error: {error}") from None
-    if not isinstance(document, dict):
-        raise invalid_argument(f"JSON Value: {_show(document)} Is not object")
-    return document, valid
-
-
 def read_predict(
     body: bytes, signature_inputs: Callable[[str], Mapping[str, TensorInfo]]
 ) -> PredictRequest:
@@ -110,7 +78,7 @@ def read_predict(
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise invalid_argument(
-            f"JSON Value: {_show(document)} not formatted correctly. "
+            f"JSON Value: {show(document)} not formatted correctly. "
             "'signature_name' key must be a string value."
         )
     infos = signature_inputs(name)
@@ -119,7 +87,7 @@ def read_predict(
     if ("instances" in document) == ("inputs" in document):
         if "inputs" in document:
             raise invalid_argument(
-                f"JSON Value: {_show(document)} Not formatted correctly expecting only one of "
+                f"JSON Value: {show(document)} Not formatted correctly expecting only one of "
                 "'inputs' or 'instances' keys to exist "
             )
         raise invalid_argument("Missing 'inputs' or 'instances' key")
@@ -129,10 +97,10 @@ def read_predict(
     rows = document["instances"]
     if not isinstance(rows, list):
         raise invalid_argument(
-            f"JSON Value: {_show(document)} Expecting 'instances' to be an list/array"
+            f"JSON Value: {show(document)} Expecting 'instances' to be an list/array"
         )
     if not rows:
-        raise invalid_argument(f"JSON Value: {_show(document)} No values in 'instances' array")
+        raise invalid_argument(f"JSON Value: {show(document)} No values in 'instances' array")
     return PredictRequest(name, reader.rows(rows, infos), True)
 
 
@@ -143,7 +111,7 @@ class _Reader:
         self._errors = "strict" if valid else "surrogateescape"
 
     def columns(self, value: Any, infos: Mapping[str, TensorInfo]) -> dict[str, np.ndarray]:
-        if not isinstance(value, dict) or _is_base64(value):
+        if not isinstance(value, dict) or is_base64(value):
             if len(infos) > 1:
                 raise invalid_argument(
                     "inputs is a plain value/list, but expecting an object as multiple input "
@@ -191,9 +159,9 @@ class _Reader:
             if named and set(row) != set(infos):
                 raise invalid_argument(
                     f"Failed to process element: {index} of 'instances' list. "
-                    f"JSON object: {_show(row)} keys must be equal to: {','.join(sorted(infos))}"
+                    f"JSON object: {show(row)} keys must be equal to: {','.join(sorted(infos))}"
                 )
-        return {name: np.stack(arrays) for name, arrays in columns.items()}
+        return {name: np.stack(arrays) for name, arrays in columns.items() if arrays}
 
     def _add(
         self,
@@ -245,7 +213,7 @@ class _Reader:
         if not isinstance(value, list):
             if level != len(shape):
                 raise invalid_argument(
-                    f"JSON Value: {_show(value)} found at incorrect level: {level + 1} in the "
+                    f"JSON Value: {show(value)} found at incorrect level: {level + 1} in the "
                     f"JSON DOM. Expected at level: {len(shape)}"
                 )
             flat.append(self._scalar(value, dtype))
@@ -272,8 +240,8 @@ class _Reader:
                     raise invalid_argument(
                         "JSON Parse error: The surrogate pair in string is invalid."
                     ) from None
-            if kind is dict:
-                return _read_base64(value)
+            if isinstance(value, dict):
+                return read_base64(value)
         elif dtype in ("float", "double"):
             if kind is float or kind is int:
                 return value
@@ -283,54 +251,17 @@ class _Reader:
         elif dtype in _LIMITS:
             if kind is int and _LIMITS[dtype][0] <= value <= _LIMITS[dtype][1]:
                 return value
-        elif kind is not dict:
+        elif not isinstance(value, dict):
             raise ServingError(
-                "UNIMPLEMENTED", f"Conversion of JSON Value: {_show(value)} to type: {dtype}"
+                "UNIMPLEMENTED", f"Conversion of JSON Value: {show(value)} to type: {dtype}"
             )
         raise invalid_argument(
-            f"JSON Value: {_show(value)} Type: {_json_type(value)} is not of expected type: {dtype}"
+            f"JSON Value: {show(value)} Type: {json_type(value)} is not of expected type: {dtype}"
         )
-
-
-def _is_base64(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
 def _is_named(row: Any) -> bool:
-    return isinstance(row, dict) and not _is_base64(row)
-
-
-def _read_base64(value: dict) -> bytes:
-    if not _is_base64(value):
-        raise invalid_argument(
-            f"JSON Value: {_show(value)} not formatted correctly for base64 data"
-        )
-    text = value["b64"].rstrip("=")
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid_argument("Unable to base64 decode") from None
-
-
-def _json_type(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "Null", True: "True", False: "False"}[value]
-    names: dict[type, str] = {dict: "Object", list: "Array", str: "String"}
-    return names.get(type(value), "Number")
-
-
-def _show(value: Any) -> str:
-    """The start of a value as JSON. A long one is written only as far as it is shown."""
-    pieces, length = [], 0
-    try:
-        for piece in json.JSONEncoder(ensure_ascii=False).iterencode(value):
-            pieces.append(piece[: _MAX_SHOWN - length])
-            length += len(pieces[-1])
-            if length >= _MAX_SHOWN:
-                break
-    except RecursionError:
-        pieces.append("...")
-    return "".join(pieces).encode("utf-8", "replace").decode()
+    return isinstance(row, dict) and not is_base64(row)
 
 
 def _shape(shape: tuple[int, ...]) -> str:
