@@ -13,12 +13,14 @@ from tfllm.config import build
 from tfllm.layers.dropout import dropout, next_seed
 from tfllm.layers.projection import Projection, forked
 from tfllm.layers.quantized import assign_weights
+from tfllm.layers.shapes import ShapeShown
 from tfllm.models.encoder import Encoder, normal_initializer
 from tfllm.models.encoder_config import EncoderConfig
+from tfllm.models.quantizing import QuantizeMethods
 from tfllm.optimization.training_step import TrainingStep
 
 
-class EncoderHead(TrainingStep):
+class EncoderHead(QuantizeMethods, ShapeShown, TrainingStep):
     """An encoder and what is computed from its states.
 
     Args:
@@ -73,6 +75,7 @@ class EncoderHead(TrainingStep):
         rate = encoder.config.dropout
         self.seed_generator = keras.random.SeedGenerator(seed) if rate else None
         self.build((None, None))
+        self._keep_floats_alone()
 
     @property
     def config(self) -> EncoderConfig:
@@ -171,6 +174,13 @@ class LabelledHead(EncoderHead):
         self.num_labels = num_labels
         self._label_names = tuple(names)
         super().__init__(encoder, **kwargs)
+
+    classes_name = "num_labels"
+
+    @property
+    def num_classes(self) -> int:
+        """How many labels there are."""
+        return self.num_labels
 
     @property
     def label_names(self) -> tuple[str, ...]:
