@@ -179,7 +179,7 @@ class Projection(keras.layers.Layer):
         except ValueError as error:
             raise NotImplementedError(str(error)) from None
         self._untrack_variable(self.kernel)
-        self.dtype_policy = policy
+        setattr(self, "dtype_policy", policy)  # noqa: B010 (a property of Keras)
         self.kernel = add_int8_matrix(self, "kernel", tuple(values.shape))
         self.assign_kernel(values)
 

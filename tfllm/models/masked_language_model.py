@@ -61,6 +61,7 @@ class MaskedLanguageModel(EncoderHead):
             masking = TokenMasking(**masking)
         self.masking = masking
         super().__init__(encoder, **kwargs)
+        self.labels_are_classes = masking is None  # else they are the tokens that are hidden
 
     classes_name = "vocab_size"
 
@@ -68,11 +69,6 @@ class MaskedLanguageModel(EncoderHead):
     def num_classes(self) -> int:
         """How many tokens a label can be."""
         return self.config.vocab_size
-
-    @property
-    def labels_are_classes(self) -> bool:
-        """Whether the labels that are given count; with `masking` they are the tokens hidden."""
-        return self.masking is None
 
     def _build_head(self) -> None:
         config, options = self.config, {"dtype": self.dtype_policy}

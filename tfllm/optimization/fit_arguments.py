@@ -42,21 +42,25 @@ class FitArguments:
 
     def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As of `keras.Model`; see the class for labels, and for `class_weight`."""
-        return self._trained(super().fit, args, kwargs)
+        keras_model: Any = super()
+        return self._trained(keras_model.fit, args, kwargs)
 
     def train_on_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As of `keras.Model`; see the class for labels, and for `class_weight`."""
-        return self._trained(super().train_on_batch, args, kwargs)
+        keras_model: Any = super()
+        return self._trained(keras_model.train_on_batch, args, kwargs)
 
     def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As of `keras.Model`."""
+        keras_model: Any = super()
         with errors_in_words():
-            return super().evaluate(*args, **kwargs)
+            return keras_model.evaluate(*args, **kwargs)
 
     def predict(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As of `keras.Model`."""
+        keras_model: Any = super()
         with errors_in_words():
-            return super().predict(*args, **kwargs)
+            return keras_model.predict(*args, **kwargs)
 
     def _trained(self, method: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         """Call a method with all but `class_weight`: Keras would take the place of the largest
