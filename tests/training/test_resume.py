@@ -104,7 +104,7 @@ def test_a_resumed_run_keeps_its_settings_data_and_model(data, model_config, who
 def test_the_same_settings_may_be_said_again(data, model_config, whole_run):
     settings = {"learning_rate": "1e-2", "precision": "auto"}
     folder = RunFolder(whole_run.folder)
-    model, config, _ = resumed(folder, data, model_config, None, settings, all_of_them=False)
+    model, config, *_ = resumed(folder, data, model_config, None, settings, all_of_them=False)
     assert (model, config.precision, config.steps) == (model_config, "float32", 12)
 
 

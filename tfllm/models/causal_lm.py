@@ -23,12 +23,11 @@ from tfllm.layers.positions import (
 )
 from tfllm.layers.projection import forked
 from tfllm.layers.quantized import assign_weights
-from tfllm.layers.shapes import ShapeShown
 from tfllm.layers.transformer_block import TransformerBlock
 from tfllm.models.abstract import without_values
 from tfllm.models.adapters import Adapter, AdapterMethods
-from tfllm.models.quantizing import QuantizeMethods
 from tfllm.models.token_ids import checked_tokens, ids_shape
+from tfllm.models.verbs import GenerateVerb
 from tfllm.models.vocabulary import VocabularyMethods, embedding_table
 from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
 from tfllm.optimization.precision import keras_policy
@@ -43,7 +42,7 @@ class Cache(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class CausalLM(AdapterMethods, VocabularyMethods, QuantizeMethods, ShapeShown, TrainingStep):
+class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
     """A causal language model, as a Keras model.
 
     Args:

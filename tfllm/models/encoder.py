@@ -18,11 +18,10 @@ from tfllm.layers.normalization import LayerNorm
 from tfllm.layers.positions import LearnedPositions, positions_in_segments
 from tfllm.layers.projection import Projection, forked
 from tfllm.layers.quantized import assign_weights
-from tfllm.layers.shapes import ShapeShown
 from tfllm.layers.transformer_block import TransformerBlock
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.models.quantizing import QuantizeMethods
 from tfllm.models.token_ids import checked_tokens, ids_shape
+from tfllm.models.verbs import ModelVerbs
 from tfllm.models.vocabulary import embedding_table
 from tfllm.optimization.labels import checked_ids
 from tfllm.optimization.precision import keras_policy
@@ -30,7 +29,7 @@ from tfllm.optimization.training_step import TrainingStep
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class Encoder(QuantizeMethods, ShapeShown, TrainingStep):
+class Encoder(ModelVerbs, TrainingStep):
     """A BERT-like encoder (Devlin et al., 2019), as a Keras model.
 
     By itself it has no loss; the models with a head, such as `SequenceClassifier`, do.

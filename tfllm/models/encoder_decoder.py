@@ -18,12 +18,11 @@ from tfllm.layers.masks import attention_bias
 from tfllm.layers.positions import SinusoidalPositions
 from tfllm.layers.projection import forked
 from tfllm.layers.quantized import assign_weights
-from tfllm.layers.shapes import ShapeShown
 from tfllm.models.abstract import without_values
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
-from tfllm.models.quantizing import QuantizeMethods
 from tfllm.models.token_ids import checked_tokens, ids_shape
 from tfllm.models.transformer_stack import TransformerStack
+from tfllm.models.verbs import GenerateVerb
 from tfllm.models.vocabulary import VocabularyMethods, embedding_table
 from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
 from tfllm.optimization.precision import keras_policy
@@ -40,7 +39,7 @@ class EncodedSource(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class EncoderDecoder(VocabularyMethods, QuantizeMethods, ShapeShown, TrainingStep):
+class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
     """A sequence-to-sequence model (Vaswani et al., 2017; Raffel et al., T5, 2020).
 
     Args:

@@ -13,14 +13,13 @@ from tfllm.config import build
 from tfllm.layers.dropout import dropout, next_seed
 from tfllm.layers.projection import Projection, forked
 from tfllm.layers.quantized import assign_weights
-from tfllm.layers.shapes import ShapeShown
 from tfllm.models.encoder import Encoder, normal_initializer
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.models.quantizing import QuantizeMethods
+from tfllm.models.verbs import ModelVerbs
 from tfllm.optimization.training_step import TrainingStep
 
 
-class EncoderHead(QuantizeMethods, ShapeShown, TrainingStep):
+class EncoderHead(ModelVerbs, TrainingStep):
     """An encoder and what is computed from its states.
 
     Args:

@@ -70,7 +70,7 @@ class QuantizeMethods:
         # Keras binds these to the object; the rest are the model's parts and what it knows of them.
         bound = ("build", "quantize", "_distribute_strategy")
         kept = {name: value for name, value in vars(self).items() if name in bound}
-        step = ("gradient_accumulation", "detailed_logs", "votes_to_stop", "tokenizer")
+        step = ("gradient_accumulation", "detailed_logs", "votes_to_stop", "_text")
         kept |= {name: vars(self)[name] for name in step if name in vars(self)}
         vars(self).clear()
         vars(self).update({**vars(made), **kept})
