@@ -1,6 +1,12 @@
 """`tfllm chat`, as somebody at a terminal meets it."""
 
+import contextlib
 import io
+import os
+import pty
+import select
+import subprocess
+import sys
 
 import pytest
 
@@ -23,8 +29,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def loaded(monkeypatch, folder):
+def loaded(monkeypatch, folder, tmp_path):
     """The model of that folder, whose functions are traced once for all tests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
     def load(path, **options):
         assert path == folder
@@ -50,6 +57,14 @@ def test_a_session_goes_on_from_what_was_said():
         session.say("word " * 600)
     assert session.messages == said  # as if it had not been asked
     assert "".join(session.say("two")) == reply(*said, user("two"))
+    assert session.undo() == "two"
+    assert session.messages == said
+    session.set_system("Be brief.")
+    assert session.messages == [system("Be brief."), *said[1:]]
+    assert session.undo() == "one" and session.undo() is None
+    session.set_system("")
+    assert session.messages == []
+    session.set_system("Be kind.")
     session.clear()
     assert session.messages == said[:1]
 
@@ -80,7 +95,133 @@ def test_a_conversation_at_a_terminal(folder, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.out == "".join(f"{text}\n" for text in expected)
     assert "shorter than the model's context" in captured.err
-    assert "/clear begins anew" in captured.err and next(said) == "three"
+    assert "/reset begins anew" in captured.err and next(said) == "three"
+
+
+def test_commands_at_a_terminal(folder, capsys, monkeypatch):
+    lines = [
+        *("one", "/undo", "/undo", "/system Be kind.", "one", "/system none", "/reset"),
+        *('"""', "two", 'three"""', "/reset", "//two\\", "three", "/set max_new_tokens=3"),
+        *("/reset", "one", "/set", "/set top_p=2", "/set num_beams=2", "/set colour=1", "/set x"),
+        *("/hlep", "/help", "/quit", "never"),
+    ]
+    said = iter(lines)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _: next(said))
+    assert main(["chat", folder, *MORE]) == 0
+    captured = capsys.readouterr()
+    expected = [
+        reply(user("one")),
+        reply(system("Be kind."), user("one")),
+        reply(user("two\nthree")),
+        reply(user("/two\nthree")),
+        reply(user("one"), max_new_tokens=3),
+    ]
+    assert captured.out == "".join(f"{text}\n" for text in expected)
+    for told in (
+        *("forgotten: one", "there is nothing to forget", "system message: Be kind."),
+        *("system message: none", "max_new_tokens=3\n", "top_p must lie in (0, 1]; received 2"),
+        *("num_beams must be 1", "unknown setting 'colour'", "given as NAME=VALUE; received 'x'"),
+        *("unknown command '/hlep'", "/help                  this list"),
+    ):
+        assert told in captured.err, told
+    assert next(said) == "never"
+
+
+SCRIPT = """
+import fcntl, sys, termios, time
+
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
+from tfllm.cli.conversation import Conversation, history_file, line_editing
+from tfllm.config import GenerationConfig
+
+class Session:
+    options, system = {}, ""
+    def say(self, words):
+        for piece in ("I heard ", repr(words), "."):
+            yield piece
+        if words == "wait":
+            time.sleep(60)
+
+talk = Conversation(Session(), GenerationConfig())
+with line_editing(talk, None if "--no-history" in sys.argv else history_file()):
+    talk.run()
+print("left")
+"""
+
+
+class Terminal:
+    """A child process at a pseudo-terminal."""
+
+    def __init__(self, state, *arguments):
+        self.host, child = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, *arguments],
+            stdin=child, stdout=child, stderr=child, start_new_session=True,
+            env={**os.environ, "XDG_STATE_HOME": str(state), "TERM": "dumb"},
+        )  # fmt: skip
+        os.close(child)
+        self.seen = ""
+
+    def read_until(self, text):
+        """What was printed since the last call, up to `text`."""
+        while text not in self.seen:
+            ready, _, _ = select.select([self.host], [], [], 60)
+            assert ready, self.seen
+            self.seen += os.read(self.host, 4096).decode()
+        before, _, self.seen = self.seen.partition(text)
+        return before + text
+
+    def type(self, keys):
+        os.write(self.host, keys.encode())
+
+    def end(self):
+        with contextlib.suppress(OSError):  # the child has closed it
+            self.read_until("left")
+        assert self.process.wait(60) == 0
+        os.close(self.host)
+
+
+def test_lines_are_edited_and_kept_and_ctrl_c_stops_a_reply(tmp_path):
+    terminal = Terminal(tmp_path)
+    terminal.read_until("> ")
+    terminal.type("hellXo\x1b[D\x7f\n")  # left, and the X is deleted
+    assert "I heard 'hello'" in terminal.read_until(".\r\n")
+    terminal.read_until("> ")
+    terminal.type("wait\n")
+    terminal.read_until("I heard 'wait'.")
+    terminal.type("\x03")
+    terminal.read_until("stopped; this turn is forgotten")
+    terminal.read_until("> ")
+    terminal.type("half a line\x03")
+    terminal.read_until("/quit or Ctrl-D ends")
+    terminal.read_until("> ")
+    terminal.type("/he\t\n")  # completed
+    terminal.read_until("forget the last question")
+    terminal.read_until("> ")
+    terminal.type("\x04")
+    terminal.end()
+    kept = tmp_path / "tfllm/chat_history"
+    assert kept.read_text().split() == ["hello", "wait", "/help"]
+    assert kept.stat().st_mode & 0o777 == 0o600
+    again = Terminal(tmp_path)
+    again.read_until("> ")
+    again.type("\x1b[A\x1b[A\x1b[A\n")  # three lines back
+    assert "I heard 'hello'" in again.read_until(".\r\n")
+    again.read_until("> ")
+    again.type("/quit\n")
+    again.end()
+
+
+def test_no_line_is_kept_where_that_is_not_wanted(tmp_path):
+    terminal = Terminal(tmp_path, "--no-history")
+    terminal.read_until("> ")
+    terminal.type("hello\n")
+    terminal.read_until("I heard 'hello'.")
+    terminal.read_until("> ")
+    terminal.type("\x04")
+    terminal.end()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_end_of_input_ends_it_and_ctrl_c_ends_a_reply_alone(folder, capsys, monkeypatch):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tfllm import model_verbs
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
@@ -57,6 +59,9 @@ _SUBPACKAGES = (
     "pretrained",
     "serving",
 )
+
+model_verbs.provide("generate", "tfllm.tasks.model_generation")
+model_verbs.provide("from_preset", "tfllm.pretrained.from_preset")
 
 __all__ = [
     "TASKS",

@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from tfllm.cli.arguments import AddCommand, add_model
+from tfllm.cli.conversation import (
+    Conversation,
+    checked_settings,
+    history_file,
+    line_editing,
+    print_reply,
+)
 from tfllm.cli.settings import add_settings, settings
 from tfllm.cli.terminal import print_stream, quiet_start
-from tfllm.config import ConfigError, GenerationConfig, build
+from tfllm.config import GenerationConfig, build
 
 
 def add_commands(add: AddCommand) -> None:
@@ -30,10 +36,17 @@ def add_commands(add: AddCommand) -> None:
         "message",
         nargs="*",
         default=[],
-        help="what to say, one after another; none: asks for it, until /exit or Ctrl-D",
+        help="what to say, one after another; none: asks for it, with commands that /help lists, "
+        "until /quit or Ctrl-D",
     )
     chat.add_argument("--system", help="a system message")
     chat.add_argument("--no-stream", action="store_true", help="print whole replies only")
+    chat.add_argument(
+        "--no-history",
+        action="store_true",
+        help="do not keep the lines that are typed (else: $XDG_STATE_HOME/tfllm/chat_history, or "
+        "in ~/.local/state)",
+    )
     add_settings(chat, "generation")
 
 
@@ -70,9 +83,8 @@ def _print_continuation(
 
 
 def _chat(options: argparse.Namespace) -> None:
-    config = build(GenerationConfig, given := settings(options, "generation")["generation"])
-    if config.num_samples > 1:
-        raise ConfigError(f"num_samples must be 1 for a chat; received {config.num_samples}")
+    given = settings(options, "generation")["generation"]
+    config = checked_settings(GenerationConfig(), given)
     with quiet_start():
         from tfllm.tasks import Chat, ChatSession
     chosen = {name: getattr(config, name) for name in given}
@@ -81,28 +93,11 @@ def _chat(options: argparse.Namespace) -> None:
     whole = getattr(options, "no_stream", False)
     if options.message:
         for message in options.message:
-            _print_reply(session.say(message), whole)
+            print_reply(session.say(message), whole)
     elif sys.stdin.isatty():
-        print("Say something; /clear begins anew, /exit or Ctrl-D ends.", file=sys.stderr)
-        with contextlib.suppress(EOFError):
-            while (message := input("> ").strip()) != "/exit":
-                if message == "/clear":
-                    session.clear()
-                elif message:
-                    _answer(session, message, whole)
+        conversation = Conversation(session, task.generation, whole=whole)
+        history = None if getattr(options, "no_history", False) else history_file()
+        with line_editing(conversation, history):
+            conversation.run()
     else:
-        _print_reply(session.say(sys.stdin.read().rstrip("\n")), whole)
-
-
-def _answer(session: Any, message: str, whole: bool) -> None:
-    """One turn of a conversation in a terminal; Ctrl-C ends the reply, and nothing else."""
-    try:
-        _print_reply(session.say(message), whole)
-    except KeyboardInterrupt:
-        print("\nstopped; this turn is forgotten", file=sys.stderr)
-    except ValueError as error:  # of this turn; another may do
-        print(f"tfllm chat: {error}; /clear begins anew", file=sys.stderr)
-
-
-def _print_reply(pieces: Iterator[str], whole: bool) -> None:
-    print_stream("", iter(["".join(pieces)]) if whole else pieces)
+        print_reply(session.say(sys.stdin.read().rstrip("\n")), whole)

@@ -82,6 +82,9 @@ class TrainingConfig:
     """steps between validations"""
     validation_batches: int = 50
     """batches in a validation; 0: all"""
+    patience: int | None = None
+    """end the run after so many validations in a row without a better loss; default: never. The
+    weights of the best validation are kept in any case"""
     checkpoint_every: int = 250
     """steps between checkpoints"""
     keep_checkpoints: int = 2
@@ -94,7 +97,7 @@ class TrainingConfig:
             *("sequence_length", "batch_size", "gradient_accumulation", "steps"),
             *("steps_per_execution", "validate_every", "checkpoint_every", "keep_checkpoints"),
         )
-        check(self, "must be at least 1", *counts, "lora_rank", "top_layers")
+        check(self, "must be at least 1", *counts, "lora_rank", "top_layers", "patience")
         check(self, "must not be negative", "validation_batches", "warmup_steps", "weight_decay")
         positive = ("epochs", "learning_rate", "epsilon", "lora_alpha", "dpo_beta")
         check(self, "must be positive", *positive)

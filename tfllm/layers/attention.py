@@ -17,8 +17,9 @@ from tfllm.layers.dropout import dropout, next_seed, shifted
 from tfllm.layers.masks import attention_bias, cached_attention_bias
 from tfllm.layers.normalization import QueryKeyNorm
 from tfllm.layers.positions import rotary_tables, rotate
-from tfllm.layers.projection import Projection, forked
-from tfllm.layers.shapes import shape_of
+from tfllm.layers.projection import Projection, forked, quantized_dtype
+from tfllm.layers.quantized import int8_policy
+from tfllm.layers.shapes import ShapeShown, shape_of
 
 
 def dot_product_attention(
@@ -109,7 +110,7 @@ def _softmax(scores: tf.Tensor, *, few: bool) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class MultiHeadAttention(keras.layers.Layer):
+class MultiHeadAttention(ShapeShown, keras.layers.Layer):
     """Multi-head attention (Vaswani et al., 2017).
 
     Query heads may share key/value heads in groups (Ainslie et al., 2023). Queries, keys and
@@ -185,6 +186,7 @@ class MultiHeadAttention(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        kwargs["dtype"] = int8_policy(kwargs.get("dtype"))
         super().__init__(**kwargs)
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if num_heads < 1 or num_kv_heads < 1 or num_heads % num_kv_heads:
@@ -425,10 +427,15 @@ class MultiHeadAttention(keras.layers.Layer):
             x = tf.transpose(x, [0, 2, 1, 3])
         return tf.reshape(x, [batch, time, width])
 
+    def compute_output_shape(self, x_shape: Any, *others: Any, **more: Any) -> Any:
+        """The shape of x."""
+        return x_shape
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
             **super().get_config(),
+            **quantized_dtype(getattr(self, "output_projection", None)),
             "num_heads": self.num_heads,
             "head_dim": self.head_dim,
             "num_kv_heads": self.num_kv_heads,

@@ -10,7 +10,8 @@ import keras
 import tensorflow as tf
 
 from tfllm.layers.dropout import shifted
-from tfllm.layers.projection import Projection, forked
+from tfllm.layers.projection import Projection, forked, quantized_dtype
+from tfllm.layers.quantized import int8_policy
 from tfllm.layers.shapes import shape_of
 
 
@@ -100,6 +101,7 @@ class FeedForward(keras.layers.Layer):
         output_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
+        kwargs["dtype"] = int8_policy(kwargs.get("dtype"))
         super().__init__(**kwargs)
         if hidden_dim < 1:
             raise ValueError(f"hidden_dim must be at least 1; received {hidden_dim}")
@@ -167,6 +169,7 @@ class FeedForward(keras.layers.Layer):
         """The constructor's arguments."""
         return {
             **super().get_config(),
+            **quantized_dtype(getattr(self, "outer", None)),
             "hidden_dim": self.hidden_dim,
             "activation": self.activation,
             "gated": self.gated,

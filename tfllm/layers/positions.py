@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfllm.layers.shapes import ShapeShown
+
 
 def rotary_frequencies(
     head_dim: int, theta: float, scaling: Mapping[str, Any] | None = None
@@ -104,7 +106,7 @@ def rotate(x: tf.Tensor, tables: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class LearnedPositions(keras.layers.Layer):
+class LearnedPositions(ShapeShown, keras.layers.Layer):
     """A learned vector for each position (as in GPT-2).
 
     Args:
@@ -143,6 +145,10 @@ class LearnedPositions(keras.layers.Layer):
         rows = tf.gather(tf.convert_to_tensor(self.table), _or_counted(positions, x))
         return rows[tf.newaxis] if rows.shape.rank == 2 else rows
 
+    def compute_output_shape(self, input_shape: Any, *others: Any, **more: Any) -> Any:
+        """The shape of x, for one row where all rows have the same positions."""
+        return (None, *input_shape[1:])
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
@@ -153,7 +159,7 @@ class LearnedPositions(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class SinusoidalPositions(keras.layers.Layer):
+class SinusoidalPositions(ShapeShown, keras.layers.Layer):
     """Sines and cosines of geometric frequencies (Vaswani et al., 2017), without weights.
 
     Args:
@@ -181,6 +187,10 @@ class SinusoidalPositions(keras.layers.Layer):
             positions = positions[tf.newaxis]
         angle = tf.cast(positions, tf.float32)[..., tf.newaxis] * rotary_frequencies(dim, self.base)
         return tf.cast(tf.concat([tf.sin(angle), tf.cos(angle)], -1), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any, *others: Any, **more: Any) -> Any:
+        """The shape of x, for one row where all rows have the same positions."""
+        return (None, *input_shape[1:])
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

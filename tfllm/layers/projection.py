@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfllm.layers.lora import Lora
 from tfllm.layers.quantized import (
     add_int8_matrix,
+    check_int8,
     dequantized,
     int8_policy,
     int8_product,
@@ -37,6 +38,13 @@ def forked(initializer: Any, name: str) -> Any:
     if isinstance(seed, int):
         config["seed"] = zlib.crc32(f"{seed}/{name}".encode())
     return type(initializer).from_config(config)
+
+
+def quantized_dtype(projection: Any) -> dict[str, Any]:
+    """What the configuration of a layer says instead of its dtype, once a projection in it has
+    become one of integers: so that a saved file makes such a one again."""
+    policy = getattr(projection, "dtype_policy", None)
+    return {"dtype": keras.dtype_policies.serialize(policy)} if is_int8(policy) else {}
 
 
 def product_with_rows(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
@@ -106,6 +114,7 @@ class Projection(keras.layers.Layer):
         self.output_dim = output_dim
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.quantized_alone = True
         self.adapters: dict[str, Lora] = {}
         self.adapter: Lora | None = None
 
@@ -148,6 +157,31 @@ class Projection(keras.layers.Layer):
             return int8_product(rows, self.kernel, self.kernel_scale)
         kernel = tf.convert_to_tensor(self.kernel)
         return tf.matmul(rows, kernel, transpose_b=True) if few else product_with_rows(rows, kernel)
+
+    def quantize(
+        self, mode: str | None = None, type_check: bool = True, config: Any = None
+    ) -> None:
+        """Store W as integers from now on, as Keras' `Model.quantize("int8")` asks of each layer.
+
+        Raises:
+            NotImplementedError: another mode, or a part of a model that is quantized as a whole;
+                Keras leaves the layer as it is then, and warns.
+        """
+        if not self.quantized_alone:
+            raise NotImplementedError(
+                f"{self.path} stays as it is: it is a part of a model of tfllm, which is quantized "
+                "as a whole, by its own quantize('int8') before other layers are put around it"
+            )
+        try:
+            check_int8(mode, config, "Projection")
+            policy = int8_policy(f"int8_{self.compute_dtype}")
+            values = self.kernel_values()
+        except ValueError as error:
+            raise NotImplementedError(str(error)) from None
+        self._untrack_variable(self.kernel)
+        setattr(self, "dtype_policy", policy)  # noqa: B010 (a property of Keras)
+        self.kernel = add_int8_matrix(self, "kernel", tuple(values.shape))
+        self.assign_kernel(values)
 
     def kernel_values(self) -> tf.Tensor:
         """W in float32, however it is stored."""

@@ -54,6 +54,31 @@ def is_int8(policy: Any) -> bool:
     return isinstance(policy, Int8Policy)
 
 
+def check_int8(mode: str | None, config: Any, what: str) -> None:
+    """Refuse what Keras' `quantize` can be asked for and is not done here.
+
+    Args:
+        mode: as of Keras.
+        config: as of Keras.
+        what: the class that is to be quantized.
+
+    Raises:
+        ValueError: another mode than "int8", or a quantizer for the weights.
+    """
+    mode = getattr(config, "mode", mode)
+    if mode != "int8":
+        raise ValueError(
+            f"the mode of quantize must be 'int8' for a {what}; received {mode!r}. Smaller than "
+            "float32 are also model.with_dtype('bfloat16') and, when it is loaded or exported, "
+            "dtype='int8'"
+        )
+    if getattr(config, "weight_quantizer", None) is not None:
+        raise ValueError(
+            f"a {what} rounds each row of a matrix by its largest magnitude, and takes no other "
+            f"weight_quantizer; received {config.weight_quantizer}"
+        )
+
+
 def quantize_rows(values: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """The nearest integers, and the scales that make the values of them again.
 

@@ -83,9 +83,9 @@ class RelativePositionBias(keras.layers.Layer):
         self.initializer = keras.initializers.get(initializer)
         self._buckets = distance_buckets(num_buckets, max_distance, bidirectional=bidirectional)
 
-    def build(self, *input_shapes: Any) -> None:
+    def build(self, queries_shape: Any, keys_shape: Any = None) -> None:
         """Create the table."""
-        del input_shapes
+        del queries_shape, keys_shape
         self.table = self.add_weight(
             name="table",
             shape=(self.num_buckets, self.num_heads),
@@ -103,7 +103,9 @@ class RelativePositionBias(keras.layers.Layer):
         values = tf.gather(tf.convert_to_tensor(self.table), buckets)
         return tf.cast(tf.transpose(values, [2, 0, 1])[tf.newaxis], self.compute_dtype)
 
-    def compute_output_shape(self, queries_shape: Any, keys_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(
+        self, queries_shape: Any, keys_shape: Any = (None,)
+    ) -> tuple[int | None, ...]:
         """`[1, N, T, S]`."""
         return (1, self.num_heads, queries_shape[0], keys_shape[0])
 

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import keras
 import tensorflow as tf
+
+
+class ShapeShown:
+    """For layers with `compute_output_shape`, which `summary()` needs: before `keras.layers.Layer`.
+
+    Keras takes a layer that has it to give its compute dtype, and calls it no more to find out; the
+    states of a block, and logits, are float32 whatever the policy.
+    """
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """What a call gives, found by tracing one."""
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
 
 def shape_of(x: tf.Tensor) -> list[int | tf.Tensor]:

@@ -13,11 +13,13 @@ from tfllm.layers.attention import MultiHeadAttention
 from tfllm.layers.dropout import dropout, next_seed, shifted
 from tfllm.layers.feed_forward import FeedForward
 from tfllm.layers.normalization import norm_layer
-from tfllm.layers.projection import forked
+from tfllm.layers.projection import forked, quantized_dtype
+from tfllm.layers.quantized import int8_policy
+from tfllm.layers.shapes import ShapeShown
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(ShapeShown, keras.layers.Layer):
     """x + attention(norm(x)), then x + feed_forward(norm(x)); or post-norm, as in the 2017 paper.
 
     The residual stream is float32 whatever the dtype policy; products run in its compute dtype.
@@ -91,6 +93,7 @@ class TransformerBlock(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         kwargs.pop("autocast", None)
+        kwargs["dtype"] = int8_policy(kwargs.get("dtype"))
         super().__init__(autocast=False, **kwargs)
         self._settings = {
             "num_heads": num_heads,
@@ -294,6 +297,10 @@ class TransformerBlock(keras.layers.Layer):
             return x, tuple(extra)
         return (x, extra[0]) if extra else x
 
+    def compute_output_shape(self, x_shape: Any, *others: Any, **more: Any) -> Any:
+        """The shape of x."""
+        return x_shape
+
     def drop_adapter_inputs(self, seed: int | None) -> None:
         """Have the adapters of the block's projections drop their inputs while training.
 
@@ -310,6 +317,7 @@ class TransformerBlock(keras.layers.Layer):
         config.pop("autocast", None)
         return {
             **config,
+            **quantized_dtype(getattr(self.attention, "output_projection", None)),
             **self._settings,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "output_initializer": keras.initializers.serialize(self.output_initializer)

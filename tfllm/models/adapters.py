@@ -223,6 +223,39 @@ class AdapterMethods:
         self._adapters = {**self._adapters, name: adapter}
         self.set_adapter(name)
 
+    def enable_lora(
+        self: Any,
+        rank: int,
+        *,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        targets: str | Sequence[str] = "all",
+        layers: Sequence[int] | None = None,
+        name: str = "default",
+    ) -> None:
+        """Freeze the weights and train a low-rank adapter: `add_adapter` under KerasHub's name.
+
+        Args:
+            rank: of the adapter's matrices.
+            alpha: its updates are multiplied by alpha / rank; default: twice the rank.
+            dropout: share of the adapter's inputs that is dropped in training.
+            targets: projections that are adapted, such as `["q_proj", "v_proj"]`; "all".
+            layers: blocks that are adapted, counted from 0; default: all.
+            name: of the adapter.
+
+        Raises:
+            ConfigError: a target or a block that the model does not have.
+            ValueError: there is an adapter with this name.
+        """
+        config = LoraConfig(
+            rank=rank,
+            alpha=2.0 * rank if alpha is None else alpha,
+            dropout=dropout,
+            targets=(targets,) if isinstance(targets, str) else tuple(targets),
+            layers=None if layers is None else tuple(layers),
+        )
+        self.add_adapter(config, name)
+
     def set_adapter(self: Any, name: str | None) -> None:
         """Use another adapter from now on; None: the model without any.
 

@@ -26,7 +26,8 @@ from tfllm.layers.quantized import assign_weights
 from tfllm.layers.transformer_block import TransformerBlock
 from tfllm.models.abstract import without_values
 from tfllm.models.adapters import Adapter, AdapterMethods
-from tfllm.models.context_length import checked_length
+from tfllm.models.token_ids import checked_tokens, ids_shape
+from tfllm.models.verbs import GenerateVerb
 from tfllm.models.vocabulary import VocabularyMethods, embedding_table
 from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
 from tfllm.optimization.precision import keras_policy
@@ -41,7 +42,7 @@ class Cache(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class CausalLM(AdapterMethods, VocabularyMethods, TrainingStep):
+class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
     """A causal language model, as a Keras model.
 
     Args:
@@ -140,6 +141,7 @@ class CausalLM(AdapterMethods, VocabularyMethods, TrainingStep):
             keras.random.SeedGenerator(named_seed(seed, "embedding")) if config.dropout else None
         )
         self.build((None, None))
+        self._keep_floats_alone()
 
     @classmethod
     def abstract(cls, config: ModelConfig, **options: Any) -> CausalLM:
@@ -203,11 +205,7 @@ class CausalLM(AdapterMethods, VocabularyMethods, TrainingStep):
             attention weights `[B, heads, T, S]`, or None.
         """
         given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
-        token_ids = checked_length(
-            tf.cast(given["token_ids"], tf.int32),
-            self.config.max_sequence_length,
-            check_dynamic=cache is None,
-        )
+        token_ids = checked_tokens(given["token_ids"], self.config, decoding=cache is not None)
         segment_ids, padding_mask = given.get("segment_ids"), given.get("padding_mask")
         time = token_ids.shape[1] if token_ids.shape[1] is not None else tf.shape(token_ids)[1]
         slot = 0 if cache is None else cache.slot
@@ -293,6 +291,10 @@ class CausalLM(AdapterMethods, VocabularyMethods, TrainingStep):
             None if all(self._windows) else bias(None),
             bias(self.config.sliding_window) if any(self._windows) else None,
         )
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Of a call: `[B, T, V]`, from the shape of token ids or inputs."""
+        return (*ids_shape(input_shape), self.config.vocab_size)
 
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None

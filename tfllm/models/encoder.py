@@ -19,15 +19,17 @@ from tfllm.layers.positions import LearnedPositions, positions_in_segments
 from tfllm.layers.projection import Projection, forked
 from tfllm.layers.quantized import assign_weights
 from tfllm.layers.transformer_block import TransformerBlock
-from tfllm.models.context_length import checked_length
 from tfllm.models.encoder_config import EncoderConfig
+from tfllm.models.token_ids import checked_tokens, ids_shape
+from tfllm.models.verbs import ModelVerbs
 from tfllm.models.vocabulary import embedding_table
+from tfllm.optimization.labels import checked_ids
 from tfllm.optimization.precision import keras_policy
 from tfllm.optimization.training_step import TrainingStep
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class Encoder(TrainingStep):
+class Encoder(ModelVerbs, TrainingStep):
     """A BERT-like encoder (Devlin et al., 2019), as a Keras model.
 
     By itself it has no loss; the models with a head, such as `SequenceClassifier`, do.
@@ -105,6 +107,7 @@ class Encoder(TrainingStep):
         self.build((None, None))
         if pooler:
             self.add_pooler()
+        self._keep_floats_alone()
 
     def _table(self, size: int, name: str) -> Any:
         normal = forked(normal_initializer(self.config, self.seed), name)
@@ -138,6 +141,7 @@ class Encoder(TrainingStep):
         )
         with keras.name_scope(self.name):
             pooler.build((None, self.config.embedding_dim))
+        pooler.quantized_alone = False
         self._tracker.unlock()  # Keras lets no layer be added to one that is built
         self.pooler = pooler
         self._tracker.lock()
@@ -165,9 +169,7 @@ class Encoder(TrainingStep):
             return_weights: also return the attention weights, `[B, heads, T, T]` a layer.
         """
         given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
-        token_ids = checked_length(
-            tf.cast(given["token_ids"], tf.int32), self.config.max_sequence_length
-        )
+        token_ids = checked_tokens(given["token_ids"], self.config)
         padding_mask, segment_ids = given.get("padding_mask"), given.get("segment_ids")
         bias = attention_bias(
             query_time=tf.shape(token_ids)[1],
@@ -194,8 +196,15 @@ class Encoder(TrainingStep):
         x = tf.cast(self.token_embedding(token_ids), tf.float32)
         positions = None if segment_ids is None else positions_in_segments(segment_ids)
         x += tf.cast(self.position_embedding(x, positions), tf.float32)
-        types = tf.zeros([1, 1], tf.int32) if token_type_ids is None else token_type_ids
-        x += tf.cast(self.token_type_embedding(tf.cast(types, tf.int32)), tf.float32)
+        types = tf.zeros([1, 1], tf.int32)
+        if token_type_ids is not None:
+            types = checked_ids(
+                token_type_ids,
+                self.config.num_token_types,
+                what="token_type_ids",
+                bound="num_token_types",
+            )
+        x += tf.cast(self.token_type_embedding(types), tf.float32)
         return self.embedding_norm(x)
 
     def pooled(self, states: tf.Tensor) -> tf.Tensor:
@@ -208,6 +217,10 @@ class Encoder(TrainingStep):
         weights = self.hidden_states(inputs, return_weights=True)[1]
         assert weights is not None
         return weights
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Of a call: `[B, T, E]`, from the shape of token ids or inputs."""
+        return (*ids_shape(input_shape), self.config.embedding_dim)
 
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None

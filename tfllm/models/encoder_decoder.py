@@ -19,9 +19,10 @@ from tfllm.layers.positions import SinusoidalPositions
 from tfllm.layers.projection import forked
 from tfllm.layers.quantized import assign_weights
 from tfllm.models.abstract import without_values
-from tfllm.models.context_length import checked_length
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
+from tfllm.models.token_ids import checked_tokens, ids_shape
 from tfllm.models.transformer_stack import TransformerStack
+from tfllm.models.verbs import GenerateVerb
 from tfllm.models.vocabulary import VocabularyMethods, embedding_table
 from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
 from tfllm.optimization.precision import keras_policy
@@ -38,7 +39,7 @@ class EncodedSource(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class EncoderDecoder(VocabularyMethods, TrainingStep):
+class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
     """A sequence-to-sequence model (Vaswani et al., 2017; Raffel et al., T5, 2020).
 
     Args:
@@ -104,6 +105,7 @@ class EncoderDecoder(VocabularyMethods, TrainingStep):
             keras.random.SeedGenerator(named_seed(seed, "embedding")) if config.dropout else None
         )
         self.build((None, None))
+        self._keep_floats_alone()
 
     @classmethod
     def abstract(cls, config: EncoderDecoderConfig, **options: Any) -> EncoderDecoder:
@@ -117,6 +119,8 @@ class EncoderDecoder(VocabularyMethods, TrainingStep):
             return
         config = self.config
         self.token_embedding.build((None, None))
+        if self.positions is not None:
+            self.positions.build((None, None, config.embedding_dim))
         for stack in (self.encoder, self.decoder):
             with tf.name_scope(stack.name):
                 stack.build((None, None, config.embedding_dim))
@@ -295,8 +299,7 @@ class EncoderDecoder(VocabularyMethods, TrainingStep):
         return states * tf.constant(self.config.embedding_dim**-0.5, states.dtype)
 
     def _checked(self, token_ids: Any, what: str) -> tf.Tensor:
-        token_ids = tf.cast(token_ids, tf.int32)
-        return checked_length(token_ids, self.config.max_sequence_length, what=what)
+        return checked_tokens(token_ids, self.config, what=what)
 
     # ------------------------------------------------------------------ training
 
@@ -350,6 +353,10 @@ class EncoderDecoder(VocabularyMethods, TrainingStep):
             constants = tf.convert_to_tensor(self.output_bias)[0]
             differences += tf.gather(constants, labels) - tf.reduce_mean(constants)
         return tf.reduce_sum(differences * counts)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Of a call: `[B, T, V]`, from the shape of token ids or inputs."""
+        return (*ids_shape(input_shape), self.config.vocab_size)
 
     # ------------------------------------------------------------------ copies
 

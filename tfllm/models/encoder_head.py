@@ -15,10 +15,11 @@ from tfllm.layers.projection import Projection, forked
 from tfllm.layers.quantized import assign_weights
 from tfllm.models.encoder import Encoder, normal_initializer
 from tfllm.models.encoder_config import EncoderConfig
+from tfllm.models.verbs import ModelVerbs
 from tfllm.optimization.training_step import TrainingStep
 
 
-class EncoderHead(TrainingStep):
+class EncoderHead(ModelVerbs, TrainingStep):
     """An encoder and what is computed from its states.
 
     Args:
@@ -73,6 +74,7 @@ class EncoderHead(TrainingStep):
         rate = encoder.config.dropout
         self.seed_generator = keras.random.SeedGenerator(seed) if rate else None
         self.build((None, None))
+        self._keep_floats_alone()
 
     @property
     def config(self) -> EncoderConfig:
@@ -171,6 +173,13 @@ class LabelledHead(EncoderHead):
         self.num_labels = num_labels
         self._label_names = tuple(names)
         super().__init__(encoder, **kwargs)
+
+    classes_name = "num_labels"
+
+    @property
+    def num_classes(self) -> int:
+        """How many labels there are."""
+        return self.num_labels
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from tfllm.layers.quantized import dequantized, is_int8
 from tfllm.models.encoder import Encoder, normal_initializer
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.encoder_head import EncoderHead
+from tfllm.models.token_ids import ids_shape
 from tfllm.models.token_masking import TokenMasking, mask_tokens
 from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
 
@@ -60,6 +61,14 @@ class MaskedLanguageModel(EncoderHead):
             masking = TokenMasking(**masking)
         self.masking = masking
         super().__init__(encoder, **kwargs)
+        self.labels_are_classes = masking is None  # else they are the tokens that are hidden
+
+    classes_name = "vocab_size"
+
+    @property
+    def num_classes(self) -> int:
+        """How many tokens a label can be."""
+        return self.config.vocab_size
 
     def _build_head(self) -> None:
         config, options = self.config, {"dtype": self.dtype_policy}
@@ -107,6 +116,10 @@ class MaskedLanguageModel(EncoderHead):
         if is_int8(self.dtype_policy):
             return dequantized(embedding.embeddings, embedding.embeddings_scale, self.compute_dtype)
         return tf.cast(tf.convert_to_tensor(embedding.embeddings), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Of a call: `[B, T, V]`, from the shape of token ids or inputs."""
+        return (*ids_shape(input_shape), self.config.vocab_size)
 
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None

@@ -47,6 +47,29 @@ class PreferenceTuning(TrainingStep):
         self.beta = beta
         self.built = True
 
+    classes_name = "vocab_size"
+
+    @property
+    def num_classes(self) -> int:
+        """How many tokens a label can be."""
+        return self.model.config.vocab_size
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: what is tuned is the model inside.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("quantize the model that is tuned, afterwards: tuning.model.quantize(...)")
+
+    def check_class_weight(self) -> None:
+        """Weights here say which tokens are a reply's.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("class_weight is not for pairs of replies, which count as wholes")
+
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         """Logits of either side, float32 `[B, 2, T, V]`."""
         logits = self.model(_rows(inputs), training=training)

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.encoder_head import EncoderHead
+from tfllm.models.token_ids import ids_shape
 
 
 @keras.saving.register_keras_serializable("tfllm")
@@ -38,6 +39,7 @@ class SentenceEncoder(EncoderHead):
     """
 
     measures = ("accuracy",)
+    labels_are_classes = False
     pooler = "kept"  # other programs expect that a BertModel has one
 
     def __init__(
@@ -72,6 +74,10 @@ class SentenceEncoder(EncoderHead):
         total = tf.einsum("bte,bt->be", states, counted)
         # The mean has the direction of the sum, and only that is left.
         return tf.math.divide_no_nan(total, tf.norm(total, axis=-1, keepdims=True))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Of a call: `[B, E]`, from the shape of token ids or inputs."""
+        return (*ids_shape(input_shape)[:-1], self.config.embedding_dim)
 
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfllm.models.encoder_head import LabelledHead
+from tfllm.models.token_ids import ids_shape
 
 
 @keras.saving.register_keras_serializable("tfllm")
@@ -31,3 +32,7 @@ class SequenceClassifier(LabelledHead):
         """The logits of a row's label."""
         states, _ = self.encoder.hidden_states(inputs, training=training)
         return self.classifier(self._dropped(self.encoder.pooled(states), training))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Of a call: `[B, num_labels]`, from the shape of token ids or inputs."""
+        return (ids_shape(input_shape)[0], self.num_labels)

@@ -8,6 +8,8 @@ import keras
 import tensorflow as tf
 
 from tfllm.models.encoder_head import EncoderHead
+from tfllm.models.token_ids import ids_shape
+from tfllm.optimization.labels import checked_ids
 
 
 @keras.saving.register_keras_serializable("tfllm")
@@ -27,6 +29,7 @@ class SpanClassifier(EncoderHead):
     """
 
     measures = ("accuracy",)
+    labels_are_classes = False
 
     def _build_head(self) -> None:
         self.classifier = self._projection("classifier", 2)
@@ -35,6 +38,10 @@ class SpanClassifier(EncoderHead):
         """The logits of both ends at each token."""
         states, _ = self.encoder.hidden_states(inputs, training=training)
         return self.classifier(tf.cast(states, tf.float32))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Of a call: `[B, T, 2]`, from the shape of token ids or inputs."""
+        return (*ids_shape(input_shape), 2)
 
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
@@ -46,7 +53,7 @@ class SpanClassifier(EncoderHead):
         mask = x.get("padding_mask") if isinstance(x, dict) else None
         if mask is not None:
             ends = tf.where(tf.cast(mask, tf.bool)[:, tf.newaxis], ends, -1e9)
-        y = tf.cast(y, tf.int32)
+        y = checked_ids(y, tf.shape(ends)[-1], what="ends of spans", bound="the number of tokens")
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, ends)
         right = tf.cast(tf.argmax(ends, -1, tf.int32) == y, tf.float32)
         return (

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfllm.models.encoder_head import LabelledHead
+from tfllm.models.token_ids import ids_shape
 
 
 @keras.saving.register_keras_serializable("tfllm")
@@ -29,3 +30,7 @@ class TokenClassifier(LabelledHead):
         """The logits of each token's label."""
         states, _ = self.encoder.hidden_states(inputs, training=training)
         return self.classifier(self._dropped(states, training))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Of a call: `[B, T, num_labels]`, from the shape of token ids or inputs."""
+        return (*ids_shape(input_shape), self.num_labels)

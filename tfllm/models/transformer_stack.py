@@ -11,11 +11,12 @@ from tfllm.layers.dropout import named_seed
 from tfllm.layers.normalization import norm_layer
 from tfllm.layers.projection import forked
 from tfllm.layers.relative_positions import RelativePositionBias
+from tfllm.layers.shapes import ShapeShown
 from tfllm.layers.transformer_block import TransformerBlock
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
 
 
-class TransformerStack(keras.layers.Layer):
+class TransformerStack(ShapeShown, keras.layers.Layer):
     """Blocks, the norm behind the last (pre-norm), and the relative positions that all share.
 
     Args:
@@ -86,9 +87,15 @@ class TransformerStack(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Create all weights."""
         for layer in (self.relative_positions, *self.blocks, self.final_norm):
-            if layer is not None:
+            if layer is self.relative_positions and layer is not None:
+                layer.build((None,), (None,))
+            elif layer is not None:
                 layer.build(input_shape)
         self.built = True
+
+    def compute_output_shape(self, input_shape: Any, *others: Any, **more: Any) -> Any:
+        """The shape of x."""
+        return input_shape
 
     def biased(
         self, mask: tf.Tensor | None, queries: tf.Tensor, keys: tf.Tensor

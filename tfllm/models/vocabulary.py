@@ -20,13 +20,32 @@ from tfllm.layers.quantized import (
 )
 
 
+@keras.saving.register_keras_serializable("tfllm")
+class TokenEmbedding(keras.layers.Embedding):
+    """The table of a model's token embeddings, which may also be its projection to the vocabulary.
+
+    Arguments as of `keras.layers.Embedding`.
+    """
+
+    def quantize(
+        self, mode: str | None = None, type_check: bool = True, config: Any = None
+    ) -> None:
+        """Refuse: the projection to the vocabulary would read integers without their scales.
+
+        Raises:
+            NotImplementedError: always; Keras leaves the layer as it is then, and warns.
+        """
+        raise NotImplementedError(
+            f"{self.path} stays as it is: it is a part of a model of tfllm, which is quantized as "
+            "a whole, by its own quantize('int8') before other layers are put around it"
+        )
+
+
 def embedding_table(size: int, width: int, initializer: Any, *, name: str, dtype: Any) -> Any:
     """An embedding layer; under an int8 policy one of integers, 0 until they are assigned."""
     if is_int8(dtype):
         return Int8Embedding(size, width, name=name, dtype=dtype)
-    return keras.layers.Embedding(
-        size, width, embeddings_initializer=initializer, name=name, dtype=dtype
-    )
+    return TokenEmbedding(size, width, embeddings_initializer=initializer, name=name, dtype=dtype)
 
 
 class VocabularyMethods:
@@ -44,6 +63,13 @@ class VocabularyMethods:
     add_weight: Any
     compute_dtype: Any
     dtype_policy: Any
+
+    classes_name = "vocab_size"
+
+    @property
+    def num_classes(self) -> int:
+        """How many tokens a label can be."""
+        return self.config.vocab_size
 
     def _add_output_kernel(self, initializer: Any) -> None:
         """Create the kernel, where the projection is not the token embedding."""

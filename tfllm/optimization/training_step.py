@@ -17,6 +17,8 @@ import keras
 import tensorflow as tf
 from keras.src.models.functional import Functional
 
+from tfllm.optimization.fit_arguments import FitArguments
+from tfllm.optimization.labels import checked_ids, counted_labels, is_sparse_cross_entropy
 from tfllm.optimization.micro_batches import added_up
 from tfllm.optimization.perplexity import Perplexity
 from tfllm.optimization.supported_strategies import refuse_unsupported
@@ -26,7 +28,7 @@ _WEIGHT = 2
 """the place of the sum of weights among a step's sums"""
 
 
-class TrainingStep(keras.Model):
+class TrainingStep(FitArguments, keras.Model):
     """A `keras.Model` whose `fit` and `evaluate` weigh every token of the global batch alike.
 
     Data are `(x, y)` or `(x, y, weights)`: inputs, labels int `[B, T]` and weights float `[B, T]`.
@@ -87,6 +89,7 @@ class TrainingStep(keras.Model):
         self.gradient_accumulation = 1
         self.detailed_logs = False
         self.votes_to_stop: tf.Variable | None = None
+        self._class_weights = None
         self.perplexity = Perplexity()
         self.measured = {name: keras.metrics.Mean(name) for name in self.measures}
 
@@ -110,6 +113,7 @@ class TrainingStep(keras.Model):
         """
         if logits is None:
             logits = self(x, training=training)
+        y = checked_ids(y, logits.shape[-1], what="labels", bound="the number of logits")
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(logits, tf.float32))
         return tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
 
@@ -189,6 +193,7 @@ class TrainingStep(keras.Model):
         outputs, measured = None, []
         if given is not None or metrics is not None:
             outputs = self(x, training=training)
+        y, weights = self._counted(y, weights, outputs, training)
         if metrics is not None:
             metrics.update_state(y, outputs, weights)
         if given is None:
@@ -212,11 +217,35 @@ class TrainingStep(keras.Model):
             objective_sum += tf.reduce_sum(tf.cast(extra, tf.float32)) * weight_sum
         return objective_sum, loss_sum, weight_sum, *measured
 
+    def _counted(
+        self, y: Any, weights: tf.Tensor, outputs: Any, training: bool
+    ) -> tuple[Any, tf.Tensor]:
+        """Labels that exist and the weights of those that count, where labels are classes."""
+        table = self._class_weights if training else None
+        user = self._user_loss
+        classes = self.labels_are_classes if user is None else is_sparse_cross_entropy(user)
+        if not (classes and isinstance(y, tf.Tensor) and y.dtype.is_integer):
+            if table is not None:
+                raise ValueError(
+                    "class_weight needs labels that are numbers of classes, and a loss that takes "
+                    "such; give sample_weight for others"
+                )
+            return y, weights
+        num_classes, bound = self.num_classes, self.classes_name
+        if num_classes is None and isinstance(outputs, tf.Tensor):
+            num_classes, bound = outputs.shape[-1], "the number of logits"
+        return counted_labels(y, _spread(weights, y), num_classes, table, bound=bound)
+
+    @property
+    def _user_loss(self) -> Any:
+        """What was given as compile(loss=...)."""
+        given = getattr(self, "_compile_loss", None)
+        return given and given._user_loss
+
     @property
     def _given_loss(self) -> Any:
         """The function from compile(loss=...), element by element; None for our own."""
-        given = getattr(self, "_compile_loss", None)
-        given = given and given._user_loss
+        given = self._user_loss
         if given is None:
             return None
         if isinstance(given, list | tuple | dict):

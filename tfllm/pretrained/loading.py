@@ -147,6 +147,7 @@ def _load(
     in_files = _matched(weights, table, source)
     for weight in weights:
         _assign(weight, in_files, source.tensors)
+    model.attach(tokenizer, generation)
     return Pretrained(model, tokenizer, generation)
 
 

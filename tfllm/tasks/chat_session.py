@@ -18,13 +18,15 @@ class ChatSession:
 
     Attributes:
         messages: the conversation so far.
+        options: of the next replies.
+        system: the system message.
     """
 
     def __init__(self, task: Chat, *, system: str = "", **options: Any) -> None:
         self._task = task
-        self._options = options
-        self._begin = [{"role": "system", "content": system}] if system else []
-        self.messages: list[dict[str, Any]] = list(self._begin)
+        self.options = options
+        self.system = system
+        self.messages: list[dict[str, Any]] = self._begin
 
     def say(self, words: str) -> Iterator[str]:
         """The reply to what the user says, piece by piece.
@@ -36,7 +38,7 @@ class ChatSession:
             ValueError: as `Chat.stream_reply`, at once.
         """
         asked = [*self.messages, {"role": "user", "content": words}]
-        return self._reply(asked, self._task.stream_reply(asked, **self._options))
+        return self._reply(asked, self._task.stream_reply(asked, **self.options))
 
     def _reply(self, asked: list[dict[str, Any]], pieces: Iterator[str]) -> Iterator[str]:
         reply = ""
@@ -47,4 +49,26 @@ class ChatSession:
 
     def clear(self) -> None:
         """Begin anew, with the same system message."""
-        self.messages = list(self._begin)
+        self.messages = self._begin
+
+    def set_system(self, words: str) -> None:
+        """Have another system message from now on, or none; what was said stays.
+
+        Args:
+            words: of the message; empty for none.
+        """
+        said = self.messages[len(self._begin) :]
+        self.system = words
+        self.messages = [*self._begin, *said]
+
+    def undo(self) -> str | None:
+        """Forget the last turn; what was asked in it, or None where there is none."""
+        said = self.messages[len(self._begin) :]
+        if not said:
+            return None
+        self.messages = self.messages[:-2]
+        return said[-2]["content"]
+
+    @property
+    def _begin(self) -> list[dict[str, Any]]:
+        return [{"role": "system", "content": self.system}] if self.system else []

@@ -17,6 +17,7 @@ from tfllm.training.interruption import Interruption
 from tfllm.training.model_state import state_of
 from tfllm.training.run_writer import RunWriter
 from tfllm.training.throughput import Throughput
+from tfllm.training.user_callbacks import UserCallbacks, waited
 
 _LOG_SECONDS = 1.0
 """between two lines of the logs, at the least"""
@@ -45,6 +46,11 @@ class RunCallback(keras.callbacks.Callback):
         validate_every: steps.
         checkpoint_every: steps.
         interruption: tells when to stop.
+        patience: validations in a row without a better loss after which the run ends; None: it
+            does not.
+        users: callbacks that were given to the run; on the chief alone.
+        agreed: given whether this worker wants to stop, whether any does; every worker calls it
+            after each validation.
     """
 
     def __init__(
@@ -60,6 +66,9 @@ class RunCallback(keras.callbacks.Callback):
         validate_every: int,
         checkpoint_every: int,
         interruption: Interruption,
+        patience: int | None = None,
+        users: UserCallbacks | None = None,
+        agreed: Callable[[bool], bool] | None = None,
     ) -> None:
         super().__init__()
         self.checkpoints = checkpoints
@@ -72,6 +81,9 @@ class RunCallback(keras.callbacks.Callback):
         self.validate_every = validate_every
         self.checkpoint_every = checkpoint_every
         self.interruption = interruption
+        self.patience = patience
+        self.users = users
+        self.agreed = agreed
         self.interrupted = False
         self._compiled = False
         self._saved_step = progress.step
@@ -79,16 +91,37 @@ class RunCallback(keras.callbacks.Callback):
         self._voted = False
         self._skipped_in_a_row = 0
         self._updates = 0
+        self.wants_to_stop = False
         self.validation_measures: dict[str, float] = {}
 
     def validate_now(self) -> None:
-        """Measure the validation loss, and save a checkpoint if it is the best."""
+        """Measure the validation loss, and save a checkpoint if it is the best.
+
+        An entry of the history ends here, and with it an epoch of the callbacks.
+        """
         progress = self.progress
         progress.validation_due = False
-        if self.validate is None:
-            return
-        with self.throughput.counted("validation"):
-            measured = dict(self.validate())
+        found: dict[str, float] = {}
+        best = False
+        if self.validate is not None:
+            if self.users:
+                self.users.validation_begins()
+            with self.throughput.counted("validation"):
+                found = dict(self.validate())
+            best = self._validated(dict(found))
+            if self.users:
+                self.users.validated(found)
+        self._end_epoch(found)
+        if self._saved_step == progress.step:
+            if self.writer:
+                with self.throughput.counted("checkpoint"):
+                    self.checkpoints.update(progress)
+        elif best or progress.stopped:
+            self._checkpoint()
+
+    def _validated(self, measured: dict[str, float]) -> bool:
+        """Log what a validation gave, and whether it is the best so far."""
+        progress = self.progress
         progress.validation_loss = loss = measured.pop("loss")
         self.validation_measures = measured
         if not math.isfinite(loss):
@@ -103,12 +136,36 @@ class RunCallback(keras.callbacks.Callback):
         best = loss < progress.best_validation_loss
         if best:
             progress.best_validation_loss, progress.best_step = loss, progress.step
-        if self._saved_step == progress.step:
+        return best
+
+    def _end_epoch(self, found: dict[str, float]) -> None:
+        """Add to the history, and end the run where a callback or patience wants it."""
+        progress = self.progress
+        if not progress.loss_steps:  # a run of another version, at a validation that was due
+            return
+        entry = {"step": float(progress.step), "loss": progress.loss_sum / progress.loss_steps}
+        entry |= {f"val_{name}": value for name, value in found.items()}
+        if self.model.is_log_loss:
+            entry["perplexity"] = exp(entry["loss"])
+            if found:
+                entry["val_perplexity"] = exp(found["loss"])
+        epoch = len(progress.history)
+        progress.history = [*progress.history, entry]
+        progress.loss_sum, progress.loss_steps = 0.0, 0
+        if self.users:
+            self.users.epoch_end(epoch, {n: v for n, v in entry.items() if n != "step"})
+        wanted = self.wants_to_stop or bool(self.users and self.model.stop_training)
+        if self.agreed is not None:
+            wanted = self.agreed(wanted)
+        ran_out = self.patience is not None and waited(progress.history) >= self.patience
+        if (wanted or ran_out) and progress.step < self.total_steps:
+            progress.stopped = True
+            self.model.stop_training = True
             if self.writer:
-                with self.throughput.counted("checkpoint"):
-                    self.checkpoints.update(progress)
-        elif best:
-            self._checkpoint()
+                who = "a callback" if wanted else f"patience={self.patience}"
+                self.writer.say(f"step {progress.step}: {who} ends the run")
+        if self.users:
+            progress.callbacks = self.users.state()
 
     # ---- Keras' hooks
 
@@ -118,6 +175,8 @@ class RunCallback(keras.callbacks.Callback):
         if self.interruption.signal and votes is not None and not self._voted:
             self._voted = True
             votes.assign(1.0)
+        if self.users:
+            self.users.batch_begin(self.progress.step, len(self.progress.history))
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -133,9 +192,10 @@ class RunCallback(keras.callbacks.Callback):
         self._count_skipped()
         progress.tokens += steps * self.throughput.tokens_per_step
         progress.validation_loss = None
-        progress.validation_due = (
-            self._due(self.validate_every, steps) or progress.step == self.total_steps
-        )
+        progress.loss_sum += loss * steps
+        progress.loss_steps += steps
+        ends = self._user_ends(loss, logs) or progress.step == self.total_steps
+        progress.validation_due = self._due(self.validate_every, steps) or ends
         rates = {}
         if self._compiled:  # the first call traces and compiles
             waited = float(logs.get("input_seconds", 0.0))
@@ -153,12 +213,27 @@ class RunCallback(keras.callbacks.Callback):
             self._checkpoint()
             return
         # First, since a validation takes long and may fail.
-        if self._due(self.checkpoint_every, steps) or progress.step == self.total_steps:
+        if self._due(self.checkpoint_every, steps) or ends:
             self._checkpoint()
         if progress.validation_due:
             self.validate_now()
 
     # ---- what they do
+
+    def _user_ends(self, loss: float, logs: Any) -> bool:
+        """Whether one of the callbacks that were given ends the run at this step.
+
+        With several workers the others learn of it at the next validation.
+        """
+        if not self.users:
+            return False
+        named = {name: float(logs[name]) for name in self.model.measures if name in logs}
+        self.users.batch_end(self.progress.step - 1, {"loss": loss, **named})
+        if self.agreed is None:
+            return bool(self.model.stop_training)
+        self.wants_to_stop = self.wants_to_stop or bool(self.model.stop_training)
+        self.model.stop_training = False  # else this worker alone would leave
+        return False
 
     def _is_to_stop(self, logs: Any) -> bool:
         """Whether a signal came; with several workers, once all of them have heard of it."""
@@ -231,6 +306,8 @@ class RunCallback(keras.callbacks.Callback):
             weights = [tf.convert_to_tensor(v) for v in self.model.trainable_weights]
             if not all(bool(tf.reduce_all(tf.math.is_finite(w))) for w in weights):
                 raise LossIsNaN(self._nan_message("the weights are not finite"))
+            if self.users:
+                self.progress.callbacks = self.users.state()
             # Where the optimizer's state is shared among workers, all must give their parts.
             if self.writer or getattr(inner_optimizer(self.model), "shards", False):
                 state = state_of(self.model)

@@ -8,8 +8,9 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,16 @@ class Progress:
     best_step: int | None = None
     best_validation_loss: float = math.inf
     """of all steps so far"""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """an entry for each stretch that ended with a validation; never changed in place"""
+    loss_sum: float = 0.0
+    """of the steps since the last of these entries"""
+    loss_steps: int = 0
+    """how many steps that is"""
+    stopped: bool = False
+    """a callback, or patience that ran out, has ended the run at this step"""
+    callbacks: list[dict[str, Any]] = field(default_factory=list)
+    """what the callbacks that were given to the run keep"""
 
 
 class Checkpoints:
@@ -233,7 +244,7 @@ class Checkpoints:
             raise told from error
 
 
-def _as_dict(progress: Progress) -> dict[str, float | None]:
+def _as_dict(progress: Progress) -> dict[str, Any]:
     values = asdict(progress)
     if math.isinf(progress.best_validation_loss):  # JSON has no such number
         values["best_validation_loss"] = None

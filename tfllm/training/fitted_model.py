@@ -8,11 +8,10 @@ from tfllm.models.causal_lm import CausalLM
 from tfllm.models.preference_tuning import PreferenceTuning
 from tfllm.optimization.adamw import AdamW
 from tfllm.optimization.precision import dtype_policy
-from tfllm.optimization.schedules import WarmupSchedule
 from tfllm.optimization.training_step import TrainingStep
 from tfllm.pretrained import Pretrained
 from tfllm.training.pretrained_base import load_base
-from tfllm.training.run_settings import RunSettings
+from tfllm.training.run_settings import RunSettings, schedule_of
 
 
 def fitted_model(
@@ -52,21 +51,10 @@ def compile_for_run(model: TrainingStep, config: TrainingConfig, total_steps: in
         config: of the run.
         total_steps: of the run.
     """
-    assert config.learning_rate is not None and config.weight_decay is not None
-    warmup = config.warmup_steps
-    if warmup is None:
-        warmup = min(max(10, total_steps // 50), total_steps)
-    schedule = WarmupSchedule(
-        config.learning_rate,
-        total_steps,
-        min(warmup, total_steps),
-        config.schedule,
-        config.decay_fraction,
-        config.final_learning_rate,
-    )
+    assert config.weight_decay is not None
     model.compile(
         AdamW(
-            schedule,
+            schedule_of(config, total_steps),
             config.weight_decay,
             beta_1=config.beta_1,
             beta_2=config.beta_2,

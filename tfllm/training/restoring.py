@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfllm.config import TrainingConfig
 from tfllm.distribution.agreement import on_all, on_chief
 from tfllm.training.checkpoints import CheckpointError, Checkpoints, Progress
 from tfllm.training.model_state import restore_state
@@ -72,3 +73,49 @@ def restore_last_good(
 
     on_all(strategy, restore, f"read the checkpoint of step {progress.step}")
     return progress
+
+
+def leave_end_out(
+    progress: Progress,
+    config: TrainingConfig,
+    checkpoints: Checkpoints,
+    strategy: tf.distribute.Strategy,
+) -> None:
+    """Leave out what only the end of a run has made that is made longer now.
+
+    That it was over, and its last validation, where none would have been due at that step. Every
+    worker must call this.
+
+    Args:
+        progress: at the last checkpoint; it is changed.
+        config: of the run.
+        checkpoints: of the run.
+        strategy: of the run.
+    """
+    progress.stopped = False
+    every, size = config.validate_every, config.steps_per_execution
+    step, history = progress.step, progress.history
+    if not history or history[-1]["step"] != step or step // every > (step - size) // every:
+        return
+    *kept, last = history
+    progress.history = kept
+    progress.loss_steps = int(step - (kept[-1]["step"] if kept else 0))
+    progress.loss_sum = last["loss"] * progress.loss_steps
+    progress.validation_loss = None
+    if progress.best_step != step:
+        return
+    losses = {int(entry["step"]): entry["val_loss"] for entry in kept if "val_loss" in entry}
+    best = min(losses, key=losses.__getitem__, default=None)
+
+    def is_kept() -> bool:
+        return best is None or best in checkpoints.steps()
+
+    if on_chief(strategy, is_kept, "look for the best checkpoint"):
+        progress.best_step = best
+        progress.best_validation_loss = math.inf if best is None else losses[best]
+        return
+    warnings.warn(
+        f"the best weights so far are those of step {step}, the end of the shorter run, which a "
+        f"longer one would not have measured; they count, since those of step {best} were not kept",
+        stacklevel=2,
+    )

@@ -10,9 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tensorflow as tf
+
 from tfllm.config import ConfigError, ModelConfig, TrainingConfig, build, to_dict
 from tfllm.data import PreparedData
 from tfllm.models.presets import preset
+from tfllm.optimization.schedules import WarmupSchedule
+from tfllm.training.checkpoints import Checkpoints
 from tfllm.training.pretrained_base import is_pretrained, pretrained_config
 from tfllm.training.run_folder import RunFolder
 
@@ -24,11 +28,13 @@ class RunSettings(NamedTuple):
         model: the architecture: a `ModelConfig`, of a task what its definition says.
         training: settings of the training, with nothing left open but what is measured.
         base: the path or name of the pretrained model that the run begins with, or None.
+        steps_before: of a run that is made longer, how many it had; else None.
     """
 
     model: Any
     training: TrainingConfig
     base: str | None = None
+    steps_before: int | None = None
 
 
 def fitted(
@@ -138,12 +144,21 @@ def resumed(
             f"{'new weights' if base is None else f'the pretrained model {base}'}; received "
             f"model={model!r}; {hint}"
         )
+    if digest(data) != saved["data"]["digest"]:
+        raise ConfigError(
+            f"the run in {folder.path} was trained on other data ({saved['data']['folder']}); "
+            f"received {data.folder}"
+        )
     given = {**chosen(config), **settings}
     asked = build(TrainingConfig, {**kind.defaults, **given})
     if all_of_them:
         asked = asked.resolved(
             pretrained=base is not None, preferences=data.records == "preference"
         )
+    longer = _made_longer(folder, training, asked, given, data)
+    steps_before = None
+    if longer is not None:
+        steps_before, training = total_steps(training, data), longer
     for name, value in to_dict(asked).items():
         is_asked = all_of_them or (name in given and value is not None)
         if is_asked and value not in ("auto", getattr(training, name)):
@@ -151,11 +166,6 @@ def resumed(
                 f"{folder.path} holds a run whose {name} is {getattr(training, name)!r}; received "
                 f"{value!r}; {hint}"
             )
-    if digest(data) != saved["data"]["digest"]:
-        raise ConfigError(
-            f"the run in {folder.path} was trained on other data ({saved['data']['folder']}); "
-            f"received {data.folder}"
-        )
     if model is not None or all_of_them:
         wanted = to_dict(kind.fitted(model, data, training))
         for name, value in to_dict(model_config).items():
@@ -166,7 +176,84 @@ def resumed(
                 )
     if is_pretrained(model):
         base = str(model)
-    return RunSettings(model_config, training, base)
+    return RunSettings(model_config, training, base, steps_before)
+
+
+def _made_longer(
+    folder: RunFolder,
+    training: TrainingConfig,
+    asked: TrainingConfig,
+    given: Mapping[str, Any],
+    data: PreparedData,
+) -> TrainingConfig | None:
+    """The settings of a run that is asked to have more steps than it had; None where it is not.
+
+    Raises:
+        ConfigError: with more steps, those that are done would have been other ones.
+    """
+    values: dict[str, Any] = {}
+    if asked.steps is not None:
+        values["steps"] = asked.steps
+    elif training.steps is None and "epochs" in given:
+        values["epochs"] = asked.epochs
+    before = total_steps(training, data)
+    longer = dataclasses.replace(training, **values)
+    if total_steps(longer, data) <= before:
+        return None
+    if training.warmup_steps is None and asked.warmup_steps == warmup_of(training, before):
+        longer = dataclasses.replace(longer, warmup_steps=asked.warmup_steps)
+    done = max(Checkpoints(folder.checkpoints, 1).steps(), default=0)
+    steps = tf.range(done)
+    rates = [schedule_of(c, total_steps(c, data))(steps).numpy() for c in (training, longer)]
+    other = (rates[0] != rates[1]).nonzero()[0]
+    if not len(other):
+        return longer
+    after, warmup = total_steps(longer, data), warmup_of(training, before)
+    if training.warmup_steps is None and warmup_of(longer, after) != warmup:
+        advice = f"its warm-up had {warmup} steps: give warmup_steps={warmup} with it"
+        if training.schedule == "constant":
+            raise ConfigError(_not_longer(folder, before, after, done, int(other[0]), advice))
+    advice = (
+        f"a {training.schedule} schedule is made for its number of steps. Train {after} steps in "
+        f"another folder; or go on from the weights there with a schedule of its own "
+        f"(model={folder.path}, steps={after - before}). A run with schedule=constant can be made "
+        "longer at any time, and one with wsd before its decay begins"
+    )
+    raise ConfigError(_not_longer(folder, before, after, done, int(other[0]), advice))
+
+
+def _not_longer(
+    folder: RunFolder, before: int, after: int, done: int, first: int, advice: str
+) -> str:
+    return (
+        f"{folder.path} holds a run of {before} steps, {done} of which are done; had it been begun "
+        f"with {after}, its learning rate would have been another from step {first + 1} on, since "
+        f"{advice}"
+    )
+
+
+def total_steps(config: TrainingConfig, data: PreparedData) -> int:
+    """How many steps a run has."""
+    return config.steps or steps_of(config, data)
+
+
+def warmup_of(config: TrainingConfig, total: int) -> int:
+    """How many of a run's steps warm up."""
+    warmup = config.warmup_steps
+    return min(max(10, total // 50) if warmup is None else warmup, total)
+
+
+def schedule_of(config: TrainingConfig, total: int) -> WarmupSchedule:
+    """The learning rates of a run of so many steps."""
+    assert config.learning_rate is not None
+    return WarmupSchedule(
+        config.learning_rate,
+        total,
+        warmup_of(config, total),
+        config.schedule,
+        config.decay_fraction,
+        config.final_learning_rate,
+    )
 
 
 def chosen(config: TrainingConfig | None) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfllm.config import TrainingConfig, build, to_dict
@@ -41,6 +42,7 @@ def run_workers(
     replicas: int | None,
     resume: bool,
     verbose: bool,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     kind: SettingsKind = LANGUAGE_MODEL,
     worker: Callable[..., WorkerRun] = WorkerRun,
 ) -> TrainedRun:
@@ -56,6 +58,7 @@ def run_workers(
         replicas: as of `train`.
         resume: as of `train`.
         verbose: as of `train`.
+        callbacks: as of `train`, checked.
         kind: what the settings depend on besides.
         worker: the part of each worker.
     """
@@ -70,6 +73,7 @@ def run_workers(
         "data": digest(data),
         "resume": resume,
         "replicas": strategy.num_replicas_in_sync,
+        "callbacks": [type(callback).__name__ for callback in callbacks],
     }
     with lost_workers_named(worker_index(strategy), several=is_multi_worker(strategy)):
         agree(asks, strategy)
@@ -83,10 +87,12 @@ def run_workers(
                     build(kind.config_class, started["model"]),
                     build(TrainingConfig, started["training"]),
                     started["base"],
+                    started["steps_before"],
                 ),
                 strategy,
                 verbose and worker_index(strategy) == 0,
             )
+            worker_run.callbacks = callbacks
             return worker_run.train(goes_on=started["goes_on"])
         finally:
             folder.close()
@@ -112,6 +118,7 @@ def _start(
         "model": to_dict(started.model),
         "training": to_dict(started.training),
         "base": started.base,
+        "steps_before": started.steps_before,
         "goes_on": goes_on,
     }
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfllm.config import ConfigError, TrainingConfig, build, to_dict
@@ -70,6 +71,7 @@ def train_task(
     strategy: str | tf.distribute.Strategy,
     replicas: int | None,
     resume: bool,
+    callbacks: Sequence[keras.callbacks.Callback],
     verbose: bool,
 ) -> TrainedRun:
     """Train the model of a task: see `tfllm.train`.
@@ -85,6 +87,7 @@ def train_task(
         strategy: as of `train`.
         replicas: as of `train`.
         resume: as of `train`.
+        callbacks: as of `train`, checked.
         verbose: as of `train`.
     """
     saved = folder.read() if (folder.path / "run.json").exists() else {}
@@ -155,6 +158,7 @@ def train_task(
         strategy=strategy,
         replicas=replicas,
         resume=resume,
+        callbacks=callbacks,
         verbose=verbose,
         kind=SettingsKind(definition.config_class, fitted, defaults),
         worker=worker,

@@ -54,6 +54,12 @@ class TrainedRun:
     task_measures: tuple[Measured, ...] = ()
     """of a task: the finished model's answers to the validation records, measured; on the chief"""
 
+    history: dict[str, list[float]] = field(default_factory=dict)
+    """as Keras' `History.history`: `step`, `loss`, `val_loss` and what else is measured, a list
+    each with an entry for each validation, from the beginning of the run also where it went on"""
+    stopped_early: bool = False
+    """whether a callback ended the run, or patience that ran out, before its last step"""
+
     @property
     def validation_perplexity(self) -> float | None:
         """exp of the best validation loss, where it is one of tokens."""

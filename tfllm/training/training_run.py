@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfllm.config import ConfigError, PrepareConfig, TrainingConfig, build
@@ -20,6 +21,7 @@ from tfllm.training.run_folder import RunFolder
 from tfllm.training.run_start import run_workers
 from tfllm.training.task_run import is_task_data, is_task_run, task_data_config, train_task
 from tfllm.training.trained_run import TrainedRun
+from tfllm.training.user_callbacks import checked_callbacks
 
 
 def train(
@@ -35,6 +37,7 @@ def train(
     strategy: str | tf.distribute.Strategy = "auto",
     replicas: int | None = None,
     resume: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: bool = True,
     **settings: Any,
 ) -> TrainedRun:
@@ -45,6 +48,10 @@ def train(
 
     A run is a function of its settings: called again with the same ones on the same folder, it goes
     on from the last good checkpoint, and ends with the weights that it would have had.
+
+    A run can be made longer: with larger `steps` (or `epochs`) it goes on, and ends with the
+    weights that it would have had if they had been asked for at once. Where the learning rates of
+    the steps that are done would have been others (a cosine ends with its run), it is refused.
 
     Ctrl-C and SIGTERM let the step under way finish, save a checkpoint and return.
 
@@ -82,6 +89,15 @@ def train(
             and their order stay the same.
         resume: there must be a run, and it goes on with its settings; what is given must not
             differ.
+        callbacks: Keras callbacks, such as `EarlyStopping`, `ModelCheckpoint`, `LambdaCallback` or
+            your own. An epoch of theirs ends with each validation (every `validate_every` steps),
+            and `on_epoch_end` has `loss`, `val_loss` and so on; epochs and steps are counted from
+            the run's beginning. Where a run goes on, their simple attributes (numbers, texts) are
+            what they were at the checkpoint, and nothing else. One that ends the training ends the
+            run, which then has its model; as a setting that is `patience`. With several workers
+            they are called on the chief alone, must not run or change the model, and what they end
+            ends with the next validation. `BackupAndRestore`, `LearningRateScheduler` and
+            `ReduceLROnPlateau` are refused.
         verbose: print how the batch is divided, and draw a progress bar.
         settings: fields of `TrainingConfig`, over `config`.
 
@@ -100,6 +116,7 @@ def train(
         ValueError: the training text is shorter than one row, or a shard was changed.
     """
     folder = RunFolder(run)
+    callbacks = checked_callbacks(callbacks)
     if task is not None or is_task_run(folder) or is_task_data(data):
         if isinstance(prepare, PrepareConfig):
             if prepare != PrepareConfig():
@@ -116,6 +133,7 @@ def train(
             strategy=strategy,
             replicas=replicas,
             resume=resume,
+            callbacks=callbacks,
             verbose=verbose,
         )
     if validation is not None or isinstance(prepare, TaskDataConfig):
@@ -147,6 +165,7 @@ def train(
         strategy=strategy,
         replicas=replicas,
         resume=resume,
+        callbacks=callbacks,
         verbose=verbose,
     )
 

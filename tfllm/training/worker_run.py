@@ -8,13 +8,15 @@ import functools
 import math
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfllm import __version__
-from tfllm.config import to_dict
+from tfllm.config import ConfigError, to_dict
 from tfllm.data import PreferenceData, PreparedData, rows_dataset, steps_per_epoch
 from tfllm.distribution.agreement import exchange, on_all, on_chief
 from tfllm.distribution.strategy import is_multi_worker, plan_batch, worker_index
@@ -39,12 +41,13 @@ from tfllm.training.pretrained_base import (
     check_tokenizer,
     num_trained,
 )
-from tfllm.training.restoring import restore_last_good
+from tfllm.training.restoring import leave_end_out, restore_last_good
 from tfllm.training.run_folder import RunFolder
-from tfllm.training.run_settings import RunSettings, digest, steps_of
+from tfllm.training.run_settings import RunSettings, digest, total_steps
 from tfllm.training.run_writer import RunWriter
 from tfllm.training.throughput import Throughput
 from tfllm.training.trained_run import TrainedRun
+from tfllm.training.user_callbacks import UserCallbacks, history_of
 
 
 class WorkerRun:
@@ -82,7 +85,8 @@ class WorkerRun:
         self.worker = worker_index(strategy)
         self.verbose = verbose
         self.checkpoints = BackgroundCheckpoints(folder.checkpoints, config.keep_checkpoints)
-        self.total_steps = config.steps or steps_of(config, data)
+        self.total_steps = total_steps(config, data)
+        self.callbacks: Sequence[keras.callbacks.Callback] = ()
         self.batch = plan_batch(self.batch_size, config.gradient_accumulation, strategy)
 
     def train(self, *, goes_on: bool) -> TrainedRun:
@@ -106,12 +110,18 @@ class WorkerRun:
         progress = Progress()
         if goes_on:
             progress = restore_last_good(model, self.checkpoints, self.strategy)
+            if self.settings.steps_before is not None:
+                leave_end_out(progress, config, self.checkpoints, self.strategy)
             if self.verbose and progress.step:
                 print(f"going on from step {progress.step}", file=sys.stderr)
 
         def prepare_folder() -> None:
             if goes_on:
                 self.folder.trim_metrics(progress.step)
+                if self.settings.steps_before is not None:
+                    values = self.folder.read()
+                    values.pop("result", None)
+                    self.folder.write({**values, "training": to_dict(config)})
             else:
                 self._write_settings()
 
@@ -140,19 +150,29 @@ class WorkerRun:
                 validate_every=config.validate_every,
                 checkpoint_every=config.checkpoint_every,
                 interruption=interruption,
+                patience=config.patience,
+                users=self._user_callbacks(model, writer),
+                agreed=self._any_worker if self.callbacks and self._is_one_of_several else None,
             )
+            left = 0 if progress.stopped else self.total_steps - progress.step
+            if callback.users and (left or progress.validation_due):
+                callback.users.begin(progress.callbacks)
             if progress.validation_due:  # the interrupted run left it out
                 callback.set_model(model)
                 callback.validate_now()
-            left = self.total_steps - progress.step
-            if left:
+            if left and not progress.stopped:
                 self._fit(model, callback, progress.step, left)
+            if callback.users and left:
+                last = progress.history[-1] if progress.history else {}
+                callback.users.end({n: v for n, v in last.items() if n != "step"})
         return self._finished(model, progress, callback, interruption)
 
     def _fit(self, model: TrainingStep, callback: RunCallback, start: int, left: int) -> None:
         rest = left % self.config.steps_per_execution
         self._fit_steps(model, callback, start, left - rest)
-        if rest and not callback.interrupted:  # fewer than a call makes: one a call
+        if rest and not (
+            callback.interrupted or callback.progress.stopped
+        ):  # fewer than a call makes: one a call
             model.steps_per_execution = callback.steps_per_execution = 1
             model.make_train_function(force=True)
             model.make_test_function(force=True)
@@ -177,6 +197,24 @@ class WorkerRun:
         except tf.errors.OpError:
             self.data.raise_read_error()  # which TensorFlow wraps into many lines
             raise
+
+    @property
+    def _is_one_of_several(self) -> bool:
+        return is_multi_worker(self.strategy)
+
+    def _any_worker(self, wants: bool) -> bool:
+        """Whether any worker wants what it says; every worker must call this."""
+        return any(exchange(wants, self.strategy))
+
+    def _user_callbacks(
+        self, model: TrainingStep, writer: RunWriter | None
+    ) -> UserCallbacks | None:
+        """The callbacks that were given to the run, on the chief."""
+        if not self.callbacks or writer is None:
+            return None
+        every = self.config.validate_every
+        epochs = math.ceil(self.total_steps / every)
+        return UserCallbacks(self.callbacks, model, epochs=epochs, steps=every)
 
     def _verify_data(self) -> None:
         """Hold the shards against their checksums: a shared folder's together, copies each."""
@@ -315,6 +353,11 @@ class WorkerRun:
     def _validation(self, model: TrainingStep) -> Any:
         config = self.config
         if self.data.validation.num_tokens < 2:
+            if config.patience is not None:
+                raise ConfigError(
+                    f"patience counts validations, and {self.data.folder} has no validation text; "
+                    "prepare it with a validation_fraction, or leave patience out"
+                )
             warnings.warn(
                 f"{self.data.folder} has no validation text; the last weights are kept, not the "
                 "best",
@@ -400,6 +443,8 @@ class WorkerRun:
             is_chief=self.worker == 0,
             is_log_loss=model.is_log_loss,
             validation_measures=callback.validation_measures,
+            history=history_of(progress.history),
+            stopped_early=progress.stopped,
             task_measures=(
                 self._measured(trained) if self.worker == 0 and not callback.interrupted else ()
             ),
@@ -421,6 +466,7 @@ class WorkerRun:
             "workers": self.batch.workers,
             "replicas": self.batch.replicas,
             "skipped_steps": run.skipped_steps,
+            "stopped_early": run.stopped_early,
         }
         if run.task_measures:
             summary["measures"] = [dataclasses.asdict(measure) for measure in run.task_measures]

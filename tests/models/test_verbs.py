@@ -1,0 +1,161 @@
+"""What users of KerasHub look for on a model: `from_preset`, `generate`, `enable_lora`."""
+
+import numpy as np
+import pytest
+
+import tfllm
+from tests.tasks.chat_models import CONFIG
+from tests.tokenizers.test_chat_template import tokenizer
+from tfllm.models.causal_lm import CausalLM
+from tfllm.models.encoder import Encoder
+from tfllm.models.encoder_decoder_presets import PRESETS
+
+ENCODER = tfllm.EncoderConfig(
+    vocab_size=30, embedding_dim=8, num_heads=2, num_layers=1, feed_forward_dim=16
+)
+PROMPTS = [[5, 9, 2], [7], [11, 3, 8, 20, 1]]
+
+
+def drawn(model, prompt, number):
+    """Greedy decoding without a cache."""
+    ids = list(prompt)
+    for _ in range(number):
+        ids.append(int(np.argmax(np.asarray(model(np.array([ids])))[0, -1])))
+    return ids[len(prompt) :]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tfllm.save(
+        CausalLM(CONFIG, seed=7), tmp_path_factory.mktemp("model") / "m", tokenizer("qwen3")
+    )
+
+
+def test_a_bare_model_generates_token_ids():
+    model = CausalLM(CONFIG, seed=7)
+    found = model.generate(PROMPTS, max_new_tokens=4)
+    assert [row.tolist() for row in found] == [drawn(model, p, 4) for p in PROMPTS]
+    one = model.generate(np.array(PROMPTS[0]), max_new_tokens=4)
+    assert one.dtype == np.int32 and one.tolist() == found[0].tolist()
+    assert [r.tolist() for r in model.generate(np.array([[5, 9, 2]]), max_new_tokens=4)] == [
+        one.tolist()
+    ]
+    ends = model.generate(PROMPTS[0], max_new_tokens=4, end_token_ids=int(one[2]))
+    assert ends.tolist() == one[: one.tolist().index(one[2])].tolist()
+    a, b, c = (
+        model.generate(PROMPTS[0], max_new_tokens=8, temperature=1.0, seed=s) for s in (1, 1, 2)
+    )
+    assert a.tolist() == b.tolist() != c.tolist()
+    assert model.generate([]) == []
+    beam = model.generate(PROMPTS, max_new_tokens=4, num_beams=1, no_repeat_ngram_size=4)
+    assert len(beam) == 3 and all(len(row) <= 4 for row in beam)
+    before = found[0].tolist()
+    model.token_embedding.embeddings.assign(-model.token_embedding.embeddings)
+    assert model.generate(PROMPTS[0], max_new_tokens=4).tolist() == drawn(model, PROMPTS[0], 4)
+    assert model.generate(PROMPTS[0], max_new_tokens=4).tolist() != before
+
+
+def test_a_model_with_its_tokenizer_generates_text(folder):
+    model = CausalLM.from_preset(folder)
+    assert isinstance(tfllm.load(folder).model.tokenizer, type(model.tokenizer))
+    task = tfllm.TextGeneration.load(folder)
+    expected = task.generate(["one", "two three"], max_new_tokens=5)
+    assert model.generate(["one", "two three"], max_new_tokens=5) == expected
+    assert model.generate("one", max_new_tokens=5) == expected[0]
+    bare = CausalLM(CONFIG, seed=7)
+    with pytest.raises(ValueError, match="no tokenizer, and knows token ids alone"):
+        bare.generate("one")
+    text = bare.generate("one", tokenizer=tokenizer("qwen3"), max_new_tokens=5)
+    assert text == expected[0]
+    ids = model.tokenizer.encode("one")
+    assert model.tokenizer.decode(model.generate(ids, max_new_tokens=5)) == expected[0]
+    model.quantize("int8")
+    assert model.generate("one", max_new_tokens=5) == task.with_dtype("int8_float32").generate(
+        "one", max_new_tokens=5
+    )
+
+
+def test_what_cannot_be_continued_is_refused_in_words():
+    model = CausalLM(CONFIG, seed=7)
+    for wrong, rule in (
+        ([5, 430], "token ids must be at least 0 and below vocab_size=430; received 5 to 430"),
+        ([-1], "received -1"),
+        ([[]], "at least one; row 1"),
+        ([[5], [1.5]], "row 2 is of shape .* float64"),
+        ([1] * 513, "a prompt may have at most max_sequence_length=512"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            model.generate(wrong)
+    for options in ({"max_length": 3}, {"stop": ["a"]}, {"num_samples": 2}, {"top_p": 2.0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            model.generate([1], **options)
+
+
+def test_an_encoder_decoder_generates(tmp_path):
+    model = tfllm.EncoderDecoder.from_preset(
+        next(iter(PRESETS)),
+        vocab_size=30,
+        embedding_dim=16,
+        num_heads=2,
+        head_dim=8,
+        feed_forward_dim=16,
+    )
+    found = model.generate(PROMPTS, max_new_tokens=4, num_beams=1, end_token_ids=1)
+    start = model.config.decoder_start_token_id
+    for prompt, row in zip(PROMPTS, found, strict=True):
+        ids = [start]
+        for _ in range(4):
+            given = {"source_ids": np.array([prompt]), "token_ids": np.array([ids])}
+            logits = np.array(model(given))[0, -1]
+            logits[list(model.config.never_generated)] = -np.inf
+            ids.append(int(np.argmax(logits)))
+        expected = ids[1:]
+        expected = expected[: expected.index(1)] if 1 in expected else expected
+        assert row.tolist() == expected
+    with pytest.raises(ValueError, match="no tokenizer"):
+        model.generate("a text")
+
+
+def test_a_size_is_a_new_model_and_no_pretrained_one(folder):
+    model = CausalLM.from_preset("llama-1m", vocab_size=100, num_layers=1, seed=3)
+    assert (model.config.vocab_size, len(model.blocks), model.tokenizer) == (100, 1, None)
+    assert isinstance(tfllm.Transformer.from_preset(folder), CausalLM)
+    with pytest.raises(ValueError, match="llama-1m is a size, and has no weights"):
+        CausalLM.from_pretrained("llama-1m")
+    with pytest.raises(ValueError, match="received vocab_size"):
+        CausalLM.from_pretrained(folder, vocab_size=4)
+    with pytest.raises(ValueError, match=r"holds a CausalLM, which CausalLM\.from_preset gives"):
+        tfllm.EncoderDecoder.from_preset(folder)
+    assert CausalLM.from_pretrained(folder, dtype="bfloat16").compute_dtype == "bfloat16"
+
+
+def test_a_head_takes_the_encoder_of_a_pretrained_model(tmp_path):
+    masked = tfllm.MaskedLanguageModel(ENCODER, seed=4)
+    folder = tfllm.save(masked, tmp_path / "bert")
+    model = tfllm.SequenceClassifier.from_preset(folder, num_labels=3)
+    assert model.num_labels == 3
+    for found in (model.encoder, Encoder.from_preset(folder)):
+        np.testing.assert_array_equal(
+            found.token_embedding.embeddings, masked.encoder.token_embedding.embeddings
+        )
+    again = tfllm.MaskedLanguageModel.from_pretrained(folder)
+    np.testing.assert_array_equal(again.transform.kernel, masked.transform.kernel)
+    with pytest.raises(ValueError, match="num_labels must be at least 2"):
+        tfllm.TokenClassifier.from_preset(folder)
+    with pytest.warns(UserWarning, match="the head of the SpanClassifier is new"):
+        tfllm.SpanClassifier.from_preset(folder)
+
+
+def test_lora_is_enabled_and_refused_where_there_is_none():
+    model, other = CausalLM(CONFIG, seed=7), CausalLM(CONFIG, seed=7)
+    model.enable_lora(2, targets=["q_proj", "v_proj"])
+    other.add_adapter(tfllm.LoraConfig(rank=2, alpha=4.0, targets=("q_proj", "v_proj")))
+    of_model, of_other = (
+        [v.path.partition("/")[2] for v in m.trainable_weights] for m in (model, other)
+    )
+    assert of_model == of_other and of_model
+    for mine, theirs in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+    for refused in (tfllm.SequenceClassifier(ENCODER, num_labels=2), Encoder(ENCODER)):
+        with pytest.raises(ValueError, match=r"are for a CausalLM; a .* is trained whole"):
+            refused.enable_lora(4)

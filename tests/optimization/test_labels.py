@@ -1,0 +1,187 @@
+"""Labels of -100, weights of classes, and ids that do not exist."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import tfllm
+from tfllm.config import ModelConfig
+from tfllm.models.causal_lm import CausalLM
+from tfllm.models.preference_tuning import PreferenceTuning
+from tfllm.models.token_masking import TokenMasking
+from tfllm.optimization.training_step import TrainingStep
+
+V, T = 20, 6
+ENCODER = tfllm.EncoderConfig(
+    vocab_size=V,
+    embedding_dim=8,
+    num_heads=2,
+    num_layers=1,
+    feed_forward_dim=16,
+    max_sequence_length=T,
+    dropout=0.0,
+)
+SIZES = {"vocab_size": V, "embedding_dim": 8, "num_heads": 2, "num_layers": 1}
+random = np.random.default_rng(0)
+IDS = random.integers(0, V, (4, T)).astype("int32")
+LABELS = random.integers(0, V, (4, T)).astype("int32")
+
+
+def causal():
+    return CausalLM(ModelConfig(**SIZES, max_sequence_length=T), seed=1)
+
+
+def encoder_decoder():
+    sizes = {**SIZES, "feed_forward_dim": 16, "max_sequence_length": T, "dropout": 0.0}
+    return tfllm.EncoderDecoder(tfllm.EncoderDecoderConfig(**sizes), seed=1)
+
+
+def functional():
+    ids = keras.Input((T,), dtype="int32")
+    x = keras.layers.Embedding(V, 8)(ids)
+    x = tfllm.layers.TransformerBlock(2, 16, causal=True)(x)
+    return TrainingStep(inputs=ids, outputs=keras.layers.Dense(V)(x))
+
+
+def sources(ids):
+    return {"source_ids": IDS, "token_ids": ids}
+
+
+def plain(ids):
+    return ids
+
+
+MODELS = {
+    "causal_lm": (causal, plain, LABELS),
+    "encoder_decoder": (encoder_decoder, sources, LABELS),
+    "masked": (lambda: tfllm.MaskedLanguageModel(ENCODER), plain, LABELS),
+    "tokens": (lambda: tfllm.TokenClassifier(ENCODER, num_labels=V), plain, LABELS),
+    "rows": (lambda: tfllm.SequenceClassifier(ENCODER, num_labels=V), plain, LABELS[:, 0]),
+    "functional": (functional, plain, LABELS),
+}
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def of(name, **options):
+    make, inputs, labels = MODELS[name]
+    model = make()
+    model.compile("sgd", **options)
+    return model, inputs(IDS), labels
+
+
+def cross_entropy(model, x, y):
+    logits = np.asarray(model(x), np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return -np.take_along_axis(log_probs, y[..., np.newaxis], -1)[..., 0]
+
+
+@every_model
+def test_a_label_of_minus_100_does_not_count(name):
+    model, x, y = of(name)
+    ignored = np.array(y)
+    ignored[1:, ...] = -100
+    expected = cross_entropy(model, x, y)[:1].mean()
+    loss = model.evaluate(x, ignored, verbose=0, return_dict=True)["loss"]
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert model.train_on_batch(x, ignored, return_dict=True)["loss"] == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+@every_model
+def test_weights_of_classes_hold_for_each_label(name):
+    model, x, y = of(name)
+    weights = {int(y.flat[0]): 3.0, int(y.flat[-1]): 0.0}
+    of_label = np.vectorize(lambda label: weights.get(int(label), 1.0))(y)
+    of_row = np.array([1.0, 2.0, 0.5, 1.0], np.float32)
+    losses = cross_entropy(model, x, y)
+    total = of_label * (of_row if y.ndim == 1 else of_row[:, np.newaxis])
+    for options, used in (({}, of_label), ({"sample_weight": of_row}, total)):
+        fresh, _, _ = of(name)
+        fresh.set_weights(model.get_weights())
+        history = fresh.fit(x, y, batch_size=4, verbose=0, class_weight=weights, **options)
+        expected = (losses * used).sum() / used.sum()
+        assert history.history["loss"][0] == pytest.approx(expected, rel=1e-5)
+        later = cross_entropy(fresh, x, y).mean()  # and the next call is without them
+        assert fresh.evaluate(x, y, verbose=0, return_dict=True)["loss"] == pytest.approx(later)
+        assert fresh.train_on_batch(x, y, return_dict=True)["loss"] == pytest.approx(later)
+
+
+def test_weights_of_classes_and_of_minus_100_with_a_loss_of_keras():
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model, x, y = of("functional", loss=loss)
+    weights, labels = {int(y[0, 0]): 4.0}, np.array(y)
+    labels[2:] = -100
+    used = np.where(labels == y[0, 0], 4.0, 1.0) * (labels >= 0)
+    expected = (cross_entropy(model, x, y) * used).sum() / used.sum()
+    history = model.fit(x, labels, batch_size=4, verbose=0, class_weight=weights)
+    assert history.history["loss"][0] == pytest.approx(expected, rel=1e-5)
+    model.compile("sgd", loss="mse")
+    with pytest.raises(ValueError, match="numbers of classes"):
+        model.fit(x, np.zeros((4, T, V)), verbose=0, class_weight=weights)
+
+
+def test_weights_of_classes_are_refused_where_they_have_no_meaning():
+    model = causal()
+    model.compile("sgd")
+    for wrong in ({V: 2.0}, {-1: 2.0}, {0: -1.0}, {0: float("nan")}, {"a": 1.0}, {}, [1.0, 2.0]):
+        with pytest.raises(ValueError, match="class_weight must"):
+            model.fit(IDS, LABELS, verbose=0, class_weight=wrong)
+    masked = tfllm.MaskedLanguageModel(
+        ENCODER, masking=TokenMasking(mask_token_id=1, special_token_ids=(0,))
+    )
+    for other in (
+        tfllm.SpanClassifier(ENCODER),
+        tfllm.SentenceEncoder(ENCODER),
+        PreferenceTuning(causal()),
+        masked,
+    ):
+        other.compile("sgd")
+        with pytest.raises(ValueError, match="class_weight is"):
+            other.fit(IDS, LABELS, verbose=0, class_weight={0: 2.0})
+
+
+@every_model
+@pytest.mark.parametrize("wrong", [V, -1, -101])
+def test_a_label_that_is_no_class_is_an_error_in_words(name, wrong):
+    model, x, y = of(name)
+    labels = np.array(y)
+    labels.flat[1] = wrong
+    bound = {"rows": "num_labels", "tokens": "num_labels", "functional": "the number of logits"}
+    rule = rf"must be at least 0 and below {bound.get(name, 'vocab_size')}={V}; received .*{wrong}"
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=rule):
+            call(x, labels, verbose=0)
+    with pytest.raises(ValueError, match=rule):
+        model.train_on_batch(x, labels)
+
+
+@pytest.mark.parametrize("wrong", [V, 2**31 - 1, -1, 2**32 + 1])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "functional"])
+def test_a_token_id_outside_the_vocabulary_is_an_error_in_words(name, wrong):
+    model, x, y = of(name)
+    ids = IDS.astype("int64")
+    ids[2, 3] = wrong
+    x = MODELS[name][1](ids)
+    rule = f"token ids must be at least 0 and below vocab_size={V}; received "
+    with pytest.raises(ValueError, match=re.escape(rule) + f".*{wrong}"):
+        model(x)
+    if wrong > 2**31:  # Keras' data adapters keep 64 bits
+        return
+    for call in (lambda: model.predict(x, verbose=0), lambda: model.evaluate(x, y, verbose=0)):
+        with pytest.raises(ValueError, match=re.escape(rule)):
+            call()
+    with pytest.raises(ValueError, match=re.escape(rule)):
+        model.fit(x, y, verbose=0)
+
+
+def test_spans_and_token_types_that_do_not_exist_are_errors_in_words():
+    model = tfllm.SpanClassifier(ENCODER)
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="ends of spans must be at least 0 and below the number"):
+        model.fit(IDS, np.full((4, 2), T), verbose=0)
+    with pytest.raises(ValueError, match="below num_token_types=2; received 2"):
+        model({"token_ids": IDS, "token_type_ids": np.full((4, T), 2)})

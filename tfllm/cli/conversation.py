@@ -1,0 +1,213 @@
+"""A conversation at a terminal: lines that can be edited, commands, and settings of the replies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tfllm.cli.terminal import print_stream
+from tfllm.config import ConfigError, GenerationConfig, build, field_docs, to_dict, unknown_name
+
+_MOST_LINES = 1000
+"""of the history that is kept"""
+_BLOCK = '"""'
+
+HELP = f"""\
+  /help                  this list
+  /reset                 begin anew, with the same system message
+  /system WORDS          another system message; alone: show it; /system none: without one
+  /undo                  forget the last question and its reply
+  /set NAME=VALUE ...    settings of the replies, such as temperature=0.7; alone: show them
+  /quit                  end; so does Ctrl-D
+A line that ends with \\ goes on in the next; {_BLOCK} begins and ends a text of several lines; //
+at the beginning stands for /. Ctrl-C stops a reply, whose turn is then forgotten.\
+"""
+
+
+class Conversation:
+    """What somebody types, and what a model replies.
+
+    Args:
+        session: a `tfllm.tasks.ChatSession`.
+        defaults: the model's own settings of its replies.
+        whole: print a reply when it is whole.
+    """
+
+    def __init__(self, session: Any, defaults: GenerationConfig, *, whole: bool = False) -> None:
+        self.session = session
+        self.defaults = defaults
+        self.whole = whole
+        self.commands: dict[str, Callable[[str], None]] = {
+            "/help": lambda words: _say(HELP),
+            "/reset": self._reset,
+            "/clear": self._reset,
+            "/system": self._system,
+            "/undo": self._undo,
+            "/set": self._set,
+        }
+        self.ends = ("/quit", "/exit", "/bye")
+
+    def run(self) -> None:
+        """Read and answer until the input ends or one of `ends` is said."""
+        _say("Say something; /help lists commands, /quit or Ctrl-D ends.")
+        with contextlib.suppress(EOFError):
+            while True:
+                try:
+                    text = _read().strip()
+                except KeyboardInterrupt:
+                    _say("\n/quit or Ctrl-D ends")
+                    continue
+                name, _, words = text.partition(" ")
+                if name in self.ends:
+                    return
+                if text.startswith("/") and not text.startswith("//"):
+                    self._command(name, words.strip())
+                elif text:
+                    self._answer(text.removeprefix("/") if text.startswith("//") else text)
+
+    def _command(self, name: str, words: str) -> None:
+        known = self.commands.get(name)
+        if known is None:
+            _say(f"{unknown_name('command', name, [*self.commands, '/quit'])}; see /help")
+            return
+        try:
+            known(words)
+        except ValueError as error:
+            _say(str(error))
+
+    def _answer(self, text: str) -> None:
+        """One turn; Ctrl-C ends the reply, and nothing else."""
+        try:
+            print_reply(self.session.say(text), self.whole)
+        except KeyboardInterrupt:
+            _say("\nstopped; this turn is forgotten")
+        except ValueError as error:  # of this turn; another may do
+            _say(f"tfllm chat: {error}; /reset begins anew")
+
+    def _reset(self, words: str) -> None:
+        self.session.clear()
+
+    def _system(self, words: str) -> None:
+        if words:
+            self.session.set_system("" if words == "none" else words)
+        _say(f"system message: {self.session.system or 'none'}")
+
+    def _undo(self, words: str) -> None:
+        last = self.session.undo()
+        _say("there is nothing to forget" if last is None else f"forgotten: {_short(last)}")
+
+    def _set(self, words: str) -> None:
+        if words:
+            given = {}
+            for assignment in words.split():
+                name, equals, value = assignment.partition("=")
+                if not equals:
+                    raise ConfigError(f"settings are given as NAME=VALUE; received {assignment!r}")
+                given[name] = value
+            options = {**self.session.options, **given}
+            config = checked_settings(self.defaults, options)
+            self.session.options = {name: getattr(config, name) for name in options}
+        config = checked_settings(self.defaults, self.session.options)
+        _say("\n".join(f"  {name}={_shown(value)}" for name, value in to_dict(config).items()))
+
+    def completions(self, text: str, line: str) -> list[str]:
+        """What Tab may make of a word."""
+        if line.startswith("/set "):
+            return [f"{n}=" for n in field_docs(GenerationConfig) if n.startswith(text)]
+        return [n for n in [*self.commands, *self.ends] if n.startswith(text) and text]
+
+
+def checked_settings(defaults: GenerationConfig, options: dict[str, Any]) -> GenerationConfig:
+    """The settings of replies that come piece by piece, one at a time.
+
+    Raises:
+        ConfigError: one is unknown, out of range, or for something else than a chat.
+    """
+    config = build(GenerationConfig, {**to_dict(defaults), **options})
+    if config.num_samples > 1:
+        raise ConfigError(f"num_samples must be 1 for a chat; received {config.num_samples}")
+    if config.searches:
+        raise ConfigError(
+            "num_beams must be 1, and no_repeat_ngram_size 0, for a chat, whose words come as they "
+            f"are chosen; received {config.num_beams} and {config.no_repeat_ngram_size}"
+        )
+    return config
+
+
+def print_reply(pieces: Iterator[str], whole: bool) -> None:
+    """Print a reply as it comes, or whole."""
+    print_stream("", iter(["".join(pieces)]) if whole else pieces)
+
+
+def history_file() -> Path:
+    """Where the lines are kept that were typed."""
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local/state") / "tfllm/chat_history"
+
+
+@contextlib.contextmanager
+def line_editing(conversation: Conversation, history: Path | None) -> Iterator[None]:
+    """Let lines be edited while this is entered: arrows, Tab, and Ctrl-R in what was typed before.
+
+    Args:
+        conversation: knows what Tab makes of a word.
+        history: the file that keeps the lines, read by its owner alone; None: none is kept.
+    """
+    try:
+        import readline
+    except ImportError:  # not on every system
+        yield
+        return
+
+    def complete(text: str, number: int) -> str | None:
+        found = conversation.completions(text, readline.get_line_buffer())
+        return found[number] if number < len(found) else None
+
+    readline.set_completer(complete)
+    readline.set_completer_delims(" ")
+    libedit = "libedit" in (readline.__doc__ or "")
+    readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
+    readline.clear_history()
+    if history is not None:
+        with contextlib.suppress(OSError):
+            readline.read_history_file(history)
+    try:
+        yield
+    finally:
+        readline.set_completer(None)
+        if history is not None:
+            readline.set_history_length(_MOST_LINES)
+            with contextlib.suppress(OSError):  # what was said is more than where it is kept
+                history.parent.mkdir(parents=True, exist_ok=True)
+                history.touch(mode=0o600)
+                readline.write_history_file(history)
+
+
+def _read() -> str:
+    """What is typed next: a line, lines that end with a backslash, or a block."""
+    text = input("> ")
+    if text.lstrip().startswith(_BLOCK):
+        text = text.lstrip().removeprefix(_BLOCK)
+        while not text.rstrip().endswith(_BLOCK):
+            text += "\n" + input("... ")
+        return text.rstrip().removesuffix(_BLOCK)
+    while text.endswith("\\"):
+        text = text[:-1] + "\n" + input("... ")
+    return text
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:59] + "…"
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str | tuple | list) else str(value)

@@ -1,0 +1,55 @@
+"""What a model's token ids must be: of its vocabulary, and no more than it has positions for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.optimization.labels import checked_ids
+
+
+def ids_shape(input_shape: Any) -> tuple[int | None, ...]:
+    """The shape of a model's token ids, from that or from the shapes of a dictionary of inputs."""
+    if isinstance(input_shape, Mapping):
+        input_shape = input_shape["token_ids"]
+    return tuple(input_shape)
+
+
+def checked_tokens(
+    token_ids: Any,
+    config: Any,
+    *,
+    what: str = "sequence",
+    decoding: bool = False,
+) -> tf.Tensor:
+    """The ids as int32; nothing that depends on them is computed before they are found allowed.
+
+    Args:
+        token_ids: int `[B, T]`.
+        config: has the model's `vocab_size` and `max_sequence_length`.
+        what: what the rows are, for the error.
+        decoding: whether they are what generation has chosen: then nothing is looked for that the
+            graph does not know already.
+
+    Raises:
+        ValueError: the graph knows the length, and it is too long; or an id is not in the
+            vocabulary, outside of a graph. A graph raises `tf.errors.InvalidArgumentError`.
+    """
+    most = config.max_sequence_length
+    rule = f"a {what} may have at most max_sequence_length={most} tokens"
+    advice = "Give shorter rows or a model with a longer context."
+    token_ids = tf.convert_to_tensor(token_ids)
+    time = token_ids.shape[1]
+    if time is not None and time > most:
+        raise ValueError(f"{rule}; received {time}. {advice}")
+    if decoding:
+        return tf.cast(token_ids, tf.int32)
+    token_ids = checked_ids(token_ids, config.vocab_size, what="token ids", bound="vocab_size")
+    if time is not None:
+        return token_ids
+    time = tf.shape(token_ids)[1]
+    check = tf.debugging.assert_less_equal(time, most, f"{rule}. {advice}")
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(token_ids)

@@ -1,0 +1,90 @@
+"""Verbs of model objects that users of KerasHub know: `from_preset`, `generate`, `enable_lora`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tfllm import model_verbs
+from tfllm.layers.shapes import ShapeShown
+from tfllm.models.quantizing import QuantizeMethods
+
+
+class ModelVerbs(QuantizeMethods, ShapeShown):
+    """Of every model: where it comes from, and its tokenizer; before `keras.Model`."""
+
+    @classmethod
+    def from_preset(cls, preset: str | Path, **options: Any) -> Any:
+        """A model of this class by the name of a size, or from a pretrained one.
+
+        Args:
+            preset: a size, such as "llama-4m" (see `tfllm presets`), whose weights are new; or what
+                `tfllm.load` takes: a model folder, a run's folder, a .gguf file, or
+                `hf://ORGANISATION/NAME`. A head takes the encoder of a BERT with another head.
+            options: of a size: fields of its configuration, such as `vocab_size`, and arguments of
+                the class; of a pretrained model those of `tfllm.load`, such as `dtype`; of a new
+                head also its own, such as `num_labels`.
+
+        Returns:
+            the model; its `tokenizer` is that of the pretrained one, or None.
+
+        Raises:
+            ValueError: the model is of another class; or as `tfllm.load`.
+            OSError: as `tfllm.load`.
+        """
+        return model_verbs.call("from_preset", cls, preset, **options)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> Any:
+        """As `from_preset`, but for names of sizes, which have no weights."""
+        return model_verbs.call("from_preset", cls, path, sizes=False, **options)
+
+    def attach(self, tokenizer: Any, generation: Any = None) -> None:
+        """Have `generate` take texts.
+
+        Args:
+            tokenizer: of the model, or None.
+            generation: a `GenerationConfig`, which holds where a call gives no options.
+        """
+        # Not as attributes of Keras, which would take them for parts of the model.
+        vars(self)["_text"] = (tokenizer, generation)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that came with the weights, or was attached; else None."""
+        return vars(self).get("_text", (None, None))[0]
+
+    def enable_lora(self, *arguments: Any, **options: Any) -> None:
+        """Refuse: low-rank adapters are for `CausalLM`.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"low-rank adapters (LoRA) are for a CausalLM; a {type(self).__name__} is trained whole"
+        )
+
+
+class GenerateVerb(ModelVerbs):
+    """Of models that generate."""
+
+    def generate(self, inputs: Any, *, tokenizer: Any = None, **options: Any) -> Any:
+        """Continue prompts; of an encoder-decoder, write the texts that belong to sources.
+
+        Args:
+            inputs: a text or several; or token ids, int `[T]`, or `[B, T]` or a list of rows of any
+                lengths.
+            tokenizer: for texts; default: the one that came with the weights (`tokenizer`).
+            options: fields of `GenerationConfig`, such as `max_new_tokens`; of an encoder-decoder
+                those of its search, such as `num_beams`. For token ids also `end_token_ids`, an id
+                or several at which a row ends; default: the tokenizer's, if there is one.
+
+        Returns:
+            what is new, without the prompt: a text or a list of them; for token ids an int32 NumPy
+            array, or a list of arrays.
+
+        Raises:
+            ValueError: there is no tokenizer for texts; a prompt is too long, or has an id that
+                does not exist; an option is unknown or out of range.
+        """
+        return model_verbs.call("generate", self, inputs, tokenizer=tokenizer, **options)

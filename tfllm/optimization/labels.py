@@ -1,0 +1,134 @@
+"""The ids of a batch: that they exist, which labels count, and how much."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+IGNORED_LABEL = -100
+"""a label that does not count, as in PyTorch's cross-entropy and Hugging Face's collators"""
+
+_RULE = "must be at least 0 and below"
+_FAILED = re.compile(r"assertion failed: \[([^\]]* " + _RULE + r"[^\]]*)\] \[(\S+)\] \[(\S+)\]")
+
+
+def checked_ids(ids: Any, size: int | tf.Tensor, *, what: str, bound: str) -> tf.Tensor:
+    """The ids as int32, which are read only once all of them are found to exist.
+
+    On a GPU TensorFlow would look up zeros for ids that do not exist, and on a CPU its error does
+    not say which rule they break. (A step that XLA compiles makes no check: XLA has no assertions.)
+
+    Args:
+        ids: integers of any shape.
+        size: how many there are.
+        what: what they are, in the plural, for the error.
+        bound: the name of `size`, for the error.
+
+    Raises:
+        ValueError: an id does not exist, and this is not inside of a graph. A graph raises
+            `tf.errors.InvalidArgumentError` when it runs; see `errors_in_words`.
+    """
+    ids = tf.convert_to_tensor(ids)
+    least, greatest = tf.reduce_min(ids), tf.reduce_max(ids)  # before a cast could wrap them
+    rule = f"{what} {_RULE} {bound}"
+    if not isinstance(size, tf.Tensor):
+        rule += f"={size}"
+    if tf.executing_eagerly():
+        if tf.size(ids) and not (least >= 0 and greatest < size):
+            raise ValueError(_message(rule, least.numpy(), greatest.numpy()))
+        return tf.cast(ids, tf.int32)
+    exist = (least >= 0) & (greatest < tf.cast(size, ids.dtype))
+    check = tf.Assert(exist, [rule, least, greatest])
+    with tf.control_dependencies([check]):
+        return tf.cast(tf.identity(ids), tf.int32)
+
+
+@contextlib.contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Raise what `checked_ids` found in a graph as the `ValueError` that it is."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = _FAILED.search(error.message)
+        if found is None:
+            raise
+        raise ValueError(_message(*found.groups())) from None
+
+
+def _message(rule: str, least: Any, greatest: Any) -> str:
+    return f"{rule}; received {least if least == greatest else f'{least} to {greatest}'}"
+
+
+def counted_labels(
+    labels: tf.Tensor,
+    weights: tf.Tensor,
+    num_classes: int | None,
+    class_weights: np.ndarray | None = None,
+    *,
+    bound: str = "num_classes",
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Labels that all exist, and the weights of those that count.
+
+    Args:
+        labels: integers; `IGNORED_LABEL` where there is none.
+        weights: float32, of the same shape.
+        num_classes: how many labels there are, if that is known.
+        class_weights: as `class_weight_table` gives them.
+        bound: the name of `num_classes`, for the error.
+
+    Returns:
+        int32 labels, 0 where there is none, and the weights, 0 at those.
+    """
+    ignored = tf.equal(labels, tf.cast(IGNORED_LABEL, labels.dtype))
+    labels = tf.where(ignored, tf.zeros_like(labels), labels)
+    weights = tf.where(ignored, tf.zeros_like(weights), weights)
+    if num_classes is not None:
+        what = f"labels (but for {IGNORED_LABEL}, which is not counted)"
+        labels = checked_ids(labels, num_classes, what=what, bound=bound)
+    if class_weights is not None:
+        # The last entry is that of all classes which are not named.
+        place = tf.clip_by_value(tf.cast(labels, tf.int32), 0, len(class_weights) - 1)
+        weights *= tf.gather(tf.constant(class_weights), place)
+    return tf.cast(labels, tf.int32), weights
+
+
+def class_weight_table(class_weight: Mapping[int, float], num_classes: int | None) -> np.ndarray:
+    """The weights of the classes 0, 1, ..., and behind the last one that is named a 1 for the rest.
+
+    Args:
+        class_weight: class to weight, as `keras.Model.fit` takes them.
+        num_classes: how many classes there are, if that is known.
+
+    Raises:
+        ValueError: it is not such a mapping.
+    """
+    rule = "class_weight must map classes (integers from 0) to weights (finite, not negative)"
+    if not isinstance(class_weight, Mapping) or not class_weight:
+        raise ValueError(f"{rule}; received {class_weight!r}")
+    for number, weight in class_weight.items():
+        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if not whole or number < 0 or not 0 <= float(weight) < float("inf"):
+            raise ValueError(f"{rule}; received {number!r}: {weight!r}")
+        if num_classes is not None and number >= num_classes:
+            raise ValueError(
+                f"class_weight must name classes of the model, which are 0 to {num_classes - 1}; "
+                f"received {number}"
+            )
+    table = np.ones(max(map(int, class_weight)) + 2, np.float32)
+    for number, weight in class_weight.items():
+        table[number] = weight
+    return table
+
+
+def is_sparse_cross_entropy(loss: Any) -> bool:
+    """Whether a loss of Keras takes labels that are classes, and counts all of them."""
+    loss = keras.losses.get(loss)
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return loss.ignore_class is None
+    return loss is keras.losses.sparse_categorical_crossentropy

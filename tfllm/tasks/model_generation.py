@@ -1,0 +1,185 @@
+"""`model.generate(...)`: texts by the task that a model and its tokenizer make, or token ids."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfllm.config import ConfigError, GenerationConfig, build, to_dict
+from tfllm.generation.beam_search import BeamOptions, beam_search
+from tfllm.generation.causal_lm_decoder import CausalLMDecoder
+from tfllm.generation.decoding import decode
+from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
+from tfllm.generation.sampling import SamplingOptions
+from tfllm.models.encoder_decoder import EncoderDecoder
+from tfllm.models.token_ids import checked_tokens
+from tfllm.tasks.sequence_generation import SearchSettings, SequenceGeneration
+from tfllm.tasks.text_generation import TextGeneration
+
+
+def generate(model: Any, inputs: Any, *, tokenizer: Any = None, **options: Any) -> Any:
+    """See `tfllm.models.verbs.GenerateVerb.generate`.
+
+    Args:
+        model: a `CausalLM` or an `EncoderDecoder`.
+        inputs: texts or token ids.
+        tokenizer: for texts.
+        options: as there.
+    """
+    own, generation = vars(model).get("_text", (None, None))
+    tokenizer = own if tokenizer is None else tokenizer
+    several = isinstance(inputs, list | tuple)
+    if isinstance(inputs, str) or (several and len(inputs) > 0 and isinstance(inputs[0], str)):
+        if tokenizer is None:
+            raise ValueError(
+                "the model has no tokenizer, and knows token ids alone: give tokenizer=..., or "
+                "token ids; a model of tfllm.load or from_preset has that of its folder"
+            )
+        if isinstance(model, EncoderDecoder):
+            return _written(model, tokenizer, inputs, options)
+        task = _kept(model, TextGeneration, tokenizer, generation)
+        return task.generate(inputs, **options)
+    ends = options.pop("end_token_ids", () if tokenizer is None else tokenizer.end_token_ids)
+    return _token_ids(model, inputs, np.atleast_1d(ends).astype(np.int32), generation, options)
+
+
+def _written(model: Any, tokenizer: Any, sources: Any, options: dict[str, Any]) -> Any:
+    """The texts of an encoder-decoder."""
+    settings = build(SearchSettings, options)
+    task = _kept(model, SequenceGeneration, tokenizer, {}, settings)
+    single = isinstance(sources, str)
+    answers = task.predict([{"text": text} for text in ([sources] if single else sources)])
+    for number, answer in enumerate(answers, 1):
+        if answer["error"]:
+            raise ValueError(f"text {number}: {answer['error']}")
+    texts = [answer["generated_text"] for answer in answers]
+    return texts[0] if single else texts
+
+
+def _kept(model: Any, kind: Any, *arguments: Any) -> Any:
+    """What generates with a model, kept with it, since its functions take seconds to trace.
+
+    Not where a copy of the model is run (of a mixed precision), which later training would not
+    change.
+    """
+    kept = vars(model).setdefault("_generating", {})
+    adapters = (getattr(model, "adapter", None), getattr(model, "adapters", ()))
+    key = (kind, adapters, *(repr(a) if isinstance(a, dict) else a for a in arguments))
+    if key not in kept:
+        made = kind(model, *arguments)
+        if made.decoder.model is not model:
+            return made
+        kept[key] = made
+    return kept[key]
+
+
+def _token_ids(
+    model: Any,
+    inputs: Any,
+    end_token_ids: np.ndarray,
+    generation: GenerationConfig | None,
+    options: dict[str, Any],
+) -> Any:
+    single = np.ndim(inputs[0]) == 0 if len(inputs) else False
+    rows = [np.asarray(row) for row in ([inputs] if single else inputs)]
+    if isinstance(model, EncoderDecoder):
+        defaults = GenerationConfig(num_beams=4)
+    else:
+        defaults = generation or GenerationConfig()
+    config = build(GenerationConfig, {**to_dict(defaults), **options})
+    if config.stop or config.num_samples > 1:
+        raise ConfigError(
+            "stop and num_samples are for texts; for token ids, give end_token_ids, and each "
+            f"prompt as often as it is to be sampled; received {config.stop}, {config.num_samples}"
+        )
+    for number, row in enumerate(rows, 1):
+        if row.ndim != 1 or not len(row) or not np.issubdtype(row.dtype, np.integer):
+            raise ValueError(
+                f"a prompt must be token ids, at least one; row {number} is of shape {row.shape} "
+                f"and dtype {row.dtype}"
+            )
+        checked_tokens(row[np.newaxis], model.config, what="prompt")
+    if not rows:
+        return []
+    ragged = tf.RaggedTensor.from_row_lengths(
+        tf.constant(np.concatenate(rows), tf.int32), [len(row) for row in rows]
+    )
+    kind = _SearchedIds if config.searches else _DrawnIds
+    if isinstance(model, EncoderDecoder):
+        kind = _SearchedIds
+    found = _kept(model, kind, tuple(end_token_ids.tolist()), config)(ragged)
+    return found[0] if single else found
+
+
+class _Ids:
+    """Prompts of token ids to new token ids.
+
+    Args:
+        model: that generates.
+        end_token_ids: at which a row ends.
+        config: of the generation.
+    """
+
+    def __init__(self, model: Any, end_token_ids: Sequence[int], config: GenerationConfig) -> None:
+        of = EncoderDecoderDecoder if isinstance(model, EncoderDecoder) else CausalLMDecoder
+        self.decoder: Any = of(model)
+        self.end_token_ids = tf.constant(list(end_token_ids), tf.int32)
+        self.config = config
+        specs = [tf.RaggedTensorSpec([None, None], tf.int32, row_splits_dtype=tf.int64)]
+        self._function = tf.function(self._generate, input_signature=specs, autograph=False)
+
+    def _generate(self, prompts: tf.RaggedTensor) -> Any:
+        raise NotImplementedError
+
+    def _limits(self, prompts: tf.RaggedTensor) -> tf.Tensor:
+        return tf.fill([prompts.nrows(tf.int32)], self.config.max_new_tokens)
+
+
+class _DrawnIds(_Ids):
+    """One token after another: the decoding loop keeps a row's text, which is of numbers here."""
+
+    def _generate(self, prompts: tf.RaggedTensor) -> tf.Tensor:
+        size = self.decoder.vocab_size
+        state = decode(
+            self.decoder,
+            prompts,
+            self._limits(prompts),
+            SamplingOptions.of(self.config, prompts.nrows(tf.int32)),
+            end_token_ids=self.end_token_ids,
+            token_bytes=tf.constant([struct.pack("<i", number) for number in range(size)]),
+            stops=lambda text: tf.zeros(tf.shape(text), tf.bool),
+        )
+        return state.text
+
+    def __call__(self, prompts: tf.RaggedTensor) -> list[np.ndarray]:
+        """The new ids of each row."""
+        return [np.frombuffer(text, "<i4").copy() for text in self._function(prompts).numpy()]
+
+
+class _SearchedIds(_Ids):
+    """The likeliest text of each row that beam search finds."""
+
+    def _generate(self, prompts: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
+        config = self.config
+        found = beam_search(
+            self.decoder,
+            prompts,
+            self._limits(prompts),
+            BeamOptions(
+                width=config.num_beams,
+                num_best=1,
+                length_penalty=config.length_penalty,
+                no_repeat_ngram_size=config.no_repeat_ngram_size,
+            ),
+            end_token_ids=self.end_token_ids,
+        )
+        return found.token_ids[:, 0], found.lengths[:, 0]
+
+    def __call__(self, prompts: tf.RaggedTensor) -> list[np.ndarray]:
+        """The new ids of each row."""
+        ids, lengths = self._function(prompts)
+        return [row[:n] for row, n in zip(ids.numpy(), lengths.numpy(), strict=True)]
