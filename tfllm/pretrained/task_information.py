@@ -8,7 +8,7 @@ from typing import Any
 
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.replaced_folder import OURS
-from tfllm.pretrained.sentence_modules import has_modules, sentence_length
+from tfllm.pretrained.sentence_modules import has_modules, text_settings
 
 _SEARCH = ("num_beams", "length_penalty", "no_repeat_ngram_size")
 
@@ -37,11 +37,12 @@ def task_of(path: str | Path) -> dict[str, Any] | None:
             raise ValueError(
                 f"{folder / OURS}: task must have a name and its information; received {task!r}"
             )
-        return {"information": {}, **task}
+        information = dict(task.get("information") or {})
+        if task["name"] == "embedding" and has_modules(folder):
+            information = {**text_settings(folder), **information}
+        return {**task, "information": information}
     if has_modules(folder):
-        length = sentence_length(folder)
-        known = {} if length is None else {"sequence_length": length}
-        return {"name": "embedding", "information": known}
+        return {"name": "embedding", "information": text_settings(folder)}
     values = _json(folder / "config.json")
     if "BertForSequenceClassification" in (values.get("architectures") or ()):
         from tfllm.pretrained.bert_config import read_labels
