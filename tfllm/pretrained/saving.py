@@ -109,7 +109,8 @@ def save(
         write_json(new / "config.json", {**values, "dtype": dtype, "torch_dtype": dtype})
         if kind.generates:
             kept = {name: values[name] for name in _OF_GENERATION if name in values}
-            write_json(new / "generation_config.json", {**kept, **sampling})
+            given = {name: value for name, value in kept.items() if value is not None}
+            write_json(new / "generation_config.json", {**kept, **sampling, **given})
         if isinstance(model, SentenceEncoder):
             texts = {**model.text_settings, **(task or {}).get("information", {})}
             length = texts.get("sequence_length", model.config.max_sequence_length)
