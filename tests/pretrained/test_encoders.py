@@ -243,7 +243,7 @@ def test_no_weight_is_missing_or_left_over(folder_of, tmp_path):
         ({"id2label": {"0": "x", "2": "y"}}, "id2label.*'2'"),
         ({"id2label": {"0": "x", "1": "x"}}, "different names.*'x'"),
         ({"hidden_act": "quick_gelu"}, "did you mean 'gelu'"),
-        ({"attention_probs_dropout_prob": 0.3}, "one dropout.*=0.3"),
+        ({"attention_probs_dropout_prob": "0.3"}, "attention_probs_dropout_prob must not be text"),
         ({"hidden_size": "18"}, "embedding_dim must not be text"),
         ({"hidden_size": None}, "no 'hidden_size'"),
         ({"num_attention_heads": 4}, r"divisible by num_heads \(4\); received 18"),
@@ -252,6 +252,19 @@ def test_no_weight_is_missing_or_left_over(folder_of, tmp_path):
 def test_what_is_not_followed_is_refused_by_its_name(changes, error, folder_of):
     with pytest.raises(ConfigError, match=rf"config\.json.*{error}"):
         pretrained.load(folder_of("sequence", **changes))
+
+
+def test_dropouts_that_differ_are_refused_in_training_alone(folder_of):
+    folder = folder_of("sequence", attention_probs_dropout_prob=0.3)
+    reference = np.load(REFERENCES / "sequence" / "reference.npz")
+    model = pretrained.load(folder).model
+    inputs = {k: reference[k] for k in ("token_ids", "token_type_ids", "padding_mask")}
+    np.testing.assert_allclose(model(inputs), reference["logits"], atol=1e-4)
+    encoder, _ = pretrained.load_encoder(folder)
+    for refused in (model, SequenceClassifier(encoder, num_labels=3)):  # also as a part of another
+        refused.compile("adam")
+        with pytest.raises(ValueError, match=r"_prob=0\.1, attention_probs_dropout_prob=0\.3"):
+            refused.fit(inputs, np.zeros(len(reference["token_ids"]), np.int32), verbose=0)
 
 
 def test_a_value_of_another_kind_is_read_as_what_it_says_or_refused():
@@ -302,12 +315,17 @@ def test_a_saved_sentence_encoder_is_replaced(sentence_folder):
 @pytest.mark.parametrize(
     ("file", "old", "new", "error"),
     [
-        ("1_Pooling/config.json", '_mean_tokens": true', '_mean_tokens": false', "received none"),
         (
             "1_Pooling/config.json",
-            'cls_token": false',
-            'cls_token": true',
-            "received pooling_mode_cls_token, pooling_mode_mean_tokens",
+            '"pooling_mode_mean_tokens"',
+            '"pooling_mode_median_tokens"',
+            r"pooling_mode must be one of cls, .*received \['pooling_mode_median_tokens'\]",
+        ),
+        (
+            "1_Pooling/config.json",
+            '"pooling_mode_mean_tokens": true',
+            '"pooling_mode": ["mean", "median"]',
+            r"pooling_mode must be one of cls, .*received \['mean', 'median'\]",
         ),
         ("modules.json", "Normalize", "Dense", "received Transformer, Pooling, Dense"),
         ("modules.json", "[", "", "missing, damaged or cut short"),

@@ -257,7 +257,6 @@ def test_a_tied_output_projection_in_the_file_must_be_the_embedding(folder_of):
     [
         ("llama_tied", {"model_type": "lama"}, "unknown model_type 'lama'.*supported: llama, "),
         ("llama_tied", {"attention_bias": True}, "lack weights of the model: .*k_proj.bias"),
-        ("mistral", {"attention_dropout": 0.1}, "attention_dropout .*Give dropout"),
         ("mistral", {"sliding_window": 0}, "sliding_window must be at least 1; received 0"),
         (
             "qwen2",
@@ -275,7 +274,6 @@ def test_a_tied_output_projection_in_the_file_must_be_the_embedding(folder_of):
         ),
         ("llama_tied", {"quantization_config": {"bits": 4}}, "quantization_config"),
         ("llama_tied", {"hidden_act": "gelu_nw"}, "unknown hidden_act 'gelu_nw'.*'gelu_new'"),
-        ("llama_tied", {"attention_dropout": 0.1}, "attention_dropout .*Give dropout"),
         ("llama_tied", {"hidden_size": KeyError}, "has no 'hidden_size'"),
         ("llama_tied", {"num_key_value_heads": 3}, "num_kv_heads must divide num_heads"),
         ("llama_tied", {"head_dim": KeyError, "hidden_size": 30}, "must be divisible by num_heads"),
@@ -283,12 +281,36 @@ def test_a_tied_output_projection_in_the_file_must_be_the_embedding(folder_of):
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
-        ("gpt2", {"embd_pdrop": 0.0}, "one dropout.*embd_pdrop=0.0.*Give dropout"),
+        ("gpt2", {"embd_pdrop": "none"}, "embd_pdrop must not be text; received 'none'"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(folder_of, name, changes, message):
     with pytest.raises(ValueError, match=message):
         pretrained.load(folder_of(name, **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("gpt2", {"embd_pdrop": 0.0, "resid_pdrop": 0.1, "attn_pdrop": 0.1}),
+        ("mistral", {"attention_dropout": 0.1}),
+        ("llama_tied", {"attention_dropout": 0.1}),
+    ],
+)
+def test_dropouts_that_differ_are_refused_in_training_alone(folder_of, name, rates, tmp_path):
+    folder = folder_of(name, **rates)
+    model = pretrained.load(folder).model
+    reference = np.load(REFERENCES / name / "reference.npz")
+    ids = reference["token_ids"]
+    np.testing.assert_allclose(model(ids), reference["logits"], atol=1e-4, rtol=0)
+    key, rate = next(iter(rates.items()))
+    again = pretrained.save(model, tmp_path / "again")
+    assert json.loads((again / "config.json").read_text())[key] == rate
+    for refused in (model, pretrained.load(again).model):
+        refused.compile("adam")
+        with pytest.raises(ValueError, match=rf"config\.json has .*{key}={rate}.*dropout=\.\."):
+            refused.fit(ids[:, :-1], ids[:, 1:], verbose=0)
+    assert pretrained.load(folder, dropout=0.2).model.untrainable == ""
 
 
 def test_dropout_can_be_given_where_it_is_not_that_of_the_file(folder_of):

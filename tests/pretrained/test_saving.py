@@ -227,10 +227,19 @@ def test_the_special_tokens_of_a_loaded_folder_are_kept(theirs, tmp_path):
         assert pretrained.load(folder).tokenizer.end_token_ids == (0, 3)
 
 
-def test_a_tokenizer_that_names_no_special_tokens_has_its_end_token_for_all(tmp_path, tokenizer):
+def test_saving_makes_up_no_token_that_begins_a_text(tmp_path, tokenizer):
+    """A chat template, and programs that put bos_token before prompts, would use it."""
     folder = pretrained.save(small(), tmp_path / "model", tokenizer)
-    names = json.loads((folder / "special_tokens_map.json").read_text())
-    assert names == dict.fromkeys(("bos_token", "eos_token", "pad_token"), tokenizer.end_token)
+    for _ in range(2):  # as it was trained, and as it was loaded
+        names = json.loads((folder / "special_tokens_map.json").read_text())
+        assert names == dict.fromkeys(("eos_token", "pad_token"), tokenizer.end_token)
+        for name in ("config.json", "generation_config.json"):
+            assert json.loads((folder / name).read_text())["bos_token_id"] is None
+        assert "bos_token" not in json.loads((folder / "tokenizer_config.json").read_text())
+        loaded = pretrained.load(folder)
+        assert "bos_token" not in loaded.tokenizer.settings
+        assert loaded.tokenizer.encode("the cat") == tokenizer.encode("the cat")
+        folder = pretrained.save(loaded.model, tmp_path / "again", loaded.tokenizer)
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path, tokenizer):

@@ -34,6 +34,16 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_prompt_name(parser: argparse.ArgumentParser) -> None:
+    """Which of its prompts a model of sentence vectors puts before texts."""
+    parser.add_argument(
+        "--prompt-name",
+        metavar="NAME",
+        help="of a model of sentence vectors: which of its prompts, such as query, is put before "
+        "each text",
+    )
+
+
 def add_columns(parser: argparse.ArgumentParser) -> None:
     """What the columns of records are called in their files; `columns_of` reads it."""
     parser.add_argument(

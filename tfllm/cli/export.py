@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tfllm.cli.arguments import AddCommand, add_model, add_task
+from tfllm.cli.arguments import AddCommand, add_model, add_prompt_name, add_task
 from tfllm.cli.settings import add_settings, settings
 from tfllm.cli.terminal import quiet_start
 from tfllm.config import ConfigError, GenerationConfig, build
@@ -38,6 +38,7 @@ def add_commands(add: AddCommand) -> None:
         action="store_true",
         help="do not write models.config, docker-compose.yaml and the like beside the model",
     )
+    add_prompt_name(export)
     add_settings(export, "generation")
 
     check = add("check", "Find what would fail in TensorFlow Serving", _check)
@@ -70,6 +71,8 @@ def _export(options: argparse.Namespace) -> None:
     task = load_task(options.model, dtype=options.dtype, adapter=adapter, task=name)
     if given:
         task = task.with_settings(given)
+    if hasattr(options, "prompt_name"):
+        task = task.with_settings({"prompt_name": options.prompt_name})
     if getattr(task, "no_chat_reason", ""):
         print(f"without the signature chat, as to the chat template: {task.no_chat_reason}")
     base = Path(options.base)

@@ -17,7 +17,7 @@ from tfllm.cli.conversation import (
 )
 from tfllm.cli.settings import add_settings, settings
 from tfllm.cli.terminal import print_stream, quiet_start
-from tfllm.config import GenerationConfig, build
+from tfllm.config import GenerationConfig, build, to_dict
 
 
 def add_commands(add: AddCommand) -> None:
@@ -74,7 +74,8 @@ def _print_continuation(
     task: Any, prompt: str, given: dict[str, Any], config: GenerationConfig, options: Any
 ) -> None:
     chosen = {name: getattr(config, name) for name in given}
-    if config.num_samples > 1 or config.searches or getattr(options, "no_stream", False):
+    own = build(GenerationConfig, {**to_dict(task.generation), **chosen})
+    if own.num_samples > 1 or own.searches or getattr(options, "no_stream", False):
         texts = task.generate(prompt, **chosen)
         for text in [texts] if isinstance(texts, str) else texts:
             print(f"{prompt}{text}")

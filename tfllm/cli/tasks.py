@@ -7,7 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tfllm.cli.arguments import AddCommand, add_columns, add_model, add_task, columns_of
+from tfllm.cli.arguments import (
+    AddCommand,
+    add_columns,
+    add_model,
+    add_prompt_name,
+    add_task,
+    columns_of,
+)
 from tfllm.cli.terminal import quiet_start
 from tfllm.config import ConfigError, unknown_name
 
@@ -26,6 +33,7 @@ def add_commands(add: AddCommand) -> None:
     add_task(predict)
     add_columns(predict)
     predict.add_argument("--batch-size", type=int, default=32, help="records at once")
+    add_prompt_name(predict)
 
     mine = add("mine", "Find names and relations in text: a knowledge graph", _mine)
     mine.add_argument(
@@ -54,6 +62,8 @@ def _predict(options: argparse.Namespace) -> None:
         raise ConfigError("name a record, such as text='How lovely!', or files of records")
     task = getattr(options, "task", None)
     served = load_task(options.model, task=task)
+    if hasattr(options, "prompt_name"):
+        served = served.with_settings({"prompt_name": options.prompt_name})
     pairs = [word.partition("=") for word in words]
     names = served.input_names
     if all(equals and name in names for name, equals, _ in pairs):

@@ -5,11 +5,34 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tfllm.config.rules import check, require
+from tfllm.config.rules import ConfigError, check, require
 
 MOST_LENGTH_PENALTY = 5
 """a text's length to this power is still a float32"""
+NO_LIMIT = 2**31 - 1
+"""`max_new_tokens` where `max_length`, or the model's context, is the limit"""
 LENGTH_PENALTIES = f"[-{MOST_LENGTH_PENALTY}, {MOST_LENGTH_PENALTY}]"
+
+
+FIXED_OPTIONS = (
+    *("early_stopping", "renormalize_logits", "max_length", "min_new_tokens", "min_length"),
+    *("suppress_tokens", "begin_suppress_tokens", "not_followed"),
+)
+"""fields of `GenerationConfig` that are the same for all prompts of a task"""
+
+
+def check_followed(not_followed: tuple[str, ...]) -> None:
+    """Refuse to generate while a folder's settings that change the text are not followed.
+
+    Raises:
+        ConfigError: there are such settings.
+    """
+    if not_followed:
+        raise ConfigError(
+            f"the model's folder asks for {', '.join(not_followed)}, which changes the text and is "
+            "not followed. To generate without it, give not_followed=() (on the command line "
+            "not_followed=none), or take it out of generation_config.json"
+        )
 
 
 @dataclass(frozen=True)
@@ -41,12 +64,34 @@ class GenerationConfig:
     """of the beams: a text's score is its log-probability by its number of tokens to this power"""
     no_repeat_ngram_size: int = 0
     """of the beams: no sequence of so many tokens comes twice, the prompt included; 0: it may"""
+    early_stopping: bool = False
+    """of the beams: stop at the num_beams-th complete text, whether or not a better can follow"""
+    renormalize_logits: bool = False
+    """of the beams: the probabilities of the tokens that may come add up to 1, and not of all"""
+    max_length: int = 0
+    """the most tokens of the prompt and the text together, where max_new_tokens is 2147483647; 0:
+    the model's context"""
+    min_new_tokens: int = 0
+    """the text does not end before it has so many tokens"""
+    min_length: int = 0
+    """the text does not end before the prompt and it together have so many tokens"""
+    suppress_tokens: tuple[int, ...] = ()
+    """ids of tokens that are never generated"""
+    begin_suppress_tokens: tuple[int, ...] = ()
+    """ids of tokens that no text begins with"""
+    not_followed: tuple[str, ...] = ()
+    """settings that the model's folder asks for and that are not followed: nothing is generated
+    until this is () (on the command line: none)"""
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         elif isinstance(self.stop, list):
             object.__setattr__(self, "stop", tuple(self.stop))
+        kept = tuple(text for text in self.not_followed if text not in ("", "none"))
+        object.__setattr__(self, "not_followed", kept)
+        for name in ("suppress_tokens", "begin_suppress_tokens"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         check(self, "must be at least 1", "max_new_tokens", "num_samples")
         require(
             math.isfinite(self.temperature) and self.temperature >= 0,
@@ -63,7 +108,11 @@ class GenerationConfig:
         )
         require(0 <= self.seed < 2**31, "seed must lie in [0, 2147483648)", self.seed)
         check(self, "must be at least 1", "num_beams")
-        check(self, "must be at least 0", "no_repeat_ngram_size")
+        at_least_0 = ("no_repeat_ngram_size", "max_length", "min_new_tokens", "min_length")
+        check(self, "must be at least 0", *at_least_0)
+        for name in ("suppress_tokens", "begin_suppress_tokens"):
+            ids = getattr(self, name)
+            require(all(i >= 0 for i in ids), f"{name} must be ids of tokens", ids)
         require(
             abs(self.length_penalty) <= MOST_LENGTH_PENALTY,
             f"length_penalty must lie in {LENGTH_PENALTIES}",
@@ -80,6 +129,14 @@ class GenerationConfig:
                     getattr(self, name),
                 )
         require(all(self.stop), "a stop string must not be empty", self.stop)
+
+    def check_followed(self) -> None:
+        """Refuse to generate where the model's folder asks for what is not followed.
+
+        Raises:
+            ConfigError: it does.
+        """
+        check_followed(self.not_followed)
 
     @property
     def searches(self) -> bool:

@@ -48,6 +48,7 @@ from tfllm.generation.decoding import (
     without_never_generated,
 )
 from tfllm.generation.repeated_ngrams import RightAligned, without_repeats
+from tfllm.generation.token_rules import NO_RULES, TokenRules
 from tfllm.generation.top_k import top_k
 
 _NEVER = -math.inf
@@ -71,6 +72,10 @@ class BeamOptions:
     """no text has a sequence of so many tokens twice, the prompt that it continues included; end
     tokens are free, and the token that an encoder-decoder's texts begin with is none of theirs.
     0: all sequences are allowed"""
+    token_rules: TokenRules = NO_RULES
+    """which tokens may come"""
+    renormalize: bool = False
+    """probabilities are of the tokens that may come, and not of all"""
     early_stopping: bool = False
     """stop a row at its `width`-th complete text, whether or not a better one can follow"""
 
@@ -326,6 +331,10 @@ class _Search:
         logits = tf.ensure_shape(logits[:, :vocab_size], [None, vocab_size])
         normalizers = tf.reduce_logsumexp(logits, -1, keepdims=True)  # of all, forbidden or not
         logits = without_never_generated(logits, self.decoder)
+        decoding = beams.decoding
+        logits = self.options.token_rules.apply(
+            logits, decoding.step, decoding.prompt_lengths, self.end_token_ids
+        )
         if self.ngram:
             logits = without_repeats(
                 logits,
@@ -335,6 +344,10 @@ class _Search:
                 free=self.end_token_ids,
                 context=self.context and self.context.repeated(width),
             )
+        if self.options.renormalize:
+            normalizers = tf.reduce_logsumexp(logits, -1, keepdims=True)
+            # Where no token may follow, there is nothing to divide by.
+            normalizers = tf.where(tf.math.is_finite(normalizers), normalizers, 0.0)
         enough = width * (1 + self.end_token_ids.shape[0])
         of_beam = min(enough, vocab_size)
         values, tokens = top_k(logits, of_beam)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from tfllm.generation.sampling import SamplingOptions, next_tokens
+from tfllm.generation.token_rules import NO_RULES, TokenRules
 
 RUNNING, STOP, LENGTH = 0, 1, 2
 """Why a row ended: it has not, at an end token or a stop string, at its number of tokens."""
@@ -184,6 +185,7 @@ def begin(
     end_token_ids: tf.Tensor,
     token_bytes: tf.Tensor,
     stops: StopRule,
+    token_rules: TokenRules = NO_RULES,
 ) -> DecodingState:
     """Run the prompts through the model and choose the first token.
 
@@ -195,6 +197,7 @@ def begin(
         end_token_ids: int32 `[E]`: a row that chooses one of them ends.
         token_bytes: string `[V]`.
         stops: of the text.
+        token_rules: which tokens may come.
 
     Returns:
         the state after the first token (of each row that the decoder takes at once).
@@ -229,6 +232,7 @@ def begin(
         end_token_ids=end_token_ids,
         token_bytes=token_bytes,
         stops=stops,
+        token_rules=token_rules,
     )
 
 
@@ -240,6 +244,7 @@ def advance(
     end_token_ids: tf.Tensor,
     token_bytes: tf.Tensor,
     stops: StopRule,
+    token_rules: TokenRules = NO_RULES,
 ) -> DecodingState:
     """Put the last token into the memory, which must have room, and choose each row's next one."""
     return _choose(
@@ -250,6 +255,7 @@ def advance(
         end_token_ids=end_token_ids,
         token_bytes=token_bytes,
         stops=stops,
+        token_rules=token_rules,
     )
 
 
@@ -267,9 +273,11 @@ def _choose(
     end_token_ids: tf.Tensor,
     token_bytes: tf.Tensor,
     stops: StopRule,
+    token_rules: TokenRules = NO_RULES,
 ) -> DecodingState:
     # A model may have more classes than its tokenizer has tokens (rounded up for speed).
     logits = without_never_generated(given.logits[:, : token_bytes.shape[0]], decoder)
+    logits = token_rules.apply(logits, state.counts, state.prompt_lengths, end_token_ids)
     token = next_tokens(logits, options, state.step, state.seen)
     running = state.ends == RUNNING
     more: int | tf.Tensor = 1
@@ -308,9 +316,15 @@ def decode(
     end_token_ids: tf.Tensor,
     token_bytes: tf.Tensor,
     stops: StopRule,
+    token_rules: TokenRules = NO_RULES,
 ) -> DecodingState:
     """Generate until every row has ended. Arguments as `begin`."""
-    rules = {"end_token_ids": end_token_ids, "token_bytes": token_bytes, "stops": stops}
+    rules: dict[str, Any] = {
+        "end_token_ids": end_token_ids,
+        "token_bytes": token_bytes,
+        "stops": stops,
+        "token_rules": token_rules,
+    }
 
     def running(state: DecodingState) -> tf.Tensor:
         return tf.reduce_any(state.ends == RUNNING)

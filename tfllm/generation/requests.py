@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfllm.config.generation import NO_LIMIT
 from tfllm.generation.options import MOST_STOP_BYTES
 from tfllm.generation.sampling import OPTION_DTYPES, SamplingOptions
 from tfllm.generation.stop_strings import StopStrings
@@ -44,6 +45,7 @@ def read_request(
     *,
     context: int,
     start_id: tf.Tensor,
+    max_length: int = 0,
     refused: tf.Tensor | None = None,
 ) -> Request:
     """Check every row.
@@ -53,6 +55,8 @@ def read_request(
         options: name to `[B]`, as `OPTION_TYPES` has them.
         context: the most tokens that the model takes.
         start_id: int32 scalar: what an empty prompt begins with.
+        max_length: the most tokens of a prompt and its text, where `max_new_tokens` is `NO_LIMIT`;
+            0: there is no such limit.
         refused: string `[B]`: what is known to be wrong with a row, or empty.
     """
     # An empty prompt begins a document: behind the token that ended the one before.
@@ -61,13 +65,24 @@ def read_request(
     prompts = tf.concat([first, prompts], axis=1)
     lengths = tf.cast(prompts.row_lengths(), tf.int32)
     error = row_errors(lengths, options, context)
+    limits = options["max_new_tokens"]
+    if max_length:
+        limits = tf.where(limits == NO_LIMIT, max_length - lengths, limits)
+        too_long = tf.strings.join(
+            [
+                f"the prompt must be shorter than max_length ({max_length}) unless max_new_tokens "
+                "is given; it has ",
+                tf.strings.as_string(lengths),
+            ]
+        )
+        error = tf.where((error == "") & (limits < 1), too_long, error)
     if refused is not None:
         error = tf.where(refused == "", error, refused)
     bad = error != ""
     return Request(
         # The others shall not be computed at the width of a prompt that is not.
         prompts=shortened(prompts, tf.where(bad, 1, lengths), context),
-        limits=tf.where(bad, 0, options["max_new_tokens"]),
+        limits=tf.where(bad, 0, limits),
         options=SamplingOptions(
             **{
                 name: tf.where(bad, tf.constant(value, OPTION_DTYPES[name]), options[name])

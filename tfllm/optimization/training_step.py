@@ -117,6 +117,20 @@ class TrainingStep(FitArguments, keras.Model):
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(logits, tf.float32))
         return tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
 
+    untrainable: str = ""
+    """why `fit` refuses this model, or any that it is a part of; empty where it does not"""
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.fit`.
+
+        Raises:
+            ValueError: the model, or a part of it, is `untrainable`.
+        """
+        for layer in (self, *self._flatten_layers()):
+            if reason := getattr(layer, "untrainable", ""):
+                raise ValueError(reason)
+        return super().fit(*args, **kwargs)
+
     # ---- one step
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfllm.config import ConfigError, unknown_name
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.pretrained.config_values import built, one_dropout, read_key, unsupported
+from tfllm.pretrained.config_values import built, one_dropout, read_key, unlike_rates, unsupported
 from tfllm.pretrained.hugging_face_architectures import ACTIVATIONS, REQUIRED, UNSUPPORTED
 
 _KEYS: dict[str, tuple[str, Any]] = {
@@ -25,6 +25,7 @@ _KEYS: dict[str, tuple[str, Any]] = {
 """our field to (key in config.json, its default where the key is missing or null)"""
 
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+_DEFAULT_DROPOUT = 0.1
 _FIXED: dict[str, Any] = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
@@ -63,11 +64,19 @@ def read_bert(values: Mapping[str, Any], where: str, dropout: float | None) -> E
         raise ConfigError(unknown_name("hidden_act", activation, ACTIVATIONS, where))
     settings["activation"] = ACTIVATIONS[activation]
     if dropout is None:
-        keys: tuple[str, ...] = _DROPOUTS
-        if values.get("classifier_dropout") is not None:
-            keys = (*keys, "classifier_dropout")
-        dropout = one_dropout(values, keys, 0.1, where)
+        dropout = one_dropout(values, _dropouts(values), _DEFAULT_DROPOUT, where)
     return built(EncoderConfig, {**settings, "dropout": dropout}, where)
+
+
+def _dropouts(values: Mapping[str, Any]) -> tuple[str, ...]:
+    has_own = values.get("classifier_dropout") is not None
+    return (*_DROPOUTS, "classifier_dropout") if has_own else _DROPOUTS
+
+
+def unlike_dropouts(values: Mapping[str, Any], known: float | None) -> dict[str, float]:
+    """The dropouts in config.json where they differ."""
+    del known
+    return unlike_rates(values, _dropouts(values), _DEFAULT_DROPOUT)
 
 
 def written_bert(config: EncoderConfig) -> dict[str, Any]:

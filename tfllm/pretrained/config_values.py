@@ -53,18 +53,19 @@ def unsupported(key: str, received: Any, supported: tuple[Any, ...], where: str)
 
 def one_dropout(
     values: Mapping[str, Any], keys: tuple[str, ...], default: float, where: str
-) -> Any:
-    """The rate that all these keys give.
+) -> float:
+    """The rate that all these keys give; 0 where they give different ones.
 
-    Raises:
-        ConfigError: they give different ones.
+    There is one dropout for the whole model, and it acts in training alone: so a model whose rates
+    differ is read for all else (`unlike_rates`, `TrainingStep.untrainable`).
     """
+    rates = [read_key(values, key, float, default, where) for key in keys]
+    return rates[0] if all(rate == rates[0] for rate in rates) else 0.0
+
+
+def unlike_rates(
+    values: Mapping[str, Any], keys: tuple[str, ...], default: float
+) -> dict[str, float]:
+    """The dropouts of these keys where they differ."""
     rates = {key: default if values.get(key) is None else values[key] for key in keys}
-    first = rates[keys[0]]
-    if any(rate != first for rate in rates.values()):
-        raise ConfigError(
-            f"{where}: there is one dropout for the whole model; received "
-            + ", ".join(f"{key}={rate}" for key, rate in rates.items())
-            + ". Give dropout=... (it acts in training alone)"
-        )
-    return first
+    return rates if len(set(rates.values())) > 1 else {}

@@ -1,7 +1,9 @@
 """`generation_config.json` of a model folder to `GenerationConfig` and back.
 
-`transformers` has no place for some of our settings, and warns about others where the likeliest
-token is taken; those stand under "generation" in `tfllm.json`.
+Each key of it is followed, changes nothing, or is named in `not_followed`, and then nothing is
+generated until a user says to go on without it. A folder that is saved has all keys that it was
+loaded with. `transformers` has no place for some of our settings, and warns about others where the
+likeliest token is taken; those stand under "generation" in `tfllm.json`.
 """
 
 from __future__ import annotations
@@ -11,26 +13,129 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfllm.config import ConfigError, GenerationConfig, build
+from tfllm.config.generation import NO_LIMIT
 
-_ALWAYS = ("max_new_tokens", "repetition_penalty")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
-
+# Ours of the same name and meaning, besides those.
+_ALIKE = (
+    *("max_new_tokens", "repetition_penalty", "num_beams", "length_penalty", "max_length"),
+    *("no_repeat_ngram_size", "min_new_tokens", "min_length", "renormalize_logits"),
+    *("suppress_tokens", "begin_suppress_tokens"),
+)
+_FOLLOWED = {
+    *_ALIKE,
+    *_SAMPLING,
+    *("do_sample", "stop_strings", "bad_words_ids", "early_stopping"),
+    # By the tokenizer and the model.
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+}
 # What transformers takes for a setting that the file does not have.
 _DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}
 
+_NO_MATTER = {
+    # About the file, or other programs.
+    *("transformers_version", "_from_model_config", "_commit_hash", "_name_or_path", "model_type"),
+    *("chat_format", "max_window_size", "generation_kwargs", "trust_remote_code"),
+    # How the same text is computed.
+    *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "return_legacy_cache"),
+    *("low_memory", "compile_config", "disable_compile", "continuous_batching_config"),
+    *("is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule", "use_mtp"),
+    *("assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind"),
+    *("assistant_ensemble_weight", "target_lookbehind", "prompt_lookup_num_tokens"),
+    *("max_matching_ngram_size", "speculation_type", "remove_invalid_values"),
+    # What is given besides the text.
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+    *("return_dict_in_generate",),
+    # Of a text that reaches its limit, the last token.
+    "forced_eos_token_id",
+}
+_OF_SAMPLING = {"typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "top_h": None}
+_NEUTRAL: dict[str, Any] = {
+    **_OF_SAMPLING,
+    "diversity_penalty": 0.0,
+    "num_beam_groups": 1,
+    "penalty_alpha": 0.0,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "guidance_scale": 1.0,
+    "num_return_sequences": 1,
+}
+"""a key that is not followed to its value that changes nothing, if it is none of these"""
+_NOTHING: tuple[Any, ...] = (None, False, [], {}, "")
+
+_IN_CONFIG = {*_ALIKE, "bad_words_ids", "early_stopping", "do_sample", *_NEUTRAL}
+"""keys of generation that a config.json of old may have"""
+
+
+def not_followed(written: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> list[str]:
+    """The keys that change the text and are not followed, each as "key=value".
+
+    Args:
+        written: `generation_config.json`.
+        more: keys that are followed elsewhere and not here, and their values that change nothing.
+    """
+    neutral = {**_NEUTRAL, **(more or {})}
+    found = []
+    for key, value in written.items():
+        followed = (key in _FOLLOWED and key not in (more or {})) or key in _NO_MATTER
+        if followed or value in _NOTHING or (key in neutral and value == neutral[key]):
+            continue
+        if key in _OF_SAMPLING and not written.get("do_sample"):
+            continue
+        found.append(f"{key}={value!r}")
+    if any(len(word) != 1 for word in _bad_words(written)):
+        found.append("bad_words_ids=(words of several tokens)")
+    return found
+
+
+def _bad_words(written: Mapping[str, Any]) -> list[Any]:
+    words = written.get("bad_words_ids")
+    if words is None:
+        return []
+    if not isinstance(words, list) or not all(isinstance(word, list) for word in words):
+        raise ConfigError(f"bad_words_ids must be a list of lists of ids; received {words!r}")
+    return words
+
+
+def _suppressed(written: Mapping[str, Any]) -> tuple[int, ...]:
+    """Ids that never come. Bad words may end a text, as in transformers."""
+    ends = written.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    words = [word[0] for word in _bad_words(written) if len(word) == 1 and word[0] not in ends]
+    return tuple(dict.fromkeys([*(written.get("suppress_tokens") or ()), *words]))
+
 
 def to_hugging_face(config: GenerationConfig | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `generation_config.json` says of these settings, and what is left for `tfllm.json`."""
+    """What `generation_config.json` says of these settings, and what is left for `tfllm.json`.
+
+    Keys that the settings were read from are kept, as long as they say the same.
+    """
     if config is None:
         return {}, {}
+    stored = dict(getattr(config, _WRITTEN, {}))
     values = dataclasses.asdict(config)
-    names = _ALWAYS + (_SAMPLING if config.temperature else ())
-    written = {"do_sample": config.temperature > 0, **{name: values.pop(name) for name in names}}
-    if not config.temperature:
+    is_same = stored and build(GenerationConfig, _read(stored, values)) == config
+    if stored and not is_same:
+        known = {*_FOLLOWED, *(entry.partition("=")[0] for entry in not_followed(stored))}
+        kept = {entry.partition("=")[0] for entry in config.not_followed}
+        stored = {key: v for key, v in stored.items() if key not in known or key in kept}
+    default = GenerationConfig()
+    del values["not_followed"]
+    written: dict[str, Any] = {"do_sample": config.temperature > 0}
+    for name in (*_ALIKE, "early_stopping"):
+        value = values.pop(name)
+        if value != getattr(default, name) and not (name == "max_new_tokens" and value == NO_LIMIT):
+            written[name] = list(value) if isinstance(value, tuple) else value
+    if config.temperature:
+        written |= {name: values.pop(name) for name in _SAMPLING}
+        if not config.min_p:
+            del written["min_p"]
+    else:
         del values["temperature"]
-    if not config.min_p:
-        written.pop("min_p", None)
-    return written, values
+    return stored if is_same else {**stored, **written}, values
+
+
+_WRITTEN = "_written"
 
 
 def from_hugging_face(
@@ -46,8 +151,24 @@ def from_hugging_face(
     Raises:
         ConfigError: a value that is out of range.
     """
-    values = {name: value for name, value in ours.items() if name not in _ALWAYS}
-    values |= {name: written[name] for name in _ALWAYS if written.get(name) is not None}
+    try:
+        config = build(GenerationConfig, _read(written, ours))
+    except ConfigError as error:
+        raise ConfigError(f"the generation settings in {where}: {error}") from None
+    # Kept for `to_hugging_face`; no setting of ours, and so no field.
+    object.__setattr__(config, _WRITTEN, dict(written))
+    return config
+
+
+def _read(written: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: value for name, value in ours.items() if name not in _ALIKE}
+    values |= {name: written[name] for name in _ALIKE if written.get(name) is not None}
+    if "max_new_tokens" not in values and values.get("max_length"):
+        values["max_new_tokens"] = NO_LIMIT
+    values["suppress_tokens"] = _suppressed(written)
+    values["early_stopping"] = written.get("early_stopping") is True
+    if written.get("stop_strings"):
+        values["stop"] = written["stop_strings"]
     if written.get("do_sample"):
         values |= {
             name: default if written.get(name) is None else written[name]
@@ -55,7 +176,38 @@ def from_hugging_face(
         }
     else:
         values["temperature"] = 0.0
-    try:
-        return build(GenerationConfig, values)
-    except ConfigError as error:
-        raise ConfigError(f"the generation settings in {where}: {error}") from None
+    values["not_followed"] = tuple(not_followed(written))
+    return values
+
+
+def search_settings(
+    written: Mapping[str, Any], *, is_config: bool, is_marian: bool
+) -> dict[str, Any]:
+    """How an encoder-decoder's texts are searched, as fields of `SearchSettings`.
+
+    Args:
+        written: `generation_config.json`, or config.json where there is no such file.
+        is_config: whether it is config.json, which has other keys, too.
+        is_marian: the model leaves out bad words by itself.
+    """
+    if is_config:
+        written = {key: value for key, value in written.items() if key in _IN_CONFIG}
+    names = (
+        *("num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens"),
+        *("min_new_tokens", "begin_suppress_tokens", "renormalize_logits"),
+    )
+    found = {name: written[name] for name in names if written.get(name) is not None}
+    # The token that a text begins with is among them.
+    for old, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        if isinstance(written.get(old), int) and written[old] > 1:
+            found.setdefault(new, written[old] - 1)
+    if is_marian:
+        written = {key: value for key, value in written.items() if key != "bad_words_ids"}
+    if suppressed := _suppressed(written):
+        found["suppress_tokens"] = list(suppressed)
+    if written.get("early_stopping") is True:
+        found["early_stopping"] = True
+    of_decoders = {"do_sample": False, "repetition_penalty": 1.0, "stop_strings": None}
+    if refused := not_followed(written, of_decoders):
+        found["not_followed"] = refused
+    return found

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tfllm.config import ConfigError, ModelConfig, unknown_name
-from tfllm.pretrained.config_values import built, one_dropout, read_key, unsupported
+from tfllm.pretrained.config_values import built, one_dropout, read_key, unlike_rates, unsupported
 from tfllm.pretrained.hugging_face_architectures import (
     ACTIVATIONS,
     ARCHITECTURES,
@@ -187,11 +187,10 @@ def from_hugging_face(
     if architecture.rope_theta is not None:
         theta, scaling = read_rope(values, architecture.rope_theta, where)
         settings |= {"rope_theta": theta, "rope_scaling": scaling}
-    settings["dropout"] = (
-        one_dropout(values, architecture.dropouts, architecture.default_dropout, where)
-        if dropout is None
-        else dropout
-    )
+    if dropout is None:
+        keys, default = architecture.dropouts, architecture.default_dropout
+        dropout = one_dropout(values, keys, default, where)
+    settings["dropout"] = dropout
     config = built(ModelConfig, settings, where)
     layers = _layers(values, architecture, config.num_layers, where)
     return model_type, built(ModelConfig, {**settings, **layers}, where)
@@ -211,11 +210,21 @@ def _check_options(values: Mapping[str, Any], architecture: Architecture, where:
         raise unsupported("no_rope_layers", flags, (None,), where)
 
 
-def drops_attention_weights_alone(model_type: str) -> bool:
-    """Whether the dropout in config.json is one of attention weights, and not ours."""
-    return model_type in ARCHITECTURES and ARCHITECTURES[model_type].dropouts == (
-        "attention_dropout",
-    )
+def unlike_dropouts(values: Mapping[str, Any], known: float | None) -> dict[str, float]:
+    """The dropouts in config.json that the one of a model is not like.
+
+    Args:
+        values: what the file holds.
+        known: what tfllm trained it with; None where it did not.
+    """
+    architecture = ARCHITECTURES.get(str(values.get("model_type")))
+    if architecture is None:
+        return {}
+    keys = architecture.dropouts
+    if keys == ("attention_dropout",):  # of attention weights; ours is of sublayers' results, too
+        rate = values.get(keys[0]) or 0.0
+        return {} if rate == (known or 0.0) else {keys[0]: rate}
+    return unlike_rates(values, keys, architecture.default_dropout)
 
 
 def _layers(

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 from tfllm.config import GenerationConfig
 from tfllm.pretrained import generation_settings
 from tfllm.pretrained.replaced_folder import OURS
-from tfllm.pretrained.sentence_modules import SENTENCE_TRANSFORMER, check_modules, has_modules
+from tfllm.pretrained.sentence_modules import (
+    SENTENCE_TRANSFORMER,
+    SETTINGS,
+    has_modules,
+    read_modules,
+)
 from tfllm.pretrained.tensor_files import TensorFiles, other_weights
 from tfllm.pretrained.tokenizer_files import find_tokenizer
 from tfllm.pretrained.weight_map import WeightMap
@@ -50,8 +55,14 @@ class HuggingFaceFolder:
             if never is None or not self._stored_config.get("is_encoder_decoder"):
                 return self._stored_config
             return {**self._stored_config, "bad_words_ids": never}
-        check_modules(self._folder)
-        return {**self._stored_config, "architectures": [SENTENCE_TRANSFORMER]}
+        modules = read_modules(self._folder)
+        settings = {
+            "pooling": modules.pooling,
+            "normalize": modules.normalize,
+            "text_settings": modules.texts,
+        }
+        kind = {"architectures": [SENTENCE_TRANSFORMER], SETTINGS: settings}
+        return {**self._stored_config, **kind}
 
     def ignore_modules(self) -> None:
         """Read the encoder alone of a folder of sentence-transformers."""

@@ -16,7 +16,6 @@ import tensorflow as tf
 from tfllm.config import GenerationConfig
 from tfllm.layers.quantized import quantize_rows
 from tfllm.models.encoder import Encoder
-from tfllm.pretrained import hugging_face_config
 from tfllm.pretrained.keras_hub import is_keras_hub_preset
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_kinds import kind_of_config
@@ -115,6 +114,7 @@ def load_encoder(
             f"{source.where}: an encoder is read from a BERT, with or without a head; received a "
             f"{type(model).__name__}"
         )
+    encoder.untrainable = getattr(model, "untrainable", "")
     return encoder, tokenizer
 
 
@@ -129,8 +129,7 @@ def _load(
     stored = kind.stored_settings(config, names)
     if stored:
         config = dataclasses.replace(config, **stored)
-    if dropout is None:
-        _check_dropout(source, model_type, config)
+    unlike = kind.unlike_dropouts(source.config, source.dropout) if dropout is None else {}
     stored_dtypes = {info.dtype for info in source.tensors.tensors.values()}
     tokenizer = source.tokenizer()
     if tokenizer is not None:
@@ -148,17 +147,19 @@ def _load(
     for weight in weights:
         _assign(weight, in_files, source.tensors)
     model.attach(tokenizer, generation)
+    if unlike:
+        model.unlike_dropouts = dict(unlike)
+        model.untrainable = _why_untrainable(unlike, source.where)
     return Pretrained(model, tokenizer, generation)
 
 
-def _check_dropout(source: ModelSource, model_type: str, config: Any) -> None:
-    weights_alone = hugging_face_config.drops_attention_weights_alone(model_type)
-    if weights_alone and config.dropout != (source.dropout or 0.0):
-        raise ValueError(
-            f"{source.where}: attention_dropout drops attention weights alone, and dropout here "
-            f"acts on each sublayer's result too; received {config.dropout}. Give dropout=... "
-            "(it acts in training alone)"
-        )
+def _why_untrainable(unlike: Mapping[str, float], where: str) -> str:
+    rates = ", ".join(f"{key}={rate}" for key, rate in unlike.items())
+    return (
+        f"{where} has {rates}, and a model here has one dropout, of attention weights and of each "
+        "sublayer's result. It is not trained with other rates unasked: load it with dropout=..., "
+        "or write one rate into config.json"
+    )
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: Any, where: str) -> None:
@@ -195,6 +196,10 @@ def _matched(weights: list[StoredWeight], table: WeightMap, source: ModelSource)
     wanted = {name: w.shape(rows) for w in weights for name, rows in w.tensors}
     copies = {table.output: weights[0].tensors[0][0], **dict(table.copies)}
     copies = {name: of for name, of in copies.items() if name in in_files and name not in wanted}
+    # Of weights that are one, a file may hold any name alone: `safetensors.torch.save_model` keeps
+    # the first of the alphabet.
+    for name, of in copies.items():
+        in_files.setdefault(of, in_files[name])
     extra = [
         in_files[name]
         for name in in_files.keys() - wanted.keys() - copies.keys()
@@ -220,7 +225,8 @@ def _matched(weights: list[StoredWeight], table: WeightMap, source: ModelSource)
                 "that wrote it write one of those, such as F16"
             )
     for name, of in copies.items():
-        if not equal(source.tensors, in_files[name], in_files[of]):
+        same = in_files[name] == in_files[of]
+        if not (same or equal(source.tensors, in_files[name], in_files[of])):
             raise ValueError(
                 f"{tensors[in_files[of]].file}: tie_word_embeddings says that {name} is "
                 f"{in_files[of]}, and the two differ; set tie_word_embeddings to false in "

@@ -73,6 +73,18 @@ def read_marian(
     return built(EncoderDecoderConfig, settings, where)
 
 
+# Dropouts that there are none of here.
+_OTHER_DROPOUTS = ("activation_dropout", "encoder_layerdrop", "decoder_layerdrop")
+
+
+def unlike_dropouts(values: Mapping[str, Any], known: float | None) -> dict[str, float]:
+    """The dropouts of a Marian's config.json that our model has none of, where they are not 0."""
+    del known
+    if values.get("model_type") != "marian":
+        return {}
+    return {key: values[key] for key in _OTHER_DROPOUTS if values.get(key)}
+
+
 def _never_generated(values: Mapping[str, Any], where: str) -> tuple[int, ...]:
     """Words that are never generated: as they are listed, else padding, which no text of Marian
     has (`transformers` adds it to the vocabulary). A token that ends a text may always come."""

@@ -20,13 +20,20 @@ from tfllm.models.sequence_classifier import SequenceClassifier
 from tfllm.models.span_classifier import SpanClassifier
 from tfllm.models.token_classifier import TokenClassifier
 from tfllm.pretrained import bert_weight_map, hugging_face_config
-from tfllm.pretrained.bert_config import read_bert, read_labels, written_bert, written_labels
+from tfllm.pretrained.bert_config import (
+    read_bert,
+    read_labels,
+    unlike_dropouts,
+    written_bert,
+    written_labels,
+)
 from tfllm.pretrained.config_values import built
 from tfllm.pretrained.encoder_decoder_weight_maps import FINAL_BIAS, MARIAN, T5
 from tfllm.pretrained.encoder_decoder_weight_maps import OURS as ENCODER_DECODER
 from tfllm.pretrained.hugging_face_architectures import ARCHITECTURES
 from tfllm.pretrained.marian_config import expresses_marian, read_marian, written_marian
-from tfllm.pretrained.sentence_modules import SENTENCE_TRANSFORMER
+from tfllm.pretrained.marian_config import unlike_dropouts as unlike_marian_dropouts
+from tfllm.pretrained.sentence_modules import SENTENCE_TRANSFORMER, SETTINGS
 from tfllm.pretrained.t5_config import expresses_t5, read_t5, with_stored_output, written_t5
 from tfllm.pretrained.weight_map import WEIGHT_MAPS, WeightMap
 
@@ -57,6 +64,8 @@ class ModelKind(NamedTuple):
         weight_map: the tables of its weights by `model_type`.
         stored_options: further arguments of the class that the names of the stored weights tell.
         stored_settings: fields of the architecture that they tell, whatever config.json says.
+        unlike_dropouts: the dropouts of a config.json that the one of our model is not like, given
+            its values and what tfllm trained it with (None: it did not).
         generates: whether it has settings of how text is drawn from it.
     """
 
@@ -68,6 +77,9 @@ class ModelKind(NamedTuple):
     weight_map: Mapping[str, WeightMap]
     stored_options: Callable[[Collection[str]], Mapping[str, Any]] = lambda names: {}
     stored_settings: Callable[[Any, Collection[str]], Mapping[str, Any]] = lambda config, names: {}
+    unlike_dropouts: Callable[[Mapping[str, Any], float | None], Mapping[str, float]] = (
+        lambda values, known: {}
+    )
     generates: bool = False
 
 
@@ -129,6 +141,10 @@ def _read_labelled(values: Mapping[str, Any], where: str, dropout: float | None)
     return Description(read_bert(values, where, dropout), read_labels(values, where))
 
 
+def _read_sentence(values: Mapping[str, Any], where: str, dropout: float | None) -> Description:
+    return Description(read_bert(values, where, dropout), values.get(SETTINGS, {}))
+
+
 def _stored_pooler(names: Collection[str]) -> Mapping[str, Any]:
     return {"pooler": any(name.endswith(bert_weight_map.POOLER) for name in names)}
 
@@ -148,7 +164,7 @@ def _bert(
             **({} if names is None else written_labels(names)),
         }, ""
 
-    options = {"read": _read_encoder, **options}
+    options = {"read": _read_encoder, "unlike_dropouts": unlike_dropouts, **options}
     weight_map = {"bert": table}
     return ModelKind(
         model_class, ("bert",), architectures, write=write, weight_map=weight_map, **options
@@ -195,6 +211,7 @@ MODEL_KINDS: tuple[ModelKind, ...] = (
         read=_read_causal,
         write=lambda model: hugging_face_config.to_hugging_face(model.config),
         weight_map=WEIGHT_MAPS,
+        unlike_dropouts=hugging_face_config.unlike_dropouts,
         generates=True,
     ),
     ModelKind(
@@ -205,6 +222,7 @@ MODEL_KINDS: tuple[ModelKind, ...] = (
         write=_written_pairs,
         weight_map={"t5": T5, "marian": MARIAN, _OURS: ENCODER_DECODER},
         stored_settings=_stored_settings,
+        unlike_dropouts=unlike_marian_dropouts,
         generates=True,
     ),
     _bert(Encoder, ("BertModel",), bert_weight_map.BERT, stored_options=_stored_pooler),
@@ -213,6 +231,7 @@ MODEL_KINDS: tuple[ModelKind, ...] = (
         (SENTENCE_TRANSFORMER,),
         bert_weight_map.BERT_IN_SENTENCE_ENCODER,
         written_as="BertModel",
+        read=_read_sentence,
         stored_options=_stored_pooler,
     ),
     _bert(

@@ -89,14 +89,14 @@ def save(
     if tokenizer is not None:
         check_vocabulary(tokenizer, model.config, str(folder))
     values, reason = kind.write(model)
-    values |= _named_labels(values, task)
+    values |= {**_named_labels(values, task), **getattr(model, "unlike_dropouts", {})}
     weights = stored_weights(model, kind.weight_map[values["model_type"]])
     special, ids = _special_tokens(tokenizer)
     sampling, other_generation = generation_settings.to_hugging_face(generation)
     ours: dict[str, Any] = {"tfllm_version": __version__, "transformers": not reason}
     if reason:
         ours["why"] = reason
-    ours["dropout"] = model.config.dropout
+    ours["dropout"] = None if getattr(model, "unlike_dropouts", None) else model.config.dropout
     if kind.generates:
         ours["generation"] = other_generation
     if task is not None:
@@ -109,12 +109,19 @@ def save(
         write_json(new / "config.json", {**values, "dtype": dtype, "torch_dtype": dtype})
         if kind.generates:
             kept = {name: values[name] for name in _OF_GENERATION if name in values}
-            write_json(new / "generation_config.json", {**kept, **sampling})
+            given = {name: value for name, value in kept.items() if value is not None}
+            write_json(new / "generation_config.json", {**kept, **sampling, **given})
         if isinstance(model, SentenceEncoder):
-            length = model.config.max_sequence_length
-            if task is not None:
-                length = task.get("information", {}).get("sequence_length", length)
-            write_modules(new, model.config.embedding_dim, length)
+            texts = {**model.text_settings, **(task or {}).get("information", {})}
+            length = texts.get("sequence_length", model.config.max_sequence_length)
+            write_modules(
+                new,
+                model.config.embedding_dim,
+                length,
+                pooling=model.pooling,
+                normalize=model.normalize,
+                texts=texts,
+            )
         write_json(new / OURS, ours)
         if tokenizer is not None:
             tokenizer.save(new)
@@ -141,15 +148,16 @@ def _special_tokens(
 ) -> tuple[dict[str, Any], dict[str, int | list[int] | None]]:
     """The special tokens by name, and the ids of `_SPECIAL`.
 
-    What a tokenizer was loaded with is kept. Where that names none, the end token, since it ends a
-    text, also begins one and fills rows.
+    What a tokenizer was loaded with is kept. Where that names no token that fills rows, the end
+    token does. None is made up to begin a text: chat templates and other programs would put it
+    before every prompt.
     """
     named: dict[str, Any] = {}
     ends: tuple[int, ...] = ()
     if tokenizer is not None:
         named = {name: token for name, token in tokenizer.settings.items() if _names(name, token)}
         with contextlib.suppress(ValueError):  # a tokenizer without an end token can be saved too
-            named = dict.fromkeys(_SPECIAL, tokenizer.end_token) | named
+            named = {"pad_token": tokenizer.end_token} | named
             named["eos_token"] = tokenizer.end_token
             ends = tokenizer.end_token_ids
     ids: dict[str, int | list[int] | None] = {}

@@ -33,6 +33,8 @@ _IMPLIED = (
 )
 _FIXED: dict[str, Any] = {"is_encoder_decoder": True, "is_decoder": False}
 OUTPUT = "lm_head.weight"
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+"""the names of the token embedding"""
 
 
 def read_t5(values: Mapping[str, Any], where: str, dropout: float | None) -> EncoderDecoderConfig:
@@ -81,9 +83,11 @@ def with_stored_output(config: EncoderDecoderConfig, names: Collection[str]) -> 
     """What the names of the stored weights say of the output projection.
 
     transformers 5 writes that it is tied in any case. The first version of T5 is the one whose
-    states are scaled before it; its old files hold a copy of the embedding.
+    states are scaled before it; its old files hold a copy of the embedding. A file may also hold
+    the output projection as the only name of a weight that is tied.
     """
-    return {"tied_embeddings": config.scaled_output or OUTPUT not in names}
+    is_alone = not any(name in names for name in EMBEDDINGS)
+    return {"tied_embeddings": config.scaled_output or OUTPUT not in names or is_alone}
 
 
 def written_t5(config: EncoderDecoderConfig) -> dict[str, Any]:

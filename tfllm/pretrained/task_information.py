@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tfllm.pretrained.generation_settings import search_settings
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.replaced_folder import OURS
-from tfllm.pretrained.sentence_modules import has_modules, sentence_length
-
-_SEARCH = ("num_beams", "length_penalty", "no_repeat_ngram_size")
+from tfllm.pretrained.sentence_modules import has_modules, text_settings
 
 
 def task_of(path: str | Path) -> dict[str, Any] | None:
@@ -37,11 +36,12 @@ def task_of(path: str | Path) -> dict[str, Any] | None:
             raise ValueError(
                 f"{folder / OURS}: task must have a name and its information; received {task!r}"
             )
-        return {"information": {}, **task}
+        information = dict(task.get("information") or {})
+        if task["name"] == "embedding" and has_modules(folder):
+            information = {**text_settings(folder), **information}
+        return {**task, "information": information}
     if has_modules(folder):
-        length = sentence_length(folder)
-        known = {} if length is None else {"sequence_length": length}
-        return {"name": "embedding", "information": known}
+        return {"name": "embedding", "information": text_settings(folder)}
     values = _json(folder / "config.json")
     if "BertForSequenceClassification" in (values.get("architectures") or ()):
         from tfllm.pretrained.bert_config import read_labels
@@ -62,9 +62,14 @@ def search_of(folder: Path) -> dict[str, Any]:
     As `transformers` reads it: from generation_config.json, and from config.json where there is
     no other. What is not said there, `num_beams` among it, is left to the task.
     """
+    config = _json(folder / "config.json")
     path = folder / "generation_config.json"
-    written = _json(path if path.exists() else folder / "config.json")
-    return {name: written[name] for name in _SEARCH if written.get(name) is not None}
+    has_own = path.exists()
+    return search_settings(
+        _json(path) if has_own else config,
+        is_config=not has_own,
+        is_marian=config.get("model_type") == "marian",
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfllm.pretrained.model_folder import existing, model_folder
+from tfllm.pretrained.sentence_modules import lowercases
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
@@ -42,8 +43,13 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
     """The tokenizer in a model folder, if there is one: tokenizer.json or a file of SentencePiece.
 
     Raises:
+        FileNotFoundError: the folder is one of a tokenizer whose files are not there.
         ValueError: it is damaged, of a kind that is not supported, or a pickle.
     """
     from tfllm.tokenizers import reading
+    from tfllm.tokenizers.word_piece import WordPiece
 
-    return reading.find_tokenizer(folder)
+    tokenizer = reading.find_tokenizer(folder)
+    if isinstance(tokenizer, WordPiece) and lowercases(folder):
+        return tokenizer.lowercased()
+    return tokenizer

@@ -16,6 +16,7 @@ from tfllm.generation.decoding import LENGTH, Decoder
 from tfllm.generation.options import OPTION_TYPES, option_values
 from tfllm.generation.requests import read_request
 from tfllm.generation.stream_state import valid_text
+from tfllm.generation.token_rules import TokenRules
 
 LEAST_SCORE = -3.4e38
 """of a text that was not found: JSON has no infinity"""
@@ -29,6 +30,7 @@ class BeamGeneration:
         tokenize: string [B] to prompts, int32 `[B, (P)]`.
         width: unfinished texts that are kept of each prompt, and texts that are found.
         ngram: the number of tokens of sequences that do not come twice; 0: they may.
+        settings: of the task, whose `FIXED_OPTIONS` are followed.
         end_token_ids: int32 `[E]`.
         token_bytes: string `[V]`.
     """
@@ -40,6 +42,7 @@ class BeamGeneration:
         width: int,
         ngram: int,
         *,
+        settings: GenerationConfig,
         end_token_ids: tf.Tensor,
         token_bytes: tf.Tensor,
     ) -> None:
@@ -47,6 +50,7 @@ class BeamGeneration:
         self._tokenize = tokenize
         self._width = width
         self._ngram = ngram
+        self._settings = settings
         self._end_token_ids = end_token_ids
         self._token_bytes = token_bytes
 
@@ -133,6 +137,7 @@ class BeamGeneration:
             {**options, "max_new_tokens": max_new_tokens},
             context=self._decoder.context,
             start_id=self._end_token_ids[0],
+            max_length=self._settings.max_length,
             refused=tf.where(
                 tf.abs(length_penalty) <= MOST_LENGTH_PENALTY,
                 "",
@@ -148,6 +153,9 @@ class BeamGeneration:
                 length_penalty=tf.where(request.error == "", length_penalty, 0.0),
                 no_repeat_ngram_size=self._ngram,
                 num_wanted=num_wanted,
+                token_rules=TokenRules.of(self._settings),
+                renormalize=self._settings.renormalize_logits,
+                early_stopping=self._settings.early_stopping,
             ),
             end_token_ids=self._end_token_ids,
         )

@@ -83,6 +83,10 @@ class Chat(TextGeneration):
             ValueError: a conversation is not well formed, or refused by the template, or too long;
                 an option is unknown or out of range.
         """
+        task, options = self._with_fixed(options)
+        if task is not self:
+            assert isinstance(task, Chat)
+            return task.reply(messages, variables=variables, **options)
         single = not (isinstance(messages, list | tuple) and messages) or not isinstance(
             messages[0], list | tuple
         )
@@ -99,6 +103,10 @@ class Chat(TextGeneration):
 
         Arguments and errors as `reply`, for one conversation and one sample.
         """
+        task, options = self._with_fixed(options)
+        if task is not self:
+            assert isinstance(task, Chat)
+            return task.stream_reply(messages, variables=variables, **options)
         return self._stream(self.chat_stream_begin, [self._prompt(messages, variables)], options)
 
     def _prompt(self, messages: Messages, variables: Mapping[str, Any] | None) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,20 +13,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from tfllm.config import ConfigError, unknown_name
 from tfllm.data.padding import padded, padded_width, padding_mask
 from tfllm.data.splits import RowBatch
 from tfllm.data.table_records import Column, Record
 from tfllm.models.sentence_encoder import SentenceEncoder
+from tfllm.pretrained.model_folder import model_folder
+from tfllm.pretrained.model_source import open_source
+from tfllm.pretrained.sentence_modules import SETTINGS
 from tfllm.tasks.definition import TRUNCATED, Example
 from tfllm.tasks.encoder_inputs import encoder_inputs, is_blank
 from tfllm.tasks.encoder_task import EncoderTask, encoded_texts
 from tfllm.tasks.served import MAX_OPEN_BATCH, ServedTask
 
 if TYPE_CHECKING:
+    from tfllm.config import TrainingConfig
     from tfllm.evaluation.measures import Measure
+    from tfllm.optimization.training_step import TrainingStep
     from tfllm.tokenizers.base import Tokenizer
 
 _SIDES = ("text", "positive")
+_SIGNATURE_NAME = re.compile(r"(?!serving_default$)[A-Za-z]\w*", re.ASCII)
 
 
 class Embedding(EncoderTask):
@@ -115,6 +124,23 @@ class Embedding(EncoderTask):
         """A `SentenceEncoder`."""
         return SentenceEncoder(encoder, **options)
 
+    def model(
+        self,
+        base: str | None,
+        config: Any,
+        information: Mapping[str, Any],
+        training: TrainingConfig,
+        tokenizer: Tokenizer,
+    ) -> TrainingStep:
+        """The pretrained model with its own pooling and prompts where it is one of sentence
+        vectors; the head on another pretrained encoder, or on a new one."""
+        made = super().model(base, config, information, training, tokenizer)
+        source = None if base is None else open_source(model_folder(base))
+        if source is None or source.config.get(SETTINGS) is None:
+            return made
+        assert isinstance(made, SentenceEncoder)
+        return SentenceEncoder(made.encoder, seed=training.seed, **source.config[SETTINGS])
+
     def served(
         self, model: Any, tokenizer: Tokenizer, information: Mapping[str, Any]
     ) -> TextEmbedding:
@@ -137,6 +163,7 @@ class Embedding(EncoderTask):
             np.array([p[name] for p in predictions], np.float32).reshape(len(records), -1)
             for name in ("vector", "positive_vector")
         )
+        texts, positives = _of_length_one(texts), _of_length_one(positives)
         scored = [i for i, record in enumerate(records) if record.get("score") is not None]
         measures = []
         if len(scored) < len(records):
@@ -145,6 +172,12 @@ class Embedding(EncoderTask):
         if scored:
             measures.append(_spearman(records, texts, positives, scored))
         return measures
+
+
+def _of_length_one(vectors: np.ndarray) -> np.ndarray:
+    """Vectors whose products are cosines; of a refused text 0."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
 
 
 def _ranks(
@@ -196,16 +229,22 @@ def _score_of(record: Mapping[str, Any]) -> float:
 class TextEmbedding(ServedTask):
     """Vectors of texts.
 
-    Signature:
-
-        serving_default: `text` string [B] to `vector` float32 [B, E], of length 1;
-            `truncated_tokens` int32 [B], how many tokens the model did not see; `error` string [B]
-            ("", or that the text is empty: then the vector is 0).
+    Signatures:
+        serving_default: `text` string [B] to `vector` float32 [B, E], of length 1 unless the model
+            says otherwise; `truncated_tokens` int32 [B], how many tokens the model did not see;
+            `error` string [B] ("", or that the text is empty: then the vector is 0).
+        One for each prompt, named as it is, where the name is one of letters, digits and "_": the
+            same with that prompt before each text.
 
     Args:
         model: gives a vector for a row of ids.
         tokenizer: of the model.
-        information: of the task.
+        information: of the task: `sequence_length`, the most tokens of a text; `prompts`, name to
+            what is put before a text, such as "query: "; `default_prompt_name`, the one that is
+            used where none is named.
+
+    Raises:
+        ConfigError: `default_prompt_name` is none of the prompts.
     """
 
     def __init__(
@@ -217,18 +256,34 @@ class TextEmbedding(ServedTask):
         self.information = dict(information)
         context = model.config.max_sequence_length
         self.sequence_length = min(int(information.get("sequence_length", context)), context)
+        self.prompts: dict[str, str] = dict(information.get("prompts") or {})
+        self.prompt_name: str | None = information.get("default_prompt_name")
+        if self.prompt_name is not None:
+            self._check_prompt(self.prompt_name)
         self._graph = tokenizer.graph()
         self._functions: dict[str, Any] = {}
 
     @property
     def signatures(self) -> dict[str, Any]:
-        """`serving_default`."""
+        """`serving_default`, and one for each prompt."""
         if not self._functions:
-            spec = tf.TensorSpec([None], tf.string, "text")
-            self._functions["serving_default"] = tf.function(
-                self._embed, input_signature=[spec], autograph=False
-            )
+            named = {name: name for name in self.prompts if _SIGNATURE_NAME.fullmatch(name)}
+            for signature, prompt in {"serving_default": self.prompt_name, **named}.items():
+                self._functions[signature] = self._with_prompt(prompt)
         return self._functions
+
+    def _with_prompt(self, name: str | None) -> Any:
+        prompt = "" if name is None else self.prompts[name]
+
+        def embed(text: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self._embed(tf.fill(tf.shape(text), prompt), text)
+
+        spec = tf.TensorSpec([None], tf.string, "text")
+        return tf.function(embed, input_signature=[spec], autograph=False)
+
+    def _check_prompt(self, name: str) -> None:
+        if name not in self.prompts:
+            raise ConfigError(unknown_name("prompt_name", name, self.prompts))
 
     @property
     def served_state(self) -> dict[str, Any]:
@@ -241,11 +296,37 @@ class TextEmbedding(ServedTask):
             return self
         return type(self)(self.model.with_dtype(dtype), self.tokenizer, self.information)
 
-    def embed(self, texts: Sequence[str], *, batch_size: int = MAX_OPEN_BATCH) -> np.ndarray:
-        """The vectors of texts, float32 [N, E]; of an empty text 0."""
-        answers = super().predict([{"text": text} for text in texts], batch_size=batch_size)
-        width = self.model.config.embedding_dim
-        return np.array([a["vector"] for a in answers], np.float32).reshape(-1, width)
+    def with_settings(self, settings: Mapping[str, Any]) -> TextEmbedding:
+        """The same with another `prompt_name` where none is given; None: without a prompt."""
+        unknown = [name for name in settings if name != "prompt_name"]
+        if unknown:
+            raise ConfigError(unknown_name("setting", unknown[0], ("prompt_name",)))
+        changed = {"default_prompt_name": settings.get("prompt_name")}
+        return type(self)(self.model, self.tokenizer, {**self.information, **changed})
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        batch_size: int = MAX_OPEN_BATCH,
+    ) -> np.ndarray:
+        """The vectors of texts, float32 [N, E]; of an empty text 0.
+
+        Args:
+            texts: any.
+            prompt_name: of the prompt that is put before each; default: `default_prompt_name` of
+                the model, if it has one.
+            batch_size: texts at once.
+
+        Raises:
+            ConfigError: the model has no such prompt.
+        """
+        task = self if prompt_name is None else self.with_settings({"prompt_name": prompt_name})
+        answers = ServedTask.predict(task, [{"text": t} for t in texts], batch_size=batch_size)
+        return np.array([a["vector"] for a in answers], np.float32).reshape(
+            -1, self.model.vector_dim
+        )
 
     def predict(
         self, records: Sequence[Mapping[str, Any]], *, batch_size: int = MAX_OPEN_BATCH
@@ -260,12 +341,20 @@ class TextEmbedding(ServedTask):
             answers[i]["positive_vector"] = other["vector"]
         return answers
 
-    def _embed(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        inputs, num_cut = encoder_inputs(
-            self.tokenizer, self._graph, text, None, self.sequence_length
-        )
-        del inputs["token_type_ids"]  # all are 0
-        error = tf.where(is_blank(text), "the text is empty", "")
-        vectors = self.model(inputs, training=False)
-        good = tf.cast(error == "", tf.float32)[:, tf.newaxis]
-        return {"vector": vectors * good, "truncated_tokens": num_cut, "error": error}
+    @functools.cached_property
+    def _embed(self) -> Any:
+        """One function for all signatures, so that a SavedModel holds the model once."""
+
+        def embed(prompt: tf.Tensor, text: tf.Tensor) -> dict[str, tf.Tensor]:
+            whole = tf.strings.join([prompt, text])
+            inputs, num_cut = encoder_inputs(
+                self.tokenizer, self._graph, whole, None, self.sequence_length
+            )
+            del inputs["token_type_ids"]  # all are 0
+            error = tf.where(is_blank(text), "the text is empty", "")
+            vectors = self.model(inputs, training=False)
+            good = tf.cast(error == "", tf.float32)[:, tf.newaxis]
+            return {"vector": vectors * good, "truncated_tokens": num_cut, "error": error}
+
+        specs = [tf.TensorSpec([None], tf.string)] * 2
+        return tf.function(embed, input_signature=specs, autograph=False)

@@ -11,10 +11,11 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.config import ConfigError, build
-from tfllm.config.generation import LENGTH_PENALTIES, MOST_LENGTH_PENALTY
+from tfllm.config.generation import LENGTH_PENALTIES, MOST_LENGTH_PENALTY, check_followed
 from tfllm.generation.beam_search import BeamOptions, BeamResult, beam_search
 from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
 from tfllm.generation.stream_state import valid_text
+from tfllm.generation.token_rules import TokenRules
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.tasks.encoder_inputs import first_tokens
 from tfllm.tasks.served import ServedTask
@@ -36,6 +37,19 @@ class SearchSettings:
     """no text has a sequence of so many tokens twice; 0: it may"""
     max_new_tokens: int = 0
     """the most tokens of a text; 0: twice as many as its source has, and 16"""
+    min_new_tokens: int = 0
+    """no text ends before it has so many tokens"""
+    suppress_tokens: tuple[int, ...] = ()
+    """ids of tokens that no text has"""
+    begin_suppress_tokens: tuple[int, ...] = ()
+    """ids of tokens that no text begins with"""
+    early_stopping: bool = False
+    """stop at the num_beams-th complete text, whether or not a better one can follow"""
+    renormalize_logits: bool = False
+    """the probabilities of the tokens that may come add up to 1, and not those of all"""
+    not_followed: tuple[str, ...] = ()
+    """settings that the model's folder asks for and that are not followed: no text is made until
+    this is ()"""
 
     def __post_init__(self) -> None:
         in_range = abs(self.length_penalty) <= MOST_LENGTH_PENALTY
@@ -44,6 +58,7 @@ class SearchSettings:
             ("length_penalty", in_range, f"in {LENGTH_PENALTIES}"),
             ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "at least 0"),
             ("max_new_tokens", self.max_new_tokens >= 0, "at least 0"),
+            ("min_new_tokens", self.min_new_tokens >= 0, "at least 0"),
         ]
         for name, holds, rule in rules:
             if not holds:
@@ -104,6 +119,7 @@ class SequenceGeneration(ServedTask):
     @property
     def signatures(self) -> dict[str, Any]:
         """`serving_default` and `n_best`."""
+        check_followed(self.settings.not_followed)
         if not self._functions:
             specs = [tf.TensorSpec([None], tf.string, self.input_name)]
             self._functions = {
@@ -194,6 +210,9 @@ class SequenceGeneration(ServedTask):
                 num_wanted=num_wanted,
                 length_penalty=settings.length_penalty,
                 no_repeat_ngram_size=settings.no_repeat_ngram_size,
+                token_rules=TokenRules.of(settings),
+                renormalize=settings.renormalize_logits,
+                early_stopping=settings.early_stopping,
             ),
             end_token_ids=tf.constant(self.tokenizer.end_token_ids, tf.int32),
         )

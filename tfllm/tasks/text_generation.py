@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.config import ConfigError, GenerationConfig, build, to_dict
+from tfllm.config.generation import FIXED_OPTIONS
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.decoding import Decoder, advance, begin, decode, with_room
 from tfllm.generation.options import OPTION_TYPES, option_values
@@ -20,6 +21,7 @@ from tfllm.generation.sampling import OPTION_DTYPES as SAMPLING_DTYPES
 from tfllm.generation.sampling import SamplingOptions
 from tfllm.generation.stop_strings import StopHold, StopStrings
 from tfllm.generation.stream_state import counts, packed, unpacked, valid_text
+from tfllm.generation.token_rules import TokenRules
 from tfllm.models.causal_lm import CausalLM
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.pretrained import load
@@ -204,6 +206,9 @@ class TextGeneration(ServedTask):
         Raises:
             ValueError: an option is unknown or out of range, or a prompt is too long.
         """
+        task, options = self._with_fixed(options)
+        if task is not self:
+            return task.generate(prompts, **options)
         single, rows = texts_of("prompts", prompts)
         tokenize = self._graph.tokenize
         texts = self._answers(self.signatures["generate"], rows, options, tokenize)
@@ -224,6 +229,9 @@ class TextGeneration(ServedTask):
         Raises:
             ValueError: as `generate`.
         """
+        task, options = self._with_fixed(options)
+        if task is not self:
+            return task.n_best(prompts, **options)
         single, rows = texts_of("prompts", prompts)
         given = self._row_options(len(rows), options)
         found = self._searched(self._graph.tokenize, rows, given, all_beams=True)
@@ -261,7 +269,15 @@ class TextGeneration(ServedTask):
     ) -> BeamGeneration:
         key = (tokenize, width, ngram)
         if key not in self._beams:
-            self._beams[key] = BeamGeneration(self.decoder, tokenize, width, ngram, **self._rules)
+            self._beams[key] = BeamGeneration(
+                self.decoder,
+                tokenize,
+                width,
+                ngram,
+                settings=self.generation,
+                end_token_ids=self._end_token_ids,
+                token_bytes=tf.convert_to_tensor(self.token_bytes),
+            )
         return self._beams[key]
 
     def _answers(
@@ -311,6 +327,9 @@ class TextGeneration(ServedTask):
         Raises:
             ValueError: as `generate`; at once, not with the first piece.
         """
+        task, options = self._with_fixed(options)
+        if task is not self:
+            return task.stream(prompt, **options)
         single, rows = texts_of("prompt", prompt)
         if not single:
             raise ValueError("stream continues one prompt; received several. Use generate.")
@@ -378,11 +397,26 @@ class TextGeneration(ServedTask):
         ]
         return scores[0] if single else scores
 
+    def _with_fixed(self, options: dict[str, Any]) -> tuple[TextGeneration, dict[str, Any]]:
+        """This task, or one with those of the options that are the same for all its prompts; and
+        the options that are left."""
+        fixed = {name: value for name, value in options.items() if name in FIXED_OPTIONS}
+        if not fixed:
+            return self, options
+        rest = {name: value for name, value in options.items() if name not in fixed}
+        task = self.with_settings(fixed)
+        return (self if task.generation == self.generation else task), rest
+
     def _row_options(self, num_rows: int, options: dict[str, Any]) -> list[GenerationConfig]:
         """Each row's configuration; a list in the place of a value has one for each row."""
         unknown = set(options) - set(to_dict(self.generation))
         if unknown:
             build(GenerationConfig, {name: None for name in unknown})  # raises, with the nearest
+        for name in options.keys() & set(FIXED_OPTIONS):
+            raise ConfigError(
+                f"{name} is the same for all texts of a task; give it with "
+                f"task.with_settings({{{name!r}: ...}})"
+            )
         per_row = {
             name
             for name, value in options.items()
@@ -399,6 +433,8 @@ class TextGeneration(ServedTask):
         for i in range(num_rows):
             values = {n: v[i] if n in per_row else v for n, v in options.items()}
             configs.append(build(GenerationConfig, {**to_dict(self.generation), **values}))
+        for config in configs:
+            config.check_followed()
         return configs
 
     # ------------------------------------------------------------------ in the graph
@@ -457,6 +493,7 @@ class TextGeneration(ServedTask):
 
     def for_export(self) -> TextGeneration:
         """A `Chat` or a `CodeGeneration` where the tokenizer was made for one."""
+        self.generation.check_followed()
         if type(self) is not TextGeneration:
             return self
         from tfllm.tasks.loading import as_special
@@ -555,10 +592,11 @@ class TextGeneration(ServedTask):
         return tf.function(decode_rows, input_signature=specs, autograph=False)
 
     @property
-    def _rules(self) -> dict[str, tf.Tensor]:
+    def _rules(self) -> dict[str, Any]:
         return {
             "end_token_ids": self._end_token_ids,
             "token_bytes": tf.convert_to_tensor(self.token_bytes),
+            "token_rules": TokenRules.of(self.generation),
         }
 
     def _request(
@@ -576,6 +614,7 @@ class TextGeneration(ServedTask):
             {name: given[name] for name in OPTION_DTYPES},
             context=self.decoder.context,
             start_id=self._end_token_ids[0],
+            max_length=self.generation.max_length,
             refused=refused,
         )
 

@@ -13,6 +13,7 @@ from tfllm.tokenizers.marian import SOURCE, MarianTokenizer
 from tfllm.tokenizers.metaspace import MetaspaceTokenizer
 from tfllm.tokenizers.sentence_piece import FILES, SentencePieceTokenizer
 from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
+from tfllm.tokenizers.stored_tokenizer import read_json
 from tfllm.tokenizers.unigram_json import UnigramTokenizer
 from tfllm.tokenizers.word_piece import VOCABULARY, WordPiece
 
@@ -23,10 +24,18 @@ TOKENIZER_FILES = ("tokenizer.json", *FILES, SOURCE, VOCABULARY)
 _PICKLES = ("tokenizer.pkl", "tokenizer.pickle", "tokenizer.bin", "tokenizer.pt")
 
 
+# What tokenizers of other libraries, or parts of one, are stored in.
+_PARTS = (
+    *("vocab.json", "merges.txt", "target.spm", "sentencepiece.bpe.model", "spm.model"),
+    *("tokenizer.tiktoken", "vocab.tiktoken", "tekken.json", "added_tokens.json"),
+)
+
+
 def find_tokenizer(folder: Path) -> Tokenizer | None:
     """The tokenizer in a folder; None if there is none.
 
     Raises:
+        FileNotFoundError: other files say that there is one, and its own are not there.
         ValueError: it is damaged, of a kind that is not supported, or a pickle.
     """
     for name in TOKENIZER_FILES:
@@ -38,6 +47,16 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
                 f"{folder / name} is not opened: a pickle runs whatever program is in it. "
                 "Have the library that wrote it write a tokenizer.json or a tokenizer.model"
             )
+    named = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
+    found = [name for name in _PARTS if (folder / name).exists()]
+    if named or found:
+        raise FileNotFoundError(
+            f"{folder} has {f'a tokenizer_config.json for a {named}' if named else found[0]}, and "
+            f"none of the files that a tokenizer is read from: {', '.join(TOKENIZER_FILES)}"
+            + (f" (there is {', '.join(found)})" if named and found else "")
+            + ". Have transformers write a tokenizer.json into it, with "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
     return None
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 GENERIC_CLASS = "PreTrainedTokenizerFast"
 _CONFIG = "tokenizer_config.json"
+_SPECIAL_TOKENS = "special_tokens_map.json"
 # The token that ends a document, where nothing says which one does.
 _END_TOKENS = (
     "<|endoftext|>",
@@ -149,12 +150,43 @@ class StoredTokenizer:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says, with the chat template in it."""
+    """What tokenizer_config.json says, with special tokens and chat templates of other files in it.
+
+    As `transformers` has it, special_tokens_map.json comes before tokenizer_config.json, and is
+    not read where that one lists `added_tokens_decoder`.
+
+    Raises:
+        ValueError: one of the files is damaged, or a special token in it is none.
+    """
     settings = read_json(folder / _CONFIG)
+    if "added_tokens_decoder" not in settings:
+        settings |= _special_tokens(folder / _SPECIAL_TOKENS)
     template = folder / "chat_template.jinja"  # its place since version 4.51 of transformers
     if template.is_file():
         settings["chat_template"] = template.read_text(encoding="utf-8")
+    others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    if others:
+        named = {path.stem: path.read_text(encoding="utf-8") for path in others}
+        if template.is_file():
+            named["default"] = settings["chat_template"]
+        settings["chat_template"] = named
     return settings
+
+
+def _special_tokens(file: Path) -> dict[str, Any]:
+    """What special_tokens_map.json names: tokens, objects with `content`, or lists of them."""
+    named = read_json(file)
+    for name, value in named.items():
+        every = value if isinstance(value, list) else [value]
+        if isinstance(value, dict) and name == "extra_special_tokens":
+            every = list(value.values())
+        wrong = [token for token in every if token is not None and token_content(token) is None]
+        if wrong:
+            raise ValueError(
+                f"{file}: {name} must be a token, or an object with its content; received "
+                f"{wrong[0]!r}"
+            )
+    return named
 
 
 def token_content(token: Any) -> str | None:

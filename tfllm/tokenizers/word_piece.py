@@ -155,6 +155,33 @@ class WordPiece(JsonTokenizer):
             )
         return result
 
+    def lowercased(self) -> WordPiece:
+        """The same, with capital letters made small first; itself where that is done already.
+
+        Accents that are kept stay: only BERT's own normalizer has them follow the case.
+
+        Raises:
+            ValueError: tokenizer.json has another normalizer than BERT's.
+        """
+        content = json.loads(self._json)
+        normalizer = content.get("normalizer") or {}
+        if normalizer.get("type") == "Lowercase" or normalizer.get("lowercase"):
+            return self
+        if normalizer.get("type") != "BertNormalizer":
+            raise ValueError(
+                "do_lower_case of sentence-transformers is followed where tokenizer.json has the "
+                f"normalizer BertNormalizer; received {normalizer.get('type')!r}"
+            )
+        keeps_accents = normalizer.get("strip_accents") is None
+        changed = {"lowercase": True} | ({"strip_accents": False} if keeps_accents else {})
+        content["normalizer"] = normalizer | changed
+        result = type(self)(json.dumps(content, ensure_ascii=False), end_token=self._end_token)
+        result.settings = {**self.settings, "do_lower_case": True}
+        if keeps_accents:
+            result.settings["strip_accents"] = False
+        result._other_ends = self._other_ends
+        return result
+
     @property
     def end_token(self) -> str:
         """The token that ends a text: [SEP], unless the folder names another."""
