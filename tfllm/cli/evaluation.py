@@ -56,9 +56,9 @@ def _add_harness(evaluate: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--harness",
-        choices=["multiple_choice", "exact_match", "humaneval"],
-        help="which: choices by log-likelihood (HellaSwag), answers that must match (GSM8K), or "
-        "functions that must pass their tests (HumanEval)",
+        choices=["multiple_choice", "exact_match", "humaneval", "rolling_perplexity"],
+        help="which: choices by log-likelihood (HellaSwag), answers that must match (GSM8K), "
+        "functions that must pass their tests (HumanEval), or perplexity of documents (WikiText)",
     )
     group.add_argument("--limit", type=int, help="the first so many records; 0: all")
     group.add_argument("--chat", action="store_true", help="ask in messages, not in running text")
@@ -70,6 +70,9 @@ def _add_harness(evaluate: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--template", help="of a question, with {question} (exact_match) or {context} in it"
+    )
+    group.add_argument(
+        "--delimiter", help="multiple_choice: what parts context and choice; default: a space"
     )
     group.add_argument("--num-samples", type=int, help="humaneval: programs for each problem")
     group.add_argument("--temperature", type=float, help="of what is generated; else greedy")
@@ -175,8 +178,8 @@ def _evaluate_task(options: argparse.Namespace) -> None:
 
 
 _HARNESS_SETTINGS = (
-    *("limit", "num_shots", "chat", "extract", "template", "num_samples", "temperature"),
-    *("max_new_tokens", "allow_code_execution"),
+    *("limit", "num_shots", "chat", "extract", "template", "delimiter", "num_samples"),
+    *("temperature", "max_new_tokens", "allow_code_execution"),
 )
 
 
@@ -201,11 +204,16 @@ def _evaluate_harness(options: argparse.Namespace) -> None:
     if hasattr(options, "predictions"):
         result.save(options.predictions)
     if getattr(options, "json", False):
-        print(json.dumps({"harness": result.harness, "measures": [*map(vars, measured)]}))
+        notes = {"notes": list(result.notes)} if result.notes else {}
+        print(json.dumps({"harness": result.harness, "measures": [*map(vars, measured)], **notes}))
         return
     rows = {f"examples of {result.harness}": f"{measured[0].num_examples:,}"}
     for measure in measured:
-        rows[measure.name] = f"{measure.format()}  ({measure.note})"
+        error = measure.standard_error
+        told = measure.note + ("" if error is None else f"; standard error {error:.4g}")
+        rows[measure.name] = f"{measure.format()}  ({told})"
     if hasattr(options, "predictions"):
         rows["answers"] = str(options.predictions)
     print(table(rows))
+    for note in result.notes:
+        print(f"note: {note}")
