@@ -33,6 +33,17 @@ def add_commands(add: AddCommand) -> None:
         "--predictions", metavar="FILE", help="of a task: a .jsonl file for every answer"
     )
     evaluate.add_argument(
+        "--bleu-tokenizer",
+        help="of a translation: sacrebleu's, such as 13a, intl, zh or char; default: by the script "
+        "of the references",
+    )
+    evaluate.add_argument(
+        "--rouge-tokenizer",
+        choices=["auto", "english", "unicode"],
+        help="of a summarization: rouge-score's own, or words of any script; default: auto, by the "
+        "script of the references",
+    )
+    evaluate.add_argument(
         "--split", choices=["validation", "train"], default="validation", help="which documents"
     )
     evaluate.add_argument(
@@ -158,6 +169,11 @@ def _evaluate_task(options: argparse.Namespace) -> None:
         out=getattr(options, "predictions", None),
         dtype=options.dtype,
         batch_size=options.batch_size,
+        measure_settings={
+            name: getattr(options, name)
+            for name in ("bleu_tokenizer", "rouge_tokenizer")
+            if hasattr(options, name)
+        },
     )
     if getattr(options, "json", False):
         print(json.dumps(result.to_dict()))

@@ -177,6 +177,8 @@ def _print_results(run: TrainedRun) -> None:
         rows["adapter"] = str(run.adapter_folder)
     rows["model"] = str(run.model_folder)
     print(table(rows))
+    for warning in dict.fromkeys(m.warning for m in run.task_measures if m.warning):
+        print(f"note: {warning}")
 
 
 def _task_data(given: dict[str, Any], columns: dict[str, str], vocab_size: Any) -> Any:

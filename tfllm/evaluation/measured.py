@@ -25,6 +25,8 @@ class Measured:
     higher_is_better: bool = True
     standard_error: float | None = None
     """of a mean, as lm-evaluation-harness gives it; None of other measures"""
+    warning: str = ""
+    """why the value may not be what it seems"""
 
     def format(self) -> str:
         """The value with its interval."""
@@ -56,6 +58,7 @@ def measured(measures: Iterable[Measure], *, resamples: int = 1000) -> list[Meas
                 measure.note,
                 measure.higher_is_better,
                 measure.standard_error,
+                measure.warning,
             )
         )
     return found

@@ -30,6 +30,8 @@ class Measure:
     """float `[num_examples, K]`, where the value is a function of their sums"""
     combine: Callable[[np.ndarray], np.ndarray] | None = dataclasses.field(default=None, repr=False)
     """float `[R, K]`, sums over examples, to values `[R]`"""
+    warning: str = ""
+    """why the value may not be what it seems, such as references in which a tokenizer finds none"""
     values: np.ndarray | None = dataclasses.field(default=None, repr=False)
     """float `[num_examples]`, whose mean the value is; None of what is no mean"""
 

@@ -117,6 +117,6 @@ def cut_note(num_cut: int, num_records: int) -> tuple[str, ...]:
     if not num_cut:
         return ()
     return (
-        f"{num_cut:,} of {num_records:,} records are longer than the model's context and lost their "
-        "beginning, as in lm-evaluation-harness",
+        f"{num_cut:,} of {num_records:,} records are longer than the model's context and lost "
+        "their beginning, as in lm-evaluation-harness",
     )
