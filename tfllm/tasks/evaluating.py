@@ -122,7 +122,7 @@ def evaluate_task(
             f"{num_cut:,} of {len(predictions):,} records are longer than what the model takes at "
             "once and lost their ends (truncated_tokens of each answer)"
         )
-    found = measured(definition.measures(table.records, predictions, **(measure_settings or {})))
+    measures = measured(definition.measures(table.records, predictions, **(measure_settings or {})))
     notes += dict.fromkeys(measure.warning for measure in measures if measure.warning)
     pictures: list[Path] = []
     path = None if out is None else Path(out)
