@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from tfllm.config import ConfigError, ModelConfig, TrainingConfig, build, to_dict
 from tfllm.data import PreparedData
+from tfllm.models.longer_context import with_context
 from tfllm.models.presets import preset
 from tfllm.training.pretrained_base import is_pretrained, pretrained_config
 from tfllm.training.run_folder import RunFolder
@@ -61,8 +62,7 @@ def fitted(
             "sequence_length must be at most the model's context "
             f"({model.max_sequence_length}); received {config.sequence_length}"
         )
-    context = max(model.max_sequence_length, config.sequence_length)
-    return dataclasses.replace(model, max_sequence_length=context)
+    return with_context(model, config.sequence_length)
 
 
 class SettingsKind(NamedTuple):
@@ -125,6 +125,9 @@ def resumed(
     saved = folder.read()
     model_config: Any = build(kind.config_class, saved["model"])
     training = build(TrainingConfig, saved["training"])
+    asked_check = {**chosen(config), **settings}.get("memory_check")
+    if asked_check is not None or all_of_them:  # of the machine: no other run for that
+        training = dataclasses.replace(training, memory_check=asked_check or "refuse")
     base = saved.get("base", {}).get("path")
     hint = (
         "say the same settings, or --resume alone to go on with those of the run; give another "

@@ -127,3 +127,13 @@ def memory_bytes() -> int:
         return int(statm.read_text().split()[1]) * resource.getpagesize()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def device_memory() -> int | None:
+    """The memory that TensorFlow may have on the first GPU; None without one."""
+    if not tf.config.list_logical_devices("GPU"):
+        return None
+    from tensorflow.python.client import device_lib  # what a GPU has, nothing public tells
+
+    found = [d.memory_limit for d in device_lib.list_local_devices() if d.device_type == "GPU"]
+    return int(found[0]) if found else None
