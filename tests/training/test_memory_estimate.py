@@ -51,8 +51,9 @@ def test_scores_grow_with_the_square_of_the_length_and_the_rest_with_the_rows():
         return estimate_memory(SMALL, training(sequence_length=length, **settings), rows=rows)
 
     long, short = of(4, 4096), of(4, 2048)
-    assert long.scores == 4 * short.scores
-    assert long.activations - long.scores == 2 * (short.activations - short.scores)
+    assert long.scores == pytest.approx(4 * short.scores)
+    rest, rest_short = (e.activations + e.work - e.scores for e in (long, short))
+    assert rest == pytest.approx(2 * rest_short)
     assert of(8, 2048).activations == 2 * short.activations
     # One block's scores and its work, instead of those of all three.
     recomputed = of(4, 2048, rematerialize=True)
@@ -111,7 +112,7 @@ def test_other_architectures_have_an_estimate():
     encoder = EncoderConfig(30522, 384, 6, 12, 1536)
     found = estimate_memory(encoder, training(batch_size=32, sequence_length=256), rows=32)
     assert found.weights == pytest.approx(4 * 22.6e6, rel=0.05)  # MiniLM's
-    assert found.activations > found.scores > 6 * 32 * 12 * 256 * 256 * 4
+    assert found.scores > 3 * 6 * 32 * 12 * 256 * 256 * 4  # with the masks of dropout
 
 
 def test_available_memory_is_that_of_the_control_group(tmp_path):

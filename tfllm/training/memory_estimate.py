@@ -1,8 +1,9 @@
 """The memory that a run needs, from its configuration alone. Imports no TensorFlow.
 
-The parts are what the training step holds at once: weights, gradients and the optimizer's state; of
-each block what the backward pass needs; one block's work, most of it attention's scores; a chunk of
-logits. `tests/training/test_memory_estimate.py` holds it against measured processes.
+The parts are what the training step holds at once: weights, gradients and the optimizer's state;
+what the backward pass needs of each block; and on top of that the larger of a chunk of logits and
+one block's backward pass, most of which is attention's scores. The numbers of tensors come from the
+graph, and were set by measured processes (`tests/training/test_memory_estimate.py`).
 
 Shape letters: B rows of a micro-batch, T tokens in a row, E width, N heads, L blocks.
 """
@@ -20,10 +21,10 @@ _PROCESS = 700 * 2**20
 """Python, TensorFlow and its graphs"""
 _LOGITS_CHUNK = 48 * 2**20
 """of float32 logits that are computed at once (`linear_cross_entropy`)"""
-_CHUNK_COPIES = 4
-"""logits, probabilities and what their gradient is made of"""
-_SCORES_AT_WORK = 4
-"""tensors of the size of the scores that the backward pass of one block has at once"""
+_CHUNK_COPIES = 6
+"""logits, probabilities and what their gradient is made of, as measured"""
+_SCORES_AT_WORK = 3.3
+"""tensors of the size of the scores that the backward pass of one block has at once, as measured"""
 
 
 @dataclass(frozen=True)
@@ -35,28 +36,29 @@ class MemoryEstimate:
     gradients: int
     optimizer: int
     activations: int
-    """what all blocks keep for the backward pass, and one block's own work"""
+    """what all blocks keep for the backward pass"""
+    work: int
+    """the most that is needed besides for a while: for a chunk of logits, or for the backward pass
+    of one block"""
     scores: int
-    """the part of the activations that grows with the square of the length"""
-    logits: int
-    """a chunk of them, and their gradient"""
+    """how much of these two are attention's scores, which grow with the square of the length"""
     process: int
     """what a process has without a model; 0 on a device of its own"""
 
     @property
     def total(self) -> int:
-        """All of it; the scores are among the activations."""
-        parts = self.weights + self.gradients + self.optimizer + self.activations
-        return parts + self.logits + self.process
+        """All of it; the scores are among the activations and the work."""
+        state = self.weights + self.gradients + self.optimizer
+        return state + self.activations + self.work + self.process
 
     def describe(self) -> str:
         """One line, such as the command line prints."""
         state = self.weights + self.gradients + self.optimizer
         return (
             f"about {memory_size(self.total)} of memory: weights, gradients and optimizer "
-            f"{memory_size(state)}, activations {memory_size(self.activations)} "
-            f"({memory_size(self.scores)} of them attention's scores), logits "
-            f"{memory_size(self.logits)}, the process {memory_size(self.process)}"
+            f"{memory_size(state)}, activations {memory_size(self.activations + self.work)} "
+            f"(attention's scores {memory_size(self.scores)}), the process "
+            f"{memory_size(self.process)}"
         )
 
 
@@ -85,25 +87,26 @@ def estimate_memory(
     optimizer = 8 * num_trained // (replicas if training.shard_optimizer else 1)
     saved, scores_saved = sizes.block(rows, training.sequence_length, unit)
     stream = 4 * rows * training.sequence_length * sizes.width
-    # One block at work: tensors of its scores, and of its gradients as much as it kept.
-    working_scores = _SCORES_AT_WORK * sizes.scores(rows, training.sequence_length, unit)
-    working = working_scores + saved - scores_saved
-    if training.rematerialize:
-        activations = int(sizes.num_blocks * stream) + saved + working
-        scores = scores_saved + working_scores
-    else:
-        activations = int(sizes.num_blocks * saved) + working
-        scores = int(sizes.num_blocks * scores_saved) + working_scores
+    scores = sizes.scores(rows, training.sequence_length, unit)
+    of_block = saved - scores_saved + int(_SCORES_AT_WORK * scores)
     tokens = rows * training.sequence_length
-    logits = min(4 * tokens * sizes.vocab_size, _LOGITS_CHUNK) * _CHUNK_COPIES
-    logits += 4 * sizes.vocab_size * sizes.width + 2 * unit * tokens * sizes.width
+    of_logits = min(4 * tokens * sizes.vocab_size, _LOGITS_CHUNK) * _CHUNK_COPIES
+    of_logits += 4 * sizes.vocab_size * sizes.width + 2 * unit * tokens * sizes.width
+    if training.rematerialize:  # a block is there whole only while its gradient is computed
+        activations, scores_kept = int(sizes.num_blocks * stream), 0
+        of_block += saved
+        scores_at_work = scores_saved + int(_SCORES_AT_WORK * scores)
+    else:
+        activations = int(sizes.num_blocks * saved)
+        scores_kept = int(sizes.num_blocks * scores_saved)
+        scores_at_work = int(_SCORES_AT_WORK * scores)
     return MemoryEstimate(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
-        scores=scores,
-        logits=logits,
+        work=max(of_logits, of_block),
+        scores=scores_kept + (scores_at_work if of_block > of_logits else 0),
         process=_PROCESS if on_cpu else 0,
     )
 
@@ -229,12 +232,12 @@ class _Sizes:
     def block(self, rows: int, length: int, unit: int) -> tuple[int, int]:
         """What one block keeps for its backward pass, and how much of that are scores."""
         tokens = rows * length
-        stream = 4 * tokens * self.width
-        norms = 2 * (2 * stream + unit * tokens * self.width)
-        projected = 3 * unit * tokens * (self.heads_dim + 2 * self.kv_dim)
-        mixed = 2 * unit * tokens * self.heads_dim
-        inner = (5 if self.gated else 4) * unit * tokens * self.inner
+        # Its input; both norms' results; queries, keys and values; what they give.
+        kept = 4 * tokens * self.width + 2 * unit * tokens * self.width
+        kept += unit * tokens * (2 * self.heads_dim + 2 * self.kv_dim)
+        # Before and after the activation, and the gated product.
+        kept += (3 if self.gated else 2) * unit * tokens * self.inner
         scores = self.scores(rows, length, unit)
         if self.dropout:  # the mask, and the weights that are left
             scores = 3 * scores
-        return int(2 * stream + norms + projected + mixed + inner + scores), scores
+        return kept + scores, scores
