@@ -1,6 +1,7 @@
 """The estimate of a run's memory: by hand, against measured processes, and what is made of it."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -157,6 +158,32 @@ def test_the_estimate_imports_no_tensorflow():
         cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sequence_length": 1024},
+        {"sequence_length": 1024, "rematerialize": True},
+        {"sequence_length": 1024, "gradient_accumulation": 4},
+        {"sequence_length": 1024, "precision": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_the_estimate_is_what_a_process_is_measured_to_take(changes):
+    """Within a quarter, which is what a run must miss to be refused."""
+    config = training(**changes)
+    given = {"model": dataclasses.asdict(SMALL), "training": dataclasses.asdict(config)}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.measured_memory", json.dumps(given)],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    rows = config.batch_size // config.gradient_accumulation
+    assert estimate_memory(SMALL, config, rows=rows).total == pytest.approx(
+        int(done.stdout), rel=0.25
+    )
 
 
 # ------------------------------------------------------------------ the context

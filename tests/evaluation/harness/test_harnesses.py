@@ -110,6 +110,17 @@ def test_hellaswag_and_arc_files(tmp_path):
     )  # fmt: skip
     result = multiple_choice(Known(likes=likes), tmp_path / "a.jsonl")
     assert [m.value for m in result.measures] == [0, 0, 0]
+    (tmp_path / "wiki.jsonl").write_text(
+        json.dumps(
+            {"activity_label": "Cooking", "ctx": "[header] How [title] Boil. water",
+             "ctx_a": "[header] How [title] Boil.", "ctx_b": "water", "label": "0",
+             "endings": ["Heat it [step] now.", "Wait."]}
+        )
+    )  # fmt: skip
+    model = Known(likes={})
+    (answer,) = multiple_choice(model, tmp_path / "wiki.jsonl").predictions
+    assert answer["choices"] == ["Heat it [step] now.", "Wait."]
+    assert "Cooking: How. Boil. Water Heat it now." in model.asked[0]
     likes = {"Q: Why?\nA: so": -1, "Q: Why?\nA: no": -2}
     (tmp_path / "b.jsonl").write_text(
         json.dumps(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import regex
 
 from tfllm.data.table_records import Column, Record, Source
 from tfllm.evaluation.harness.harness import HarnessResult, ScoresText, cut_note, read_records
@@ -18,8 +19,10 @@ COLUMNS = {
     "choices": Column(("endings", "options"), kind="json"),
     "answer": Column(("label", "gold", "expected_index", "answerKey", "expected"), kind="label"),
     "activity_label": Column(required=False),
+    "ctx_a": Column(required=False),
+    "ctx_b": Column(required=False),
 }
-"""of a record; `activity_label` is HellaSwag's, and stands before the context, as is usual there"""
+"""of a record; the last three are HellaSwag's (`_hellaswag`)"""
 
 
 def multiple_choice(
@@ -62,17 +65,18 @@ def multiple_choice(
     for record in records:
         texts, answer = _choices(record)
         context = str(record["context"])
-        if label := record.get("activity_label"):
-            context = f"{label}: {context}"
+        told = texts
+        if record.get("activity_label"):
+            context, texts = _hellaswag(record, context, texts)
         asked = template.replace("{context}", context)
         pairs += [(asked, delimiter + text) for text in texts]
-        choices.append(texts)
+        choices.append((told, texts))
         answers.append(answer)
     given = iter(log_likelihoods(model, pairs, batch_size=batch_size))
     right: dict[str, list[bool]] = {"acc": [], "acc_norm": [], "acc_bytes": []}
     predictions = []
     num_cut = 0
-    for record, texts, answer in zip(records, choices, answers, strict=True):
+    for record, (told, texts), answer in zip(records, choices, answers, strict=True):
         found = [next(given) for _ in texts]
         num_cut += any(one.num_cut for one in found)
         log_probs = np.asarray([one.log_prob for one in found])
@@ -89,7 +93,7 @@ def multiple_choice(
         predictions.append(
             {
                 "context": record["context"],
-                "choices": texts,
+                "choices": told,
                 "answer": answer,
                 "chosen": chosen["acc"],
                 "chosen_length_normalised": chosen["acc_norm"],
@@ -107,6 +111,22 @@ def multiple_choice(
         predictions,
         cut_note(num_cut, len(records)),
     )
+
+
+def _hellaswag(record: Record, context: str, endings: list[str]) -> tuple[str, list[str]]:
+    """The activity, the context with a capital in its middle, the endings; no marks of WikiHow.
+
+    As lm-evaluation-harness reads them.
+    """
+    first, second = record.get("ctx_a"), record.get("ctx_b")
+    if first is not None and second is not None:
+        context = f"{first} {str(second).capitalize()}"
+
+    def plain(text: str) -> str:
+        text = text.strip().replace(" [title]", ". ")
+        return regex.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+    return plain(f"{record['activity_label']}: {context}"), [plain(ending) for ending in endings]
 
 
 def _choices(record: Record) -> tuple[list[str], int]:
