@@ -21,6 +21,7 @@ from tfllm.evaluation.label_measures import (
     span_recall,
 )
 from tfllm.evaluation.likelihood_measures import bits_per_byte, perplexity
+from tfllm.evaluation.measured import measured
 from tfllm.evaluation.measures import Measure, mean, of_sums
 from tfllm.evaluation.retrieval_measures import (
     mean_reciprocal_rank,
@@ -258,6 +259,83 @@ def test_every_resample_of_bleu_and_chrf_is_what_sacrebleu_says_of_it(num_refere
         assert measure.combine(measure.statistics) == pytest.approx(
             [measure.of(np.array([i])) for i in range(20)]
         )
+
+
+SCRIPTS = {
+    # A perfect answer, and sacrebleu's tokenizer for it.
+    "english": ("The cat sat on the mat in the café.", "13a"),
+    "spanish": ("El niño comió una manzana ayer.", "13a"),
+    "russian": ("Кошка сидит на коврике у двери.", "13a"),
+    "korean": ("고양이가 매트 위에 조용히 앉았다.", "13a"),
+    "hindi": ("बिल्ली चटाई पर बैठी है।", "intl"),
+    "arabic": ("القطة جلست على السجادة،", "intl"),
+    "chinese": ("猫坐在 iPhone 旁边的垫子上。", "zh"),
+    "japanese": ("猫はマットの上に座っています。", "char"),
+    "thai": ("แมวนั่งบนเสื่อ", "char"),
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_perfect_answer_in_any_script_has_full_marks_and_another_has_not(script):
+    text, tokenizer = SCRIPTS[script]
+    found = [bleu([text], [text]), chrf([text], [text]), *rouge([text], [text])]
+    found += [token_f1([text], [text]), exact_match([text], [text])]
+    assert [measure.value for measure in found] == pytest.approx([100] * len(found))
+    assert not any(measure.warning for measure in found)
+    assert f"tok:{tokenizer}|" in found[0].note
+    others = [other for name, (other, _) in SCRIPTS.items() if name != script]
+    for other in others:
+        assert rouge([text], [other])[0].value < 50
+
+
+def test_a_tokenizer_is_chosen_by_setting():
+    text = "猫坐在垫子上。"
+    assert "tok:char|" in bleu([text], [text], tokenize="char").note
+    with pytest.raises(ValueError, match=r"auto or one of sacrebleu's.*received 'cn'"):
+        bleu([text], [text], tokenize="cn")
+    english = rouge([text], [text], tokenizer="english")[0]
+    assert english.value == 0 and "English tokenizer" in english.note
+    assert "1 of 1 references have no token (with the tokenizer english)" in english.warning
+    assert rouge(["the café"], ["the café"], tokenizer="unicode")[0].note == "F1, Unicode words"
+    with pytest.raises(ValueError, match="one of auto, english, unicode, or a function"):
+        rouge([text], [text], tokenizer="words")
+
+
+def test_english_rouge_stays_that_of_rouge_score():
+    from rouge_score import rouge_scorer
+
+    scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+    reference, given = "The cats were sitting on mats, it said.", "A cat sits on the mat"
+    expected = scorer.score(reference, given)
+    one, long = rouge([reference], [given], kinds=("rouge1", "rougeL"))
+    assert one.value == pytest.approx(100 * expected["rouge1"].fmeasure)
+    assert long.value == pytest.approx(100 * expected["rougeL"].fmeasure)
+    assert "English tokenizer, Porter stemmer" in one.note
+
+
+def test_references_without_tokens_are_warned_of():
+    assert "no reference has 4 tokens" in bleu(["a b", "c"], ["a b", "c"]).warning
+    texts = ["one two three four five", " "]
+    assert "BLEU: 1 of 2 references have no token" in bleu(texts, texts).warning
+    assert "chrF: 1 of 2 references" in chrf(texts, texts).warning
+    assert "ROUGE: 1 of 2 references" in rouge(["yes sir", "?!"], ["yes", "no"])[0].warning
+    (shown,) = measured([bleu(texts, texts)])
+    assert "1 of 2" in shown.warning
+
+
+def test_one_reference_in_another_script_is_not_lost_among_english_ones():
+    texts = ["the cat sat on the mat and was happy"] * 50 + ["猫坐在垫子上"]
+    assert rouge(texts, texts)[0].value == 100
+
+
+def test_answers_in_other_scripts_by_hand():
+    assert exact_match(["北京。"], ["北京"]).value == 100
+    assert exact_match(["दिल्ली।", "«Москва»"], ["दिल्ली", "Москва"]).value == 100
+    # Three of four characters: precision 1, recall 3/4.
+    assert token_f1(["北京大学"], ["北京大"]).value == pytest.approx(100 * 2 * 0.75 / 1.75)
+    # All of it is punctuation or an article: it stays what it is.
+    assert exact_match(["+", "A"], ["-", "the"]).value == 0
+    assert exact_match(["+", "A"], ["+", "a"]).value == 100
 
 
 def test_several_references():

@@ -557,3 +557,31 @@ def test_a_model_of_another_task_is_refused(run, folder_of):
     for folder in (run.folder, folder_of("marian")):
         with pytest.raises(ValueError, match="for translation; summarization needs a model"):
             load_task(folder, task="summarization")
+
+
+def test_the_tokenizers_of_measures_are_settings_of_their_tasks(monkeypatch, capsys):
+    from tfllm.cli import main
+    from tfllm.data.table_records import Record
+    from tfllm.tasks import evaluate_task, evaluating, task_definition
+
+    zh = "猫坐在垫子上。"
+    records = [Record({"translation": zh, "summary": zh}, "record 1")]
+    given = [{"translation": zh, "summary": zh}]
+    (bleu, _), rouge = (
+        task_definition("translation").measures(records, given, bleu_tokenizer="char"),
+        task_definition("summarization").measures(records, given, rouge_tokenizer="english"),
+    )
+    assert "tok:char|" in bleu.note and rouge[0].value == 0
+    with pytest.raises(ValueError, match="rouge_tokenizer is no setting of the measures of trans"):
+        evaluate_task("m", "d", task="translation", measure_settings={"rouge_tokenizer": "auto"})
+    asked = {}
+
+    def record(*args, **settings):
+        asked.update(settings)
+        raise ValueError("asked")
+
+    monkeypatch.setattr("tfllm.tasks.evaluate_task", record)
+    assert evaluating.evaluate_task is not record
+    main(["evaluate", "m", "--data", "m", "--task", "translation", "--bleu-tokenizer", "zh"])
+    capsys.readouterr()
+    assert asked["measure_settings"] == {"bleu_tokenizer": "zh"}

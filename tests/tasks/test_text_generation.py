@@ -390,14 +390,15 @@ def test_scores_are_the_log_softmax_of_the_full_forward_pass():
     scores = task().score(texts)
     for text, score in zip(texts, scores, strict=True):
         ids = tokenizer().encode(text)
-        inputs = [tokenizer().end_token_id, *ids][:-1] or [0]
-        logits = model("llama")(tf.constant([inputs])).numpy()[0].astype(np.float64)
+        logits = model("llama")(tf.constant([ids or [0]])).numpy()[0].astype(np.float64)
         log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        expected = log_probs[np.arange(len(ids)), ids] if ids else np.zeros(0)
-        np.testing.assert_allclose(score["token_log_probs"], expected, atol=1e-4)
+        expected = log_probs[np.arange(len(ids) - 1), ids[1:]] if ids else np.zeros(0)
+        # Nothing stands before the first token: it is not scored.
+        np.testing.assert_allclose(score["token_log_probs"][1:], expected, atol=1e-4)
+        assert score["token_log_probs"][:1] == [0.0] * bool(ids)
         assert score["num_tokens"] == len(ids)
         assert score["log_prob"] == pytest.approx(expected.sum(), abs=1e-3)
-        mean = expected.mean() if ids else 0.0
+        mean = expected.mean() if len(expected) else 0.0
         assert score["perplexity"] == pytest.approx(np.exp(-mean), rel=1e-3)
     assert task().score(texts[0])["log_prob"] == pytest.approx(scores[0]["log_prob"], rel=1e-4)
     assert task().score("")["perplexity"] == 1
@@ -415,14 +416,14 @@ def test_scores_that_are_served_are_padded_and_bad_rows_stand_alone():
         result["token_ids"], result["token_log_probs"], texts, lengths, strict=True
     ):
         assert ids[:n].tolist() == tokenizer().encode(text)[:n] and (ids[n:] == -1).all()
-        assert (log_probs[:n] < 0).all() and (log_probs[n:] == 0).all()
+        assert (log_probs[1:n] < 0).all() and (log_probs[n:] == 0).all()
     assert result["token_ids"].shape[1] == max(lengths)  # not the bad row's
 
 
 def test_an_unlikely_text_has_a_finite_perplexity():
     of = scripted(spelled("a"))
     of.model.output_kernel.assign(of.model.output_kernel * 1e4)
-    score = of.score("b")
+    score = of.score("ab")
     assert score["log_prob"] < -1000 and 1e38 < score["perplexity"] < np.inf
 
 

@@ -24,6 +24,7 @@ from tfllm.training.run_charts import (
     thinned,
 )
 from tfllm.training.run_comparison import NOTHING, comparison, differences
+from tfllm.training.run_figures import figures
 from tfllm.training.run_logs import read_runs
 
 MODEL = {
@@ -102,7 +103,7 @@ def test_time_goes_on_over_a_resume(write):
     assert found.starts == 2
     assert found.series("loss", "seconds")[0] == [2.0, 10.0, 14.0, 16.0]
     assert found.series("validation_loss", "seconds") == ([10.0, 16.0], [3.0, 2.5])
-    shares = found.time_shares()
+    shares = figures(found).time_shares
     assert shares["compute"] == pytest.approx(0.5) and shares["input"] == pytest.approx(0.01)
     assert sum(shares.values()) == pytest.approx(1)
 
@@ -160,7 +161,7 @@ def test_an_old_log_is_drawn_without_what_it_lacks(write, tmp_path):
     lines = [{"step": i, "tokens": 64 * i, "loss": 4.0, "learning_rate": 1e-3} for i in (1, 2, 3)]
     old = write("old", lines, {"model": MODEL})
     found = one(old)
-    assert found.time_shares() == {} and found.num_replicas is None
+    assert figures(found).time_shares == {} and found.num_replicas is None
     assert [p.key for p in panels_of([found], "tokens")] == ["loss", "learning_rate"]
     page = report(old, tmp_path / "out").read_text()
     assert "Not in these logs: Gradient norm; Throughput" in page

@@ -125,6 +125,7 @@ def test_epochs_are_passes_over_the_rows(data, rows, settings, steps, monkeypatc
     assert steps_of(TrainingConfig(**settings), data) == steps
 
 
+@pytest.mark.filterwarnings("ignore:sequence_length=1,000,000 is longer")
 def test_refused_before_anything_is_written_or_measured(data, model_config, tmp_path):
     run = tmp_path / "run"
     settings = {"verbose": False, "precision": "float32"}
@@ -175,6 +176,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(start, whole_run, tmp_path, 
     assert (run / "model/model.safetensors").exists()  # of before
 
 
+@pytest.mark.filterwarnings("ignore:sequence_length=1,000,000 is longer")
 def test_the_run_folder_is_free_again_after_an_error(data, model_config, tmp_path):
     with pytest.raises(ValueError, match="shorter than one row"):
         train(data, tmp_path, model_config, sequence_length=10**6)

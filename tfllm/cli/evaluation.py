@@ -33,6 +33,17 @@ def add_commands(add: AddCommand) -> None:
         "--predictions", metavar="FILE", help="of a task: a .jsonl file for every answer"
     )
     evaluate.add_argument(
+        "--bleu-tokenizer",
+        help="of a translation: sacrebleu's, such as 13a, intl, zh or char; default: by the script "
+        "of the references",
+    )
+    evaluate.add_argument(
+        "--rouge-tokenizer",
+        choices=["auto", "english", "unicode"],
+        help="of a summarization: rouge-score's own, or words of any script; default: auto, by the "
+        "script of the references",
+    )
+    evaluate.add_argument(
         "--split", choices=["validation", "train"], default="validation", help="which documents"
     )
     evaluate.add_argument(
@@ -56,9 +67,9 @@ def _add_harness(evaluate: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--harness",
-        choices=["multiple_choice", "exact_match", "humaneval"],
-        help="which: choices by log-likelihood (HellaSwag), answers that must match (GSM8K), or "
-        "functions that must pass their tests (HumanEval)",
+        choices=["multiple_choice", "exact_match", "humaneval", "rolling_perplexity"],
+        help="which: choices by log-likelihood (HellaSwag), answers that must match (GSM8K), "
+        "functions that must pass their tests (HumanEval), or perplexity of documents (WikiText)",
     )
     group.add_argument("--limit", type=int, help="the first so many records; 0: all")
     group.add_argument("--chat", action="store_true", help="ask in messages, not in running text")
@@ -70,6 +81,9 @@ def _add_harness(evaluate: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--template", help="of a question, with {question} (exact_match) or {context} in it"
+    )
+    group.add_argument(
+        "--delimiter", help="multiple_choice: what parts context and choice; default: a space"
     )
     group.add_argument("--num-samples", type=int, help="humaneval: programs for each problem")
     group.add_argument("--temperature", type=float, help="of what is generated; else greedy")
@@ -155,6 +169,11 @@ def _evaluate_task(options: argparse.Namespace) -> None:
         out=getattr(options, "predictions", None),
         dtype=options.dtype,
         batch_size=options.batch_size,
+        measure_settings={
+            name: getattr(options, name)
+            for name in ("bleu_tokenizer", "rouge_tokenizer")
+            if hasattr(options, name)
+        },
     )
     if getattr(options, "json", False):
         print(json.dumps(result.to_dict()))
@@ -175,8 +194,8 @@ def _evaluate_task(options: argparse.Namespace) -> None:
 
 
 _HARNESS_SETTINGS = (
-    *("limit", "num_shots", "chat", "extract", "template", "num_samples", "temperature"),
-    *("max_new_tokens", "allow_code_execution"),
+    *("limit", "num_shots", "chat", "extract", "template", "delimiter", "num_samples"),
+    *("temperature", "max_new_tokens", "allow_code_execution"),
 )
 
 
@@ -201,11 +220,16 @@ def _evaluate_harness(options: argparse.Namespace) -> None:
     if hasattr(options, "predictions"):
         result.save(options.predictions)
     if getattr(options, "json", False):
-        print(json.dumps({"harness": result.harness, "measures": [*map(vars, measured)]}))
+        notes = {"notes": list(result.notes)} if result.notes else {}
+        print(json.dumps({"harness": result.harness, "measures": [*map(vars, measured)], **notes}))
         return
     rows = {f"examples of {result.harness}": f"{measured[0].num_examples:,}"}
     for measure in measured:
-        rows[measure.name] = f"{measure.format()}  ({measure.note})"
+        error = measure.standard_error
+        told = measure.note + ("" if error is None else f"; standard error {error:.4g}")
+        rows[measure.name] = f"{measure.format()}  ({told})"
     if hasattr(options, "predictions"):
         rows["answers"] = str(options.predictions)
     print(table(rows))
+    for note in result.notes:
+        print(f"note: {note}")

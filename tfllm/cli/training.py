@@ -156,6 +156,16 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _print_results(run: TrainedRun) -> None:
+    from tfllm.training.number_format import (
+        duration,
+        memory_size,
+        percentage,
+        perplexity,
+        quantity,
+    )
+    from tfllm.training.run_figures import figures_of
+
+    found = figures_of(run.folder)  # as `tfllm report` has them
     replicas = run.batch.replicas
     rows = {
         "parameters": f"{run.num_parameters:,}"
@@ -164,20 +174,26 @@ def _print_results(run: TrainedRun) -> None:
         ),
         "steps": f"{run.step:,}",
         "precision": run.precision,
-        "tokens/s": f"{run.tokens_per_second:,.0f}"
-        + (f" ({run.tokens_per_second / replicas:,.0f} a replica)" if replicas > 1 else ""),
-        "of the matmul peak": f"{run.flops_utilization:.0%}",
     }
-    if run.time_shares:
-        rows["time"] = ", ".join(f"{kind} {s:.1%}" for kind, s in run.time_shares.items())
+    if found.tokens_per_second is not None:
+        rows["tokens/s"] = quantity(found.tokens_per_second) + (
+            f" ({quantity(found.tokens_per_second / replicas)} a replica)" if replicas > 1 else ""
+        )
+    if found.flops_utilization is not None:
+        rows["FLOPs utilisation"] = f"{percentage(found.flops_utilization)} of the matmul peak"
+    if found.seconds is not None:
+        rows["time"] = duration(found.seconds)
+        rows["of it"] = ", ".join(f"{k} {percentage(s)}" for k, s in found.time_shares.items())
+    if found.peak_memory is not None:
+        rows["peak memory"] = memory_size(found.peak_memory)
     if run.batch.workers > 1 or replicas > 1:
         rows["replicas"] = f"{replicas} on {run.batch.workers} workers"
     if run.skipped_steps:
         rows["skipped updates"] = f"{run.skipped_steps} (float16 gradients that were not finite)"
-    if run.validation_perplexity is not None:
-        rows["validation perplexity"] = f"{run.validation_perplexity:.2f}"
-    elif run.validation_loss is not None:
-        rows["validation loss"] = f"{run.validation_loss:.4f}"
+    if found.validation_loss is not None:
+        rows["best validation loss"] = f"{found.validation_loss:.4f}"
+    if found.validation_perplexity is not None:
+        rows["best validation perplexity"] = perplexity(found.validation_perplexity)
     for name, value in run.validation_measures.items():
         rows[f"last validation's {name}"] = f"{value:.3f}"
     for measure in run.task_measures:
@@ -186,6 +202,8 @@ def _print_results(run: TrainedRun) -> None:
         rows["adapter"] = str(run.adapter_folder)
     rows["model"] = str(run.model_folder)
     print(table(rows))
+    for warning in dict.fromkeys(m.warning for m in run.task_measures if m.warning):
+        print(f"note: {warning}")
 
 
 def _task_data(given: dict[str, Any], columns: dict[str, str], vocab_size: Any) -> Any:

@@ -70,6 +70,9 @@ class TrainingConfig:
     """preferences: the higher, the closer the model stays to what it was (Rafailov et al., 2023)"""
     rematerialize: bool = False
     """recompute each block in the backward pass instead of keeping its activations"""
+    memory_check: Literal["refuse", "warn", "off"] = "refuse"
+    """of a run that takes clearly more memory than there is by its estimate: refuse it, or warn;
+    off: no estimate"""
     shard_optimizer: bool = False
     """share the optimizer's state among the replicas (ZeRO-1): less memory, one more collective"""
     jit_compile: bool = False

@@ -14,6 +14,7 @@ from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.decoding import Decoder
 from tfllm.models.causal_lm import CausalLM
 from tfllm.tokenizers.base import Tokenizer
+from tfllm.tokenizers.begin_token import prefix_token_id
 
 
 class DocumentLosses(NamedTuple):
@@ -43,17 +44,17 @@ def document_losses(
     stride: int | None = None,
     batch_size: int = 8,
 ) -> DocumentLosses:
-    """How well a model foretells each text, every token of it, the first one from the begin token.
+    """How well a model predicts each text, every token of it, the first from the prefix token.
 
-    A text longer than `sequence_length` is taken in windows that overlap; a token counts in the
-    first window that has it. An end token is not foretold, so that any model of the same text can
-    be compared.
+    That is the begin token, or else the end token (`prefix_token_id`). A text longer than
+    `sequence_length` is taken in windows that overlap; a token counts in the first window that has
+    it. An end token is not predicted, so that any model of the same text can be compared.
 
     Args:
         model: the model, or what generation sees of one.
         tokenizer: of the model.
         texts: documents, none of them empty.
-        sequence_length: tokens in a window, best what the model was trained with: it foretells
+        sequence_length: tokens in a window, best what the model was trained with: it predicts
             worse at places that it never saw. Default: the model's context, at most 1,024.
         stride: tokens that a window goes further; default: half of `sequence_length`, so that a
             token sees at least that many before it, or all there are.
@@ -72,8 +73,7 @@ def document_losses(
         )
     if not 1 <= step <= length:
         raise ValueError(f"stride must be from 1 to sequence_length ({length}); received {step}")
-    begin = tokenizer.encode("")
-    start = begin[0] if begin else tokenizer.end_token_id
+    start = prefix_token_id(tokenizer)
     rows, num_tokens = [], []
     for number, text in enumerate(texts):
         ids = tokenizer.encode(text, add_special=False, parse_special=False)

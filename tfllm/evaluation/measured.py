@@ -23,6 +23,10 @@ class Measured:
     note: str = ""
     """what else the value depends on"""
     higher_is_better: bool = True
+    standard_error: float | None = None
+    """of a mean, as lm-evaluation-harness gives it; None of other measures"""
+    warning: str = ""
+    """why the value may not be what it seems"""
 
     def format(self) -> str:
         """The value with its interval."""
@@ -53,6 +57,8 @@ def measured(measures: Iterable[Measure], *, resamples: int = 1000) -> list[Meas
                 measure.num_examples,
                 measure.note,
                 measure.higher_is_better,
+                measure.standard_error,
+                measure.warning,
             )
         )
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 
@@ -29,6 +30,17 @@ class Measure:
     """float `[num_examples, K]`, where the value is a function of their sums"""
     combine: Callable[[np.ndarray], np.ndarray] | None = dataclasses.field(default=None, repr=False)
     """float `[R, K]`, sums over examples, to values `[R]`"""
+    warning: str = ""
+    """why the value may not be what it seems, such as references in which a tokenizer finds none"""
+    values: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    """float `[num_examples]`, whose mean the value is; None of what is no mean"""
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of a mean over two examples and more: their standard deviation (n - 1) over sqrt(n)."""
+        if self.values is None or self.num_examples < 2:
+            return None
+        return float(self.values.std(ddof=1) / math.sqrt(self.num_examples))
 
     @property
     def value(self) -> float:
@@ -111,9 +123,10 @@ def mean(name: str, values: Iterable[float], *, note: str = "") -> Measure:
         note: as `Measure.note`.
     """
     given = np.asarray(list(values), np.float64)
-    return of_sums(
+    measure = of_sums(
         name, np.stack([given, np.ones_like(given)], 1), lambda s: s[:, 0] / s[:, 1], note=note
     )
+    return dataclasses.replace(measure, values=given)
 
 
 def check_lengths(references: Sized, predictions: Sized) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import string
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,24 +12,42 @@ import numpy as np
 import regex
 
 from tfllm.evaluation.measures import Measure, check_lengths, divide, mean, of_sums
+from tfllm.evaluation.word_segmentation import (
+    bleu_tokenizer,
+    is_english,
+    split_unspaced,
+    unicode_words,
+)
 
 References = Sequence[str] | Sequence[Sequence[str]]
 """of each example its reference, or several of which any is right"""
 
 
-def bleu(references: References, predictions: Sequence[str], *, tokenize: str = "13a") -> Measure:
+def bleu(references: References, predictions: Sequence[str], *, tokenize: str = "auto") -> Measure:
     """BLEU of the whole corpus (Papineni et al., 2002), 0 to 100, as sacrebleu computes it.
+
+    Its note is sacrebleu's signature, which names the tokenizer.
 
     Args:
         references: one or several of each example, as many for each.
         predictions: one of each example.
-        tokenize: sacrebleu's tokenizer: "13a", "zh", "char", "intl", ...
+        tokenize: sacrebleu's tokenizer: "13a", "intl", "zh", "char", "flores200", ...; "auto":
+            what suits the references' script (`word_segmentation.bleu_tokenizer`).
 
     Raises:
-        ImportError: sacrebleu is not installed.
+        ImportError: sacrebleu is not installed, or what the tokenizer needs.
+        ValueError: sacrebleu has no such tokenizer.
     """
-    metric = _sacrebleu().BLEU(tokenize=tokenize)
     columns = _columns("BLEU", references, predictions)
+    metrics = _sacrebleu()
+    if tokenize == "auto":
+        tokenize = bleu_tokenizer([reference for column in columns for reference in column])
+    elif tokenize not in metrics.BLEU.TOKENIZERS:
+        raise ValueError(
+            f"BLEU's tokenizer must be auto or one of sacrebleu's, "
+            f"{', '.join(sorted(metrics.BLEU.TOKENIZERS))}; received {tokenize!r}"
+        )
+    metric = metrics.BLEU(tokenize=tokenize)
     if not columns:
         return Measure("BLEU", 0, lambda indices: 0.0)
     # The counts of each sentence, as of a corpus of one; what they sum up to is the corpus's.
@@ -53,7 +72,31 @@ def bleu(references: References, predictions: Sequence[str], *, tokenize: str = 
             for sys_len, ref_len, *counts in np.rint(sums).astype(np.int64).tolist()
         ])  # fmt: skip
 
-    return of_sums("BLEU", rows, combine, note=metric.get_signature().format())
+    measure = of_sums("BLEU", rows, combine, note=metric.get_signature().format())
+    lengths = [
+        max(len(metric.tokenizer(reference).split()) for reference in given)
+        for given in zip(*columns, strict=True)
+    ]
+    return dataclasses.replace(measure, warning=_bleu_warning(lengths, tokenize))
+
+
+def _bleu_warning(lengths: Sequence[int], tokenize: str) -> str:
+    """What the tokens of the longest reference of each example make of BLEU."""
+    if max(lengths) < 4:
+        return (
+            f"BLEU is 0 whatever the predictions are: with the tokenizer {tokenize} no reference "
+            f"has 4 tokens, and BLEU counts sequences of 1 to 4; compare by chrF, or choose another"
+        )
+    return _no_tokens("BLEU", sum(not length for length in lengths), len(lengths), tokenize)
+
+
+def _no_tokens(name: str, number: int, total: int, tokenizer: str) -> str:
+    if not number:
+        return ""
+    return (
+        f"{name}: {number:,} of {total:,} references have no token (with the tokenizer "
+        f"{tokenizer}): no prediction is right there"
+    )
 
 
 def chrf(references: References, predictions: Sequence[str], *, word_order: int = 0) -> Measure:
@@ -73,18 +116,22 @@ def chrf(references: References, predictions: Sequence[str], *, word_order: int 
     if not columns:
         return Measure(name, 0, lambda indices: 0.0)
     metric.corpus_score(list(predictions[:1]), [column[:1] for column in columns])
+    empty = sum(not any(map(str.strip, given)) for given in zip(*columns, strict=True))
     rows = []
     for prediction, *several in zip(predictions, *columns, strict=True):
         given = _ngrams(prediction, metric.char_order, word_order)
         matches = [_matches(_ngrams(r, metric.char_order, word_order), given) for r in several]
         scores = _mean_f(np.asarray(matches, np.float64), metric.beta)
         rows.append(matches[int(scores.argmax())])  # of several references the best
-    return of_sums(
+    measure = of_sums(
         name,
         rows,
         lambda sums: _mean_f(sums, metric.beta),
         # Which needs a corpus that was scored, to know how many references there are.
         note=metric.get_signature().format(),
+    )
+    return dataclasses.replace(
+        measure, warning=_no_tokens(name, empty, len(predictions), "of characters")
     )
 
 
@@ -143,40 +190,51 @@ def rouge(
     *,
     kinds: Sequence[str] = ("rouge1", "rouge2", "rougeL"),
     use_stemmer: bool = True,
-    tokenizer: Callable[[str], list[str]] | None = None,
+    tokenizer: str | Callable[[str], list[str]] = "auto",
 ) -> list[Measure]:
     """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004), 0 to 100, as rouge-score computes it.
+
+    The notes say which tokenizer it was.
 
     Args:
         references: one of each example.
         predictions: as many.
         kinds: names of rouge-score.
-        use_stemmer: Porter's, for English.
-        tokenizer: text to tokens; default: runs of a-z and 0-9 in lower case, which leaves nothing
-            of Chinese.
+        use_stemmer: Porter's, of the English tokenizer.
+        tokenizer: "english": rouge-score's own, runs of a-z and 0-9 in lower case, which leaves
+            nothing of Russian, Hindi or Chinese; "unicode": `word_segmentation.unicode_words`;
+            "auto": english where nearly all letters of the references are ASCII, else unicode; or a
+            function from text to tokens.
 
     Raises:
         ImportError: rouge-score is not installed.
+        ValueError: there is no such tokenizer.
     """
     check_lengths(references, predictions)
     try:
-        from rouge_score import rouge_scorer
+        from rouge_score import rouge_scorer, tokenizers
     except ImportError as error:
         raise _missing("ROUGE", "rouge-score", error) from error
-
-    class Tokens:
-        def tokenize(self, text: str) -> list[str]:
-            assert tokenizer is not None
-            return tokenizer(text)
-
-    scorer = rouge_scorer.RougeScorer(
-        list(kinds), use_stemmer=use_stemmer, tokenizer=Tokens() if tokenizer else None
-    )
+    if tokenizer == "auto":
+        tokenizer = "english" if is_english(references) else "unicode"
+    if isinstance(tokenizer, str) and tokenizer not in ROUGE_TOKENIZERS[1:]:
+        raise ValueError(
+            f"ROUGE's tokenizer must be one of {', '.join(ROUGE_TOKENIZERS)}, or a function; "
+            f"received {tokenizer!r}"
+        )
+    if tokenizer == "english":
+        tokens: Any = tokenizers.DefaultTokenizer(use_stemmer)
+        note = "F1, rouge-score's English tokenizer, " + (
+            "Porter stemmer" if use_stemmer else "no stemmer"
+        )
+    else:
+        tokens = _Tokens(unicode_words if tokenizer == "unicode" else tokenizer)
+        note = "F1, Unicode words" if tokenizer == "unicode" else "F1, own tokenizer"
+    scorer = rouge_scorer.RougeScorer(list(kinds), tokenizer=tokens)
     scores = [scorer.score(r, p) for r, p in zip(references, predictions, strict=True)]
-    note = "F1, " + (
-        "own tokenizer" if tokenizer else "Porter stemmer" if use_stemmer else "no stemmer"
-    )
-    return [
+    empty = sum(not tokens.tokenize(reference) for reference in references)
+    named = tokenizer if isinstance(tokenizer, str) else "given"
+    measures = [
         mean(
             f"ROUGE-{kind.removeprefix('rouge')}",
             [100 * score[kind].fmeasure for score in scores],
@@ -184,6 +242,19 @@ def rouge(
         )
         for kind in kinds
     ]
+    warning = _no_tokens("ROUGE", empty, len(references), named)
+    return [dataclasses.replace(measure, warning=warning) for measure in measures]
+
+
+ROUGE_TOKENIZERS = ("auto", "english", "unicode")
+"""of `rouge`, by name"""
+
+
+class _Tokens:
+    """A tokenizer as rouge-score calls one."""
+
+    def __init__(self, function: Any) -> None:
+        self.tokenize = function
 
 
 def exact_match(references: References, predictions: Sequence[str | None]) -> Measure:
@@ -238,16 +309,30 @@ def first_line(text: str) -> str:
 
 
 def normalized(answer: str) -> str:
-    """Lower case, without ASCII punctuation and English articles, words parted by one space.
+    """Lower case, without punctuation and English articles, words parted by one space.
 
-    The normalisation of SQuAD's evaluation (Rajpurkar et al., 2016).
+    The normalisation of SQuAD's evaluation (Rajpurkar et al., 2016), which knows ASCII punctuation;
+    of an answer with other letters than ASCII's all punctuation is left out (as by Lewis et al.,
+    MLQA, 2020). An answer of nothing but these, such as "+" or "A", stays.
     """
-    plain = "".join(c for c in answer.lower() if c not in string.punctuation)
-    return " ".join(regex.sub(r"\b(a|an|the)\b", " ", plain).split())
+    lower = answer.lower()
+    plain = "".join(c for c in lower if c not in string.punctuation)
+    if _OTHER_LETTERS.search(plain):
+        plain = regex.sub(r"\p{P}", "", plain)
+    words = regex.sub(r"\b(a|an|the)\b", " ", plain).split()
+    return " ".join(words or lower.split())
+
+
+_OTHER_LETTERS = regex.compile(r"(?V1)[\p{L}--[A-Za-z]]")
+
+
+def _answer_words(answer: str) -> list[str]:
+    """What white space parts; letters of scripts without it one by one."""
+    return [part for word in normalized(answer).split() for part in split_unspaced(word)]
 
 
 def _word_f1(reference: str, prediction: str) -> float:
-    true, given = normalized(reference).split(), normalized(prediction).split()
+    true, given = _answer_words(reference), _answer_words(prediction)
     if not true or not given:
         return float(true == given)
     common = sum((collections.Counter(true) & collections.Counter(given)).values())

@@ -208,6 +208,9 @@ class TaskDefinition(ABC):
     ) -> ServedTask:
         """The functions from text to text that are called locally, exported and served."""
 
+    measure_settings: tuple[str, ...] = ()
+    """names of what `measures` takes besides, such as the tokenizer of a metric"""
+
     @abstractmethod
     def measures(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]

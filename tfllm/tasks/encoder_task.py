@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +14,7 @@ from tfllm.data.padding import padded, padding_mask
 from tfllm.data.table_records import Record
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_config import EncoderConfig
+from tfllm.models.longer_context import with_context
 from tfllm.optimization.precision import dtype_policy
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_kinds import kind_of_config
@@ -113,8 +113,7 @@ class EncoderTask(TaskDefinition):
         if name not in ENCODER_SIZES:
             raise ConfigError(unknown_name("preset of an encoder", name, ENCODER_SIZES))
         config = build(EncoderConfig, {"vocab_size": vocab_size, **ENCODER_SIZES[name], **sizes})
-        context = max(config.max_sequence_length, sequence_length)
-        return dataclasses.replace(config, max_sequence_length=context)
+        return with_context(config, sequence_length)
 
     def model(
         self,

@@ -59,6 +59,7 @@ def evaluate_task(
     out: str | Path | None = None,
     dtype: str = "float32",
     batch_size: int = MAX_OPEN_BATCH,
+    measure_settings: Mapping[str, Any] | None = None,
 ) -> TaskEvaluation:
     """Answer records as a server would, and measure the answers with 95 % intervals.
 
@@ -72,6 +73,8 @@ def evaluate_task(
             pictures, where the task draws some, stand beside it.
         dtype: in which a model folder is loaded.
         batch_size: records answered at once.
+        measure_settings: of the task's measures: `bleu_tokenizer` of a translation,
+            `rouge_tokenizer` of a summarization (`tfllm.evaluation.text_measures`).
 
     Raises:
         OSError: there is no such model or file, or `out` cannot be written.
@@ -91,6 +94,12 @@ def evaluate_task(
             f"received {name!r}"
         )
     definition = task_definition(name)
+    for setting in measure_settings or {}:
+        if setting not in definition.measure_settings:
+            has = ", ".join(definition.measure_settings) or "none"
+            raise ValueError(
+                f"{setting} is no setting of the measures of {name}; it has {has}: leave it out"
+            )
     table = read_table(
         data,
         definition.columns,
@@ -113,6 +122,8 @@ def evaluate_task(
             f"{num_cut:,} of {len(predictions):,} records are longer than what the model takes at "
             "once and lost their ends (truncated_tokens of each answer)"
         )
+    measures = measured(definition.measures(table.records, predictions, **(measure_settings or {})))
+    notes += dict.fromkeys(measure.warning for measure in measures if measure.warning)
     pictures: list[Path] = []
     path = None if out is None else Path(out)
     if path is not None:
@@ -123,7 +134,7 @@ def evaluate_task(
         task=name,
         num_records=len(predictions),
         num_errors=sum(bool(prediction.get("error")) for prediction in predictions),
-        measures=tuple(measured(definition.measures(table.records, predictions))),
+        measures=tuple(measures),
         notes=tuple(notes),
         seconds=seconds,
         predictions=path,

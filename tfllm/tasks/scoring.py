@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from tfllm.generation.decoding import Decoder
@@ -11,22 +13,26 @@ _MOST_LOSS = 88.0  # exp of more is infinite in float32, which JSON cannot carry
 
 
 def token_scores(
-    decoder: Decoder, ids: tf.RaggedTensor, start_id: tf.Tensor
+    decoder: Decoder, ids: tf.RaggedTensor, begin_ids: Sequence[int]
 ) -> dict[str, tf.Tensor]:
     """Log-probability of each token, given those before it.
 
+    Nothing is put before a text but the begin token that the tokenizer itself puts there. Without
+    one, the first token has nothing to be predicted from: it is not scored, its log-probability is
+    0, and the perplexity is that of the others.
+
     Args:
         decoder: the model.
-        ids: int32 `[B, (T)]`.
-        start_id: int32 scalar: what the first token is predicted from.
+        ids: int32 `[B, (T)]`, without a begin token.
+        begin_ids: what the tokenizer puts before each text: a begin token, or nothing.
 
     Returns:
-        `num_tokens` int32 `[B]`; `log_prob`, the whole text's, and `perplexity`, a token's, float32
-        `[B]`; `token_ids` int32 `[B, T]`, padded with -1; `token_log_probs` float32 `[B, T]`,
-        padded with 0; `error` string `[B]`: that a text is longer than the context, which then
-        counts as empty.
+        `num_tokens` int32 `[B]`; `log_prob`, the sum of the tokens that are scored, and
+        `perplexity`, the exponential of their mean loss, float32 `[B]`; `token_ids` int32 `[B, T]`,
+        padded with -1; `token_log_probs` float32 `[B, T]`, padded with 0; `error` string `[B]`:
+        that a text is longer than the context, which then counts as empty.
     """
-    context = decoder.context
+    context = decoder.context + 1 - max(len(begin_ids), 1)
     lengths = tf.cast(ids.row_lengths(), tf.int32)
     too_long = lengths > context
     rule = f"the text must have at most {context} tokens, the model's context; it has "
@@ -36,12 +42,20 @@ def token_scores(
     # At least one column: there may be nothing but empty texts.
     missing = tf.maximum(1 - tf.shape(labels)[1], 0)
     labels = tf.pad(labels, [[0, 0], [0, missing]], constant_values=-1)
-    start = tf.fill([tf.shape(labels)[0], 1], start_id)
     known = tf.maximum(labels, 0)
-    losses = decoder.token_losses(tf.concat([start, known], 1)[:, :-1], known)
-    log_probs = tf.where(labels >= 0, -losses, 0.0)
+    if begin_ids:
+        begin = tf.repeat(tf.constant([list(begin_ids)]), tf.shape(labels)[0], axis=0)
+        whole = tf.concat([begin, known], 1)
+        log_probs = -decoder.token_losses(whole[:, :-1], whole[:, 1:])[:, len(begin_ids) - 1 :]
+        num_scored = lengths
+    else:
+        # As wide as the labels, so that it is never empty; what follows the last is left out.
+        log_probs = -decoder.token_losses(known, tf.roll(known, -1, axis=1))
+        log_probs = tf.pad(log_probs, [[0, 0], [1, 0]])[:, :-1]
+        num_scored = tf.maximum(lengths - 1, 0)
+    log_probs = tf.where(labels >= 0, log_probs, 0.0)
     log_prob = tf.reduce_sum(log_probs, -1)
-    mean = tf.math.divide_no_nan(log_prob, tf.cast(lengths, tf.float32))
+    mean = tf.math.divide_no_nan(log_prob, tf.cast(num_scored, tf.float32))
     return {
         "num_tokens": lengths,
         "log_prob": log_prob,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +16,7 @@ from tfllm.data.table_records import Record
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
 from tfllm.models.encoder_decoder_presets import PRESETS, encoder_decoder_preset
+from tfllm.models.longer_context import with_context
 from tfllm.optimization.precision import dtype_policy
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_kinds import kind_of_config
@@ -150,8 +150,7 @@ class SequenceToSequenceTask(TaskDefinition):
                 raise ConfigError(unknown_name("preset of an encoder-decoder", name, PRESETS))
             ids = {"decoder_start_token_id": 1, "never_generated": (1,)}
             config = encoder_decoder_preset(name, **{**ids, "vocab_size": vocab_size, **sizes})
-            context = max(config.max_sequence_length, sequence_length)
-            return dataclasses.replace(config, max_sequence_length=context)
+            return with_context(config, sequence_length)
         source = open_source(model_folder(base))
         kind = kind_of_config(source.config, source.where)
         config = kind.read(source.config, source.where, None)[0]

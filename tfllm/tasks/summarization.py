@@ -34,11 +34,24 @@ class Summarization(SequenceToSequenceTask):
         "no_repeat_ngram_size": 3,
     }
 
+    measure_settings = ("rouge_tokenizer",)
+
     def measures(
-        self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
+        self,
+        records: Sequence[Record],
+        predictions: Sequence[Mapping[str, Any]],
+        *,
+        rouge_tokenizer: str = "auto",
     ) -> list[Measure]:
-        """ROUGE-1, ROUGE-2 and ROUGE-L, the mean over the summaries."""
+        """ROUGE-1, ROUGE-2 and ROUGE-L, the mean over the summaries.
+
+        Args:
+            records: with their summaries.
+            predictions: of each.
+            rouge_tokenizer: as `rouge` takes it.
+        """
         from tfllm.evaluation.text_measures import rouge
 
         references = [record[self.target] for record in records]
-        return rouge(references, [prediction[self.target] for prediction in predictions])
+        given = [prediction[self.target] for prediction in predictions]
+        return rouge(references, given, tokenizer=rouge_tokenizer)

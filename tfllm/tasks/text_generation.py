@@ -33,6 +33,7 @@ from tfllm.tasks.keras_hub_generation import keras_hub_parts
 from tfllm.tasks.scoring import token_scores
 from tfllm.tasks.served import ServedTask
 from tfllm.tokenizers.base import Tokenizer
+from tfllm.tokenizers.begin_token import begin_token_ids
 
 OPTION_DTYPES = {n: tf.as_dtype(t) for n, t in OPTION_TYPES.items()}
 """The options of the `generate` signature, each of shape [batch]."""
@@ -214,6 +215,26 @@ class TextGeneration(ServedTask):
         texts = self._answers(self.signatures["generate"], rows, options, tokenize)
         return texts[0] if single else texts
 
+    def generate_from_ids(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[Any]:
+        """Continue prompts that are token ids already, such as the end of a longer text.
+
+        Args:
+            prompts: ids of each prompt.
+            options: as of `generate`, without beam search.
+
+        Returns:
+            as `generate` of several prompts.
+
+        Raises:
+            ValueError: as `generate`.
+        """
+        ids = tf.ragged.constant([list(row) for row in prompts], tf.int32, ragged_rank=1)
+
+        def answer(numbers: tf.Tensor, **given: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self._answer(tf.gather(ids, numbers), given)
+
+        return self._answers(answer, range(len(prompts)), options)
+
     def n_best(self, prompts: str | Sequence[str], **options: Any) -> Any:
         """The likeliest continuations of each prompt that beam search finds, the best first.
 
@@ -255,7 +276,9 @@ class TextGeneration(ServedTask):
                 f"received {sorted(kinds)}"
             )
         if tokenize is None:
-            raise ConfigError("num_beams must be 1, and no_repeat_ngram_size 0, for code")
+            raise ConfigError(
+                "num_beams must be 1, and no_repeat_ngram_size 0, for code and for token ids"
+            )
         result = self._beam_generation(tokenize, *kinds.pop()).search(
             tf.constant(rows),
             tf.constant([min(g.max_new_tokens, 2**31 - 1) for g in given]),
@@ -370,8 +393,10 @@ class TextGeneration(ServedTask):
 
         Returns:
             a dictionary for a single text, or a list of them: `num_tokens`, `log_prob` (natural
-            logarithm, of the whole text), `perplexity` (a token) and `token_log_probs`. A begin or
-            end token that the tokenizer puts around a text is none of its tokens.
+            logarithm, summed over the tokens), `perplexity` (a token) and `token_log_probs`. A
+            begin or end token that the tokenizer puts around a text is none of its tokens. Where
+            it puts no begin token, nothing comes before the first token: it is not scored, its
+            log-probability is 0, and the perplexity is that of the others.
 
         Raises:
             ValueError: a text is longer than the context.
@@ -619,10 +644,8 @@ class TextGeneration(ServedTask):
         )
 
     def _score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        # No model is taught to foresee the begin token: the first is predicted from it.
-        begin = self.tokenizer.encode("")
-        start = tf.constant(begin[0], tf.int32) if begin else self._end_token_ids[0]
-        return token_scores(self.decoder, self._graph.tokenize(text, add_special=False), start)
+        ids = self._graph.tokenize(text, add_special=False)
+        return token_scores(self.decoder, ids, begin_token_ids(self.tokenizer))
 
     # ------------------------------------------------------------------ token by token
 

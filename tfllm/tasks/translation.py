@@ -31,12 +31,24 @@ class Translation(SequenceToSequenceTask):
     source = "text"
     target = "translation"
 
+    measure_settings = ("bleu_tokenizer",)
+
     def measures(
-        self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
+        self,
+        records: Sequence[Record],
+        predictions: Sequence[Mapping[str, Any]],
+        *,
+        bleu_tokenizer: str = "auto",
     ) -> list[Measure]:
-        """BLEU and chrF of all the translations together, with sacrebleu's signatures."""
+        """BLEU and chrF of all the translations together, with sacrebleu's signatures.
+
+        Args:
+            records: with their translations.
+            predictions: of each.
+            bleu_tokenizer: as `bleu` takes it.
+        """
         from tfllm.evaluation.text_measures import bleu, chrf
 
         references = [record[self.target] for record in records]
         given = [prediction[self.target] for prediction in predictions]
-        return [bleu(references, given), chrf(references, given)]
+        return [bleu(references, given, tokenize=bleu_tokenizer), chrf(references, given)]

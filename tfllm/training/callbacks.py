@@ -15,6 +15,7 @@ from tfllm.training.background_checkpoints import BackgroundCheckpoints
 from tfllm.training.checkpoints import Progress
 from tfllm.training.interruption import Interruption
 from tfllm.training.model_state import state_of
+from tfllm.training.number_format import memory_size, percentage, quantity
 from tfllm.training.run_writer import RunWriter
 from tfllm.training.throughput import Throughput
 from tfllm.training.user_callbacks import UserCallbacks, waited
@@ -169,6 +170,15 @@ class RunCallback(keras.callbacks.Callback):
 
     # ---- Keras' hooks
 
+    def on_train_begin(self, logs: Any = None) -> None:
+        """The first call of each `fit` traces."""
+        self._compiled = False
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Log the sums once more, with what came after the last step."""
+        if self.writer:
+            self.writer.log(self.throughput.totals())
+
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Start the clock; tell the other workers of a signal."""
         votes = getattr(self.model, "votes_to_stop", None)
@@ -200,6 +210,8 @@ class RunCallback(keras.callbacks.Callback):
         if self._compiled:  # the first call traces and compiles
             waited = float(logs.get("input_seconds", 0.0))
             rates = self.throughput.count_step(steps, seconds, waited)
+        else:
+            self.throughput.count_tracing(seconds)
         self._compiled = True
         if self.writer:
             values = {"loss": loss, **{name: float(logs[name]) for name in self.model.measures}}
@@ -260,6 +272,7 @@ class RunCallback(keras.callbacks.Callback):
                 del values["gradient_norm"]
         skipped = self.progress.step - num_updates(self.model)
         values |= {"learning_rate": self._learning_rate(), "skipped_steps": float(skipped)}
+        self.throughput.begin_stretch()
         values |= {**rates, **self.throughput.totals()}
         self.writer.show(self._in_a_line(values), steps)
         self.writer.log(values)
@@ -270,15 +283,18 @@ class RunCallback(keras.callbacks.Callback):
         if "gradient_norm" in values:
             shown.append(f"norm {values['gradient_norm']:.2f}")
         if "tokens_per_second" in values:
-            rate = f"{values['tokens_per_second'] / 1000:.1f}k tokens/s"
+            rate = f"{quantity(values['tokens_per_second'])} tokens/s"
             if self.throughput.replicas > 1:
-                rate += f" ({values['tokens_per_second_per_replica'] / 1000:.1f}k a replica)"
-            shown += [rate, f"{values['flops_utilization']:.0%} of peak"]
-        shares = self.throughput.shares
-        shown += [f"{kind} {shares[kind]:.0%}" for kind in ("input", "checkpoint") if shares]
+                rate += f" ({quantity(values['tokens_per_second_per_replica'])} a replica)"
+            shown += [rate, f"{percentage(values['flops_utilization'])} of peak"]
+        total = values["seconds"]
+        shown += [
+            f"{kind} {percentage(values[f'{kind}_seconds'] / total)}"
+            for kind in ("input", "checkpoint")
+        ]
         if values["skipped_steps"]:
             shown.append(f"{values['skipped_steps']:.0f} skipped")
-        return ", ".join([*shown, f"{values['memory_bytes'] / 1e9:.1f} GB"])
+        return ", ".join([*shown, memory_size(values["memory_bytes"])])
 
     def _count_skipped(self) -> None:
         """Give up where float16 leaves out every update: its scale is 0 then, or soon."""

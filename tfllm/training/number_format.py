@@ -1,4 +1,4 @@
-"""How a report writes its numbers."""
+"""How the terminal and a report write their numbers, so that both write the same."""
 
 from __future__ import annotations
 
@@ -44,3 +44,8 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {left:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def perplexity(value: float) -> str:
+    """A perplexity in two decimals, of a large one the power of ten."""
+    return f"{value:,.2f}" if value < 1e6 else f"{value:.2e}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfllm.training.number_format import percentage, quantity, rate, three_figures
+from tfllm.training.run_figures import figures
 from tfllm.training.run_logs import RunLog, XAxis
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def panels_of(runs: Sequence[RunLog], x: XAxis) -> list[Panel]:
 
     def known(run: RunLog, key: str) -> bool:
         if key == "time_shares":
-            return bool(run.time_shares())
+            return bool(figures(run).time_shares)
         return bool(
             run.series(key, x)[0] or (key == "loss" and run.series("validation_loss", x)[0])
         )
@@ -263,7 +264,7 @@ def _draw(axes: Axes, panel: Panel, runs: Sequence[RunLog], x: XAxis) -> None:
 
 def _draw_shares(axes: Axes, runs: Sequence[RunLog]) -> None:
     """Bars, a group for each part of the time and in it one for each run."""
-    shares = [run.time_shares() for run in runs]
+    shares = [figures(run).time_shares for run in runs]
     parts = list(dict.fromkeys(part for share in shares for part in share))
     thickness = 0.8 / len(runs)
     for number, share in enumerate(shares):

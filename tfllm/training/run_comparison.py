@@ -7,7 +7,14 @@ from typing import Any
 
 from tfllm.config import ConfigError, ModelConfig, build
 from tfllm.models.presets import num_parameters
-from tfllm.training.number_format import duration, memory_size, percentage, quantity
+from tfllm.training.number_format import (
+    duration,
+    memory_size,
+    percentage,
+    perplexity,
+    quantity,
+)
+from tfllm.training.run_figures import figures
 from tfllm.training.run_logs import RunLog
 
 NOTHING = "–"
@@ -19,6 +26,7 @@ Table = dict[str, list[str]]
 
 def comparison(runs: Sequence[RunLog]) -> Table:
     """What came of each run; rows that no run can fill are left out."""
+    found = [figures(run) for run in runs]
     rows: Table = {
         "state": [_state(run) for run in runs],
         "parameters": [_text(_parameters(run), quantity) for run in runs],
@@ -27,19 +35,18 @@ def comparison(runs: Sequence[RunLog]) -> Table:
         "workers": [_text(run.section("result").get("workers")) for run in runs],
         "steps": [_text(_furthest(run, "step"), lambda n: f"{n:,.0f}") for run in runs],
         "tokens": [_text(_furthest(run, "tokens"), quantity) for run in runs],
-        "best validation loss": [_text(run.best_validation_loss, "{:.4f}".format) for run in runs],
-        "best validation perplexity": [_text(run.best_validation_perplexity, _two) for run in runs],
-        "tokens/s": [_text(run.median("tokens_per_second"), quantity) for run in runs],
-        "FLOPs utilisation": [_text(run.median("flops_utilization"), percentage) for run in runs],
-        "time": [_text(run.last("seconds"), duration) for run in runs],
+        "best validation loss": [_text(f.validation_loss, "{:.4f}".format) for f in found],
+        "best validation perplexity": [_text(f.validation_perplexity, perplexity) for f in found],
+        "tokens/s": [_text(f.tokens_per_second, quantity) for f in found],
+        "FLOPs utilisation": [_text(f.flops_utilization, percentage) for f in found],
+        "time": [_text(f.seconds, duration) for f in found],
     }
-    shares = [run.time_shares() for run in runs]
+    shares = [f.time_shares for f in found]
     for part in dict.fromkeys(part for share in shares for part in share):
         rows[f"of it: {part}"] = [_text(share.get(part), percentage) for share in shares]
-    memory = [max(run.series("memory_bytes", "step")[1], default=None) for run in runs]
     rows |= {
-        "peak memory": [_text(most, memory_size) for most in memory],
-        "skipped steps": [_text(run.last("skipped_steps"), lambda n: f"{n:,.0f}") for run in runs],
+        "peak memory": [_text(f.peak_memory, memory_size) for f in found],
+        "skipped steps": [_text(f.skipped_steps, lambda n: f"{n:,.0f}") for f in found],
     }
     return {name: cells for name, cells in rows.items() if set(cells) != {NOTHING}}
 
@@ -105,7 +112,3 @@ def _parameters(run: RunLog) -> int | None:
 
 def _text(value: Any, shown: Any = str) -> str:
     return NOTHING if value is None else shown(value)
-
-
-def _two(value: float) -> str:
-    return f"{value:,.2f}" if value < 1e6 else f"{value:.2e}"

@@ -12,14 +12,13 @@ from typing import Any, Literal
 
 XAxis = Literal["tokens", "step", "seconds"]
 
-_PARTS = {
-    "input": "input_seconds",
-    "compute": "compute_seconds",
-    "checkpoints": "checkpoint_seconds",
-    "validation": "validation_seconds",
-}
-_SUMS = ("seconds", *_PARTS.values())
-"""these begin again at 0 in each process that works on a run"""
+_SUMS = (
+    *("seconds", "tracing_seconds", "input_seconds", "compute_seconds"),
+    *("checkpoint_seconds", "validation_seconds", "timed_tokens"),
+)
+"""these begin again at 0 in each process that works on a run, and never fall within one"""
+_OTHER_SUMS = ("peak_seconds",)
+"""these begin again at 0, too, but may fall: a peak that turns out higher lowers them"""
 
 
 @dataclass
@@ -39,6 +38,8 @@ class RunLog:
     """run.json"""
     steps: list[dict[str, float]] = field(default_factory=list)
     """the lines about steps, in order"""
+    totals: dict[str, float] = field(default_factory=dict)
+    """the sums at the end of the log, which has them once more behind the last validation"""
     validations: list[dict[str, float]] = field(default_factory=list)
     """the lines about validations, with the `seconds` of the step before each"""
     starts: int = 0
@@ -66,24 +67,6 @@ class RunLog:
         """The last value of `key` in the lines about steps."""
         return next((line[key] for line in reversed(self.steps) if key in line), None)
 
-    def median(self, key: str) -> float | None:
-        """The median of `key`; of a log without it, what run.json says at the end."""
-        values = self.series(key, "step")[1]
-        return statistics.median(values) if values else _number(self.section("result").get(key))
-
-    @property
-    def best_validation_loss(self) -> float | None:
-        """The lowest there was, in nats a token."""
-        recorded = _number(self.section("result").get("validation_loss"))
-        losses = [*self.series("validation_loss", "step")[1]]
-        return min(losses, default=recorded) if recorded is None else min([*losses, recorded])
-
-    @property
-    def best_validation_perplexity(self) -> float | None:
-        """exp of it, at most about 1e38."""
-        loss = self.best_validation_loss
-        return None if loss is None else math.exp(min(loss, 88.0))
-
     @property
     def num_replicas(self) -> int | None:
         """Replicas that trained together, by what each had of the throughput."""
@@ -93,17 +76,6 @@ class RunLog:
             a[rates[0]] / a[rates[1]] for a in lines if a.keys() >= set(rates) and a[rates[1]]
         ]
         return round(statistics.median(ratios)) if ratios else None
-
-    def time_shares(self) -> dict[str, float]:
-        """The share of the time that each part took, `other` with it; empty where it is unknown."""
-        total = self.last("seconds")
-        parts = {name: self.last(key) for name, key in _PARTS.items()}
-        known = {name: seconds for name, seconds in parts.items() if seconds is not None}
-        if not total or not known:
-            return {}
-        # What is left: tracing the graph, building the model, waiting for other workers.
-        other = max(0.0, total - sum(known.values()))
-        return {name: seconds / total for name, seconds in {**known, "other": other}.items()}
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[RunLog]:
@@ -154,10 +126,15 @@ def _read(folder: Path, name: str) -> RunLog:
     if not lines:
         run.notes.append("it has logged no step yet")
     lines = _without_what_was_done_again(lines)
-    lines, run.starts = _added_up(lines)
-    run.steps = [line for line in lines if "validation_loss" not in line]
+    lines, run.starts, run.totals = _added_up(lines)
     run.validations = [line for line in lines if "validation_loss" in line]
+    run.steps = [line for line in lines if not _is_end(line) and "validation_loss" not in line]
     return run
+
+
+def _is_end(line: dict[str, float]) -> bool:
+    """Whether it has the sums alone, as the end of each process' part has."""
+    return "timed_tokens" in line and "loss" not in line and "learning_rate" not in line
 
 
 def _lines(path: Path) -> tuple[list[dict[str, float]], int]:
@@ -169,7 +146,7 @@ def _lines(path: Path) -> tuple[list[dict[str, float]], int]:
         for text in file:
             try:
                 values = json.loads(text)
-                line = {k: _number(v) for k, v in values.items()}
+                line = {k: number(v) for k, v in values.items()}
             except (ValueError, AttributeError, RecursionError):
                 damaged += bool(text.strip())
                 continue
@@ -185,17 +162,20 @@ def _without_what_was_done_again(lines: Iterable[dict[str, float]]) -> list[dict
     """Where a run went back to a checkpoint, the lines of its second time count."""
     kept: list[dict[str, float]] = []
     for line in lines:
-        # A validation stands behind the line of its step.
-        last = line["step"] + (0.5 if "validation_loss" in line else 0.0)
+        # A validation stands behind the line of its step, and the sums behind both.
+        last = line["step"] + (0.5 if "validation_loss" in line else 0.75 if _is_end(line) else 0)
         while kept and kept[-1]["step"] >= last:
             kept.pop()
         kept.append(line)
     return kept
 
 
-def _added_up(lines: list[dict[str, float]]) -> tuple[list[dict[str, float]], int]:
-    """The lines with sums that go on over each start, and how many starts there were."""
-    before = dict.fromkeys(_SUMS, 0.0)
+def _added_up(
+    lines: list[dict[str, float]],
+) -> tuple[list[dict[str, float]], int, dict[str, float]]:
+    """The lines with sums that go on over each start, how many starts there were, and the sums."""
+    names = (*_SUMS, *_OTHER_SUMS)
+    before = dict.fromkeys(names, 0.0)
     latest: dict[str, float] = {}
     added, starts = [], 0
     for line in lines:
@@ -205,16 +185,16 @@ def _added_up(lines: list[dict[str, float]]) -> tuple[list[dict[str, float]], in
             continue
         if not starts or any(line[n] < latest[n] for n in _SUMS if n in line and n in latest):
             starts += 1
-            for name in _SUMS:
+            for name in names:
                 before[name] += latest.get(name, 0.0)
             latest = {}
-        sums = {name: line[name] for name in _SUMS if name in line}
+        sums = {name: line[name] for name in names if name in line}
         latest |= sums
         added.append({**line, **{name: before[name] + value for name, value in sums.items()}})
-    return added, starts
+    return added, starts, {name: before[name] + value for name, value in latest.items()}
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
     """A finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfllm.config import ConfigError, ModelConfig, TrainingConfig, build, to_dict
 from tfllm.data import PreparedData
+from tfllm.models.longer_context import with_context
 from tfllm.models.presets import preset
 from tfllm.optimization.schedules import WarmupSchedule
 from tfllm.training.checkpoints import Checkpoints
@@ -67,8 +68,7 @@ def fitted(
             "sequence_length must be at most the model's context "
             f"({model.max_sequence_length}); received {config.sequence_length}"
         )
-    context = max(model.max_sequence_length, config.sequence_length)
-    return dataclasses.replace(model, max_sequence_length=context)
+    return with_context(model, config.sequence_length)
 
 
 class SettingsKind(NamedTuple):
@@ -131,6 +131,9 @@ def resumed(
     saved = folder.read()
     model_config: Any = build(kind.config_class, saved["model"])
     training = build(TrainingConfig, saved["training"])
+    asked_check = {**chosen(config), **settings}.get("memory_check")
+    if asked_check is not None or all_of_them:  # of the machine: no other run for that
+        training = dataclasses.replace(training, memory_check=asked_check or "refuse")
     base = saved.get("base", {}).get("path")
     hint = (
         "say the same settings, or --resume alone to go on with those of the run; give another "

@@ -44,7 +44,8 @@ class TrainedRun:
     skipped_steps: int
     """updates that float16 left out, since gradients were not finite"""
     time_shares: dict[str, float]
-    """of this process' time: "input", "compute", "checkpoint", "validation"; empty without steps"""
+    """of this process' time: "tracing", "input", "compute", "checkpoint", "validation", "other";
+    empty without steps"""
     is_chief: bool
     """whether this process wrote the run's files"""
     is_log_loss: bool = True

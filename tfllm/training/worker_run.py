@@ -34,6 +34,7 @@ from tfllm.training.checkpoints import CheckpointError, Progress
 from tfllm.training.fitted_model import fitted_model
 from tfllm.training.flops import flops_per_token
 from tfllm.training.interruption import Interruption
+from tfllm.training.memory_check import check_memory
 from tfllm.training.model_state import restore_state
 from tfllm.training.preference_reference import read_reference, write_reference
 from tfllm.training.pretrained_base import (
@@ -45,7 +46,7 @@ from tfllm.training.restoring import leave_end_out, restore_last_good
 from tfllm.training.run_folder import RunFolder
 from tfllm.training.run_settings import RunSettings, digest, total_steps
 from tfllm.training.run_writer import RunWriter
-from tfllm.training.throughput import Throughput
+from tfllm.training.throughput import Throughput, device_memory
 from tfllm.training.trained_run import TrainedRun
 from tfllm.training.user_callbacks import UserCallbacks, history_of
 
@@ -101,6 +102,7 @@ class WorkerRun:
         if self.verbose:
             device = "TPU" if self._has("TPU") else "GPU" if self._has("GPU") else "CPU"
             print(f"{device}: {self.batch.describe(config.sequence_length)}", file=sys.stderr)
+        self._check_memory()
         with self.strategy.scope():
             model = self._fitted_model()
         if self.settings.base is not None:
@@ -228,6 +230,21 @@ class WorkerRun:
     @staticmethod
     def _has(kind: str) -> bool:
         return bool(tf.config.list_logical_devices(kind))
+
+    def _check_memory(self) -> None:
+        """Say what memory the run takes, and refuse one that cannot have it."""
+        if self._has("TPU"):  # whose memory TensorFlow does not tell
+            return
+        check_memory(
+            self.model_config,
+            self.config,
+            rows=self.batch.rows_per_micro_batch,
+            replicas=self.batch.replicas,
+            replicas_here=self.batch.replicas // self.batch.workers,
+            pairs=self.data.records == "preference",
+            device_memory=device_memory(),
+            verbose=self.verbose,
+        )
 
     def _throughput(self, model: TrainingStep) -> Throughput:
         peak = matmul_peak(self.config.precision)

@@ -30,7 +30,7 @@ def test_choices_from_the_command_line(folder, tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["harness"] == "multiple_choice"
     first = told["measures"][0]
-    assert first["name"] == "accuracy, length-normalised"
+    assert first["name"] == "acc_norm"
     assert first["num_examples"] == 2
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(answers) == 2
@@ -61,4 +61,6 @@ def test_a_setting_of_another_harness_is_told(folder, capsys):
     check_settings("exact_match", {"temperature": 0.5, "num_shots": 2})
     with pytest.raises(ConfigError, match="unknown harness 'mmlu'"):
         run_harness("mmlu", None, "x.jsonl")
-    assert list(HARNESSES) == ["multiple_choice", "exact_match", "humaneval"]
+    assert list(HARNESSES) == [
+        "multiple_choice", "exact_match", "humaneval", "rolling_perplexity"
+    ]  # fmt: skip

@@ -31,8 +31,16 @@ class Known:
         return [next(a for k, a in self.answers.items() if k in p) for p in prompts]
 
     def score(self, texts):
+        """A token a character, the last of which has the whole log-probability."""
         self.asked.append(list(texts))
-        return [{"log_prob": self.likes[text], "num_tokens": len(text)} for text in texts]
+        return [
+            {
+                "log_prob": self.likes.get(text, 0.0),
+                "num_tokens": len(text),
+                "token_log_probs": [0.0] * (len(text) - 1) + [self.likes.get(text, 0.0)],
+            }
+            for text in texts
+        ]
 
 
 class KnownChat(Known):
@@ -58,8 +66,8 @@ def task():
 
 def test_the_likeliest_choice_is_chosen_raw_and_a_byte():
     likes = {
-        "Go": -2.0, "Go by": -6.0, "Go far away now": -8.0,  # by: -4 in 3 bytes; far...: -6 in 13
-        "x": -1.0, "x yes": -3.0, "x no": -3.5,
+        "Go by": -4.0, "Go far away now": -6.0,  # in 2 and 12 characters
+        "x yes": -2.0, "x no": -2.5, "x ñññ": -2.6,  # 3, 2 and 3 characters; 3, 2 and 6 bytes
     }  # fmt: skip
     model = Known(likes=likes)
     result = multiple_choice(
@@ -68,14 +76,13 @@ def test_the_likeliest_choice_is_chosen_raw_and_a_byte():
             {"context": "Go", "choices": ["by", "far away now"], "answer": "1"},
             {
                 "context": "x",
-                "choices": {"text": ["yes", "no"], "label": ["A", "B"]},
+                "choices": {"text": ["yes", "no", "ñññ"], "label": ["A", "B", "C"]},
                 "answer": "A",
             },
         ],
     )
-    by_byte, raw = result.measures
-    assert raw.value == 0.5
-    assert by_byte.value == 1.0
+    values = {measure.name: measure.value for measure in result.measures}
+    assert values == {"acc_norm": 1.0, "acc": 0.5, "acc_bytes": 0.5}
     assert result.predictions[0]["log_probs"] == [-4.0, -6.0]
     assert [p["chosen"] for p in result.predictions] == [0, 0]
 
@@ -87,14 +94,14 @@ def test_it_is_the_sum_over_the_choice_of_the_model_itself(task):
         ids = task.tokenizer.encode(f"a b {choice}")
         context = task.tokenizer.encode("a b")
         assert ids[: len(context)] == context
-        logits = task.model(np.array([[task.tokenizer.end_token_id, *ids[:-1]]])).numpy()[0]
+        logits = task.model(np.array([ids[:-1]])).numpy()[0]
         log_probs = logits - np.log(np.exp(logits.astype(np.float64)).sum(-1, keepdims=True))
-        expected = sum(log_probs[i, ids[i]] for i in range(len(context), len(ids)))
+        expected = sum(log_probs[i - 1, ids[i]] for i in range(len(context), len(ids)))
         assert log_prob == pytest.approx(expected, rel=1e-4)
 
 
 def test_hellaswag_and_arc_files(tmp_path):
-    likes = {"Golf: He": 0.0, "Golf: He runs": -1.0, "Golf: He swims": -2.0}
+    likes = {"Golf: He runs": -1.0, "Golf: He swims": -2.0}
     (tmp_path / "a.jsonl").write_text(
         json.dumps(
             {"ind": 4, "activity_label": "Golf", "ctx": "He", "endings": ["runs", "swims"],
@@ -102,8 +109,19 @@ def test_hellaswag_and_arc_files(tmp_path):
         )
     )  # fmt: skip
     result = multiple_choice(Known(likes=likes), tmp_path / "a.jsonl")
-    assert [m.value for m in result.measures] == [0, 0]
-    likes = {"Q: Why?\nA:": 0, "Q: Why?\nA: so": -1, "Q: Why?\nA: no": -2}
+    assert [m.value for m in result.measures] == [0, 0, 0]
+    (tmp_path / "wiki.jsonl").write_text(
+        json.dumps(
+            {"activity_label": "Cooking", "ctx": "[header] How [title] Boil. water",
+             "ctx_a": "[header] How [title] Boil.", "ctx_b": "water", "label": "0",
+             "endings": ["Heat it [step] now.", "Wait."]}
+        )
+    )  # fmt: skip
+    model = Known(likes={})
+    (answer,) = multiple_choice(model, tmp_path / "wiki.jsonl").predictions
+    assert answer["choices"] == ["Heat it [step] now.", "Wait."]
+    assert "Cooking: How. Boil. Water Heat it now." in model.asked[0]
+    likes = {"Q: Why?\nA: so": -1, "Q: Why?\nA: no": -2}
     (tmp_path / "b.jsonl").write_text(
         json.dumps(
             {"question": "Why?", "choices": {"text": ["so", "no"], "label": ["1", "2"]},
@@ -112,7 +130,7 @@ def test_hellaswag_and_arc_files(tmp_path):
     )  # fmt: skip
     template = "Q: {context}\nA:"
     result = multiple_choice(Known(likes=likes), tmp_path / "b.jsonl", template=template)
-    assert [m.value for m in result.measures] == [1, 1]
+    assert [m.value for m in result.measures] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -130,10 +148,19 @@ def test_a_choice_that_is_none(change, message):
         multiple_choice(Known(), [record])
 
 
-def test_a_text_that_is_too_long_is_told_at_once(task):
-    records = [{"context": "a", "choices": ["b", "c" * n], "answer": "0"} for n in (1, 400, 3)]
-    with pytest.raises(ValueError, match="at most 256 tokens"):
-        multiple_choice(task, records, batch_size=1)
+def test_a_context_that_is_too_long_loses_its_beginning_and_the_run_goes_on(task):
+    records = [{"context": "a" * n, "choices": ["b", "c"], "answer": "0"} for n in (1, 900, 3)]
+    result = multiple_choice(task, records, batch_size=2)
+    assert len(result.predictions) == 3
+    assert "1 of 3 records are longer than the model's context" in result.notes[0]
+    alone = multiple_choice(task, [{**records[1], "context": "a" * 700}])
+    np.testing.assert_allclose(
+        result.predictions[1]["log_probs"], alone.predictions[0]["log_probs"], atol=1e-4
+    )
+    with pytest.raises(ValueError, match=r"at most as many tokens as the model's context \(256\)"):
+        multiple_choice(task, [{"context": "a", "choices": ["b", "c" * 400], "answer": "0"}])
+    with pytest.raises(ValueError, match="a continuation must not be empty; that of pair 2"):
+        multiple_choice(task, [{"context": "a", "choices": ["b", ""], "answer": 0}], delimiter="")
 
 
 # ------------------------------------------------------------------ answers

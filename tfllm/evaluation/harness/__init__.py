@@ -5,6 +5,7 @@ from tfllm.evaluation.harness.exact_match import exact_match
 from tfllm.evaluation.harness.harness import HarnessResult
 from tfllm.evaluation.harness.humaneval import humaneval
 from tfllm.evaluation.harness.multiple_choice import multiple_choice
+from tfllm.evaluation.harness.rolling_perplexity import rolling_perplexity
 
 __all__ = [
     "HARNESSES",
@@ -12,5 +13,6 @@ __all__ = [
     "exact_match",
     "humaneval",
     "multiple_choice",
+    "rolling_perplexity",
     "run_harness",
 ]

@@ -12,11 +12,13 @@ from tfllm.evaluation.harness.exact_match import exact_match
 from tfllm.evaluation.harness.harness import HarnessResult
 from tfllm.evaluation.harness.humaneval import humaneval
 from tfllm.evaluation.harness.multiple_choice import multiple_choice
+from tfllm.evaluation.harness.rolling_perplexity import rolling_perplexity
 
 HARNESSES: dict[str, Callable[..., HarnessResult]] = {
     "multiple_choice": multiple_choice,
     "exact_match": exact_match,
     "humaneval": humaneval,
+    "rolling_perplexity": rolling_perplexity,
 }
 _OF_GENERATION = ("temperature",)
 """settings that are `GenerationConfig`'s, and no parameter of the function that passes them on"""

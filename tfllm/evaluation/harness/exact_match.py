@@ -9,7 +9,8 @@ from typing import Any
 import regex
 
 from tfllm.data.table_records import Column, Source
-from tfllm.evaluation.harness.harness import HarnessResult, in_batches, read_records
+from tfllm.evaluation.harness.harness import HarnessResult, cut_note, in_batches, read_records
+from tfllm.evaluation.harness.prompts import continuations, room_for_answers
 from tfllm.evaluation.measures import mean
 from tfllm.evaluation.text_measures import normalized
 
@@ -33,7 +34,7 @@ def exact_match(
     template: str = TEMPLATE,
     stop: Sequence[str] = STOPS,
     chat: bool = False,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     **options: Any,
 ) -> HarnessResult:
     """Let a model answer questions, greedily unless told otherwise, and count the right answers.
@@ -53,12 +54,15 @@ def exact_match(
         template: of a question, up to its answer.
         stop: strings that end an answer.
         chat: each question, with its shots before, is a message to which the model replies.
-        max_new_tokens: of an answer.
+        max_new_tokens: of an answer; default: 256, or half the model's context if that is less.
         options: other fields of `GenerationConfig`.
 
+    A prompt that leaves no room for `max_new_tokens` in the model's context loses its beginning, as
+    in lm-evaluation-harness.
+
     Raises:
-        ValueError: a record is not of this form (its answer does not fit the rule), or too long for
-            the model.
+        ValueError: a record is not of this form (its answer does not fit the rule), or
+            `max_new_tokens` is the model's context or more.
     """
     if "{question}" not in template:
         raise ValueError(f"template must have {{question}} in it; received {template!r}")
@@ -77,6 +81,8 @@ def exact_match(
                 f"{record.where}: the answer must fit the rule {extract!r}; received "
                 f"{record['answer']!r}"
             )
+    if max_new_tokens is None:
+        max_new_tokens = room_for_answers(model)
     settings = {"temperature": 0.0, "max_new_tokens": max_new_tokens, **options}
     settings["stop"] = list(stop)
 
@@ -85,6 +91,7 @@ def exact_match(
 
     examples = [(ask(str(shot["question"])), str(shot["answer"])) for shot in shots]
     questions = [ask(str(record["question"])) for record in records]
+    num_cut = 0
     if chat:
 
         def answer(some: list[str]) -> list[str]:
@@ -94,7 +101,7 @@ def exact_match(
     else:
         before = "".join(f"{question} {given}\n\n" for question, given in examples)
         prompts = [before + question for question in questions]
-        texts = in_batches(prompts, lambda some: model.generate(some, **settings), batch_size)
+        texts, num_cut = continuations(model, prompts, settings, batch_size)
     given = [rule(text) for text in texts]
     right = [e == g for e, g in zip(expected, given, strict=True)]
     predictions = [
@@ -102,7 +109,12 @@ def exact_match(
         for r, e, t, g, ok in zip(records, expected, texts, given, right, strict=True)
     ]
     shown = f"{num_shots} shots, {'chat' if chat else 'completion'}, rule {extract}"
-    return HarnessResult("exact_match", [mean("exact match", right, note=shown)], predictions)
+    return HarnessResult(
+        "exact_match",
+        [mean("exact_match", right, note=shown)],
+        predictions,
+        cut_note(num_cut, len(records)),
+    )
 
 
 def replies(model: Any, conversations: list[Any], options: Mapping[str, Any]) -> list[str]:

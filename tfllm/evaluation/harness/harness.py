@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -37,6 +37,8 @@ class HarnessResult:
     measures: list[Measure]
     predictions: list[dict[str, Any]]
     """of each record: what it was, what the model said, and whether that was right"""
+    notes: tuple[str, ...] = ()
+    """what a reader of the measures must know, such as that contexts were cut"""
 
     def measured(self) -> list[Measured]:
         """Each measure with its interval."""
@@ -87,18 +89,34 @@ def read_records(
 
 
 def in_batches(
-    texts: Sequence[str], answer: Any, batch_size: int, *, longest_first: bool = True
+    texts: Sequence[Any], answer: Any, batch_size: int, *, size: Callable[[Any], int] = len
 ) -> list[Any]:
     """What `answer` gives for each text, asked for batches of texts of like length.
 
-    The longest come first: what does not fit, into the context or the memory, is told at once.
+    The longest come first: what does not fit into the memory is found out at once.
+
+    Args:
+        texts: or anything else that has a size.
+        answer: several of them to as many answers.
+        batch_size: the most at once.
+        size: of a text.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; received {batch_size}")
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=longest_first)
+    order = sorted(range(len(texts)), key=lambda i: size(texts[i]), reverse=True)
     answers: list[Any] = [None] * len(texts)
     for begin in range(0, len(order), batch_size):
         places = order[begin : begin + batch_size]
         for place, given in zip(places, answer([texts[i] for i in places]), strict=True):
             answers[place] = given
     return answers
+
+
+def cut_note(num_cut: int, num_records: int) -> tuple[str, ...]:
+    """What is said of records that were longer than the model's context; nothing where none is."""
+    if not num_cut:
+        return ()
+    return (
+        f"{num_cut:,} of {num_records:,} records are longer than the model's context and lost "
+        "their beginning, as in lm-evaluation-harness",
+    )

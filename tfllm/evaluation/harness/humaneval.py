@@ -11,7 +11,8 @@ import regex
 from tfllm.data.table_records import Column, Record, Source
 from tfllm.evaluation.harness.code_execution import Limits, run_programs
 from tfllm.evaluation.harness.exact_match import replies
-from tfllm.evaluation.harness.harness import HarnessResult, in_batches, read_records
+from tfllm.evaluation.harness.harness import HarnessResult, cut_note, in_batches, read_records
+from tfllm.evaluation.harness.prompts import continuations, room_for_answers
 from tfllm.evaluation.measures import Measure, check_lengths, mean
 
 COLUMNS = {
@@ -36,7 +37,7 @@ def humaneval(
     num_samples: int = 1,
     ks: Sequence[int] = (1,),
     chat: bool = False,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     limits: Limits | None = None,
     **options: Any,
 ) -> HarnessResult:
@@ -51,13 +52,13 @@ def humaneval(
         num_samples: programs for each problem; more than one want a temperature.
         ks: pass@k for these; none above `num_samples`.
         chat: ask for the function in a message, and take the reply's code block.
-        max_new_tokens: of a program.
+        max_new_tokens: of a program; default: 256, or half the model's context if that is less.
         limits: of a program's process.
         options: other fields of `GenerationConfig`; greedy, unless told otherwise.
 
     Raises:
         PermissionError: `allow_code_execution` is false; nothing was generated.
-        ValueError: a record is not of this form, or too long for the model; or k is out of range.
+        ValueError: a record is not of this form, or k is out of range.
         RuntimeError: the system cannot confine a process.
     """
     if num_samples < 1 or any(not 1 <= k <= num_samples for k in ks):
@@ -65,6 +66,8 @@ def humaneval(
             f"ks must be from 1 to num_samples ({num_samples}), which is at least 1; received "
             f"{list(ks)}"
         )
+    if max_new_tokens is None:
+        max_new_tokens = room_for_answers(model)
     settings: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": max_new_tokens, **options}
     if num_samples > 1 and not settings["temperature"]:
         raise ValueError(
@@ -78,15 +81,14 @@ def humaneval(
     prompts = [str(record["prompt"]).rstrip() for record in records]
     programs: list[list[str]] = [[] for _ in records]
     texts: list[list[str]] = [[] for _ in records]
+    num_cut = 0
     for sample in range(num_samples):
         wanted = {**settings, "seed": settings.get("seed", 0) + sample}
         if chat:
             given = in_batches(prompts, lambda some, w=wanted: _replies(model, some, w), batch_size)
         else:
             stopped = {**wanted, "stop": list(STOPS)}
-            given = in_batches(
-                prompts, lambda some, w=stopped: model.generate(some, **w), batch_size
-            )
+            given, num_cut = continuations(model, prompts, stopped, batch_size)
         for i, text in enumerate(given):
             body = function_of_reply(text) if chat else text
             texts[i].append(text)
@@ -114,7 +116,7 @@ def humaneval(
     note = "greedy" if not settings["temperature"] else f"temperature {settings['temperature']:g}"
     note += f", {num_samples} samples" * (num_samples > 1) + ", chat" * chat
     measures = [pass_at(k, right, [num_samples] * len(right), note=note) for k in ks]
-    return HarnessResult("humaneval", measures, predictions)
+    return HarnessResult("humaneval", measures, predictions, cut_note(num_cut, len(records)))
 
 
 def pass_at(

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import regex
 
 from tfllm.data.table_records import Column, Record, Source
-from tfllm.evaluation.harness.harness import HarnessResult, ScoresText, in_batches, read_records
+from tfllm.evaluation.harness.harness import HarnessResult, ScoresText, cut_note, read_records
+from tfllm.evaluation.harness.log_likelihood import log_likelihoods
 from tfllm.evaluation.measures import mean
 
 COLUMNS = {
@@ -17,8 +19,10 @@ COLUMNS = {
     "choices": Column(("endings", "options"), kind="json"),
     "answer": Column(("label", "gold", "expected_index", "answerKey", "expected"), kind="label"),
     "activity_label": Column(required=False),
+    "ctx_a": Column(required=False),
+    "ctx_b": Column(required=False),
 }
-"""of a record; `activity_label` is HellaSwag's, and stands before the context, as is usual there"""
+"""of a record; the last three are HellaSwag's (`_hellaswag`)"""
 
 
 def multiple_choice(
@@ -28,12 +32,17 @@ def multiple_choice(
     limit: int = 0,
     batch_size: int = 16,
     template: str = "{context}",
+    delimiter: str = " ",
 ) -> HarnessResult:
     """Choose the text that the model finds likeliest after the context.
 
-    log p(choice | context) is the log-likelihood of context and choice less that of the context
-    alone. "accuracy" takes the largest; "accuracy, length-normalised" the largest a byte of the
-    choice, which does not prefer short ones (as HellaSwag is mostly reported).
+    As lm-evaluation-harness does it (`log_likelihood` has its protocol): the context stands before
+    each choice, and each choice has the log-likelihood of its tokens. What is
+    too long for the model loses its beginning.
+
+    `acc` is the share of records whose right choice has the largest log-likelihood; of `acc_norm`
+    it is the largest a character of the choice, of `acc_bytes` a UTF-8 byte, which does not prefer
+    short ones (as HellaSwag is mostly reported).
 
     Args:
         model: what scores texts.
@@ -43,56 +52,81 @@ def multiple_choice(
         limit: the first so many records; 0: all.
         batch_size: texts that are scored at once.
         template: of what stands before the choice, such as "Question: {context}\\nAnswer:".
+        delimiter: of context and choice (lm-evaluation-harness' `target_delimiter`); "" where the
+            choices begin with a space.
 
     Raises:
-        ValueError: a record is not of this form, or too long for the model.
+        ValueError: a record is not of this form.
     """
     if "{context}" not in template:
         raise ValueError(f"template must have {{context}} in it; received {template!r}")
     records = read_records(data, COLUMNS, limit)
-    contexts, choices, answers = [], [], []
+    pairs, choices, answers = [], [], []
     for record in records:
         texts, answer = _choices(record)
         context = str(record["context"])
-        if label := record.get("activity_label"):
-            context = f"{label}: {context}"
-        contexts.append(template.replace("{context}", context).rstrip())
-        choices.append(texts)
+        told = texts
+        if record.get("activity_label"):
+            context, texts = _hellaswag(record, context, texts)
+        asked = template.replace("{context}", context)
+        pairs += [(asked, delimiter + text) for text in texts]
+        choices.append((told, texts))
         answers.append(answer)
-    wholes = [c + _joined(t) for c, texts in zip(contexts, choices, strict=True) for t in texts]
-    scores = in_batches([*wholes, *contexts], model.score, batch_size)
-    log_probs = iter([score["log_prob"] for score in scores[: len(wholes)]])
-    right, right_by_byte, predictions = [], [], []
-    for record, texts, answer, before in zip(
-        records, choices, answers, scores[len(wholes) :], strict=True
-    ):
-        given = np.asarray([next(log_probs) - before["log_prob"] for _ in texts])
-        sizes = np.asarray([max(len(_joined(text).encode()), 1) for text in texts])
-        chosen, by_byte = int(given.argmax()), int((given / sizes).argmax())
-        right.append(chosen == answer)
-        right_by_byte.append(by_byte == answer)
+    given = iter(log_likelihoods(model, pairs, batch_size=batch_size))
+    right: dict[str, list[bool]] = {"acc": [], "acc_norm": [], "acc_bytes": []}
+    predictions = []
+    num_cut = 0
+    for record, (told, texts), answer in zip(records, choices, answers, strict=True):
+        found = [next(given) for _ in texts]
+        num_cut += any(one.num_cut for one in found)
+        log_probs = np.asarray([one.log_prob for one in found])
+        sizes = {
+            "acc": [1] * len(texts),
+            "acc_norm": [len(text) for text in texts],
+            "acc_bytes": [len(text.encode()) for text in texts],
+        }
+        chosen = {
+            name: int((log_probs / np.maximum(size, 1)).argmax()) for name, size in sizes.items()
+        }
+        for name, choice in chosen.items():
+            right[name].append(choice == answer)
         predictions.append(
             {
                 "context": record["context"],
-                "choices": texts,
+                "choices": told,
                 "answer": answer,
-                "chosen": chosen,
-                "chosen_length_normalised": by_byte,
-                "log_probs": given.tolist(),
+                "chosen": chosen["acc"],
+                "chosen_length_normalised": chosen["acc_norm"],
+                "log_probs": log_probs.tolist(),
             }
         )
+    notes = {
+        "acc_norm": "log p over characters",
+        "acc": "log p",
+        "acc_bytes": "log p over UTF-8 bytes",
+    }
     return HarnessResult(
         "multiple_choice",
-        [
-            mean("accuracy, length-normalised", right_by_byte, note="log p over UTF-8 bytes"),
-            mean("accuracy", right, note="log p"),
-        ],
+        [mean(name, right[name], note=note) for name, note in notes.items()],
         predictions,
+        cut_note(num_cut, len(records)),
     )
 
 
-def _joined(choice: str) -> str:
-    return choice if choice[:1].isspace() else " " + choice
+def _hellaswag(record: Record, context: str, endings: list[str]) -> tuple[str, list[str]]:
+    """The activity, the context with a capital in its middle, the endings; no marks of WikiHow.
+
+    As lm-evaluation-harness reads them.
+    """
+    first, second = record.get("ctx_a"), record.get("ctx_b")
+    if first is not None and second is not None:
+        context = f"{first} {str(second).capitalize()}"
+
+    def plain(text: str) -> str:
+        text = text.strip().replace(" [title]", ". ")
+        return regex.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+    return plain(f"{record['activity_label']}: {context}"), [plain(ending) for ending in endings]
 
 
 def _choices(record: Record) -> tuple[list[str], int]:

@@ -1,0 +1,73 @@
+"""Perplexity of whole documents by words and by bytes (WikiText and its kind)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import regex
+
+from tfllm.data.table_records import Column, Source
+from tfllm.evaluation.harness.harness import HarnessResult, read_records
+from tfllm.evaluation.harness.log_likelihood import rolling_log_likelihoods
+from tfllm.evaluation.measures import Measure, of_sums
+
+COLUMNS = {"text": Column(("page", "document", "content"))}
+"""of a record"""
+
+
+def rolling_perplexity(
+    model: Any,
+    data: Source | Sequence[Mapping[str, Any]],
+    *,
+    limit: int = 0,
+    batch_size: int = 16,
+) -> HarnessResult:
+    """How well a model predicts documents, as lm-evaluation-harness measures it.
+
+    Each token is predicted once, from those before it in its window of the model's context; the
+    first from the prefix token (`log_likelihood`). Words are what white space parts.
+
+    Args:
+        model: a `TextGeneration`.
+        data: files with `COLUMNS`, or records.
+        limit: the first so many records; 0: all.
+        batch_size: windows at once.
+
+    Raises:
+        ValueError: a record is not of this form, or the model is a `Client`.
+    """
+    records = read_records(data, COLUMNS, limit)
+    texts = [str(record["text"]) for record in records]
+    found = rolling_log_likelihoods(model, texts, batch_size=batch_size)
+    losses = np.asarray([-one.log_prob for one in found])
+    words = np.asarray([len(regex.split(r"\s+", text)) for text in texts])
+    num_bytes = np.asarray([len(text.encode()) for text in texts])
+    predictions = [
+        {"text": text, "log_prob": one.log_prob, "num_tokens": one.num_tokens}
+        for text, one in zip(texts, found, strict=True)
+    ]
+    measures = [
+        _perplexity("word_perplexity", losses, words, "exp of the loss a word"),
+        _perplexity("byte_perplexity", losses, num_bytes, "exp of the loss a UTF-8 byte"),
+        of_sums(
+            "bits_per_byte",
+            np.stack([losses, num_bytes], 1),
+            lambda sums: sums[:, 0] / sums[:, 1] / math.log(2),
+            note="UTF-8",
+            higher_is_better=False,
+        ),
+    ]
+    return HarnessResult("rolling_perplexity", measures, predictions)
+
+
+def _perplexity(name: str, losses: np.ndarray, counts: np.ndarray, note: str) -> Measure:
+    return of_sums(
+        name,
+        np.stack([losses, counts], 1),
+        lambda sums: np.exp(np.minimum(sums[:, 0] / sums[:, 1], 700.0)),
+        note=note,
+        higher_is_better=False,
+    )
