@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -12,7 +13,14 @@ from typing import Any, ClassVar, TypeVar
 from tokenizers import Tokenizer, models
 
 from tfllm.tokenizers.conversation import BREAK
-from tfllm.tokenizers.stored_tokenizer import StoredTokenizer, write_file
+from tfllm.tokenizers.specification import ids_around
+from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
+from tfllm.tokenizers.stored_tokenizer import (
+    MADE_FROM,
+    StoredTokenizer,
+    token_content,
+    write_file,
+)
 from tfllm.tokenizers.token_bytes import valid_text
 
 Self = TypeVar("Self", bound="JsonTokenizer")
@@ -31,6 +39,7 @@ class JsonTokenizer(StoredTokenizer):
             its tokens.
     """
 
+    _generic_class = True
     _models: ClassVar[tuple[type, ...]] = (models.BPE,)
 
     def __init__(self, tokenizer_json: str, *, end_token: str | None = None) -> None:
@@ -63,6 +72,7 @@ class JsonTokenizer(StoredTokenizer):
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
         tokenizer._read_beside(file.parent)
+        tokenizer.settings.pop(MADE_FROM, None)
         return tokenizer
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -79,6 +89,22 @@ class JsonTokenizer(StoredTokenizer):
             return
         write_file(target / "tokenizer.json", self._json)
         self._write_beside(target)
+
+    def written_settings(self) -> dict[str, Any]:
+        """As of `StoredTokenizer`; what is put around a text is said as tokenizer.json says it."""
+        settings = super().written_settings()
+        flags = ("add_bos_token", "add_eos_token")
+        if not any(flag in settings for flag in flags):
+            return settings
+        for flag in flags:
+            settings.pop(flag, None)
+        with contextlib.suppress(UnsupportedTokenizer, ValueError):
+            around = ids_around(json.loads(self._json).get("post_processor"))
+            tokens = (token_content(settings.get("bos_token")), self.end_token)
+            ids = [[] if token is None else [self.token_id(token)] for token in tokens]
+            if all(given in ([], own) for given, own in zip(around, ids, strict=True)):
+                settings |= {f: bool(given) for f, given in zip(flags, around, strict=True)}
+        return settings
 
     def token_id(self, token: str) -> int | None:
         """The id of a token as tokenizer.json writes it; None if there is no such token."""

@@ -31,7 +31,6 @@ class MetaspaceTokenizer(JsonTokenizer):
     """
 
     _models = (models.BPE, models.Unigram)
-    _generic_class = True  # LlamaTokenizer of transformers 5 puts rules of its own in place
 
     def __init__(self, tokenizer_json: str, *, end_token: str | None = None) -> None:
         super().__init__(tokenizer_json, end_token=end_token)

@@ -79,7 +79,7 @@ def read_word_piece_specification(
     if pair:
         told = " and ".join(f"U+{ord(c):04X}" for c in pair)
         raise _refuse(f"a vocabulary with both {told}, which change places beside one another")
-    begin, end = _around(settings.get("post_processor"))
+    begin, end = around(settings.get("post_processor"))
     return WordPieceSpecification(
         vocab=list(vocab),
         ids=list(vocab.values()),
@@ -107,7 +107,7 @@ def _check_kind(settings: Mapping[str, Any], part: str, kind: str) -> None:
         raise _refuse(f"the {part} {found!r} ({kind} is needed)")
 
 
-def _around(settings: dict[str, Any] | None) -> tuple[list[int], list[int]]:
+def around(settings: dict[str, Any] | None) -> tuple[list[int], list[int]]:
     """The ids that are put before and after a text."""
     if settings is None:
         return [], []
@@ -115,12 +115,12 @@ def _around(settings: dict[str, Any] | None) -> tuple[list[int], list[int]]:
         return [settings["cls"][1]], [settings["sep"][1]]
     if settings["type"] != "TemplateProcessing":
         raise _refuse(f"the post-processor {settings['type']!r}")
-    around: list[list[int]] = [[]]
+    sides: list[list[int]] = [[]]
     for item in settings["single"]:
         if "Sequence" in item:
-            around.append([])
+            sides.append([])
         else:
-            around[-1] += settings["special_tokens"][item["SpecialToken"]["id"]]["ids"]
-    if len(around) != 2:
-        raise _refuse(f"a template that has the text {len(around) - 1} times")
-    return around[0], around[1]
+            sides[-1] += settings["special_tokens"][item["SpecialToken"]["id"]]["ids"]
+    if len(sides) != 2:
+        raise _refuse(f"a template that has the text {len(sides) - 1} times")
+    return sides[0], sides[1]
