@@ -172,8 +172,7 @@ class BytePairTokenizer(JsonTokenizer):
         from tfllm.tokenizers.byte_pair_graph import BytePairGraph
         from tfllm.tokenizers.specification import read_specification
 
-        added = self._tokenizer.get_added_tokens_decoder()
-        return BytePairGraph(read_specification(self._json, added))
+        return BytePairGraph(read_specification(self._json, self._added_tokens))
 
 
 def _pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 GENERIC_CLASS = "PreTrainedTokenizerFast"
 MADE_FROM = "made_from"
-"""of tokenizer_config.json: the file that the tokenizer.json beside it says the same as; that is read
-then"""
+"""of tokenizer_config.json: which file the tokenizer.json beside it was made from, and is read"""
 _CONFIG = "tokenizer_config.json"
 # The token that ends a document, where nothing says which one does.
 _END_TOKENS = (

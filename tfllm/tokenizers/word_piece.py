@@ -24,9 +24,9 @@ from tokenizers import (
 
 from tfllm.tokenizers.bert_characters import changing_places
 from tfllm.tokenizers.json_tokenizer import JsonTokenizer
+from tfllm.tokenizers.specification import ids_around
 from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.stored_tokenizer import GENERIC_CLASS, read_json, token_content
-from tfllm.tokenizers.word_piece_specification import around as _around
 from tfllm.tokenizers.token_bytes import valid_text
 
 if TYPE_CHECKING:
@@ -196,7 +196,9 @@ class WordPiece(JsonTokenizer):
         own = json.loads(usual.to_str())
         parts = ("normalizer", "pre_tokenizer", "decoder", "model")
         try:
-            surrounded = _around(content.get("post_processor")) == _around(own["post_processor"])
+            surrounded = ids_around(content.get("post_processor")) == ids_around(
+                own["post_processor"]
+            )
         except UnsupportedTokenizer:
             return False
         as_usual = all(content.get(part) == own[part] for part in parts)
@@ -296,8 +298,7 @@ class WordPiece(JsonTokenizer):
         from tfllm.tokenizers.word_piece_graph import WordPieceGraph
         from tfllm.tokenizers.word_piece_specification import read_word_piece_specification
 
-        added = self._tokenizer.get_added_tokens_decoder()
-        specification = read_word_piece_specification(self._json, added)
+        specification = read_word_piece_specification(self._json, self._added_tokens)
         return WordPieceGraph(specification, *self._forms)
 
 
