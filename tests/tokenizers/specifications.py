@@ -16,14 +16,17 @@ from tfllm.tokenizers.sentence_piece_model import read_model
 SPACE = "\u2581"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
-WHITE = [*" \n\r\t\v\f", *"\x1c\x85\u00a0\u1680\u2000\u2003\u2028\u2029\u202f\u205f\u3000\u200b\ufeff"]
+WHITE = [
+    *" \n\r\t\v\f",
+    *"\x1c\x85\u00a0\u1680\u2000\u2003\u2028\u2029\u202f\u205f\u3000\u200b\ufeff",
+]
 CONTROLS = [chr(p) for p in (0, 1, 7, 0x1B, 0x7F, 0x9F, 0xAD, 0x200D, 0x200E, 0xFFF9, 0xE0001)]
 MARKS = [chr(p) for p in (0x300, 0x301, 0x302, 0x327, 0x345, 0x5B0, 0x64B, 0x903, 0x93F, 0x94D,
                           0x302E, 0x3099, 0xFE0F, 0x20E3, 0x1D165)]  # fmt: skip
 LETTERS = [
     *("a", "b", "A", "the", " the", "fox", "The", "ing", "12", "3", "_", "-", "!", "'s", "#", "##"),
-    *("\u00e9", "e\u0301", "\ufb01", "\uff41", "\u00bd", "\u0130", "\u017f", "\u1e9e", "\u03a3", "\u00c5", "\u212b", "\u0600", "\u0915"),
-    *("\u4e2d", "\u6587", "\u3002", "\uac00", "\u1100", "\u1161", "\u11a8", "\U0001f389", "\U0001f1e9", "\u00a9", "\ufffd", "\U0010ffff"),
+    *("e\u0301", *"\u00e9\ufb01\uff41\u00bd\u0130\u017f\u1e9e\u03a3\u00c5\u212b\u0600\u0915"),
+    *"\u4e2d\u6587\u3002\uac00\u1100\u1161\u11a8\U0001f389\U0001f1e9\u00a9\ufffd\U0010ffff",
     *(SPACE, SPACE * 2, "<0x41>", "<", ">", "/s"),
 ]  # fmt: skip
 TOKENS = ["<s>", "</s>", "<unk>", "<x>", "fox!", "Ab", "\u4e2dB", "[MASK]", "\u00c9t\u00e9", "a b"]
@@ -123,18 +126,21 @@ def unigrams() -> Iterator[tuple[str, dict]]:
         steps = [step() if callable(step) else step for step in NORMALIZERS[normalizer]]
         content = _unigram(model)
         size = len(content["vocab"])
-        yield f"{model}-{normalizer}-{pre}", {
-            "version": "1.0",
-            "added_tokens": [
-                *(special(t, i) for i, t in enumerate(("<unk>", "<s>", "</s>"))),
-                *added_tokens(size, number),
-            ],
-            "normalizer": sequence("normalizer", *steps),
-            "pre_tokenizer": sequence("pre_tokenizer", *PRE_TOKENIZERS[pre]),
-            "post_processor": None,
-            "decoder": metaspace(),
-            "model": content,
-        }
+        yield (
+            f"{model}-{normalizer}-{pre}",
+            {
+                "version": "1.0",
+                "added_tokens": [
+                    *(special(t, i) for i, t in enumerate(("<unk>", "<s>", "</s>"))),
+                    *added_tokens(size, number),
+                ],
+                "normalizer": sequence("normalizer", *steps),
+                "pre_tokenizer": sequence("pre_tokenizer", *PRE_TOKENIZERS[pre]),
+                "post_processor": None,
+                "decoder": metaspace(),
+                "model": content,
+            },
+        )
 
 
 def bert(lowercase: bool, strip: bool | None, chinese: bool = True, clean: bool = True) -> dict:
@@ -159,11 +165,14 @@ def word_pieces() -> Iterator[tuple[str, dict]]:
     for number, options in enumerate(kinds):
         content = _word_piece(options[0])
         size = len(content["model"]["vocab"])
-        yield f"{options}", {
-            **content,
-            "added_tokens": [*content["added_tokens"], *added_tokens(size, number)],
-            "normalizer": bert(*options),
-        }
+        yield (
+            f"{options}",
+            {
+                **content,
+                "added_tokens": [*content["added_tokens"], *added_tokens(size, number)],
+                "normalizer": bert(*options),
+            },
+        )
 
 
 @functools.lru_cache
@@ -196,18 +205,21 @@ def metaspaces() -> Iterator[tuple[str, dict]]:
         itertools.product(("bytes", "default"), normalizers, pre_tokenizers)
     ):
         values = _merging(model)
-        yield f"{model}-{normalizer}-{pre}", {
-            "version": "1.0",
-            "added_tokens": [
-                *(special(t, i) for i, t in enumerate(("<unk>", "<s>", "</s>"))),
-                *added_tokens(len(values["vocab"]), number),
-            ],
-            "normalizer": sequence("normalizer", *normalizers[normalizer]),
-            "pre_tokenizer": sequence("pre_tokenizer", *pre_tokenizers[pre]),
-            "post_processor": None,
-            "decoder": {"type": "Sequence", "decoders": decoders},
-            "model": values,
-        }
+        yield (
+            f"{model}-{normalizer}-{pre}",
+            {
+                "version": "1.0",
+                "added_tokens": [
+                    *(special(t, i) for i, t in enumerate(("<unk>", "<s>", "</s>"))),
+                    *added_tokens(len(values["vocab"]), number),
+                ],
+                "normalizer": sequence("normalizer", *normalizers[normalizer]),
+                "pre_tokenizer": sequence("pre_tokenizer", *pre_tokenizers[pre]),
+                "post_processor": None,
+                "decoder": {"type": "Sequence", "decoders": decoders},
+                "model": values,
+            },
+        )
 
 
 def byte_pairs() -> Iterator[tuple[str, dict]]:
@@ -222,10 +234,13 @@ def byte_pairs() -> Iterator[tuple[str, dict]]:
     ):
         content = json.loads(trained(pre if pre in SPLIT_PATTERNS else "gpt2")._json)
         size = len(content["model"]["vocab"])
-        yield f"{pre}-{form}-{whole}", {
-            **content,
-            "added_tokens": [*content["added_tokens"], *added_tokens(size, number)],
-            "normalizer": {"type": form} if form else None,
-            "pre_tokenizer": sequence("pre_tokenizer", *rules[pre]),
-            "model": {**content["model"], "ignore_merges": whole},
-        }
+        yield (
+            f"{pre}-{form}-{whole}",
+            {
+                **content,
+                "added_tokens": [*content["added_tokens"], *added_tokens(size, number)],
+                "normalizer": {"type": form} if form else None,
+                "pre_tokenizer": sequence("pre_tokenizer", *rules[pre]),
+                "model": {**content["model"], "ignore_merges": whole},
+            },
+        )
