@@ -24,7 +24,9 @@ from tokenizers import (
 
 from tfllm.tokenizers.bert_characters import changing_places
 from tfllm.tokenizers.json_tokenizer import JsonTokenizer
-from tfllm.tokenizers.stored_tokenizer import read_json, token_content
+from tfllm.tokenizers.specification import ids_around
+from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
+from tfllm.tokenizers.stored_tokenizer import GENERIC_CLASS, read_json, token_content
 from tfllm.tokenizers.token_bytes import valid_text
 
 if TYPE_CHECKING:
@@ -42,6 +44,13 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 """what tokenizer_config.json calls the special tokens, and what they are where it says nothing"""
+CASING = {
+    "lowercase": "do_lower_case",
+    "strip_accents": "strip_accents",
+    "handle_chinese_chars": "tokenize_chinese_chars",
+}
+"""what the normalizer of tokenizer.json calls a setting, and what tokenizer_config.json does"""
+_CLASS = "BertTokenizer"
 _MAX_CHARACTERS = 100
 _PREFIX = "##"
 _AT_ONCE = 1000
@@ -64,6 +73,7 @@ class WordPiece(JsonTokenizer):
             its tokens.
     """
 
+    _generic_class = False
     _models = (models.WordPiece,)
 
     @classmethod
@@ -140,7 +150,7 @@ class WordPiece(JsonTokenizer):
         content["added_tokens"] = content["added_tokens"][: len(SPECIAL_TOKENS)]
         result = cls(json.dumps(content, ensure_ascii=False))
         result.settings = {
-            "tokenizer_class": "BertTokenizer",
+            "tokenizer_class": _CLASS,
             **SPECIAL_TOKENS,
             "do_lower_case": lowercase,
             "strip_accents": strip_accents,
@@ -181,6 +191,45 @@ class WordPiece(JsonTokenizer):
             result.settings["strip_accents"] = False
         result._other_ends = self._other_ends
         return result
+
+    def written_settings(self) -> dict[str, Any]:
+        """As of `StoredTokenizer`; how letters are treated is said as tokenizer.json's normalizer
+        does it, since classes of `transformers` for BERT follow tokenizer_config.json."""
+        settings = super().written_settings()
+        settings |= {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+        for name in ("add_bos_token", "add_eos_token", *CASING.values()):
+            settings.pop(name, None)
+        content = json.loads(self._json)
+        normalizer = content.get("normalizer") or {}
+        if normalizer.get("type") == "BertNormalizer":
+            settings |= {name: normalizer[key] for key, name in CASING.items()}
+        settings["tokenizer_class"] = _CLASS if self._is_berts(content) else GENERIC_CLASS
+        return settings
+
+    def _is_berts(self, content: dict[str, Any]) -> bool:
+        """Whether BertTokenizer, which reads the vocabulary alone, is this tokenizer."""
+        names = {name: self._special_token(name) for name in SPECIAL_TOKENS}
+        if any(self.token_id(names[name]) is None for name in ("cls_token", "sep_token")):
+            return False
+        normalizer = content.get("normalizer") or {}
+        casing = {
+            "lowercase": normalizer.get("lowercase", True),
+            "strip_accents": normalizer.get("strip_accents"),
+            "chinese": normalizer.get("handle_chinese_chars", True),
+        }
+        unknown = content["model"]["unk_token"]
+        usual = _bert(content["model"]["vocab"], **casing, unknown=unknown)
+        usual.post_processor = _template(usual, names)
+        own = json.loads(usual.to_str())
+        parts = ("normalizer", "pre_tokenizer", "decoder", "model")
+        try:
+            surrounded = ids_around(content.get("post_processor")) == ids_around(
+                own["post_processor"]
+            )
+        except UnsupportedTokenizer:
+            return False
+        as_usual = all(content.get(part) == own[part] for part in parts)
+        return surrounded and as_usual and names["unk_token"] == unknown
 
     @property
     def end_token(self) -> str:
@@ -276,8 +325,7 @@ class WordPiece(JsonTokenizer):
         from tfllm.tokenizers.word_piece_graph import WordPieceGraph
         from tfllm.tokenizers.word_piece_specification import read_word_piece_specification
 
-        added = self._tokenizer.get_added_tokens_decoder()
-        specification = read_word_piece_specification(self._json, added)
+        specification = read_word_piece_specification(self._json, self._added_tokens)
         return WordPieceGraph(specification, *self._forms)
 
 
