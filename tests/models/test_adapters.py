@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.rounding import UNIT_ROUNDOFF, assert_rounded, assert_within
+from tests.rounding import UNIT_ROUNDOFF, assert_within, weight_rounding
 from tfllm.config import ConfigError, LoraConfig, ModelConfig
 from tfllm.models.causal_lm import CausalLM
 
 IDS = np.arange(24).reshape(2, 12)
-ADDITIONS = 2 * (5 * 16 + 4 + 12 + 40) + 2 * 16
-"""on the longest way through the tiny model, 12 tokens, to its logits"""
 
 
 def randomized(model, seed=0):
@@ -35,12 +33,13 @@ def values(model):
 def test_merging_changes_no_logits_and_merging_twice_changes_nothing(adapted):
     own = [variable.path for variable in adapted.own_weights]
     expected = adapted(IDS).numpy()
+    bound = weight_rounding(adapted, lambda: adapted(IDS))
     before = values(adapted)
     adapted.merge_adapter()
     assert adapted.adapters == () and adapted.adapter is None
     assert [variable.path for variable in adapted.weights] == own
     assert all(variable.trainable for variable in adapted.weights)
-    assert_rounded(adapted(IDS), expected, ADDITIONS)
+    assert_within(adapted(IDS), expected, bound)
     once = values(adapted)
     assert any((once[path] != before[path]).any() for path in own)
     adapted.merge_adapter()
@@ -137,7 +136,7 @@ def test_a_saved_keras_model_keeps_its_adapters(adapted, tmp_path):
 def test_a_copy_in_another_dtype_has_the_adapter_merged(adapted):
     copy = adapted.with_dtype("float32")
     assert copy.adapters == ()
-    assert_rounded(copy(IDS), adapted(IDS), ADDITIONS)
+    assert_within(copy(IDS), adapted(IDS), weight_rounding(adapted, lambda: adapted(IDS)))
     adapted.set_adapter(None)
     np.testing.assert_array_equal(adapted.with_dtype("float32")(IDS), adapted(IDS))
 

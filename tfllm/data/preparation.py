@@ -41,10 +41,11 @@ def prepare(
     Text is cut and read as `tfllm.data.sources` says; it is read once more to train the tokenizer
     (on about 100 MB of the train split at most; not if one is given). A text file is a document of
     its own unless it is longer than a 64th of the corpus (but 16,384 characters at least and
-    262,144 at most). Whole documents are kept for validation; where these would be more than
-    twice the fraction, since one of them is large or there is only one, a part of that one is kept
-    out: some paragraphs in a row (or lines, or words, where it has none) at a place that its hash
-    says. Pieces of one file may then stand on both sides, copies of a piece never. To keep
+    262,144 at most). Whole documents are kept for validation. Where these would be more than twice
+    the fraction, since one of them is large or there is only one, that one is divided: some of its
+    paragraphs in a row (lines or sentences, where paragraphs are too long), at a place that its
+    hash says, are kept for validation, and the rest is trained on. Pieces of one file may then be
+    in both splits, copies of a piece never. To keep
     documents whole, name validation files.
 
     Examples are JSON lines, or a `.json` array, of what `tfllm.data.example_records` reads:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 _BUCKET_BITS = 16
+_ENDS = (r"\n[ \t]*\n\s*", r"\n\s*", r"[.!?…]['\"”’)]*\s+|[。！？]")
+"""of paragraphs, lines and sentences"""
 
 
 def document_hash(text: str, seed: int) -> int:
@@ -48,8 +50,8 @@ class Boundary:
 def divided(text: str, share: float, hashed: int) -> tuple[str, str, str] | None:
     """What stands before, in and behind the part of a document that is kept for validation.
 
-    The part is some paragraphs in a row; lines, or words, where paragraphs are more than twice as
-    long as it should be. Joined, the three are the text; one of the outer two may be empty.
+    The part is some paragraphs in a row; lines, or sentences, where paragraphs are more than twice
+    as long as it should be. Joined, the three are the text; one of the outer two may be empty.
 
     Args:
         text: the document.
@@ -57,10 +59,10 @@ def divided(text: str, share: float, hashed: int) -> tuple[str, str, str] | None
         hashed: of the document: says where the part stands.
 
     Returns:
-        None where not even words come near the share, such as in a few of them.
+        None where not even sentences come near the share.
     """
     wanted = share * len(text)
-    for mark in (r"\n[ \t]*\n\s*", r"\n\s*", r"\s+"):
+    for mark in _ENDS:
         ends = [match.end() for match in re.finditer(mark, text)]
         starts = np.array([0, *(end for end in ends if end < len(text)), len(text)])
         # The end nearest to the wanted size for each start, of which those that come near count.

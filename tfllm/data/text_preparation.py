@@ -187,15 +187,18 @@ class TextPreparation:
             documents = "document was" if self._num_divided == 1 else "documents were"
             return (
                 f"{self._num_divided} {documents} divided, since whole documents are more than "
-                "twice the validation_fraction: a part of it is the validation split or in it, "
-                "the rest is trained on; name validation files to keep documents whole"
+                "twice the validation_fraction: some paragraphs are kept for validation, the rest "
+                "is trained on; name validation files to keep documents whole"
             )
         if self._division.census.lowest_hash == self._division.census.highest_hash:
             return (
                 "there is no validation split: the text is a single document (or copies of one) "
                 "without a place to divide it at"
             )
-        return "the validation split is more than twice the validation_fraction: a whole document"
+        return (
+            "the validation split is more than twice the validation_fraction: it is a document "
+            "without a place to divide it at"
+        )
 
     def _items(self, file: SourceFile, held_out: bool) -> Iterator[Document]:
         """The documents of a file, and in the place of one that is divided its parts."""
