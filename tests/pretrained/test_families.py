@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests.pretrained.families import REFERENCES, families, refused_everywhere
+from tests.rounding import UNIT_ROUNDOFF, assert_within, weight_rounding
 from tfllm import pretrained
 from tfllm.config import ConfigError, GenerationConfig, ModelConfig
 from tfllm.generation import decoding
@@ -46,8 +47,14 @@ def config_values(name):
     return json.loads((REFERENCES / name / "config.json").read_text())
 
 
-def close(ours, theirs, atol=1e-4):
-    np.testing.assert_allclose(ours, theirs, atol=atol, rtol=0)
+@functools.cache
+def bounds(name):
+    """Of the logits at each position of the recorded rows."""
+    return weight_rounding(model(name), lambda: model(name)(recorded(name)["token_ids"]))
+
+
+def close(ours, theirs, bound):
+    assert_within(ours, theirs, bound)
 
 
 def test_the_table_has_every_architecture_and_each_has_a_reference():
@@ -62,7 +69,7 @@ def test_the_table_has_every_architecture_and_each_has_a_reference():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_those_of_transformers(name):
-    close(model(name)(recorded(name)["token_ids"]), recorded(name)["logits"])
+    close(model(name)(recorded(name)["token_ids"]), recorded(name)["logits"], bounds(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,7 +88,7 @@ def test_padding_on_either_side_is_invisible(name):
             )
             padded = model(name).logits(hidden).numpy()
             for row, (place, length) in enumerate(zip(places, lengths, strict=True)):
-                close(padded[row, place], logits[row, :length])
+                close(padded[row, place], logits[row, :length], bounds(name)[row, :length])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +99,10 @@ def test_a_packed_row_gives_what_its_documents_give_alone(name):
     packed = np.concatenate([token_ids[row, :n] for row, n in pieces])[np.newaxis]
     segments = np.repeat([1, 2, 3], lengths)[np.newaxis]
     given = model(name)({"token_ids": packed, "segment_ids": segments}).numpy()[0]
-    close(given, np.concatenate([logits[row, :n] for row, n in pieces]))
+    expected, bound = (
+        np.concatenate([a[row, :n] for row, n in pieces]) for a in (logits, bounds(name))
+    )
+    close(given, expected, bound)
 
 
 def run_decode(name, prompts, steps, dtype="float32"):
@@ -136,7 +146,7 @@ def test_cached_decoding_of_prompts_of_other_lengths_is_that_of_transformers(nam
     rows = recorded(name)["token_ids"]
     prompts = [row[:n].tolist() for row, n in zip(rows, lengths, strict=True)]
     tokens, logits = steps_of(name, prompts, expected.shape[1], first_room=3)
-    close(logits, recorded(name)["generated_logits"])
+    close(logits, recorded(name)["generated_logits"], bounds(name).max())
     np.testing.assert_array_equal(tokens, expected)
 
 
@@ -147,8 +157,9 @@ def test_cached_decoding_goes_on_over_a_gap_behind_the_prompt(name, steps_of):
     short, long, steps = 2, 15, 12
     forced = np.stack([rows[0, short : short + steps], rows[1, long : long + steps]])
     _, seen = steps_of(name, [rows[0, :short].tolist(), rows[1, :long].tolist()], steps, forced)
-    close(seen[0], logits[0, short - 1 : short + steps - 1])
-    close(seen[1], logits[1, long - 1 : long + steps - 1])
+    for row, length in enumerate((short, long)):
+        place = slice(length - 1, length + steps - 1)
+        close(seen[row], logits[row, place], bounds(name)[row, place])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -171,19 +182,20 @@ def test_a_cache_behind_padding_on_the_left(name):
         begin = end
     given = np.concatenate(given, 1)
     for row, pad in enumerate(pads):
-        close(given[row, pad:], logits[row, : time - pad])
+        close(given[row, pad:], logits[row, : time - pad], bounds(name)[row, : time - pad])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_is_near(name, steps_of):
     expected = recorded(name)["logits"]
     given = model(name, "bfloat16")(recorded(name)["token_ids"]).numpy()
-    close(given, expected, atol=0.3)
+    half = UNIT_ROUNDOFF["bfloat16"] / UNIT_ROUNDOFF["float32"]
+    close(given, expected, half * bounds(name))
     assert np.corrcoef(given.ravel(), expected.ravel())[0, 1] > 0.998
     rows, short = recorded(name)["token_ids"].astype(np.int32), 12
     prompts, forced = [row[:short].tolist() for row in rows], rows[:, short:]
     _, seen = steps_of(name, prompts, 3, forced, "bfloat16")
-    close(seen, expected[:, short - 1 : short + 2], atol=0.3)
+    close(seen, expected[:, short - 1 : short + 2], half * bounds(name)[:, short - 1 : short + 2])
 
 
 DIFFERENT = {

@@ -76,6 +76,7 @@ def add_commands(add: AddCommand) -> None:
             "validation",
             "text_field",
             "ignore_keys",
+            "encoding",
             "skip_bad_records",
         ),
     )

@@ -11,8 +11,8 @@ Formats, each plain or gzip-compressed (a name that ends in `.gz`):
   half of the length; if there is none, behind the last line end there; then behind the last space;
   and only then anywhere. The pieces, joined, are the file.
 
-Text is UTF-8. A byte order mark is dropped, and the line ends `\\r\\n` and `\\r` of a text file
-become `\\n`. A document of white space only is passed over.
+Text is UTF-8, unless another encoding is set. A byte order mark is dropped, and the line ends
+`\\r\\n` and `\\r` of a text file become `\\n`. A document of white space only is passed over.
 """
 
 from __future__ import annotations
@@ -57,6 +57,27 @@ class SourceFile:
     """what its documents are read as"""
     of_folder: bool = False
     """whether it was found in a folder, and not named by itself or by a glob"""
+    encoding: str = "utf-8"
+    """of its text"""
+
+
+class LeftOut:
+    """The files below folders that are not read, and why."""
+
+    def __init__(self) -> None:
+        self._by_reason: dict[str, list[str]] = {}
+
+    def add(self, path: str, reason: str) -> None:
+        """Count a file, or a folder with all that is in it."""
+        self._by_reason.setdefault(reason, []).append(path)
+
+    def notes(self) -> list[str]:
+        """How many there are of each kind, and the first of them by name."""
+        return [
+            f"{len(paths):,} {reason} left out: {', '.join(sorted(paths)[:5])}"
+            + (", ..." if len(paths) > 5 else "")
+            for reason, paths in self._by_reason.items()
+        ]
 
 
 # ------------------------------------------------------------------ which files
@@ -67,6 +88,8 @@ def find_files(
     *,
     exclude: Sequence[str | Path] = (),
     suffixes: tuple[str, ...] = TEXT_SUFFIXES + JSON_SUFFIXES + TABLE_SUFFIXES,
+    encoding: str = "utf-8",
+    left_out: LeftOut | None = None,
 ) -> list[SourceFile]:
     """The files that `inputs` name, each once, sorted by path.
 
@@ -76,6 +99,8 @@ def find_files(
             .tab or .parquet, or in one of these and .gz; hidden files and folders are passed over.
         exclude: folders that are not searched, such as the one to be written.
         suffixes: other endings than these, of the files below a folder.
+        encoding: of all of them.
+        left_out: is told what is not read of the folders.
 
     Raises:
         FileNotFoundError: an input is not there, or a folder or glob yields no file.
@@ -87,14 +112,17 @@ def find_files(
     excluded = {os.path.realpath(folder) for folder in exclude}
     found: dict[str, tuple[Path, bool]] = {}
     for entry in sorted(map(os.path.expanduser, map(str, inputs)), key=os.path.isdir):
-        for path in _paths(entry, excluded, suffixes):
+        for path in _paths(entry, excluded, suffixes, left_out):
             found.setdefault(os.path.realpath(path), (Path(path), os.path.isdir(entry)))
-    return sorted((_source_file(*file) for file in found.values()), key=lambda f: f.path.as_posix())
+    files = [_source_file(*file, encoding) for file in found.values()]
+    return sorted(files, key=lambda file: file.path.as_posix())
 
 
-def _paths(entry: str, excluded: set[str], suffixes: tuple[str, ...]) -> list[str]:
+def _paths(
+    entry: str, excluded: set[str], suffixes: tuple[str, ...], left_out: LeftOut | None
+) -> list[str]:
     if os.path.isdir(entry):
-        return _files_below(entry, excluded, suffixes)
+        return _files_below(entry, excluded, suffixes, left_out or LeftOut())
     if os.path.lexists(entry):
         return [entry]
     if not glob.has_magic(entry):
@@ -113,7 +141,9 @@ def _paths(entry: str, excluded: set[str], suffixes: tuple[str, ...]) -> list[st
     return paths
 
 
-def _files_below(folder: str, excluded: set[str], suffixes: tuple[str, ...]) -> list[str]:
+def _files_below(
+    folder: str, excluded: set[str], suffixes: tuple[str, ...], left_out: LeftOut
+) -> list[str]:
     paths: list[str] = []
     others = 0
     visited = set(excluded)
@@ -123,13 +153,18 @@ def _files_below(folder: str, excluded: set[str], suffixes: tuple[str, ...]) -> 
             folders.clear()
             continue
         visited.add(real)
+        for name in folders:
+            if name.startswith("."):
+                left_out.add(os.path.join(parent, name), "hidden folders (a dot before the name)")
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
+            path = os.path.join(parent, name)
             if name.startswith("."):
-                continue
-            if suffix_of(name) in suffixes:
-                paths.append(os.path.join(parent, name))
+                left_out.add(path, "hidden files (a dot before the name)")
+            elif suffix_of(name) in suffixes:
+                paths.append(path)
             else:
+                left_out.add(path, f"files that do not end in {', '.join(suffixes)}")
                 others += 1
     if not paths:
         raise FileNotFoundError(
@@ -145,7 +180,7 @@ def _raise(error: OSError) -> None:
     raise unreadable(error, error.filename) from error
 
 
-def _source_file(path: Path, of_folder: bool) -> SourceFile:
+def _source_file(path: Path, of_folder: bool, encoding: str) -> SourceFile:
     try:
         status = os.stat(path)
     except OSError as error:
@@ -158,7 +193,7 @@ def _source_file(path: Path, of_folder: bool) -> SourceFile:
     kind: Literal["text", "json_lines", "table"] = "table" if is_table(path) else "text"
     if suffix_of(path.name) in JSON_SUFFIXES:
         kind = "json_lines"
-    return SourceFile(path, status.st_size, kind, of_folder)
+    return SourceFile(path, status.st_size, kind, of_folder, encoding)
 
 
 # ------------------------------------------------------------------ which documents
@@ -190,8 +225,20 @@ def documents(
         on_bad = on_bad or BadRecords(False)
         yield from _documents_of(records(file, on_read=on_read, on_bad=on_bad), text_field, on_bad)
         return
-    with opened(file.path, on_read) as stream:
+    with opened(file.path, on_read, file.encoding) as stream:
         yield from pieces(_decoded(stream, file.path), max_document_chars)
+
+
+def check_text(file: SourceFile) -> None:
+    """Read a text file to its end.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is binary or in another encoding, or a damaged gzip file.
+    """
+    with opened(file.path, encoding=file.encoding) as stream:
+        for _ in _decoded(stream, file.path):
+            pass
 
 
 def records(
@@ -202,10 +249,10 @@ def records(
 ) -> Iterator[JsonRecord]:
     """The records of JSON or of a table in order, with their places (see `documents`)."""
     if file.format == "table":
-        rows = table_rows(file.path, on_bad or BadRecords(False), on_read)
+        rows = table_rows(file.path, on_bad or BadRecords(False), on_read, file.encoding)
         yield from (JsonRecord(where, row) for where, row in rows)
         return
-    with opened(file.path, on_read) as stream:
+    with opened(file.path, on_read, file.encoding) as stream:
         yield from json_records(stream, file.path, on_bad or BadRecords(False))
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tfllm.path_kinds import instead_of
+
 log = logging.getLogger("tfllm.serving")
 
 MAX_VERSION = 2**63 - 1
@@ -60,7 +62,13 @@ def model_folders(base: Path) -> dict[str, Path]:
         OSError: the folder cannot be read.
     """
     if not base.is_dir():
-        raise ValueError(f"the folder of models must exist; received {base}")
+        what = "it is a file" if base.exists() else "it does not exist"
+        raise ValueError(
+            f"the folder of models must exist; received {base}, and {what}: "
+            "tfllm export RUN saved_models/NAME writes one"
+        )
+    if message := instead_of(base, "exported"):
+        raise ValueError(message)
     if (base / "saved_model.pb").exists():
         raise ValueError(
             f"the folder of models must hold NAME/VERSION/saved_model.pb or VERSION/saved_model.pb;"

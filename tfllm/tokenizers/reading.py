@@ -12,7 +12,6 @@ from tfllm.tokenizers.json_tokenizer import JsonTokenizer, read_tokenizer_json
 from tfllm.tokenizers.marian import SOURCE, MarianTokenizer
 from tfllm.tokenizers.metaspace import MetaspaceTokenizer
 from tfllm.tokenizers.sentence_piece import FILES, SentencePieceTokenizer
-from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.stored_tokenizer import MADE_FROM, read_json
 from tfllm.tokenizers.unigram_json import UnigramTokenizer
 from tfllm.tokenizers.word_piece import VOCABULARY, WordPiece

@@ -1,0 +1,136 @@
+"""How far rounding may move a computed value: bounds that follow from what is computed.
+
+The unit roundoff u of a dtype is half the distance from 1 to the next number. Roundings are as good
+as independent, so that the error of n additions grows as sqrt(n) u, not as n u (Higham & Mary, "A
+new approach to probabilistic rounding error analysis", 2019). Which order the additions have is the
+processor's choice: oneDNN and Eigen take other kernels where there is AVX2, AVX512 or AMX, and
+other ones again for one row than for several. `make test-processors` runs the tests that are held
+by these bounds under imitated processors.
+
+Two bounds, of which the first is enough where no step enlarges what comes in:
+
+- `rounding`: from the dtype, the number of additions on the longest way from the inputs to a value,
+  and the largest value on it.
+- `weight_rounding`: for a whole model, whose attention and norms may enlarge an error. A stable
+  computation gives exactly what slightly other weights would (Wilkinson), so the bound is measured:
+  by how much the outputs move when each weight moves by one place of its last digit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+UNIT_ROUNDOFF = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+}
+"""the largest relative error of one rounding"""
+DEVIATIONS = 6
+"""a bound in standard deviations: of 100,000 values that are compared none should be outside"""
+SIDES = 2
+"""what is compared with was rounded, too, in an order of its own"""
+TRIALS = 8
+"""how often weights are moved; the deviation is then known to a quarter"""
+
+
+def rounding(additions: int, largest: Any = 1.0, dtype: str = "float32") -> float:
+    """The most by which two computations of a value may differ.
+
+    One rounding is off by at most u, evenly distributed: its deviation is u / sqrt(3). A product
+    and its addition both round, so that n of them deviate by u sqrt(2 n / 3).
+
+    Args:
+        additions: on the longest way from the inputs to the value: the lengths of the sums
+            that follow each other, such as E + D + S + E of attention.
+        largest: the largest value on the way, or values, of which the largest counts; 1 for a
+            relative bound.
+        dtype: in which it is computed.
+    """
+    deviation = UNIT_ROUNDOFF[dtype] * math.sqrt(2 * additions / 3)
+    return SIDES * DEVIATIONS * deviation * float(np.max(np.abs(np.asarray(largest, np.float64))))
+
+
+def additions_of(config: Any, time: int) -> int:
+    """On the longest way through a decoder or encoder, to its logits.
+
+    Each block has five sums, one behind the other: the projection of what comes in, the scores, the
+    mix of the values, the output projection, and the two of the feed-forward part; its norms are
+    sums over the width, too.
+    """
+    width = config.embedding_dim
+    head = getattr(config, "head_dim", None) or width // config.num_heads
+    hidden = getattr(config, "feed_forward_dim", None) or 4 * width
+    block = 2 * width + head + time + width + 2 * width + hidden
+    return config.num_layers * block + 2 * width
+
+
+def weight_rounding(model: Any, run: Any) -> Any:
+    """Bounds for what `run()` computes with `model`, one for each vector of the last axis.
+
+    A vector has one bound, since an error that reaches a position's state shows in all its logits.
+
+    Args:
+        model: whose weights are float32.
+        run: gives an array, or arrays in a dictionary.
+
+    Returns:
+        SIDES * DEVIATIONS standard deviations of each vector when each weight moves by 2 u up or
+        down, shaped as the output but for the last axis, which is 1.
+    """
+    random = np.random.default_rng(0)
+    weights = [w for w in model.weights if np.issubdtype(w.numpy().dtype, np.floating)]
+    kept = [w.numpy() for w in weights]
+    before = tf.nest.map_structure(_float64, run())
+    squares = tf.nest.map_structure(lambda values: np.zeros((*values.shape[:-1], 1)), before)
+    try:
+        for _ in range(TRIALS):
+            for weight, value in zip(weights, kept, strict=True):
+                sign = random.choice([-1, 1], size=value.shape)
+                weight.assign((value * (1 + 2 * UNIT_ROUNDOFF["float32"] * sign)).astype("float32"))
+            moved = tf.nest.map_structure(_float64, run())
+            squares = tf.nest.map_structure(
+                lambda total, a, b: total + ((a - b) ** 2).mean(-1, keepdims=True) / TRIALS,
+                squares,
+                moved,
+                before,
+            )
+    finally:
+        for weight, value in zip(weights, kept, strict=True):
+            weight.assign(value)
+    return tf.nest.map_structure(lambda total: SIDES * DEVIATIONS * np.sqrt(total), squares)
+
+
+def assert_within(given: Any, expected: Any, bound: Any, message: str = "") -> None:
+    """That no value is off by more than its bound, which broadcasts."""
+    given, expected = _float64(given), _float64(expected)
+    assert expected.shape in (given.shape, ()), (given.shape, expected.shape)
+    off = np.abs(given - expected)
+    outside = ~(off <= bound)
+    worst = np.max(off / np.maximum(bound, np.finfo(np.float64).tiny), initial=0.0)
+    assert not outside.any(), (
+        f"{message} {outside.sum()} of {off.size} values are off by more than rounding explains, "
+        f"by {off[outside].max():.3g} at most; the worst is {worst:.3g} times its bound"
+    )
+
+
+def assert_rounded(
+    given: Any, expected: Any, additions: int, dtype: str = "float32", message: str = ""
+) -> None:
+    """That values differ by no more than `rounding` of so many additions of values as large."""
+    assert_within(given, expected, rounding(additions, expected, dtype), message)
+
+
+def about(expected: Any, additions: int, dtype: str = "float32") -> Any:
+    """A number, or one that differs from it by no more than `rounding`."""
+    return pytest.approx(expected, rel=rounding(additions, dtype=dtype), abs=0)
+
+
+def _float64(values: Any) -> np.ndarray:
+    return np.asarray(tf.cast(values, tf.float64))
