@@ -93,8 +93,8 @@ def test_inputs_and_outputs_are_what_the_interface_says_with_the_batch_first(loa
         "num_tokens": tf.int32,
         "log_prob": tf.float32,
         "perplexity": tf.float32,
-        "token_ids": tf.int32,
-        "token_log_probs": tf.float32,
+        "token_ids_json": tf.string,
+        "token_log_probs_json": tf.string,
         "error": tf.string,
     }
     expected = {
