@@ -23,8 +23,8 @@ MAY_IMPORT["evaluation"] = MAY_IMPORT["generation"] | {"generation"}
 for part in ("tasks", "training", "serving"):  # side by side
     MAY_IMPORT[part] = set(MAY_IMPORT) - {"cli"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
-# The version; the one way to write a folder whole, for whoever writes files; what a folder is that was
-# given; and where a model asks for what lies above it, which imports nothing.
+# The version; the one way to write a folder whole, for whoever writes files; what a folder is that
+# was given; and where a model asks for what lies above it, which imports nothing.
 EVERYONE_MAY_IMPORT = {"__version__", "atomic_folder", "model_verbs", "path_kinds"}
 LAYERS_MAY_USE = {"keras", "tensorflow", "numpy", "tfllm.layers"}
 

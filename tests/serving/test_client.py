@@ -91,6 +91,29 @@ def test_wrong_options_are_refused_before_they_are_sent(connect, options, words)
         connect("parrot").generate(["a", 3])
 
 
+def test_json_outputs_are_read(connect, monkeypatch):
+    """The lists of a model that is exported now; `parrot` below has an earlier version's arrays."""
+    client = connect("parrot")
+    outputs = {
+        "num_tokens": np.int32([2, 0]),
+        "log_prob": np.float32([-3.5, 0.0]),
+        "token_ids_json": np.array(["[7, 8]", "[]"], object),
+        "token_log_probs_json": np.array(["[-1.5, -2]", "[]"], object),
+        "note_json": np.array(["no json", "[]"], object),
+        "error": np.array(["", ""], object),
+    }
+    monkeypatch.setattr(client, "predict", lambda inputs, signature_name: outputs)
+    monkeypatch.setattr(client, "input_names", lambda signature: ["text"])
+    scores = client.score(["a b", ""])
+    assert scores[0] == {
+        "num_tokens": 2, "log_prob": -3.5, "token_ids": [7, 8], "token_log_probs": [-1.5, -2.0]
+    }  # fmt: skip
+    assert scores[1]["token_ids"] == scores[1]["token_log_probs"] == []
+    first, second = client.rows("score", [{"text": "a b"}, {"text": ""}])
+    assert first["token_ids"] == [7, 8] and first["note_json"] == "no json"
+    assert second["token_log_probs"] == second["note"] == []
+
+
 def test_score(connect):
     client = connect("parrot")
     score = client.score("abc")

@@ -10,10 +10,14 @@ import threading
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from tensorflow.core.protobuf import saved_model_pb2
 
+from tfllm.cli.__main__ import main
 from tfllm.serving import deployment
+from tfllm.serving.batching_options import DEFAULT_BATCHING, BatchingOptions
 from tfllm.serving.deployment import write_deployment_files
 from tfllm.serving.deployment_templates import DeploymentSettings, batching_config
+from tfllm.serving.footprint import Footprint, write_footprint
 
 pytestmark = pytest.mark.alone
 
@@ -27,10 +31,25 @@ FILES = [
 ]
 
 
+def write_version(folder, **outputs):
+    """A version that says what its outputs are, and holds nothing else."""
+    folder.mkdir(parents=True)
+    saved = saved_model_pb2.SavedModel()
+    signature = saved.meta_graphs.add().signature_def["serving_default"]
+    for name, shape in outputs.items():
+        info = signature.outputs[name].tensor_shape
+        if shape is None:
+            info.unknown_rank = True
+        for size in shape or ():
+            info.dim.add(size=-1 if size is None else size)
+    (folder / "saved_model.pb").write_bytes(saved.SerializeToString())
+    return folder
+
+
 @pytest.fixture
 def base(tmp_path):
     for name in ("quickstart", "Other_model.v2"):
-        (tmp_path / name / "1").mkdir(parents=True)
+        write_version(tmp_path / name / "1", text=[None], scores=[None, 3])
     return tmp_path
 
 
@@ -87,7 +106,7 @@ def message_type(name, **fields):
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"t.{name}"))
 
 
-def test_batching_config_splits_what_is_larger_than_a_batch_and_adds_no_rows():
+def batching_parameters(text):
     # Fields of BatchingParameters, tensorflow_serving/servables/tensorflow/
     # session_bundle_config.proto; google.protobuf.Int64Value has one field, value, as BoolValue.
     names = (
@@ -100,12 +119,13 @@ def test_batching_config_splits_what_is_larger_than_a_batch_and_adds_no_rows():
     )
     fields = {name: (number, "value") for number, name in enumerate(names, 1)}
     parameters = message_type("BatchingParameters", **fields)
+    parsed = text_format.Parse(text.replace("value: true", "value: 1"), parameters())
+    return {name: getattr(parsed, name).value for name in names if parsed.HasField(name)}
+
+
+def test_batching_config_splits_what_is_larger_than_a_batch_and_adds_no_rows():
     settings = DeploymentSettings(max_batch_size=8, batch_timeout_micros=0, num_batch_threads=3)
-    parsed = text_format.Parse(
-        batching_config(settings).replace("value: true", "value: 1"), parameters()
-    )
-    assert all(parsed.HasField(name) for name in names)
-    assert {name: getattr(parsed, name).value for name in names} == {
+    assert batching_parameters(batching_config(settings)) == {
         "max_batch_size": 800,
         "batch_timeout_micros": 0,
         "max_enqueued_batches": 100,
@@ -113,6 +133,84 @@ def test_batching_config_splits_what_is_larger_than_a_batch_and_adds_no_rows():
         "enable_large_batch_splitting": 1,
         "max_execution_batch_size": 8,
     }
+
+
+@pytest.mark.parametrize("shape", [[None, None], [None, 3, None], None])
+def test_nothing_is_split_where_the_width_of_an_output_depends_on_the_rows(shape, base):
+    """The server would join the parts by the shape of the first (its batching_session.cc)."""
+    write_deployment_files(base, ["quickstart", "Other_model.v2"])
+    split, *_ = load(base / "kserve.yaml")
+    both = [(base / "batching.config").read_text(), split["data"]["batching.config"]]
+    assert all(batching_parameters(t)["enable_large_batch_splitting"] == 1 for t in both)
+    # An older version counts as well: it may be served under a label.
+    write_version(base / "Other_model.v2" / "2", spans=shape)
+    write_version(base / "Other_model.v2" / "3", spans=[None])
+    write_deployment_files(base, ["quickstart", "Other_model.v2"])
+    unsplit, *_ = load(base / "kserve.yaml")
+    for text in ((base / "batching.config").read_text(), unsplit["data"]["batching.config"]):
+        found = batching_parameters(text)
+        assert found["max_batch_size"] == DEFAULT_BATCHING.max_batch_size
+        assert not {"enable_large_batch_splitting", "max_execution_batch_size"} & set(found)
+        assert "the width of 'spans', an output of serving_default of Other_model.v2/2" in text
+
+
+def test_a_model_that_cannot_be_read_is_not_split(base):
+    (base / "quickstart" / "1" / "saved_model.pb").write_bytes(b"\xff" * 9)
+    write_deployment_files(base, ["quickstart"])
+    text = (base / "batching.config").read_text()
+    assert "enable_large" not in text and "quickstart/1 cannot be read" in text
+
+
+def test_tfllm_serve_and_the_files_have_one_set_of_batching_defaults(base, monkeypatch):
+    from tfllm.serving import server as server_module
+
+    write_deployment_files(base, ["quickstart"])
+    found = batching_parameters((base / "batching.config").read_text())
+    given = []
+    monkeypatch.setattr(server_module, "BatchingOptions", lambda *a: given.append(a) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        server_module.ModelServer(base)
+    (options,) = (BatchingOptions(*values) for values in given)
+    assert options == DEFAULT_BATCHING == DeploymentSettings().batching
+    assert found == {
+        "max_batch_size": options.max_request_rows,
+        "max_execution_batch_size": options.max_batch_size,
+        "batch_timeout_micros": options.batch_timeout_micros,
+        "max_enqueued_batches": options.max_enqueued_batches,
+        "num_batch_threads": options.num_batch_threads,
+        "enable_large_batch_splitting": 1,
+    }
+
+
+def test_the_command_serve_has_the_same_rows(monkeypatch, tmp_path):
+    import tfllm.serving
+
+    given = {}
+    monkeypatch.setattr(tfllm.serving, "ModelServer", lambda base, **o: given.update(o) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["serve", str(tmp_path)])
+    assert given["max_batch_size"] == DEFAULT_BATCHING.max_batch_size
+
+
+def flags_of(lines):
+    return dict(line.removeprefix("--").split("=", 1) for line in lines)
+
+
+def test_labels_and_loads_that_fail_do_not_keep_a_server_from_starting(base):
+    """Labels are checked before models load; loads and their retries hold up other models."""
+    write_deployment_files(base, ["quickstart", "Other_model.v2"])
+    [compose] = load(base / "docker-compose.yaml")
+    _, *services = load(base / "kserve.yaml")
+    commands = [(compose["services"]["tensorflow-serving"]["command"], 2)]
+    commands += [(service["spec"]["predictor"]["model"]["args"], 1) for service in services]
+    for command, num_models in commands:
+        flags = flags_of(command)
+        assert flags["allow_version_labels_for_unavailable_models"] == "true"
+        assert int(flags["num_load_threads"]) > num_models
+        pause = int(flags["load_retry_interval_micros"]) / 1e6
+        assert int(flags["max_num_load_retries"]) * pause <= 30
+    text = (base / "models.config").read_text()
+    assert "--allow_version_labels_for_unavailable_models=true" in text
 
 
 def test_monitoring_config_turns_prometheus_on(base):
@@ -132,7 +230,7 @@ def test_docker_compose_serves_the_folder_read_only_on_loopback(base):
     assert service["ports"] == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
     [volume] = service["volumes"]
     assert volume == {"type": "bind", "source": ".", "target": "/models", "read_only": True}
-    flags = dict(flag.removeprefix("--").split("=") for flag in service["command"])
+    flags = flags_of(service["command"])
     assert flags.pop("rest_api_timeout_in_ms") == "90000"
     assert flags.pop("enable_batching") == "true"
     # Every file that a flag names is one that was written.
@@ -198,15 +296,64 @@ def test_kserve_has_a_service_for_each_model_with_the_same_batching(base):
         assert f"--batching_parameters_file={mount['mountPath']}/batching.config" in model["args"]
 
 
-def test_memory_follows_the_size_of_the_newest_version(base):
-    newest = base / "quickstart" / "10"
-    newest.mkdir()
+def memory(base, name):
+    """Of a model: KServe's request and limit, and Compose's limit, in MiB."""
+    write_deployment_files(base, [name])
+    _, service = load(base / "kserve.yaml")
+    resources = service["spec"]["predictor"]["model"]["resources"]
+    [compose] = load(base / "docker-compose.yaml")
+    return (
+        int(resources["requests"]["memory"].removesuffix("Mi")),
+        int(resources["limits"]["memory"].removesuffix("Mi")),
+        int(compose["services"]["tensorflow-serving"]["mem_limit"].removesuffix("m")),
+    )
+
+
+def test_memory_that_was_not_measured_is_estimated_and_said_to_be(base):
+    newest = write_version(base / "quickstart" / "10", text=[None])
     with open(newest / "weights", "wb") as file:
         os.truncate(file.fileno(), 3 * 2**30)  # a hole, no bytes on the disk
-    write_deployment_files(base, ["quickstart"])
+    request, limit, compose = memory(base, "quickstart")
+    assert request > 3 * 1024 and limit == compose > request + 3 * 1024
+    for name in ("kserve.yaml", "docker-compose.yaml"):
+        text = " ".join((base / name).read_text().split()).replace(" # ", " ")
+        assert "quickstart: estimated" in text and "tfllm export --measure" in text
+
+
+def test_memory_and_readiness_follow_what_was_measured(base):
+    write_footprint(base / "quickstart" / "1", Footprint(3 * 2**30, 40.4, 8))
+    request, limit, compose = memory(base, "quickstart")
+    assert request == 3 * 1280  # 1.25 of it
+    assert limit == compose == 2 * request  # and a second version
     _, service = load(base / "kserve.yaml")
-    limits = service["spec"]["predictor"]["model"]["resources"]["limits"]
-    assert limits["memory"] == "7Gi"
+    probe = service["spec"]["predictor"]["model"]["readinessProbe"]
+    assert probe["initialDelaySeconds"] == 40
+    longest = probe["initialDelaySeconds"] + probe["periodSeconds"] * probe["failureThreshold"]
+    assert 3 * 40 <= longest <= 4 * 40
+    [compose] = load(base / "docker-compose.yaml")
+    healthcheck = compose["services"]["tensorflow-serving"]["healthcheck"]
+    assert healthcheck["start_period"] == "122s"
+    for name in ("kserve.yaml", "docker-compose.yaml"):
+        text = " ".join((base / name).read_text().split()).replace(" # ", " ")
+        assert "measured 3.00 GiB with 8 long texts at once, ready after 40 s" in text
+        assert "Times 1.25" in text and "estimated" not in text
+
+
+def test_a_server_of_several_models_has_room_for_all_and_one_more_of_the_largest(base):
+    write_footprint(base / "quickstart" / "1", Footprint(2**30, 10, 8))
+    write_footprint(base / "Other_model.v2" / "1", Footprint(2**31, 10, 8))
+    write_deployment_files(base, ["quickstart", "Other_model.v2"])
+    [compose] = load(base / "docker-compose.yaml")
+    service = compose["services"]["tensorflow-serving"]
+    assert service["mem_limit"] == f"{5 * 1280}m"
+    assert service["healthcheck"]["start_period"] == "60s"
+
+
+def test_memory_can_be_set(base):
+    write_deployment_files(base, ["quickstart"], DeploymentSettings(memory_gib=5))
+    _, service = load(base / "kserve.yaml")
+    resources = service["spec"]["predictor"]["model"]["resources"]
+    assert {resources[kind]["memory"] for kind in ("requests", "limits")} == {"5120Mi"}
 
 
 # ---------------------------------------------------------------- nothing of a user's is lost
@@ -280,6 +427,8 @@ def test_names_that_do_not_fit_are_refused(names, base):
         {"rest_port": 0},
         {"grpc_port": 8501},
         {"memory_gib": 0},
+        {"max_num_load_retries": -1},
+        {"load_retry_seconds": -1},
     ],
 )
 def test_settings_out_of_range_are_refused(setting):

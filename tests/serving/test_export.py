@@ -16,6 +16,8 @@ from tests.serving.toy_models import until
 from tfllm.config import GenerationConfig
 from tfllm.generation.options import option_values
 from tfllm.serving import check, export
+from tfllm.serving.batching_options import DEFAULT_BATCHING
+from tfllm.serving.footprint import Footprint, footprint, measure_footprint
 from tfllm.serving.warmup_requests import read_warmup_requests
 from tfllm.tasks import TextGeneration
 from tfllm.tasks.text_generation import OPTION_DTYPES
@@ -93,8 +95,8 @@ def test_inputs_and_outputs_are_what_the_interface_says_with_the_batch_first(loa
         "num_tokens": tf.int32,
         "log_prob": tf.float32,
         "perplexity": tf.float32,
-        "token_ids": tf.int32,
-        "token_log_probs": tf.float32,
+        "token_ids_json": tf.string,
+        "token_log_probs_json": tf.string,
         "error": tf.string,
     }
     expected = {
@@ -161,6 +163,50 @@ def test_warm_up_requests_parse_and_run(exported, loaded):
             **{n: tf.constant(v) for n, v in inputs.items()}
         )
         assert not any(result["error"].numpy())
+
+
+def test_a_version_is_measured_in_a_process_of_its_own(exported):
+    found = measure_footprint(exported)
+    assert found.is_measured and found.batch_rows == DEFAULT_BATCHING.max_batch_size
+    weights = sum(path.stat().st_size for path in (exported / "variables").iterdir())
+    assert weights < found.peak_memory_bytes < 2**31
+    assert 0 < found.ready_seconds < 300
+    # It was not written down; without that there is an estimate, which is rather too much.
+    assert not footprint(exported).is_measured
+    assert footprint(exported).peak_memory_bytes > found.peak_memory_bytes
+
+
+def test_what_is_measured_lies_in_the_version(quick_save, tmp_path, monkeypatch):
+    given = Footprint(3 * 2**30, 40.0, 8)
+    monkeypatch.setattr("tfllm.serving.exporting.measure_footprint", lambda folder: given)
+    monkeypatch.setattr("tfllm.serving.exporting._set_methods", lambda *arguments: None)
+    measured = export(task(), tmp_path / "toy", measure=True)
+    assert footprint(measured) == given
+    assert given.format().startswith("measured: 3.00 GiB at most, with 8 long texts at once")
+    other = export(task(), tmp_path / "toy")
+    assert not footprint(other).is_measured
+
+
+def test_a_version_that_cannot_be_measured_is_not_written(quick_save, tmp_path):
+    with pytest.raises(ValueError, match="no graph has the tag"):
+        export(task(), tmp_path / "toy", measure=True)
+    assert not (tmp_path / "toy").exists()
+
+
+def test_an_output_whose_width_depends_on_the_rows_is_not_exported(tmp_path):
+    class Padded(TextGeneration):
+        @property
+        def signatures(self):
+            @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+            def pieces(text):
+                return {"pieces": tf.strings.split(text).to_tensor("")}
+
+            return {**super().signatures, "pieces": pieces}
+
+    of = task()
+    with pytest.raises(ValueError, match=r"fixed width.*'pieces' of pieces has the shape"):
+        export(Padded(of.decoder, of.tokenizer, of.generation), tmp_path / "toy")
+    assert not (tmp_path / "toy").exists()
 
 
 def test_check_finds_nothing_in_the_files(exported):

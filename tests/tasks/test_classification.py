@@ -1,10 +1,12 @@
 """Classification beyond the contract: labels, pairs of texts, what is cut off, Classify."""
 
 import json
+import random
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from tests.tasks.tiny_cases import TINY_ENCODER
 from tfllm.config import ConfigError
@@ -16,6 +18,7 @@ from tfllm.serving import Client, ModelServer, export
 from tfllm.tasks.classification import Classification, TextClassifier, serialized_example
 from tfllm.tasks.encoder_inputs import encoder_inputs
 from tfllm.tasks.encoder_task import encoded_texts
+from tfllm.tasks.example_messages import example_texts
 from tfllm.tokenizers.word_piece import WordPiece
 from tfllm.training.task_preparation import prepare_task
 
@@ -161,20 +164,90 @@ def test_classify_answers_over_rest_and_grpc(tokenizer, tmp_path):
                 signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
                 assert signatures["classify"]["method_name"] == "tensorflow/serving/classify"
                 given = client.classify(rows)
-            for answer, classes in zip(local, given, strict=True):
+            assert given[1] == [("error: the text is empty", 0.0), ("", 0.0), ("", 0.0)]
+            for answer, classes in zip(local[::2], given[::2], strict=True):
                 assert [label for label, _ in classes] == ["bad", "good", "odd"]
                 for label, score in classes:
                     assert score == pytest.approx(answer["probabilities"][label], abs=1e-6)
 
 
-def test_a_message_without_the_feature_is_an_empty_text(tokenizer):
+def feature(kind, *values):
+    lists = {"bytes": tf.train.BytesList, "int64": tf.train.Int64List, "float": tf.train.FloatList}
+    return tf.train.Feature(**{f"{kind}_list": lists[kind](value=values)})
+
+
+def message(**features):
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def test_a_bad_message_is_refused_and_the_others_of_its_batch_are_answered(tokenizer):
     served = classifier(tokenizer, {"labels": ["a", "b"]})
-    found = served.signatures["classify"](
-        tf.constant([serialized_example({"text": "the cat"}), serialized_example({"other": "x"})])
+    good = serialized_example({"text": "the cat", "other": "x"})
+    bad = {
+        b"": "the message has no such feature",
+        b"\xff\xff": "cannot be read",
+        good[:-1]: "cannot be read",
+        b"\x0a\xff\xff\xff\xff\x7f": "cannot be read",
+        serialized_example({"other": "x"}): "the message has no such feature",
+        message(text=feature("int64", 3)): "received int64_list",
+        message(text=feature("float", 0.5, 1.5)): "received float_list",
+        message(text=tf.train.Feature()): "received nothing",
+        message(text=feature("bytes")): "received 0 values",
+        message(text=feature("bytes", b"a", b"b")): "received 2 values",
+        message(**{f"x{i}": feature("bytes") for i in range(1001)}): "cannot be read",
+        serialized_example({"text": " "}): "the text is empty",
+    }
+    function = served.signatures["classify"]
+    found = function(tf.constant([good, *bad, good]))
+    classes, scores = found["classes"].numpy(), found["scores"].numpy()
+    (alone,) = function(tf.constant([good]))["scores"].numpy()
+    for row in (0, -1):
+        assert classes[row].tolist() == [b"a", b"b"]
+        np.testing.assert_allclose(scores[row], alone, rtol=1e-5)
+    for reason, labels, row in zip(bad.values(), classes[1:-1], scores[1:-1], strict=True):
+        assert labels[0].startswith(b"error: ") and reason in labels[0].decode()
+        assert labels[1] == b"" and row.tolist() == [0, 0]
+
+
+def test_messages_are_read_as_protocol_buffers_reads_them():
+    """Whole ones and damaged ones, against the parser of protobuf."""
+    rng = random.Random(0)
+    kinds = [feature("bytes", text) for text in (b"a", b"", b"w" * 200, "é\0".encode())] * 4
+    kinds += [feature("int64", 3), feature("bytes", b"a", b"b"), feature("float"), None]
+
+    def written():
+        chosen = {name: rng.choice(kinds) for name in ("text", "other", "second")}
+        content = bytearray(message(**{n: f for n, f in chosen.items() if f is not None}))
+        if rng.random() < 0.1:  # a second message behind it counts over it, as a context does
+            content += message(text=feature("bytes", b"later"))
+        if content and rng.random() < 0.5:
+            place = rng.randrange(len(content))
+            content[place : place + rng.randint(0, 2)] = rng.randbytes(rng.randint(0, 2))
+        return bytes(content)
+
+    def expected(content):
+        try:
+            features = tf.train.Example.FromString(content).features.feature
+        except DecodeError:
+            return None
+        lists = [features[n].bytes_list.value for n in ("text", "second") if n in features]
+        return [values[0] for values in lists if len(values) == 1]
+
+    messages = [written() for _ in range(1500)]
+    texts, error = tf.function(lambda x: example_texts(x, ("text", "second")))(
+        tf.constant(messages)
     )
-    scores = found["scores"].numpy()
-    assert scores[0].sum() == pytest.approx(1)
-    assert scores[1].tolist() == [0, 0]
+    answered = refused = 0
+    columns = [t.numpy() for t in (*texts, error)]
+    for content, *given, problem in zip(messages, *columns, strict=True):
+        wanted = expected(content)
+        if wanted is not None and len(wanted) == 2:
+            assert not problem and given == wanted, content
+            answered += 1
+        elif wanted is not None:
+            assert problem, content
+            refused += 1
+    assert answered > 500 and refused > 100
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])

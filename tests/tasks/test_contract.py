@@ -235,6 +235,25 @@ def test_a_server_answers_as_the_task_does(name, protocol, trained, server):
 
 
 @every_task
+def test_no_output_has_a_width_that_depends_on_the_rows(name, trained):
+    """TensorFlow Serving joins the parts of a split request by the first part's shape."""
+    loaded = tf.saved_model.load(str(trained(name).version))
+    for function in loaded.signatures.values():
+        for output, spec in function.structured_outputs.items():
+            assert spec.shape.rank >= 1 and None not in spec.shape.as_list()[1:], output
+
+
+def test_a_client_gives_spans_as_objects(trained, server):
+    made = trained("tagging")
+    texts = [record["text"] for record in made.case.inputs]
+    with Client(server.rest_address, model="tagging") as client:
+        rows = client.rows("serving_default", [{"text": text} for text in texts])
+    found = [{"spans": row["spans"], "error": row["error"]} for row in rows]
+    same(found, made.served.predict(made.case.inputs))
+    assert all(isinstance(row["spans"], list) for row in rows)
+
+
+@every_task
 def test_evaluation_keeps_every_answer(name, trained, tmp_path):
     made = trained(name)
     found = evaluate_task(made.served, made.data, task=name, out=tmp_path / "answers.jsonl")

@@ -76,7 +76,20 @@ def test_offsets_are_characters_of_the_text(tokenizer):
     assert found.tag(["", text, "so so"]) == [[], spans, []]
     outputs = found.signatures["serving_default"](tf.constant([text, "so"]))
     assert outputs["num_spans"].numpy().tolist() == [4, 0]
-    assert outputs["begins"].numpy()[1].tolist() == [-1] * 4
+    assert json.loads(outputs["spans_json"].numpy()[0]) == spans
+    assert outputs["spans_json"].numpy()[1] == b"[]"
+
+
+def test_a_span_with_quotes_and_control_characters_is_json(tokenizer):
+    labels = ['A "b" \\', "PLACE"]
+    found = tagger(tokenizer, {"smith": "B-PERSON", "anna": "I-PERSON"}, 64)
+    found = SpanTagger(found.model, tokenizer, {**found.information, "labels": labels})
+    text = 'so Smith\n\t Anna\x01 "Smith\\'
+    first, second = found.tag(text)
+    assert (first["text"], first["label"]) == ("Smith\n\t Anna", labels[0])
+    assert text[second["begin"] : second["end"]] == second["text"] == "Smith"
+    (row,) = found.signatures["serving_default"](tf.constant([text]))["spans_json"].numpy()
+    assert json.loads(row) == [first, second]
 
 
 def test_tags_that_do_not_fit_still_make_spans(tokenizer):
@@ -92,10 +105,9 @@ def test_tags_that_do_not_fit_still_make_spans(tokenizer):
     function = tagger(tokenizer, tags, 32).signatures["serving_default"]
     outputs = {n: v.numpy() for n, v in function(tf.constant(list(wanted))).items()}
     for row, spans in enumerate(wanted.values()):
-        number = outputs["num_spans"][row]
-        fields = (outputs[n][row, :number].tolist() for n in ("begins", "ends", "labels"))
-        found = [(b, e, label.decode()) for b, e, label in zip(*fields, strict=True)]
-        assert found == spans
+        found = json.loads(outputs["spans_json"][row])
+        assert [tuple(span[n] for n in ("begin", "end", "label")) for span in found] == spans
+        assert outputs["num_spans"][row] == len(spans)
 
 
 @pytest.mark.parametrize("sequence_length", [10, 13, 64])

@@ -1,5 +1,7 @@
 """Text in, text out: the same from Python, from the signatures and piece by piece."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -404,7 +406,7 @@ def test_scores_are_the_log_softmax_of_the_full_forward_pass():
     assert task().score("")["perplexity"] == 1
 
 
-def test_scores_that_are_served_are_padded_and_bad_rows_stand_alone():
+def test_scores_that_are_served_are_json_and_bad_rows_stand_alone():
     texts = ["the cat", "x" * 500, "", "on"]
     result = {k: v.numpy() for k, v in task().signatures["score"](tf.constant(texts)).items()}
     lengths = [len(tokenizer().encode(t)) for t in texts]
@@ -412,12 +414,13 @@ def test_scores_that_are_served_are_padded_and_bad_rows_stand_alone():
     assert result["num_tokens"].tolist() == lengths
     assert [bool(e) for e in result["error"]] == [False, True, False, False]
     assert b"it has 500" in result["error"][1]
-    for ids, log_probs, text, n in zip(
-        result["token_ids"], result["token_log_probs"], texts, lengths, strict=True
-    ):
-        assert ids[:n].tolist() == tokenizer().encode(text)[:n] and (ids[n:] == -1).all()
-        assert (log_probs[1:n] < 0).all() and (log_probs[n:] == 0).all()
-    assert result["token_ids"].shape[1] == max(lengths)  # not the bad row's
+    rows = zip(
+        result["token_ids_json"], result["token_log_probs_json"], texts, lengths, strict=True
+    )
+    for ids, log_probs, text, n in rows:
+        assert json.loads(ids) == tokenizer().encode(text)[:n]
+        first, *others = json.loads(log_probs) or [0]
+        assert len(others) == max(n - 1, 0) and first == 0 and all(x < 0 for x in others)
 
 
 def test_an_unlikely_text_has_a_finite_perplexity():

@@ -39,6 +39,11 @@ def add_commands(add: AddCommand) -> None:
         help="do not write models.config, docker-compose.yaml and the like beside the model",
     )
     add_prompt_name(export)
+    export.add_argument(
+        "--measure",
+        action="store_true",
+        help="run it as a server does, and write memory limits and start-up times from that",
+    )
     add_settings(export, "generation")
 
     check = add("check", "Find what would fail in TensorFlow Serving", _check)
@@ -65,6 +70,7 @@ def _export(options: argparse.Namespace) -> None:
         )
     with quiet_start():
         from tfllm.serving import export, write_deployment_files
+        from tfllm.serving.footprint import footprint
         from tfllm.tasks import load_task
     adapter = getattr(options, "adapter", None)
     name = getattr(options, "task", None)
@@ -76,8 +82,11 @@ def _export(options: argparse.Namespace) -> None:
     if getattr(task, "no_chat_reason", ""):
         print(f"without the signature chat, as to the chat template: {task.no_chat_reason}")
     base = Path(options.base)
-    folder = export(task, base, version=getattr(options, "model_version", None))
+    measure = getattr(options, "measure", False)
+    folder = export(task, base, version=getattr(options, "model_version", None), measure=measure)
     print(f"wrote {folder}")
+    if measure:
+        print(footprint(folder).format())
     if not getattr(options, "no_deployment_files", False):
         names = sorted(p.name for p in base.parent.iterdir() if _has_version(p))
         written = write_deployment_files(base.parent, names)

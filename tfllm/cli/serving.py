@@ -14,6 +14,7 @@ from tfllm.cli.arguments import AddCommand
 from tfllm.cli.settings import add_settings, settings
 from tfllm.cli.terminal import print_stream, quiet_start
 from tfllm.config import ConfigError, GenerationConfig, build
+from tfllm.serving.batching_options import DEFAULT_BATCHING
 
 
 def add_commands(add: AddCommand) -> None:
@@ -23,7 +24,8 @@ def add_commands(add: AddCommand) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--rest-port", type=int, default=8501, help="0: any free one")
     serve.add_argument("--grpc-port", type=int, default=8500, help="0: any free one")
-    serve.add_argument("--max-batch-size", type=int, default=8, help="rows run together")
+    rows = DEFAULT_BATCHING.max_batch_size
+    serve.add_argument("--max-batch-size", type=int, default=rows, help="rows run together")
     serve.add_argument("--max-body-bytes", type=int, default=16 << 20, help="of a REST request")
     serve.add_argument("--no-batching", action="store_true", help="run each request alone")
 

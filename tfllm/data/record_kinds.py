@@ -110,7 +110,7 @@ def without_other_tables(
 
 
 def _is_known_table(file: SourceFile, config: PrepareConfig) -> bool:
-    columns = table_columns(file.path)
+    columns = table_columns(file.path, file.encoding)
     if not any(columns):  # an empty file
         return True
     row = dict.fromkeys(columns, "")
@@ -122,7 +122,7 @@ def _is_known_table(file: SourceFile, config: PrepareConfig) -> bool:
 
 
 def _unknown_table(file: SourceFile, config: PrepareConfig) -> ValueError:
-    columns = ", ".join(map(repr, table_columns(file.path)[:20]))
+    columns = ", ".join(map(repr, table_columns(file.path, file.encoding)[:20]))
     known = "; ".join(
         f"{name} ({', '.join(FOLLOWED[name])})" for name in ("prompt", "response", "messages")
     )

@@ -1,7 +1,7 @@
 """Rows of tables: CSV, TSV and Parquet, each row as column to value.
 
-CSV and TSV are UTF-8, plain or gzip-compressed, and hold strings; Parquet is compressed inside, and
-holds values of many types.
+CSV and TSV are UTF-8 unless another encoding is given, plain or gzip-compressed, and hold strings;
+Parquet is compressed inside, and holds values of many types.
 """
 
 from __future__ import annotations
@@ -33,13 +33,19 @@ def is_table(path: Path) -> bool:
     return suffix_of(path.name) in TABLE_SUFFIXES
 
 
-def table_rows(path: Path, on_bad: OnBad, on_read: Callable[[int], object] | None = None) -> Rows:
+def table_rows(
+    path: Path,
+    on_bad: OnBad,
+    on_read: Callable[[int], object] | None = None,
+    encoding: str = "utf-8",
+) -> Rows:
     """The rows of a file in order.
 
     Args:
         path: the file, whose name says how rows stand in it.
         on_bad: is given each row that is broken, and raises or returns.
         on_read: called with the number of bytes each time some are read from the disk.
+        encoding: of CSV and TSV.
 
     Raises:
         ValueError: the file is damaged, not UTF-8, or Parquet that cannot be read here.
@@ -48,12 +54,12 @@ def table_rows(path: Path, on_bad: OnBad, on_read: Callable[[int], object] | Non
     if suffix_of(path.name) == PARQUET:
         yield from _of_parquet(path, on_read)
         return
-    with opened(path, on_read) as stream:
+    with opened(path, on_read, encoding) as stream:
         read = _of_csv if suffix_of(path.name) == ".csv" else _of_tsv
         yield from read(stream, path, on_bad)
 
 
-def table_columns(path: Path) -> list[str]:
+def table_columns(path: Path, encoding: str = "utf-8") -> list[str]:
     """The columns of a table; of one without any row, too.
 
     Raises:
@@ -61,7 +67,7 @@ def table_columns(path: Path) -> list[str]:
     """
     if suffix_of(path.name) == PARQUET:
         return _parquet_file(path).schema_arrow.names
-    with opened(path) as stream:
+    with opened(path, encoding=encoding) as stream:
         if suffix_of(path.name) != ".csv":
             first = next((line for line in text_lines(stream, path) if line.strip("\r\n")), "")
             return [name.strip() for name in first.rstrip("\r\n").split("\t")]

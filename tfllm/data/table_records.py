@@ -242,9 +242,9 @@ def _rows(file: SourceFile, on_bad: OnBad) -> Iterator[tuple[str, dict[str, Any]
             "how records stand in it"
         )
     if is_table(file.path):
-        yield from table_rows(file.path, on_bad)
+        yield from table_rows(file.path, on_bad, encoding=file.encoding)
         return
-    with opened(file.path) as stream:
+    with opened(file.path, encoding=file.encoding) as stream:
         if suffix in JSON_SUFFIXES:
             for record in json_records(stream, file.path, on_bad):
                 if isinstance(record.value, dict) and is_squad(record.value):
@@ -270,7 +270,7 @@ def _lines_side_by_side(files: dict[str, SourceFile]) -> Iterator[tuple[str, dic
     """Line i of each file is record i."""
     columns: dict[str, list[str]] = {}
     for name, file in files.items():
-        with opened(file.path) as stream:
+        with opened(file.path, encoding=file.encoding) as stream:
             columns[name] = [line.rstrip("\r\n") for line in text_lines(stream, file.path)]
     lengths = {name: len(lines) for name, lines in columns.items()}
     if len(set(lengths.values())) > 1:

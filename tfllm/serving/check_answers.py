@@ -8,7 +8,7 @@ from typing import Any
 
 from tfllm.serving.check_report import Finding, listed
 from tfllm.serving.check_requests import Request
-from tfllm.serving.check_signatures import shape_of
+from tfllm.serving.output_widths import shape_of
 from tfllm.serving.saved_model_graph import SavedModelGraph
 
 REST_TIMEOUT_SECONDS = 30.0

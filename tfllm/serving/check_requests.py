@@ -13,7 +13,8 @@ import numpy as np
 from tfllm.serving.check_files import WARMUP_FILE
 from tfllm.serving.check_graph import MUTABLE_TABLES
 from tfllm.serving.check_report import Finding, listed
-from tfllm.serving.check_signatures import DEFAULT_SIGNATURE, shape_of
+from tfllm.serving.check_signatures import DEFAULT_SIGNATURE
+from tfllm.serving.output_widths import shape_of
 from tfllm.serving.saved_model_graph import SavedModelGraph
 from tfllm.serving.warmup_requests import (
     MAX_RECORDS,
@@ -22,13 +23,14 @@ from tfllm.serving.warmup_requests import (
     read_warmup_requests,
 )
 
+LONG_TEXT = b"It was the best of times, it was the worst of times. " * 80
 ODD_TEXTS: dict[str, bytes] = {
     "a word": b"word",
     "an empty string": b"",
     "emoji and combining marks": "naïve e\u0301 👩‍👩‍👧 你好".encode(),
     "bytes that are not UTF-8": b"caf\xe9 \xff\xfe \xe4\xbd",
     "an embedded NUL": b"a\0b",
-    "a long text": b"It was the best of times, it was the worst of times. " * 80,
+    "a long text": LONG_TEXT,
 }
 OTHER_TEXT = b"zyzzyva quixotic 7391 \xc3\xa6on"
 """words that the odd texts do not have, so that a table that remembers words grows"""
@@ -144,13 +146,8 @@ def probe_requests(graph: SavedModelGraph, known: list[Request]) -> list[Request
     empty: list[Request] = []
     for name, signature in graph.signatures.items():
         inputs = signature.inputs
-        example = next((dict(r.inputs) for r in known if r.signature == name), None)
-        if example is None and all(info.dtype == STRING for info in inputs.values()):
-            example = {key: np.array(b"a", object) for key in inputs}
-        if signature.method_name in EXAMPLE_METHODS and _features(example) is None:
-            continue  # its texts are messages, and nothing tells what is in them
-        dense = all(info.WhichOneof("encoding") == "name" for info in inputs.values())
-        if not dense or example is None or set(example) != set(inputs):
+        example = _example(name, signature, known)
+        if example is None:
             continue
         for key in sorted(key for key, info in inputs.items() if info.dtype == STRING):
             probe = _Probe(name, signature, key, example)
@@ -170,6 +167,36 @@ def probe_requests(graph: SavedModelGraph, known: list[Request]) -> list[Request
                 empty.append(probe.request("empty", []))
     # Last: a kernel that cannot take no rows may end the process.
     return probes + empty
+
+
+def full_batches(graph: SavedModelGraph, known: list[Request], rows: int) -> list[Request]:
+    """A batch of long texts for each signature that takes texts, as a busy server runs it.
+
+    `known` are the requests that come before, as of `probe_requests`.
+    """
+    found = []
+    for name, signature in graph.signatures.items():
+        example = _example(name, signature, known)
+        if example is None:
+            continue
+        texts = [key for key, info in signature.inputs.items() if info.dtype == STRING]
+        for key in sorted(texts)[:1]:
+            probe = _Probe(name, signature, key, example)
+            number = probe.size or rows
+            found.append(probe.request("full", [("a long text", LONG_TEXT)] * number))
+    return found
+
+
+def _example(name: str, signature: Any, known: list[Request]) -> dict[str, Any] | None:
+    """Inputs of a signature to vary: those of a request, or texts; None: there are none."""
+    inputs = signature.inputs
+    example = next((dict(r.inputs) for r in known if r.signature == name), None)
+    if example is None and all(info.dtype == STRING for info in inputs.values()):
+        example = {key: np.array(b"a", object) for key in inputs}
+    if signature.method_name in EXAMPLE_METHODS and _features(example) is None:
+        return None  # its texts are messages, and nothing tells what is in them
+    dense = all(info.WhichOneof("encoding") == "name" for info in inputs.values())
+    return example if dense and example is not None and set(example) == set(inputs) else None
 
 
 class _Probe:

@@ -35,11 +35,27 @@ def check_run(
     requests, findings = warmup_requests(folder, graph)
     requests += probe_requests(graph, requests)
     findings += signatures_not_run(graph, requests)
-    libraries = tensorflow_libraries()
-    if not libraries:
+    if not tensorflow_libraries():
         what = "this TensorFlow has no C library to run the model with: only its files were read"
         mend = "check on Linux or macOS with TensorFlow's own wheel"
         return [*findings, Finding("warning", "not_run", what, mend)], 0, None
+    events, ended = run_requests(folder, graph, requests, timeout)
+    findings += judge(events, ended, requests, graph, timeout)
+    run = sum(event["event"] == "end" for event in events)
+    seconds = next((e["seconds"] for e in events if e["event"] == "loaded"), None)
+    return findings, run, seconds
+
+
+def run_requests(
+    folder: Path, graph: SavedModelGraph, requests: list[Request], timeout: float
+) -> tuple[list[dict[str, Any]], str]:
+    """What a clean process wrote that loaded a version and ran requests, and how it ended.
+
+    How: "" (in order), "timeout" or how it died. No events: TensorFlow has no C library here.
+    """
+    libraries = tensorflow_libraries()
+    if not libraries:
+        return [], ""
     job = {
         "libraries": libraries,
         "op_libraries": text_libraries(),
@@ -47,11 +63,7 @@ def check_run(
         "tables": mutable_tables(graph),
         "requests": [_encoded(index, r, graph) for index, r in enumerate(requests)],
     }
-    events, ended = _run_process(job, timeout)
-    findings += judge(events, ended, requests, graph, timeout)
-    run = sum(event["event"] == "end" for event in events)
-    seconds = next((e["seconds"] for e in events if e["event"] == "loaded"), None)
-    return findings, run, seconds
+    return _run_process(job, timeout)
 
 
 def tensorflow_libraries() -> list[str]:

@@ -6,19 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfllm.serving.check_report import Finding, listed
+from tfllm.serving.output_widths import shape_of
 from tfllm.serving.saved_model_graph import SavedModelGraph
 
 DEFAULT_SIGNATURE = "serving_default"
 
 JSON_TYPES = {"DT_FLOAT", "DT_DOUBLE", "DT_INT8", "DT_INT16", "DT_INT32", "DT_INT64", "DT_UINT8"}
 JSON_TYPES |= {"DT_UINT32", "DT_UINT64", "DT_BOOL", "DT_STRING"}
-
-
-def shape_of(info: Any) -> list[int | None] | None:
-    """A TensorInfo's shape, None for an unknown dimension or an unknown rank."""
-    if info.tensor_shape.unknown_rank:
-        return None
-    return [None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim]
 
 
 def check_signatures(graph: SavedModelGraph) -> Iterator[Finding]:

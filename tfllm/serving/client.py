@@ -188,8 +188,12 @@ class Client:
         _raise_row_errors(outputs)
         scores = []
         for row in range(len(texts)):
-            score = {n: v[row].item() for n, v in outputs.items() if v.ndim == 1 and n != "error"}
-            if "token_ids" in outputs:
+            numbers = {n: v for n, v in outputs.items() if v.ndim == 1 and v.dtype != np.object_}
+            score = {name: values[row].item() for name, values in numbers.items()}
+            for name in ("token_ids", "token_log_probs"):
+                if f"{name}_json" in outputs:
+                    score[name] = json.loads(outputs[f"{name}_json"][row])
+            if "token_ids" in outputs:  # of a model that an earlier version exported
                 real = outputs["token_ids"][row] >= 0
                 score["token_ids"] = outputs["token_ids"][row][real].tolist()
                 score["token_log_probs"] = outputs["token_log_probs"][row][real].tolist()
@@ -245,7 +249,8 @@ class Client:
             rows: input name to text, all with the same names.
 
         Returns:
-            of each row, output name to a value that JSON can hold.
+            of each row, output name to a value that JSON can hold. An output whose name ends in
+            `_json` is read, and given without that ending.
 
         Raises:
             ServingError: the server refused the request, or is not there.
@@ -261,7 +266,7 @@ class Client:
         inputs = {name: np.array([row[name] for row in rows], np.object_) for name in rows[0]}
         outputs = self.predict(inputs, signature_name=signature_name)
         return [
-            {name: _plain(array[number]) for name, array in outputs.items()}
+            _read_json({name: _plain(array[number]) for name, array in outputs.items()})
             for number in range(len(rows))
         ]
 
@@ -429,6 +434,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _read_json(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the outputs read that hold JSON, which their names end in."""
+    read = {}
+    for name, value in row.items():
+        short = name.removesuffix("_json")
+        if short != name and short not in row and isinstance(value, str):
+            try:
+                read[short] = json.loads(value)
+                continue
+            except ValueError:  # of another's model
+                pass
+        read[name] = value
+    return read
 
 
 def _require_texts(what: str, texts: Sequence[Any]) -> None:

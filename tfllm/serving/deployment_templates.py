@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+
+from tfllm.serving.batching_options import DEFAULT_BATCHING, BatchingOptions
+from tfllm.serving.memory_limits import memory_of_all, memory_of_one
+from tfllm.serving.output_widths import why_not_split
 
 SERVING_VERSION = "2.20.0"
 """the newest released image of TensorFlow Serving, and what `tfllm check` checks for"""
+_MOST_LOAD_THREADS = 16
 
 
 @dataclass(frozen=True)
 class DeploymentSettings:
-    """What the generated files say."""
+    """What the generated files say; of batches, by default, what `tfllm serve` does."""
 
-    max_batch_size: int = 8
+    max_batch_size: int = DEFAULT_BATCHING.max_batch_size
     """rows that are run together"""
-    batch_timeout_micros: int = 5000
+    batch_timeout_micros: int = DEFAULT_BATCHING.batch_timeout_micros
     """microseconds that a request waits for others to fill the batch"""
-    max_enqueued_batches: int = 100
+    max_enqueued_batches: int = DEFAULT_BATCHING.max_enqueued_batches
     """batches that may wait; a request beyond them gets UNAVAILABLE"""
-    num_batch_threads: int = 2
-    """batches that run at the same time"""
+    num_batch_threads: int = DEFAULT_BATCHING.num_batch_threads
+    """batches that run at the same time, of all models together"""
     rest_timeout_seconds: int = 600
     """time that REST gives a request; TensorFlow Serving's default, 30 s, ends long generations"""
     grpc_port: int = 8500
@@ -34,13 +39,25 @@ class DeploymentSettings:
     storage_uri: str = "s3://REPLACE-WITH-YOUR-BUCKET/saved_models"
     """kserve.yaml: where the cluster finds the folders of the models"""
     memory_gib: int | None = None
-    """kserve.yaml: memory of a server; default from the size of the model's newest version"""
+    """memory of a server; default from what was measured of the models, or an estimate"""
+    max_num_load_retries: int = 2
+    """loads of a version that are tried after the first failed; the server's own default is 5"""
+    load_retry_seconds: int = 5
+    """time between them; the server's own default is 60 s, in which no other model loads unless
+    there are more threads than models that fail"""
+
+    @property
+    def batching(self) -> BatchingOptions:
+        """The options of batches."""
+        names = [field.name for field in fields(BatchingOptions)]
+        return BatchingOptions(**{name: getattr(self, name) for name in names})
 
     def __post_init__(self) -> None:
-        for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
-        timeout = self.batch_timeout_micros
-        _require(timeout >= 0, "batch_timeout_micros must not be negative", timeout)
+        _ = self.batching  # checks its values
+        retries = self.max_num_load_retries
+        _require(retries >= 0, "max_num_load_retries must not be negative", retries)
+        pause = self.load_retry_seconds
+        _require(pause >= 0, "load_retry_seconds must not be negative", pause)
         timeout = self.rest_timeout_seconds
         _require(timeout >= 1, "rest_timeout_seconds must be at least 1", timeout)
         for name in ("grpc_port", "rest_port"):
@@ -57,12 +74,13 @@ def deployment_files(
 ) -> dict[str, str]:
     """File name to content, without the line that tells an edited file."""
     _check_names(names)
+    unsplit = {name: reason for name in names if (reason := why_not_split(base / name))}
     return {
         "models.config": models_config(names),
-        "batching.config": batching_config(settings),
+        "batching.config": batching_config(settings, next(iter(unsplit.values()), "")),
         "monitoring.config": monitoring_config(),
-        "docker-compose.yaml": docker_compose(names, settings),
-        "kserve.yaml": kserve(base, names, settings),
+        "docker-compose.yaml": docker_compose(base, names, settings),
+        "kserve.yaml": kserve(base, names, settings, unsplit),
     }
 
 
@@ -81,7 +99,9 @@ def models_config(names: Sequence[str], root: str = "/models") -> str:
     )
     return f"""\
 # Each model's newest version is served, and a newer one takes its place when it appears.
-# To serve chosen versions under labels, give a model instead of its policy:
+# To serve chosen versions under labels, give a model instead of its policy what follows. The server
+# then starts only with --allow_version_labels_for_unavailable_models=true, because it checks labels
+# before it loads models; docker-compose.yaml gives it.
 #   model_version_policy {{ specific {{ versions: 1 versions: 2 }} }}
 #   version_labels {{ key: "stable" value: 1 }}
 #   version_labels {{ key: "canary" value: 2 }}
@@ -90,17 +110,51 @@ model_config_list {{
 """
 
 
-def batching_config(settings: DeploymentSettings) -> str:
-    """The text proto BatchingParameters; without allowed sizes, no row is added to fill a batch."""
-    return f"""\
-# The most rows of one request; one of more rows than run together is split.
-max_batch_size {{ value: {settings.max_batch_size * settings.max_enqueued_batches} }}
-enable_large_batch_splitting {{ value: true }}
-max_execution_batch_size {{ value: {settings.max_batch_size} }}
-batch_timeout_micros {{ value: {settings.batch_timeout_micros} }}
-max_enqueued_batches {{ value: {settings.max_enqueued_batches} }}
-num_batch_threads {{ value: {settings.num_batch_threads} }}
+def batching_config(settings: DeploymentSettings, why_not_split: str = "") -> str:
+    """The text proto BatchingParameters; without allowed sizes, no row is added to fill a batch.
+
+    Args:
+        settings: the numbers.
+        why_not_split: why a request of more rows than are run together must not be split; "": it
+            may be, as the width of no output depends on the rows.
+    """
+    batching = settings.batching
+    if why_not_split:
+        rows = f"""\
+# A request has at most so many rows. Larger ones are refused and not split, because
+# {why_not_split}:
+# the server joins the parts of a split request by the shape of the first.
+max_batch_size {{ value: {batching.max_batch_size} }}
 """
+    else:
+        rows = f"""\
+# The most rows of one request; one of more rows than run together is split. Turn that off for a
+# model with an output whose width depends on its rows (`tfllm check` finds it): the server joins
+# the parts by the shape of the first.
+max_batch_size {{ value: {batching.max_request_rows} }}
+enable_large_batch_splitting {{ value: true }}
+max_execution_batch_size {{ value: {batching.max_batch_size} }}
+"""
+    return f"""\
+{rows}batch_timeout_micros {{ value: {batching.batch_timeout_micros} }}
+max_enqueued_batches {{ value: {batching.max_enqueued_batches} }}
+# Of all models together: where one generates long texts, others wait for a thread.
+num_batch_threads {{ value: {batching.num_batch_threads} }}
+"""
+
+
+def server_flags(num_models: int, settings: DeploymentSettings) -> list[str]:
+    """Arguments of `tensorflow_model_server` that Compose and KServe both give."""
+    return [
+        "--enable_batching=true",
+        f"--rest_api_timeout_in_ms={settings.rest_timeout_seconds * 1000}",
+        # Without it the server does not start with labels in its configuration.
+        "--allow_version_labels_for_unavailable_models=true",
+        # One more than there are models, so that those that fail and wait hold no other up.
+        f"--num_load_threads={min(num_models + 1, _MOST_LOAD_THREADS)}",
+        f"--max_num_load_retries={settings.max_num_load_retries}",
+        f"--load_retry_interval_micros={settings.load_retry_seconds * 1_000_000}",
+    ]
 
 
 def monitoring_config() -> str:
@@ -113,7 +167,7 @@ prometheus_config {
 """
 
 
-def docker_compose(names: Sequence[str], settings: DeploymentSettings) -> str:
+def docker_compose(base: Path, names: Sequence[str], settings: DeploymentSettings) -> str:
     """A Docker Compose file that serves the models on this machine's loopback address.
 
     The image has no curl, so its health is asked for with bash: every model has a version that
@@ -125,6 +179,8 @@ def docker_compose(names: Sequence[str], settings: DeploymentSettings) -> str:
         ' && printf "GET /v1/models/$$name HTTP/1.0\\r\\n\\r\\n" >&3'
         """ && grep -q '"AVAILABLE"' <&3 || exit 1; done"""
     )
+    limits = memory_of_all([base / name for name in names], settings.memory_gib)
+    flags = "".join(f"      - {flag}\n" for flag in server_flags(len(names), settings))
     return f"""\
 # docker compose up: REST on 127.0.0.1:{settings.rest_port}, gRPC on 127.0.0.1:{settings.grpc_port}.
 # TensorFlow Serving asks nobody who they are: put a proxy that does before it to open it to others.
@@ -134,11 +190,9 @@ services:
     command:
       - --model_config_file=/models/models.config
       - --model_config_file_poll_wait_seconds=30
-      - --enable_batching=true
       - --batching_parameters_file=/models/batching.config
       - --monitoring_config_file=/models/monitoring.config
-      - --rest_api_timeout_in_ms={settings.rest_timeout_seconds * 1000}
-    ports:
+{flags}    ports:
       - "127.0.0.1:{settings.grpc_port}:8500"
       - "127.0.0.1:{settings.rest_port}:8501"
     volumes:
@@ -151,14 +205,26 @@ services:
       interval: 10s
       timeout: 5s
       retries: 3
-      start_period: 120s
+      start_period: {limits.ready_seconds}s
+{_comment(limits.reason, 4)}    mem_limit: {limits.limit_mib}m
     restart: unless-stopped
 """
 
 
-def kserve(base: Path, names: Sequence[str], settings: DeploymentSettings) -> str:
-    """KServe manifests: the batching parameters, and an InferenceService for each model."""
-    indented = "".join(f"    {line}\n" for line in batching_config(settings).splitlines())
+def kserve(
+    base: Path, names: Sequence[str], settings: DeploymentSettings, unsplit: dict[str, str]
+) -> str:
+    """KServe manifests: the batching parameters, and an InferenceService for each model.
+
+    Args:
+        base: the folder of the models.
+        names: theirs.
+        settings: the numbers.
+        unsplit: of models whose requests must not be split, why.
+    """
+    reason = next(iter(unsplit.values()), "")
+    indented = "".join(f"    {line}\n" for line in batching_config(settings, reason).splitlines())
+    flags = "".join(f"        - {flag}\n" for flag in server_flags(1, settings))
     documents = [
         f"""\
 # kubectl apply -f kserve.yaml, after storageUri below names a place that the cluster can read:
@@ -172,7 +238,7 @@ data:
 {indented}"""
     ]
     for name in names:
-        memory = settings.memory_gib or _memory_gib(base / name)
+        limits = memory_of_one(base / name, settings.memory_gib)
         service = kubernetes_name(name)
         documents.append(
             f"""\
@@ -191,16 +257,21 @@ spec:
       runtimeVersion: "{SERVING_VERSION}"
       storageUri: {json.dumps(settings.storage_uri.rstrip("/") + "/" + name)}
       args:
-        - --enable_batching=true
         - --batching_parameters_file=/etc/tensorflow-serving/batching.config
-        - --rest_api_timeout_in_ms={settings.rest_timeout_seconds * 1000}
-      resources:
+{flags}{_comment(limits.reason, 6)}      resources:
         requests:
           cpu: "2"
-          memory: {memory}Gi
+          memory: {limits.request_mib}Mi
         limits:
           cpu: "2"
-          memory: {memory}Gi
+          memory: {limits.limit_mib}Mi
+      # The server opens its port when the model is loaded and warmed up.
+      readinessProbe:
+        tcpSocket:
+          port: 8080
+        initialDelaySeconds: {limits.initial_delay_seconds}
+        periodSeconds: 5
+        failureThreshold: {limits.probe_failures(5)}
       volumeMounts:
         - name: batching
           mountPath: /etc/tensorflow-serving
@@ -240,16 +311,10 @@ def _check_names(names: Sequence[str]) -> None:
         services[service] = name
 
 
-def _memory_gib(model_folder: Path) -> int:
-    """Memory for the newest version: both versions while one replaces the other, and 1 GiB."""
-    versions = [
-        path for path in model_folder.glob("*") if path.name.isascii() and path.name.isdigit()
-    ]
-    if not versions:
-        return 2
-    newest = max(versions, key=lambda path: int(path.name))
-    size = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
-    return max(2, 1 + math.ceil(2 * size / 2**30))
+def _comment(text: str, indent: int) -> str:
+    """Lines of YAML that are a comment."""
+    lead = " " * indent + "# "
+    return textwrap.fill(text, 96, initial_indent=lead, subsequent_indent=lead) + "\n"
 
 
 def _require(condition: bool, rule: str, value: object) -> None:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfllm.pretrained.keras_hub import is_keras_hub_model
+from tfllm.serving.footprint import measure_footprint, write_footprint
 from tfllm.serving.model_config import MAX_VERSION
 from tfllm.serving.warmup_requests import write_warmup_requests
 from tfllm.tasks.served import ServedTask
@@ -28,6 +29,7 @@ def export(
     version: int | None = None,
     dtype: str | None = None,
     warmup_prompts: tuple[str, ...] | None = None,
+    measure: bool = False,
 ) -> Path:
     """Write the next version of a served model: `base/<version>/`.
 
@@ -45,7 +47,10 @@ def export(
         chat_prompt, chat: of a model with a chat template, as generate, with a conversation in the
             place of the prompt: see `tfllm.tasks.Chat`.
         score: `text` string [B] to `num_tokens` int32 [B], `log_prob`, `perplexity` float32 [B],
-            `token_ids` int32 [B, T] (padded with -1), `token_log_probs` float32 [B, T], `error`.
+            `token_ids_json` and `token_log_probs_json` string [B] (JSON lists), `error`.
+
+    No output has a width that depends on the rows, so that a server may split a request, and join
+    several, without a change in what each row gets.
 
     Args:
         task: what `tfllm.load_task` gives; the generation settings of a `TextGeneration` are those
@@ -59,6 +64,8 @@ def export(
             this machine, else in float32.
         warmup_prompts: texts that a server runs the model with before it takes requests; empty: no
             warm-up. Default: the task's.
+        measure: run the version in a process of its own, as a server does, and keep its peak memory
+            and the time until it was ready, for `write_deployment_files`; that takes a while.
 
     Returns:
         the version's folder.
@@ -68,6 +75,7 @@ def export(
         ValueError: the version or the dtype is not one.
         OSError: the disk is full, or the folder cannot be written. No version is changed, and
             nothing is left of the new one.
+        RuntimeError: it was to be measured, and did not run; nothing is left of it.
     """
     base = Path(base)
     if is_keras_hub_model(task):
@@ -88,6 +96,7 @@ def export(
         signatures = {
             name: _with_defaults(task, name, function) for name, function in task.signatures.items()
         }
+        _check_widths(signatures)
         tf.saved_model.save(_Served(task), str(beside), signatures=signatures)
         _set_methods(beside / "saved_model.pb", task.method_names)
         extra = beside / "assets.extra"
@@ -101,6 +110,8 @@ def export(
                 extra / "tf_serving_warmup_requests",
                 [(base.name, *request) for request in task.warmup_requests(texts)],
             )
+        if measure:
+            write_footprint(beside, measure_footprint(beside))
         if folder.exists():  # a second export at the same time
             raise FileExistsError(_exists(folder))
         beside.rename(folder)
@@ -124,6 +135,20 @@ class _Served(tf.Module):
             if isinstance(part, list | tuple):  # a Keras variable is tracked, but not as one
                 part = [v.value if isinstance(v, keras.Variable) else v for v in part]
             setattr(self, name, part)
+
+
+def _check_widths(signatures: Mapping[str, Any]) -> None:
+    """No output's width may be open: see `tfllm.serving.output_widths`."""
+    for name, function in signatures.items():
+        concrete = function.get_concrete_function()
+        for key, output in concrete.structured_outputs.items():
+            if output.shape.rank is None or None in output.shape.as_list()[1:]:
+                raise ValueError(
+                    "the outputs of a served signature must have a fixed width beyond the batch, "
+                    f"or TensorFlow Serving may join rows wrongly; {key!r} of {name} has the shape "
+                    f"{output.shape}. Give one JSON string a row (tfllm/tasks/json_rows.py), or "
+                    "pad to a fixed width and give the count."
+                )
 
 
 def _with_defaults(task: ServedTask, name: str, function: Any) -> Any:

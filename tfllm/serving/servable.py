@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfllm.serving.batching import BatchGate, BatchingOptions, batched_function
+from tfllm.serving.batching import BatchGate, batched_function
+from tfllm.serving.batching_options import BatchingOptions
 from tfllm.serving.chat_templates import exported_template
 from tfllm.serving.errors import ServingError, from_exception, invalid_argument
 from tfllm.serving.tensor_json import TensorInfo

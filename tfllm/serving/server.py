@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from tfllm.serving.batching import BatchingOptions, RequestLimit
+from tfllm.serving.batching import RequestLimit
+from tfllm.serving.batching_options import DEFAULT_BATCHING, BatchingOptions
 from tfllm.serving.listening import RestThread, join_address, listen
 from tfllm.serving.metrics import Metrics
 from tfllm.serving.repository import Repository
@@ -83,10 +84,10 @@ class ModelServer:
         rest_port: int | None = 8501,
         grpc_port: int | None = 8500,
         batching: bool = True,
-        max_batch_size: int = 8,
-        batch_timeout_micros: int = 10_000,
-        num_batch_threads: int = 1,
-        max_enqueued_batches: int = 100,
+        max_batch_size: int = DEFAULT_BATCHING.max_batch_size,
+        batch_timeout_micros: int = DEFAULT_BATCHING.batch_timeout_micros,
+        num_batch_threads: int = DEFAULT_BATCHING.num_batch_threads,
+        max_enqueued_batches: int = DEFAULT_BATCHING.max_enqueued_batches,
         poll_seconds: float = 1.0,
         labels: Mapping[str, Mapping[str, int]] | None = None,
         allow_version_labels_for_unavailable_models: bool = False,

@@ -9,7 +9,8 @@ written line by line, so that a crash leaves what was being done.
 
 JOB.json: {"libraries": [libtensorflow_framework, libtensorflow_cc], "op_libraries": [...],
 "saved_model": DIR, "tables": [node names], "requests": [{"id", "feeds": [[tensor name, tensor]],
-"fetches": [tensor names], "only_if_failed": id or null, "measure_tables": bool}]}.
+"fetches": [tensor names], "only_if_failed": id or null, "measure_tables": bool,
+"values": bool}]}. Where `values` is true, the outputs are written whole, as long as they are small.
 A tensor is {"dtype": enum, "shape": [...], "data": base64} or, for strings, "strings": [base64].
 """
 
@@ -18,6 +19,7 @@ import base64
 import ctypes
 import json
 import os
+import resource
 import sys
 import time
 import types
@@ -26,6 +28,9 @@ from typing import Any
 STRING, FLOAT, DOUBLE = 7, 1, 2
 TSTRING_BYTES = 24
 SCANNED = 4_000_000  # elements of an output that are looked through for NaN
+WRITTEN = 20_000  # elements of an output that are written
+NUMBERS = {1: "f", 2: "d", 3: "i", 4: "B", 5: "h", 6: "b", 9: "q", 10: "B", 22: "I", 23: "Q"}
+"""DataType to the type code of `array`"""
 
 
 class Output(ctypes.Structure):
@@ -164,6 +169,28 @@ class SavedModelSession:
             found["value"] = ctypes.c_int64.from_address(data).value
         return found
 
+    def values(self, tensor: int) -> list | None:
+        """A result's elements, strings in base64; None where it is large, or of another type."""
+        dtype = self._tf.TF_TensorType(tensor)
+        shape = [self._tf.TF_Dim(tensor, axis) for axis in range(self._tf.TF_NumDims(tensor))]
+        count = _count(shape)
+        if count > WRITTEN:
+            return None
+        data, size = self._tf.TF_TensorData(tensor), self._tf.TF_TensorByteSize(tensor)
+        if dtype == STRING:
+            found = []
+            for text in range(data or 0, (data or 0) + count * TSTRING_BYTES, TSTRING_BYTES):
+                pointer = self._tf.TF_StringGetDataPointer(text)
+                value = ctypes.string_at(pointer, self._tf.TF_StringGetSize(text))
+                found.append(base64.b64encode(value).decode())
+            return found
+        if dtype not in NUMBERS:
+            return None
+        numbers = array.array(NUMBERS[dtype])
+        if size:
+            numbers.frombytes(ctypes.string_at(data, size))
+        return numbers.tolist()
+
     def delete(self, tensor: int) -> None:
         """Free a result."""
         self._tf.TF_DeleteTensor(tensor)
@@ -215,7 +242,7 @@ def run_job(job: dict, write) -> None:
     except StatusError as error:
         write({"event": "load_failed", "error": str(error)})
         return
-    write({"event": "loaded", "seconds": time.monotonic() - started})
+    write({"event": "loaded", "seconds": time.monotonic() - started, "memory": peak_memory()})
     sizes = {}
     for table in job["tables"]:
         try:
@@ -233,8 +260,12 @@ def run_job(job: dict, write) -> None:
             tensors = session.run(request["feeds"], request["fetches"])
             result["seconds"] = time.monotonic() - started
             for tensor in tensors:
-                result["outputs"].append(session.describe(tensor))
+                described = session.describe(tensor)
+                if request.get("values"):
+                    described["values"] = session.values(tensor)
+                result["outputs"].append(described)
                 session.delete(tensor)
+            result["memory"] = peak_memory()
         except StatusError as error:
             failed.add(request["id"])
             result["error"] = str(error)
@@ -242,6 +273,20 @@ def run_job(job: dict, write) -> None:
             result["tables"] = measure_tables(session, sizes)
         write(result)
     write({"event": "done"})
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    # On Linux this would count the process that started this one.
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def measure_tables(session: SavedModelSession, sizes: dict) -> dict:

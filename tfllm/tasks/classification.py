@@ -17,6 +17,7 @@ from tfllm.models.sequence_classifier import SequenceClassifier
 from tfllm.tasks.definition import Example, UnknownInTraining
 from tfllm.tasks.encoder_inputs import encoder_inputs, is_blank
 from tfllm.tasks.encoder_task import EncoderTask, encoded_texts
+from tfllm.tasks.example_messages import example_texts
 from tfllm.tasks.served import ServedTask, plain
 
 if TYPE_CHECKING:
@@ -188,7 +189,10 @@ class TextClassifier(ServedTask):
             see; `error` string [B] ("", or that the text is empty: then the label is "").
         classify: `inputs` string [B], tf.train.Example messages with the feature `text` (and
             `second_text`), to `classes` string [B, L] and `scores` float32 [B, L]: what TensorFlow
-            Serving's Classify call and `:classify` run. An empty text has scores of 0.
+            Serving's Classify call and `:classify` run. Of a row that is refused (an empty text, a
+            message that cannot be read, a feature that is missing, of another type, or of several
+            values) all scores are 0 and the first class is "error: " and the reason, the others
+            empty: this call has no other place for it. The other rows are answered.
 
     Args:
         model: a classifier.
@@ -219,8 +223,7 @@ class TextClassifier(ServedTask):
     def signatures(self) -> dict[str, Any]:
         """`serving_default` and `classify`."""
         if not self._functions:
-            names = ("text", "second_text") if self.has_pairs else ("text",)
-            specs = [tf.TensorSpec([None], tf.string, name) for name in names]
+            specs = [tf.TensorSpec([None], tf.string, name) for name in self._feature_names]
             function = self._of_pair if self.has_pairs else self._of_text
             inputs = tf.TensorSpec([None], tf.string, "inputs")
             self._functions = {
@@ -228,6 +231,10 @@ class TextClassifier(ServedTask):
                 "classify": tf.function(self._classify, input_signature=[inputs], autograph=False),
             }
         return self._functions
+
+    @property
+    def _feature_names(self) -> tuple[str, ...]:
+        return ("text", "second_text") if self.has_pairs else ("text",)
 
     @property
     def method_names(self) -> dict[str, str]:
@@ -247,7 +254,7 @@ class TextClassifier(ServedTask):
 
     def warmup_requests(self, texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
         """Of both signatures."""
-        features = ("text", "second_text") if self.has_pairs else ("text",)
+        features = self._feature_names
         examples = [serialized_example(dict.fromkeys(features, text)) for text in texts]
         return [
             *super().warmup_requests(texts),
@@ -302,13 +309,17 @@ class TextClassifier(ServedTask):
         return probabilities * good, num_cut, error
 
     def _classify(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        names = ("text", "second_text") if self.has_pairs else ("text",)
-        features = {name: tf.io.FixedLenFeature([], tf.string, "") for name in names}
-        parsed = tf.io.parse_example(inputs, features)
-        text, second_text = parsed["text"], parsed.get("second_text")
-        scores, _, _ = self._probabilities(text, second_text)
-        classes = tf.tile(self._label_names[tf.newaxis], [tf.shape(scores)[0], 1])
-        return {"classes": classes, "scores": scores}
+        texts, refused = example_texts(inputs, self._feature_names)
+        scores, _, error = self._probabilities(texts[0], texts[1] if self.has_pairs else None)
+        error = tf.where(refused == "", error, refused)
+        good = (error == "")[:, tf.newaxis]
+        reason = tf.strings.join(["error: ", error])[:, tf.newaxis]
+        others = tf.fill([tf.shape(scores)[0], len(self.labels) - 1], "")
+        names = self._label_names[tf.newaxis]
+        return {
+            "classes": tf.where(good, names, tf.concat([reason, others], 1)),
+            "scores": tf.where(good, scores, 0.0),
+        }
 
 
 def serialized_example(texts: Mapping[str, str]) -> bytes:

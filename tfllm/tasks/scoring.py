@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfllm.generation.decoding import Decoder
 from tfllm.generation.requests import shortened
+from tfllm.tasks.json_rows import json_lists, json_numbers
 
 _MOST_LOSS = 88.0  # exp of more is infinite in float32, which JSON cannot carry
 
@@ -28,9 +29,9 @@ def token_scores(
 
     Returns:
         `num_tokens` int32 `[B]`; `log_prob`, the sum of the tokens that are scored, and
-        `perplexity`, the exponential of their mean loss, float32 `[B]`; `token_ids` int32 `[B, T]`,
-        padded with -1; `token_log_probs` float32 `[B, T]`, padded with 0; `error` string `[B]`:
-        that a text is longer than the context, which then counts as empty.
+        `perplexity`, the exponential of their mean loss, float32 `[B]`; `token_ids_json` and
+        `token_log_probs_json` string `[B]`, each row a JSON list with a number for each token;
+        `error` string `[B]`: that a text is longer than the context, which then counts as empty.
     """
     context = decoder.context + 1 - max(len(begin_ids), 1)
     lengths = tf.cast(ids.row_lengths(), tf.int32)
@@ -38,7 +39,8 @@ def token_scores(
     rule = f"the text must have at most {context} tokens, the model's context; it has "
     error = tf.where(too_long, tf.strings.join([rule, tf.strings.as_string(lengths)]), "")
     lengths = tf.where(too_long, 0, lengths)
-    labels = shortened(ids, lengths, context).to_tensor(default_value=-1)
+    scored = shortened(ids, lengths, context)
+    labels = scored.to_tensor(default_value=-1)
     # At least one column: there may be nothing but empty texts.
     missing = tf.maximum(1 - tf.shape(labels)[1], 0)
     labels = tf.pad(labels, [[0, 0], [0, missing]], constant_values=-1)
@@ -53,14 +55,20 @@ def token_scores(
         log_probs = -decoder.token_losses(known, tf.roll(known, -1, axis=1))
         log_probs = tf.pad(log_probs, [[0, 0], [1, 0]])[:, :-1]
         num_scored = tf.maximum(lengths - 1, 0)
-    log_probs = tf.where(labels >= 0, log_probs, 0.0)
+    is_token = labels >= 0
+    log_probs = tf.where(is_token, log_probs, 0.0)
     log_prob = tf.reduce_sum(log_probs, -1)
     mean = tf.math.divide_no_nan(log_prob, tf.cast(num_scored, tf.float32))
+    rows, batch = scored.value_rowids(), scored.nrows()
+
+    def of_tokens(values: tf.Tensor) -> tf.Tensor:
+        return json_lists(json_numbers(values), rows, batch)
+
     return {
         "num_tokens": lengths,
         "log_prob": log_prob,
         "perplexity": tf.exp(tf.minimum(-mean, _MOST_LOSS)),
-        "token_ids": labels,
-        "token_log_probs": log_probs,
+        "token_ids_json": of_tokens(scored.values),
+        "token_log_probs_json": of_tokens(tf.boolean_mask(log_probs, is_token)),
         "error": error,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +17,7 @@ from tfllm.models.token_classifier import TokenClassifier
 from tfllm.tasks.definition import Example
 from tfllm.tasks.encoder_inputs import is_blank
 from tfllm.tasks.encoder_task import EncoderTask
+from tfllm.tasks.json_rows import json_lists, json_numbers, json_objects, json_strings
 from tfllm.tasks.served import ServedTask, plain
 from tfllm.tasks.span_labels import read_spans, tags_of, token_tags
 from tfllm.tasks.text_spans import cut_out
@@ -152,10 +154,10 @@ class Tagging(EncoderTask):
 class SpanTagger(ServedTask):
     """A token classifier as a function from texts to spans.
 
-    Signature `serving_default`: `text` string [B] to, padded to the most spans S of a text,
-    `begins` and `ends` int32 [B, S] (characters of the text, the end exclusive; -1 is padding),
-    `labels` and `texts` string [B, S], `scores` float32 [B, S] (the mean probability of the span's
-    tags), `num_spans` int32 [B] and `error` string [B] ("", or that the text is empty).
+    Signature `serving_default`: `text` string [B] to `spans_json` string [B], each row a JSON list
+    of objects `{"begin", "end", "label", "text", "score"}` (characters of the text, the end
+    exclusive; the score is the mean probability of the span's tags), `num_spans` int32 [B] and
+    `error` string [B] ("", or that the text is empty).
 
     A text of any length is seen whole, in windows.
 
@@ -183,7 +185,9 @@ class SpanTagger(ServedTask):
                 f"of each); the model tells {model.num_labels} apart"
             )
         self._graph: Any = tokenizer.graph()
-        self._label_names = tf.constant(["", *self.labels])
+        names = [json.dumps(label, ensure_ascii=False) for label in ("", *self.labels)]
+        self._label_names = tf.constant(names)
+        """as JSON"""
         continues = np.zeros(tokenizer.vocab_size, bool)
         continues[list(_continuing(tokenizer))] = True
         with tf.device("/CPU:0"):
@@ -230,15 +234,8 @@ class SpanTagger(ServedTask):
         return found[0] if isinstance(texts, str) else found
 
     def answer(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The spans as objects, without padding."""
-        given = {name: plain(value) for name, value in row.items()}
-        fields = {"begins": "begin", "ends": "end", "labels": "label", "texts": "text"}
-        fields["scores"] = "score"
-        spans = [
-            {field: given[name][i] for name, field in fields.items()}
-            for i in range(given["num_spans"])
-        ]
-        return {"spans": spans, "error": given["error"]}
+        """The spans as objects."""
+        return {"spans": json.loads(plain(row["spans_json"])), "error": plain(row["error"])}
 
     # ------------------------------------------------------------------ in the graph
 
@@ -274,19 +271,19 @@ class SpanTagger(ServedTask):
         begins, rows, label = (tf.boolean_mask(x, starts) for x in (begins, rows, label))
         texts, ends = cut_out(tf.gather(text, rows), begins, ends)
 
+        spans = json_objects(
+            [
+                ("begin", json_numbers(begins)),
+                ("end", json_numbers(ends)),
+                ("label", tf.gather(self._label_names, label)),
+                ("text", json_strings(texts)),
+                ("score", json_numbers(scores)),
+            ]
+        )
         batch = tf.size(text)
-
-        def by_text(values: tf.Tensor, padding: Any) -> tf.Tensor:
-            ragged = tf.RaggedTensor.from_value_rowids(values, rows, batch, validate=False)
-            return ragged.to_tensor(padding)
-
         is_empty = is_blank(text)
         return {
-            "begins": by_text(begins, -1),
-            "ends": by_text(ends, -1),
-            "labels": by_text(tf.gather(self._label_names, label), ""),
-            "texts": by_text(texts, ""),
-            "scores": by_text(scores, 0.0),
+            "spans_json": json_lists(spans, rows, batch),
             "num_spans": tf.math.bincount(rows, minlength=batch, maxlength=batch),
             "error": tf.where(is_empty, "the text is empty", ""),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -410,12 +411,12 @@ class TextGeneration(ServedTask):
                 "num_tokens": int(num),
                 "log_prob": float(log_prob),
                 "perplexity": float(perplexity),
-                "token_log_probs": row[:num].tolist(),
+                "token_log_probs": json.loads(log_probs),
             }
-            for num, log_prob, perplexity, row in zip(
+            for num, log_prob, perplexity, log_probs in zip(
                 *(
                     result[name].numpy()
-                    for name in ("num_tokens", "log_prob", "perplexity", "token_log_probs")
+                    for name in ("num_tokens", "log_prob", "perplexity", "token_log_probs_json")
                 ),
                 strict=True,
             )

@@ -1,0 +1,158 @@
+"""The memory that a served model takes, and the time until it answers: measured, or estimated.
+
+A model is measured in a clean process that loads it through TensorFlow's C API, as a server does,
+runs its warm-up requests, and then a full batch of long texts for each signature. What is measured
+lies in the version's folder, so that the deployment files of all models can be written from it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfllm.serving.batching_options import DEFAULT_BATCHING
+
+FOOTPRINT_FILE = "tfllm_footprint.json"
+"""in a version's assets.extra"""
+_PROCESS_BYTES = 2**30
+"""of a server without a model, and of what it needs for requests"""
+_SECONDS = 120.0
+"""until a server is ready, where that was not measured"""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one version of a model needs of a server that serves it alone."""
+
+    peak_memory_bytes: int
+    """the most that the server's process takes"""
+    ready_seconds: float
+    """from the start of the load to the end of the warm-up requests"""
+    batch_rows: int | None = None
+    """rows of the longest texts that were run together; None: it is an estimate"""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a process was measured; else it is an estimate from the size of the weights."""
+        return self.batch_rows is not None
+
+    def format(self) -> str:
+        """In a sentence."""
+        size = f"{self.peak_memory_bytes / 2**30:.2f} GiB"
+        if not self.is_measured:
+            return f"memory was not measured; estimated at {size}"
+        return (
+            f"measured: {size} at most, with {self.batch_rows} long texts at once; ready after "
+            f"{self.ready_seconds:.1f} s"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it lies in a version's folder."""
+        return {
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "ready_seconds": round(self.ready_seconds, 2),
+            "batch_rows": self.batch_rows,
+        }
+
+
+def measure_footprint(
+    version: str | Path, *, rows: int = DEFAULT_BATCHING.max_batch_size, timeout: float = 1800.0
+) -> Footprint:
+    """Load a version as a server does, run its warm-up requests and a full batch of long texts.
+
+    Args:
+        version: the version's folder.
+        rows: of the batch.
+        timeout: seconds for all of it.
+
+    Raises:
+        RuntimeError: it could not be loaded or run; the message says why.
+        SavedModelError: it is no SavedModel.
+    """
+    from tfllm.serving.check_requests import full_batches, warmup_requests
+    from tfllm.serving.check_run import run_requests
+    from tfllm.serving.saved_model_graph import SavedModelGraph
+
+    version = Path(version)
+    graph = SavedModelGraph.read(version)
+    warmups, _ = warmup_requests(version, graph)
+    batches = full_batches(graph, warmups, rows)
+    events, ended = run_requests(version, graph, [*warmups, *batches], timeout)
+    found = footprint_of(events, len(warmups))
+    failed = next((e["error"] for e in events if e.get("error")), "")
+    if found is None or ended or failed:
+        raise RuntimeError(
+            f"{version} could not be measured: {failed or ended or 'TensorFlow has no C library'}"
+        )
+    return Footprint(found.peak_memory_bytes, found.ready_seconds, rows)
+
+
+def footprint_of(events: list[dict[str, Any]], num_warmups: int) -> Footprint | None:
+    """What a process said of itself, of which the first requests were to warm it up.
+
+    None where it did not load the model.
+    """
+    loaded = next((e for e in events if e["event"] == "loaded"), None)
+    if loaded is None:
+        return None
+    ends = [e for e in events if e["event"] == "end" and not e["error"]]
+    seconds = loaded["seconds"] + sum(e["seconds"] for e in ends if e["id"] < num_warmups)
+    most = max([loaded["memory"], *(e["memory"] for e in ends)])
+    rows = 0  # of the requests; `measure_footprint` knows them
+    return Footprint(most, seconds, rows)
+
+
+def write_footprint(version: Path, footprint: Footprint) -> None:
+    """Put it into a version's folder."""
+    extra = version / "assets.extra"
+    extra.mkdir(exist_ok=True)
+    (extra / FOOTPRINT_FILE).write_text(json.dumps(footprint.to_dict()) + "\n", "utf-8")
+
+
+def footprint(version: Path) -> Footprint:
+    """What was measured of a version; without that an estimate, which is rather too much."""
+    try:
+        content = json.loads((version / "assets.extra" / FOOTPRINT_FILE).read_text("utf-8"))
+        return Footprint(
+            int(content["peak_memory_bytes"]),
+            float(content["ready_seconds"]),
+            int(content["batch_rows"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return Footprint(_estimated_bytes(version), _SECONDS)
+
+
+def _estimated_bytes(version: Path) -> int:
+    """As if every signature held all weights in float32.
+
+    TensorFlow computes what does not depend on a request once for each signature, such as weights
+    that are stored as integers or in bfloat16 and used in float32, and keeps it.
+    """
+    size = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
+    numbers, num_signatures = 0, 1
+    try:
+        numbers = _num_weights(version)
+        num_signatures = _num_signatures(version)
+    except Exception:  # of a SavedModel that cannot be read there is only its size
+        numbers = math.ceil(size / 4)
+    return _PROCESS_BYTES + size + (num_signatures + 1) * 4 * numbers
+
+
+def _num_weights(version: Path) -> int:
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
+    kinds = reader.get_variable_to_dtype_map()
+    shapes = reader.get_variable_to_shape_map()
+    return sum(math.prod(shapes[n]) for n, kind in kinds.items() if kind != tf.string)
+
+
+def _num_signatures(version: Path) -> int:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+    names = [n for n in saved.meta_graphs[0].signature_def if not n.startswith("__")]
+    return max(len(names), 1)

@@ -1,0 +1,109 @@
+"""The memory and the time that the deployment files give a server."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfllm.serving.footprint import Footprint, footprint
+
+MARGIN = 1.25
+"""memory beyond the measured peak: a server's own, and texts longer than those measured"""
+_STEP_MIB = 128
+_SLOWER = 3
+"""a loaded machine may take so many times as long to load a model as the one that measured"""
+_LEAST_SECONDS = 30
+_NO_VERSION = Footprint(2**31, 120.0)
+
+
+@dataclass(frozen=True)
+class MemoryLimits:
+    """What a server gets."""
+
+    request_mib: int
+    """memory that is set aside for it, in MiB"""
+    limit_mib: int
+    """memory at which it is ended, in MiB"""
+    initial_delay_seconds: int
+    """time before it is first asked whether it is ready"""
+    ready_seconds: int
+    """time that it may take to become ready"""
+    reason: str
+    """where the numbers come from"""
+
+    def probe_failures(self, period: int) -> int:
+        """Probes that may fail after the initial delay, one every `period` seconds."""
+        return max(math.ceil((self.ready_seconds - self.initial_delay_seconds) / period), 3)
+
+
+def memory_of_one(model: Path, memory_gib: int | None = None) -> MemoryLimits:
+    """The limits of a server of one model; the request leaves out a second version.
+
+    Args:
+        model: the model's folder.
+        memory_gib: instead of what was measured or estimated.
+    """
+    return _limits([_newest(model)], [model.name], memory_gib)
+
+
+def memory_of_all(models: Sequence[Path], memory_gib: int | None = None) -> MemoryLimits:
+    """The limits of a server of several models.
+
+    Args:
+        models: the models' folders.
+        memory_gib: instead of what was measured or estimated.
+    """
+    return _limits([_newest(path) for path in models], [p.name for p in models], memory_gib)
+
+
+def _newest(model: Path) -> Footprint:
+    versions = [path for path in model.glob("*") if path.name.isascii() and path.name.isdigit()]
+    if not versions:
+        return _NO_VERSION
+    return footprint(max(versions, key=lambda path: int(path.name)))
+
+
+def _limits(found: Sequence[Footprint], names: Sequence[str], given: int | None) -> MemoryLimits:
+    peaks = [each.peak_memory_bytes for each in found]
+    # A new version is loaded before the old one is unloaded, one model at a time.
+    request = MARGIN * sum(peaks)
+    limit = request + MARGIN * max(peaks)
+    seconds = sum(each.ready_seconds for each in found)
+    measured = all(each.is_measured for each in found)
+    ready = math.ceil(_SLOWER * seconds if measured else seconds)
+    what = ", ".join(
+        f"{name}: {'measured' if each.is_measured else 'estimated'} "
+        f"{each.peak_memory_bytes / 2**30:.2f} GiB"
+        + (
+            f" with {each.batch_rows} long texts at once, ready after {each.ready_seconds:.0f} s"
+            if each.is_measured
+            else ""
+        )
+        for name, each in zip(names, found, strict=True)
+    )
+    reason = (
+        f"Memory of the server's process: {what}. Times {MARGIN:g} for what was not measured; the "
+        "limit has room for a second version of the largest model, which is loaded before the "
+        "first is unloaded. Whether it is ready is asked first after the measured time, and as "
+        f"failed after {_SLOWER} times that."
+    )
+    if not measured:
+        reason += (
+            " An estimate is from the number of weights, as if every signature held them in "
+            "float32, and rather too much: `tfllm export --measure` measures instead."
+        )
+    if given is not None:
+        reason = f"Memory as it was set. {reason}"
+    return MemoryLimits(
+        given * 1024 if given is not None else _mib(request),
+        given * 1024 if given is not None else _mib(limit),
+        math.floor(seconds) if measured else 10,
+        max(ready, _LEAST_SECONDS),
+        reason,
+    )
+
+
+def _mib(size: float) -> int:
+    return math.ceil(size / 2**20 / _STEP_MIB) * _STEP_MIB
