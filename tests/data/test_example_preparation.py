@@ -382,7 +382,7 @@ def test_weights_of_0_labels_of_false_and_nulls_are_followed(run, tmp_path, chat
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"tools": TOOLS}, "does not write 'tools' .of tools.*--ignore-keys tools"),
+        ({"tools": TOOLS}, "does not write 'tools'; .*--ignore-keys tools"),
         ({"documents": [{"text": "x"}]}, "does not write 'documents'"),
         ({"chat_template_kwargs": {"enable_thinking": True}}, "does not write 'enable_thinking'"),
         ({"messages": TOOL_CONVERSATION}, "does not write the tool_calls of message 2"),
@@ -424,7 +424,9 @@ def test_a_damaged_array_of_examples_says_where(run, tmp_path, at):
     with pytest.raises(ValueError, match=said):
         run(path)
     path.write_text("[\n" + ",\n".join(lines[:at]))  # cut short
-    with pytest.raises(ValueError, match=rf"record {at} \(line {at + 1}\) .* the file ends there"):
+    with pytest.raises(
+        ValueError, match=rf"behind record {at} is not .* the file ends there: line {at + 1}, "
+    ):
         run(path)
 
 

@@ -51,7 +51,10 @@ def test_records_of_an_array_are_placed_by_number_and_line():
     [
         ('[{"a": 1}, {"a": ]', r"record 2 \(line 1\) is not JSON: .*line 1, column 18 "),
         ('[\n{"a": 1},\n{"a": 2', r"record 2 \(line 3\) .*line 3, column 8 .*nothing behind it"),
-        ('[{"a": 1}', r"record 1 .*',' or '\]' must .* the file ends there: line 1, column 10"),
+        (
+            '[{"a": 1}',
+            r"behind record 1 is .*',' or '\]' must .* the file ends there: line 1, column 10",
+        ),
         ('[{"a": 1} {"a": 2}]', r"record 1 .*'\{' stands there: line 1, column 11 \(character 10"),
         (
             '[\n{"a": 1},\n\n{"a": 2}\n x]',

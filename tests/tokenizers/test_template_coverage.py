@@ -31,10 +31,10 @@ def call(arguments, nested=True):
 @pytest.mark.parametrize(
     ("name", "messages", "variables", "message"),
     [
-        ("chatml", QA, {"tools": TOOLS}, "does not write 'tools' .*--ignore-keys tools"),
+        ("chatml", QA, {"tools": TOOLS}, "does not write 'tools'; .*--ignore-keys tools"),
         ("qwen2_5", QA, {"documents": [{"text": "x"}]}, "does not write 'documents'"),
         ("qwen2_5", QA, {"enable_thinking": False}, "'enable_thinking'.*chat_template_kwargs"),
-        ("{{ tools is none }}", QA, {"tools": TOOLS}, "does not write 'weather' .of tools"),
+        ("{{ tools is none }}", QA, {"tools": TOOLS}, "does not write 'weather' of tools"),
         ("chatml", TOOL_CONVERSATION, {}, "tool_calls of message 2 .*template failed"),
         ("llama2", TOOL_CONVERSATION[:2], {}, "tool_calls of message 2"),
         ("qwen2_5", [user("one"), {"role": "assistant", "tool_calls": [{"id": "1"}]}], {},

@@ -38,7 +38,7 @@ from tfllm.data.example_messages import (
     string,
 )
 from tfllm.data.json_records import BadRecord, JsonRecord, json_type, keys_of
-from tfllm.data.record_keys import RecordKeys, RecordView, is_blank
+from tfllm.data.record_keys import RecordKeys, RecordView, ignoring, is_blank
 
 _TEMPLATE_VARIABLES = ("tools", "documents", "chat_template_kwargs")
 _OF_A_PROMPT = ("input", "context", "history", "reasoning")
@@ -124,8 +124,7 @@ class ExampleReader:
             key, advice = refused
             raise BadRecord(
                 given.where,
-                f" has {key!r}, which is not followed: {advice}; or pass over it with "
-                f"--ignore-keys {key} (in Python ignore_keys={(key,)!r})",
+                f" has {key!r}, which is not followed: {advice}; or {ignoring(key)}",
             )
         for name, key in self._keys.columns.items():
             if self._columns and name != "text" and not given.names(name):
@@ -155,8 +154,8 @@ class ExampleReader:
             )
             raise BadRecord(
                 given.where,
-                f": {key!r} of an example must be {rule}; received {value!r:.60}; pass over it "
-                f"with --ignore-keys {key} (in Python ignore_keys={(key,)!r})",
+                f": {key!r} of an example must be {rule}; received {value!r:.60}; mend it, or "
+                f"{ignoring(key)}",
             )
         return truth
 
@@ -177,7 +176,10 @@ class ExampleReader:
                 noun, found = "a list of objects", {name: value}
             if not fits:
                 received = json_type(value)
-                raise BadRecord(given.where, f": {key!r} must be {noun}; received {received}")
+                raise BadRecord(
+                    given.where,
+                    f": {key!r} must be {noun}; received {received}; mend it, or {ignoring(key)}",
+                )
             variables |= found
         if variables and not self._has_template:
             raise BadRecord(

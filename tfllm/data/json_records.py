@@ -226,7 +226,8 @@ class _ArrayText:
         """Step over `character`, which must be the next one."""
         if (received := self.next()) != character:
             stands = f"{received!r} stands there" if received else "the file ends there"
-            raise self.broken(f"{character!r} or ']' must follow the record, and {stands}", self.at)
+            message = f"{character!r} or ']' must follow it, and {stands}"
+            raise self.broken(message, self.at, f"behind record {self.number}")
         self.move(self.at + 1)
 
     def move(self, to: int) -> None:
@@ -239,10 +240,11 @@ class _ArrayText:
         line, column = self._line_and_column(position)
         return f"line {line}, column {column} (character {self._characters + position})"
 
-    def broken(self, message: str, position: int) -> ValueError:
+    def broken(self, message: str, position: int, what: str | None = None) -> ValueError:
         """The error for what is no JSON: the record, and where in the file the fault lies."""
+        what = what or f"record {self.number} (line {self.line})"
         return ValueError(
-            f"{self._path}, record {self.number} (line {self.line}) is not JSON: {message}: "
+            f"{self._path}, {what} is not JSON: {message}: "
             f"{self.place(position)}; nothing behind it can be read. Mend it, or fetch the file "
             "again"
         )

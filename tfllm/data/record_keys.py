@@ -42,7 +42,8 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(("completions", "responses", "outputs", "answers", "candidates"), _SEVERAL),
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _NOT_TEXT),
     **dict.fromkeys(("choices", "options"), _CHOICES),
-    **dict.fromkeys(("input_ids", "token_ids", "labels", "loss_mask"), _TOKENS),
+    **dict.fromkeys(("input_ids", "token_ids", "labels"), _TOKENS),
+    **dict.fromkeys(("loss_mask", "completion_mask", "assistant_masks"), _TOKENS),
     "rejected_response": "write the replies as chosen and rejected",
     "functions": 'write tools, each as {"type": "function", "function": {...}}',
     "suffix": "to learn to fill in a middle, give text and set fill_in_the_middle",
@@ -63,6 +64,11 @@ REFUSED_IN_MESSAGES: dict[str, str] = {
 def is_blank(value: Any) -> bool:
     """Whether a value says no more than if its key was missing."""
     return value is None or value == "" or value == [] or value == {}
+
+
+def ignoring(key: str) -> str:
+    """How to go on without a key, for an error."""
+    return f"pass over it with --ignore-keys {key} (in Python ignore_keys={(key,)!r})"
 
 
 class RecordKeys:
@@ -193,8 +199,7 @@ class RecordView:
                 raise BadRecord(
                     self.where,
                     f" has {key!r} next to {name!r}, where it is not followed; write it into the "
-                    f"messages, or pass over it with --ignore-keys {key} (in Python "
-                    f"ignore_keys={(key,)!r})",
+                    f"messages, or {ignoring(key)}",
                 )
 
     def count(self, unused: Counter[str]) -> None:

@@ -85,7 +85,8 @@ class TemplateCoverage:
                 lost = [] if self._template.mentions(name) else [name]
             if lost:
                 raise ValueError(
-                    f"the chat template does not write {lost[0]!r} (of {name}); take a model whose "
+                    f"the chat template does not write {lost[0]!r}"
+                    f"{'' if lost[0] == name else f' of {name}'}; take a model whose "
                     f"template does, or pass over it with --ignore-keys "
                     f"{name if name in _VARIABLES else 'chat_template_kwargs'}"
                 )
