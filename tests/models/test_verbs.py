@@ -47,8 +47,6 @@ def test_a_bare_model_generates_token_ids():
     )
     assert a.tolist() == b.tolist() != c.tolist()
     assert model.generate([]) == []
-    beam = model.generate(PROMPTS, max_new_tokens=4, num_beams=1, no_repeat_ngram_size=4)
-    assert len(beam) == 3 and all(len(row) <= 4 for row in beam)
     before = found[0].tolist()
     model.token_embedding.embeddings.assign(-model.token_embedding.embeddings)
     assert model.generate(PROMPTS[0], max_new_tokens=4).tolist() == drawn(model, PROMPTS[0], 4)
@@ -61,18 +59,20 @@ def test_a_model_with_its_tokenizer_generates_text(folder):
     task = tfllm.TextGeneration.load(folder)
     expected = task.generate(["one", "two three"], max_new_tokens=5)
     assert model.generate(["one", "two three"], max_new_tokens=5) == expected
-    assert model.generate("one", max_new_tokens=5) == expected[0]
     bare = CausalLM(CONFIG, seed=7)
     with pytest.raises(ValueError, match="no tokenizer, and knows token ids alone"):
         bare.generate("one")
-    text = bare.generate("one", tokenizer=tokenizer("qwen3"), max_new_tokens=5)
-    assert text == expected[0]
     ids = model.tokenizer.encode("one")
     assert model.tokenizer.decode(model.generate(ids, max_new_tokens=5)) == expected[0]
+
+
+@pytest.mark.slow
+def test_a_quantized_model_generates_what_its_copy_in_int8_generates(folder):
+    model = CausalLM.from_preset(folder)
+    task = tfllm.TextGeneration.load(folder).with_dtype("int8_float32")
     model.quantize("int8")
-    assert model.generate("one", max_new_tokens=5) == task.with_dtype("int8_float32").generate(
-        "one", max_new_tokens=5
-    )
+    expected = task.generate("one", max_new_tokens=5)
+    assert model.generate("one", max_new_tokens=5) == expected
 
 
 def test_what_cannot_be_continued_is_refused_in_words():
