@@ -153,7 +153,7 @@ def _print_results(run: TrainedRun) -> None:
         + (
             f", {run.num_trained:,} of them trained" if run.num_trained < run.num_parameters else ""
         ),
-        "steps": f"{run.step:,}",
+        "steps": f"{run.step:,}" + (" (ended early)" if run.stopped_early else ""),
         "precision": run.precision,
         "tokens/s": f"{run.tokens_per_second:,.0f}"
         + (f" ({run.tokens_per_second / replicas:,.0f} a replica)" if replicas > 1 else ""),
