@@ -1,7 +1,10 @@
 """What users of KerasHub look for on a model: `from_preset`, `generate`, `enable_lora`."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfllm
 from tests.tasks.chat_models import CONFIG
@@ -159,3 +162,15 @@ def test_lora_is_enabled_and_refused_where_there_is_none():
     for refused in (tfllm.SequenceClassifier(ENCODER, num_labels=2), Encoder(ENCODER)):
         with pytest.raises(ValueError, match=r"are for a CausalLM; a .* is trained whole"):
             refused.enable_lora(4)
+
+
+@pytest.mark.slow
+def test_a_quantized_model_is_exported(folder, tmp_path):
+    model = CausalLM.from_preset(folder)
+    model.quantize("int8")
+    task = tfllm.TextGeneration(model, model.tokenizer)
+    path = tfllm.serving.export(task, tmp_path / "served")
+    version = next(p.parent for p in Path(path).rglob("saved_model.pb"))
+    served = tf.saved_model.load(str(version)).signatures["serving_default"]
+    text = served(prompt=tf.constant(["one"]))["text"].numpy()[0].decode()
+    assert text == model.generate("one")
