@@ -173,7 +173,7 @@ def _print_results(run: TrainedRun) -> None:
         + (
             f", {run.num_trained:,} of them trained" if run.num_trained < run.num_parameters else ""
         ),
-        "steps": f"{run.step:,}",
+        "steps": f"{run.step:,}" + (" (ended early)" if run.stopped_early else ""),
         "precision": run.precision,
     }
     if found.tokens_per_second is not None:
