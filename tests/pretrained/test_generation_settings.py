@@ -90,6 +90,7 @@ def test_a_given_max_new_tokens_comes_before_max_length(loaded):
         ({"bad_words_ids": [[4, 5]]}, "bad_words_ids=.words of several tokens"),
         ({"num_return_sequences": 2}, "num_return_sequences=2"),
         ({"a_setting_of_tomorrow": 3}, "a_setting_of_tomorrow=3"),
+        ({"num_beams": 2, "do_sample": True}, r"num_beams=2 \(with do_sample=True\)"),
     ],
 )
 def test_what_is_not_followed_is_refused_by_name_where_text_is_made(folder_with, written, named):

@@ -11,7 +11,6 @@ from tests.pretrained.conftest import REFERENCES
 from tests.pretrained.gguf_files import write_gguf
 from tests.rounding import assert_within, weight_rounding
 from tfllm import pretrained
-from tfllm.pretrained.hub import downloaded
 from tfllm.pretrained.model_folder import model_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -66,25 +65,6 @@ def test_a_model_that_is_not_in_the_cache_is_an_error_without_a_network(cache, n
 def test_a_name_that_no_model_of_the_hub_can_have_is_refused(cache, name):
     with pytest.raises(ValueError, match=r"hf://.*is no name|is named hf://ORGANISATION/NAME"):
         pretrained.load(name)
-
-
-def test_only_files_that_run_no_code_are_asked_for(cache, monkeypatch):
-    import huggingface_hub
-    from huggingface_hub.utils import filter_repo_objects
-
-    asked = {}
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda repo, **options: asked.update(options) or "x"
-    )
-    downloaded("somebody/tiny")
-    files = [
-        *("config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"),
-        *("tokenizer.json", "tokenizer.model", "chat_template.jinja", "merges.txt"),
-        *("pytorch_model.bin", "tf_model.h5", "model.onnx", "modeling_tiny.py", "tiny.gguf"),
-        *("onnx/model.onnx", "original/consolidated.safetensors", "training.pt", "README.md"),
-    ]
-    patterns = {key: asked[key] for key in ("allow_patterns", "ignore_patterns")}
-    assert list(filter_repo_objects(files, **patterns)) == files[:7]
 
 
 def test_a_run_and_a_path_object_are_names_too(tmp_path):

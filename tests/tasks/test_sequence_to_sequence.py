@@ -542,10 +542,21 @@ def test_texts_are_searched_as_the_folder_says(folder_of, tmp_path, name):
     say(folder / "config.json", num_beams=7, length_penalty=0.5)
     assert settings("translation") == SearchSettings()
     say(path, num_beams=2, length_penalty=None, no_repeat_ngram_size=5, max_length=512)
-    assert settings("translation") == SearchSettings(num_beams=2, no_repeat_ngram_size=5)
+    # The token that a text begins with counts in max_length.
+    found = {"num_beams": 2, "no_repeat_ngram_size": 5, "max_new_tokens": 511}
+    assert settings("translation") == SearchSettings(**found)
     if name == "t5":
-        expected = SearchSettings(num_beams=2, no_repeat_ngram_size=5, max_new_tokens=64)
-        assert settings("summarization") == expected
+        assert settings("summarization") == SearchSettings(**found)
+        say(path, bad_words_ids=[[7], [9]], begin_suppress_tokens=[3], min_length=5)
+        say(path, early_stopping=True, renormalize_logits=True)
+        found |= {"suppress_tokens": (7, 9), "begin_suppress_tokens": (3,), "min_new_tokens": 4}
+        found |= {"early_stopping": True, "renormalize_logits": True}
+        assert settings("translation") == SearchSettings(**found)
+    say(path, repetition_penalty=1.2)
+    refused = load_task(folder, task="translation")
+    with pytest.raises(ValueError, match=r"asks for repetition_penalty=1\.2.*not_followed=\(\)"):
+        refused.predict([{"text": "a"}])
+    refused.with_settings({"not_followed": ()}).predict([{"text": "a"}])
     path.unlink()
     assert settings("translation") == SearchSettings(num_beams=7, length_penalty=0.5)
     say(path, num_beams=0)

@@ -176,8 +176,28 @@ def _read(written: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]
         }
     else:
         values["temperature"] = 0.0
-    values["not_followed"] = tuple(not_followed(written))
+    apart = _searches_otherwise(written)
+    for entry in apart:
+        values.pop(entry.partition("=")[0], None)
+    values["not_followed"] = (*not_followed(written), *apart)
     return values
+
+
+def _searches_otherwise(written: Mapping[str, Any]) -> list[str]:
+    """What asks for a search, where something else is asked for that ours does not know."""
+    search = {"num_beams": 1, "no_repeat_ngram_size": 0}
+    others = {"do_sample": False, "repetition_penalty": 1.0, "stop_strings": None}
+
+    def given(neutral: Mapping[str, Any]) -> list[str]:
+        asked = {name: written.get(name) for name in neutral}
+        return [
+            f"{name}={value!r}"
+            for name, value in asked.items()
+            if value not in _NOTHING and value != neutral[name]
+        ]
+
+    besides = given(others)
+    return [f"{entry} (with {', '.join(besides)})" for entry in given(search) if besides]
 
 
 def search_settings(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from pathlib import Path
 
-_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[^@]+?))?(/(?P<file>[^@]+\.gguf))?")
+from tfllm.pretrained.folder_files import FILES, named_files
 
-# Never pickles; and of folders inside (other formats of the same weights), nothing.
-_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-_FOLDERS = "*/*"
+_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[^@]+?))?(/(?P<file>[^@]+\.gguf))?")
 
 
 def downloaded(name: str) -> Path:
@@ -19,8 +18,8 @@ def downloaded(name: str) -> Path:
     Settings of `huggingface_hub` are honoured: HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN and others.
 
     Args:
-        name: `ORGANISATION/NAME[@REVISION]`, of which safetensors, JSON, tokenizer and template
-            files are taken; with `/FILE.gguf` behind it, that file alone.
+        name: `ORGANISATION/NAME[@REVISION]`, of which the files that a model folder is read from
+            are taken (`folder_files`); with `/FILE.gguf` behind it, that file alone.
 
     Raises:
         ValueError: the name is of another form.
@@ -40,11 +39,12 @@ def downloaded(name: str) -> Path:
     try:
         if file:
             return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo, revision=revision, allow_patterns=list(_FILES), ignore_patterns=[_FOLDERS]
-            )
-        )
+        download = functools.partial(huggingface_hub.snapshot_download, repo)
+        folder = Path(download(revision=revision, allow_patterns=list(FILES)))
+        if more := named_files(folder):
+            # Of the same commit, which the folder is named after.
+            download(revision=folder.name, allow_patterns=list(more))
+        return folder
     except errors.HFValidationError as error:
         raise ValueError(f"hf://{name} is no name of a model of the Hub: {error}") from None
     except errors.GatedRepoError as error:

@@ -9,7 +9,8 @@ from typing import Any
 from tfllm.tokenizers.base import Tokenizer
 from tfllm.tokenizers.byte_pair import BytePairTokenizer
 from tfllm.tokenizers.json_tokenizer import JsonTokenizer, read_tokenizer_json
-from tfllm.tokenizers.marian import SOURCE, MarianTokenizer
+from tfllm.tokenizers.marian import SOURCE, TARGET, MarianTokenizer
+from tfllm.tokenizers.marian import VOCABULARY as VOCABULARY_JSON
 from tfllm.tokenizers.metaspace import MetaspaceTokenizer
 from tfllm.tokenizers.sentence_piece import FILES, SentencePieceTokenizer
 from tfllm.tokenizers.stored_tokenizer import MADE_FROM, read_json
@@ -18,6 +19,13 @@ from tfllm.tokenizers.word_piece import VOCABULARY, WordPiece
 
 TOKENIZER_FILES = ("tokenizer.json", *FILES, SOURCE, VOCABULARY)
 """what a model folder may have its tokenizer in; the first of them that is there is read"""
+
+BESIDE_TOKENIZERS = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "additional_chat_templates/*.jinja", TARGET, VOCABULARY_JSON),
+    "merges.txt",
+)
+"""what else is read of a tokenizer, or to say what is missing"""
 
 # Pickles, which run whatever is in them.
 _PICKLES = ("tokenizer.pkl", "tokenizer.pickle", "tokenizer.bin", "tokenizer.pt")
