@@ -87,6 +87,7 @@ def test_a_label_that_only_the_validation_records_have_is_named(tmp_path):
     with pytest.warns(UserWarning, match="1 bad record was skipped"):
         found = prepare_task(Classification(), data, tmp_path / "out", config, sequence_length=8)
     assert found.train.num_examples == 20
+    assert found.train.longest == max(len(found.train.example(i)["token_ids"]) for i in range(20))
     assert found.validation.num_examples == 0
 
 

@@ -69,6 +69,11 @@ class TaskRows:
         """UTF-8 bytes of the texts over their tokens."""
         return self.num_bytes / max(self.num_tokens, 1)
 
+    @property
+    def longest(self) -> int:
+        """The numbers of the longest array of an example; 0 without examples."""
+        return int(self._lengths.max(initial=0))
+
     def num_rows(self, sequence_length: int) -> int:
         """How many examples there are."""
         if sequence_length != self._sequence_length:

@@ -238,6 +238,6 @@ class _Sizes:
         # Before and after the activation, and the gated product.
         kept += (3 if self.gated else 2) * unit * tokens * self.inner
         scores = self.scores(rows, length, unit)
-        if self.dropout:  # the mask, and the weights that are left
-            scores = 3 * scores
+        if self.dropout:  # the weights, and those that are left; the mask is drawn again
+            scores = 2 * scores
         return kept + scores, scores

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfllm.config import ConfigError, TrainingConfig, build, to_dict
 from tfllm.data import PreparedData, TaskData, TaskDataConfig, open_data
+from tfllm.data.padding import padded_width
 from tfllm.data.prepared_data import MANIFEST
 from tfllm.data.task_rows import TaskRows
 from tfllm.distribution.agreement import on_chief
@@ -231,6 +232,12 @@ class TaskRun(WorkerRun):
 
     def _check_tokenizer(self, path: str) -> None:
         """The chief took it from there, and its files have checksums."""
+
+    def _longest_row(self) -> int:
+        """A batch is as wide as its longest example."""
+        train = self.data.train
+        assert isinstance(train, TaskRows)
+        return max(1, padded_width([train.longest], self.config.sequence_length))
 
     def _tokens_per_step(self) -> int:
         train = self.data.train

@@ -238,7 +238,7 @@ class WorkerRun:
             return
         check_memory(
             self.model_config,
-            self.config,
+            dataclasses.replace(self.config, sequence_length=self._longest_row()),
             rows=self.batch.rows_per_micro_batch,
             replicas=self.batch.replicas,
             replicas_here=self.batch.replicas // self.batch.workers,
@@ -282,6 +282,10 @@ class WorkerRun:
         """Refuse data that were prepared with another tokenizer than the pretrained model's."""
         assert self.base is not None
         check_tokenizer(self.base, path, self.data)
+
+    def _longest_row(self) -> int:
+        """Tokens of the longest row that is computed."""
+        return self.config.sequence_length
 
     def _tokens_per_step(self) -> int:
         rows = self.batch_size * (2 if self.data.records == "preference" else 1)
