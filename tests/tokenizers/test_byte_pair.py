@@ -91,7 +91,8 @@ def test_saving_keeps_the_other_settings_of_a_folder(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "x", "eos_token": "y"}')
     trained("ours").save(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    assert settings == {"chat_template": "x", "eos_token": "<|endoftext|>"}
+    inputs = {"model_input_names": ["input_ids", "attention_mask"]}
+    assert settings == {"chat_template": "x", "eos_token": "<|endoftext|>", **inputs}
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):

@@ -9,12 +9,12 @@ import shutil
 
 import pytest
 import tensorflow as tf
+from tokenizers import Tokenizer as Library
 
 from tests.tokenizers.record_translation_tokenizers import FOLDER
 from tests.tokenizers.sentence_pieces import hard_texts
 from tfllm.pretrained import load_tokenizer
 from tfllm.tokenizers import (
-    MetaspaceTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
     UnigramTokenizer,
@@ -163,19 +163,25 @@ def test_marian_files_that_are_missing_or_do_not_fit_are_named(tmp_path):
     [
         ("normalizer", {"type": "Lowercase"}, "the normalizer 'Lowercase'"),
         ("pre_tokenizer", {"type": "Whitespace"}, "the pre-tokenizer Whitespace"),
-        ("decoder", {"type": "BPEDecoder", "suffix": "x"}, "the decoder BPEDecoder"),
     ],
 )
-def test_a_unigram_that_no_model_of_sentencepiece_is_stays_out_of_the_graph(
-    part, value, message, tmp_path
-):
+def test_a_unigram_that_the_graph_cannot_do_is_refused_there_alone(part, value, message, tmp_path):
     content = json.loads((FOLDER / "t5" / "tokenizer.json").read_text())
     content[part] = value
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = load_tokenizer(tmp_path)
+    assert isinstance(tokenizer, UnigramTokenizer)
+    assert tokenizer.encode("The fox") == Library.from_str(tokenizer._json).encode("The fox").ids
     with pytest.raises(ValueError, match=message):
-        UnigramTokenizer.load(tmp_path)
-    if part != "decoder":
-        assert isinstance(load_tokenizer(tmp_path), MetaspaceTokenizer)
+        tokenizer.graph()
+
+
+def test_a_decoder_that_is_not_sentencepieces_is_refused(tmp_path):
+    content = json.loads((FOLDER / "t5" / "tokenizer.json").read_text())
+    content["decoder"] = {"type": "BPEDecoder", "suffix": "x"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="the decoder BPEDecoder"):
+        load_tokenizer(tmp_path)
 
 
 def test_a_special_token_in_other_characters_stays_text():

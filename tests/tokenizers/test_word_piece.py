@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Library
 from tests.tokenizers.samples import texts
 from tfllm.pretrained import load_tokenizer
 from tfllm.tokenizers import Tokenizer, WordPiece, bert_characters
+from tfllm.tokenizers.word_piece_specification import read_word_piece_specification
 
 PARTS = [
     *(" ", "\n", "\t", "\0", "\1", "\x85", "\u00a0", "\u2028", "\u3000", "\u200b", "\ufffd"),
@@ -187,16 +188,96 @@ ADDED = {"id": 5, "content": "a", "single_word": False, "lstrip": False, "rstrip
         ({"normalizer": {"type": "Lowercase"}}, "normalizer 'Lowercase'"),
         ({"normalizer": None}, "normalizer None"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer 'Whitespace'"),
-        ({"added_tokens": [{**ADDED, "normalized": True, "special": False}]}, "normalized of"),
         (
-            {"added_tokens": [{**ADDED, "lstrip": True, "normalized": False, "special": True}]},
-            "lstrip of",
+            {"added_tokens": [{**ADDED, "content": "\x01", "normalized": True, "special": False}]},
+            "which normalization makes empty",
         ),
     ],
 )
 def test_what_the_graph_cannot_do_is_refused_by_name(parts, message):
     with pytest.raises(ValueError, match=message):
         changed(**parts).graph()
+
+
+def controlled(*tokens: str, clean: bool, unknown: str | None = None) -> WordPiece:
+    content = json.loads(trained()._json)
+    vocab, size = content["model"]["vocab"], trained().vocab_size
+    content["model"]["vocab"] = vocab | {token: size + i for i, token in enumerate(tokens)}
+    content["normalizer"]["clean_text"] = clean
+    content["model"]["unk_token"] = unknown or content["model"]["unk_token"]
+    return WordPiece(json.dumps(content))
+
+
+@pytest.mark.parametrize("token", ["\x11", "##\x01", "a\u200db", "\x7f"])
+def test_control_characters_in_the_vocabulary_are_refused_where_they_stay_in_a_text(token):
+    """The refusal alone: the kernel, which is not safe with them, is never given any."""
+    with pytest.raises(ValueError, match=r"the control character U\+[0-9A-F]{4}, which the norm"):
+        controlled(token, clean=False).graph()
+    with pytest.raises(ValueError, match="the unknown token '\\\\x02', which has a control"):
+        controlled("\x02", clean=True, unknown="\x02").graph()
+    cleaned = controlled(token, clean=True)
+    specification = read_word_piece_specification(cleaned._json, cleaned._added_tokens)
+    assert token not in specification.vocab and "the" in specification.vocab
+    assert cleaned.vocab_size == trained().vocab_size + 1
+    if token != "\x11":
+        return
+    batch = texts()[:20]
+    assert cleaned.graph().tokenize(tf.constant(batch)).to_list() == cleaned.encode_batch(batch)
+
+
+def test_how_letters_are_treated_is_written_as_the_normalizer_has_it(tmp_path):
+    for kind, keys in (
+        ("lowercase", (True, None, True)),
+        ("cased", (False, None, True)),
+        ("no accents, cased", (False, True, True)),
+    ):
+        tokenizer = WordPiece(trained(kind)._json)  # whose settings say nothing
+        tokenizer.settings["do_lower_case"] = "wrong"
+        tokenizer.save(tmp_path)
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        names = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+        assert tuple(settings[name] for name in names) == keys
+        assert settings["tokenizer_class"] == "BertTokenizer"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"normalizer": {"type": "Lowercase"}},
+        {"normalizer": None},
+        {"decoder": None},
+        {"post_processor": None},
+        {"post_processor": {"type": "RobertaProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2],
+                            "trim_offsets": True, "add_prefix_space": False}},
+    ],
+)  # fmt: skip
+def test_a_class_that_would_treat_text_otherwise_is_not_written(changes, tmp_path):
+    """BertTokenizer of transformers 5 takes the vocabulary and puts its own rules around it."""
+    tokenizer = changed(**changes)
+    tokenizer.settings |= {"do_lower_case": True, "tokenizer_class": "BertTokenizer"}
+    tokenizer.save(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    usual = "sep" in (changes.get("post_processor") or {})
+    expected = "BertTokenizer" if usual else "PreTrainedTokenizerFast"
+    assert settings["tokenizer_class"] == expected
+    assert ("do_lower_case" in settings) == ("normalizer" not in changes)
+
+
+def test_a_token_is_as_tokenizer_json_writes_it():
+    added = {"id": 420, "content": "Fox\u4e2d", "single_word": False, "lstrip": False}
+    added |= {"rstrip": False, "normalized": True, "special": True}
+    content = json.loads(trained()._json)
+    added["id"] = trained().vocab_size
+    tokenizer = changed(added_tokens=[*content["added_tokens"], added])
+    assert tokenizer.token(added["id"]) == "Fox\u4e2d"
+    assert tokenizer.token_id("Fox\u4e2d") == added["id"]
+    ids = tokenizer.encode("the FOX\u4e2d the")
+    assert added["id"] in ids
+    assert tokenizer.decode(ids) == "the the"
+    assert tokenizer.decode(ids, skip_special=False) == "[CLS] the Fox\u4e2d the [SEP]"
+    graph = tokenizer.graph()
+    assert graph.tokenize(["the FOX\u4e2d the"]).to_list() == [ids]
+    assert graph.detokenize(tf.constant([ids])).numpy()[0].decode() == "the the"
 
 
 def test_other_models_are_refused():

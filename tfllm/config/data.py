@@ -18,6 +18,10 @@ class PrepareConfig:
     rejected). auto: what their keys say"""
     vocab_size: int = 8192
     """size of the tokenizer to train, special tokens included"""
+    split: Literal["tfllm", "qwen2"] = "tfllm"
+    """how the tokenizer to train cuts text before it merges: tfllm, or as in Qwen 2, which also
+    brings text to Unicode's form NFC; a model of the family qwen2 is read alike by every version of
+    transformers with that alone"""
     tokenizer: str | None = None
     """whose tokenizer to use instead of training one: a model folder, a GGUF file or a
     tokenizer.json; examples and preferences need the model's that is to learn from them"""

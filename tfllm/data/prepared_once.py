@@ -47,8 +47,11 @@ def prepared(
     if not (into / MANIFEST).is_file():
         return prepare(source, into, config, show_progress=show_progress)
     data = open_data(into)
+    defaults = _settings(PrepareConfig())
     for name, value in _settings(config).items():
-        if (made := data.manifest["settings"].get(name)) != value:
+        # What an earlier version did not ask for was done as it is by default.
+        default = defaults.get(name)
+        if (made := data.manifest["settings"].get(name, default)) != value:
             raise ValueError(
                 f"{into} was prepared with {name} = {made!r}; received {value!r}; say the same, "
                 "or give another folder"

@@ -94,7 +94,10 @@ class TextPreparation:
                 vocab_size = self._config.vocab_size
                 special = (END, *SENTINELS) if self._config.fill_in_the_middle else (END,)
                 self._tokenizer = BytePairTokenizer.train(
-                    self._sample(progress), vocab_size, special_tokens=special
+                    self._sample(progress),
+                    vocab_size,
+                    special_tokens=special,
+                    split=self._config.split,
                 )
             if self._tokenizer.vocab_size < vocab_size:
                 self.notes.append(

@@ -20,6 +20,7 @@ from tfllm.pretrained import generation_settings
 from tfllm.pretrained.bert_config import written_labels
 from tfllm.pretrained.loading import check_vocabulary
 from tfllm.pretrained.model_kinds import kind_of_model
+from tfllm.pretrained.read_alike import as_llama
 from tfllm.pretrained.replaced_folder import OURS, replaced
 from tfllm.pretrained.sentence_modules import write_modules
 from tfllm.pretrained.tensor_files import NewTensor, write_json, write_tensors
@@ -89,6 +90,8 @@ def save(
     if tokenizer is not None:
         check_vocabulary(tokenizer, model.config, str(folder))
     values, reason = kind.write(model)
+    other = as_llama(values, model.config, tokenizer)
+    values, more_tensors = other or (values, [])
     values |= _named_labels(values, task)
     weights = stored_weights(model, kind.weight_map[values["model_type"]])
     special, ids = _special_tokens(tokenizer)
@@ -120,11 +123,11 @@ def save(
             tokenizer.save(new)
             given = {name: token for name, token in special.items() if token is not None}
             write_json(new / "special_tokens_map.json", given)
-            settings = {**_TOKENIZER, **tokenizer.settings, **special}
+            settings = {**_TOKENIZER, **tokenizer.written_settings(), **special}
             settings["model_max_length"] = model.config.max_sequence_length
             write_json(new / "tokenizer_config.json", settings)
         numpy_dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
-        write_tensors(new, _new_tensors(weights), numpy_dtype, max_shard_bytes)
+        write_tensors(new, [*_new_tensors(weights), *more_tensors], numpy_dtype, max_shard_bytes)
     return folder
 
 
@@ -147,7 +150,7 @@ def _special_tokens(
     named: dict[str, Any] = {}
     ends: tuple[int, ...] = ()
     if tokenizer is not None:
-        named = {name: token for name, token in tokenizer.settings.items() if _names(name, token)}
+        named = {n: token for n, token in tokenizer.written_settings().items() if _names(n, token)}
         with contextlib.suppress(ValueError):  # a tokenizer without an end token can be saved too
             named = dict.fromkeys(_SPECIAL, tokenizer.end_token) | named
             named["eos_token"] = tokenizer.end_token

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfllm.tokenizers.character_classes import NUM_CODE_POINTS, CharacterSet
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,37 @@ SPACE = "".join(
 )
 
 
+SPACE_PATTERN = (
+    r"[\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
+)
+"""the same as a pattern of RE2"""
+
+
+def read_added_tokens(
+    tokens: Mapping[int, Any], normalize: Callable[[str], str], refuse: Callable[[str], Exception]
+) -> list[AddedToken]:
+    """The added tokens of the `tokenizers` library as a graph looks for them.
+
+    Args:
+        tokens: id to added token, as the library numbers them.
+        normalize: the tokenizer's normalizer: in the text that it makes, `normalized` tokens are
+            looked for as it makes them.
+
+    Raises:
+        UnsupportedTokenizer: there is one that a graph cannot look for.
+    """
+    check_added_tokens(tokens.values(), refuse)
+    read = []
+    for id_, token in sorted(tokens.items()):
+        content = normalize(token.content) if token.normalized else token.content
+        if token.content and not content:
+            raise refuse(f"the added token {token.content!r}, which normalization makes empty")
+        if content:
+            flags = (token.lstrip, token.rstrip, token.single_word)
+            read.append(AddedToken(id_, content, token.special, token.normalized, *flags))
+    return read
+
+
 def check_added_tokens(tokens: Iterable[Any], refuse: Callable[[str], Exception]) -> None:
     """Refuse added tokens of the `tokenizers` library that a graph cannot look for.
 
@@ -61,10 +97,26 @@ def check_added_tokens(tokens: Iterable[Any], refuse: Callable[[str], Exception]
     tokens = list(tokens)
     rstrip = any(t.rstrip for t in tokens)
     for token in tokens:
-        if token.single_word:
-            raise refuse(f"single_word of the added token {token.content!r}")
         if rstrip and token.content[:1].isspace():
             raise refuse(f"rstrip beside an added token that begins with space {token.content!r}")
+
+
+@functools.lru_cache(maxsize=1)
+def word_characters() -> CharacterSet:
+    """The characters beside which a `single_word` token is not looked for, asked of the library."""
+    from tokenizers import AddedToken as LibraryToken
+    from tokenizers import Tokenizer, models
+
+    token = "\ufdd1"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.add_tokens([LibraryToken(token, single_word=True, normalized=False)])
+    mask = np.zeros(NUM_CODE_POINTS, bool)
+    for low, high in ((0, 0xD800), (0xE000, 0x40000), (0xE0000, 0xE1000)):
+        text = "".join(f"{token}{chr(point)} " for point in range(low, high))
+        found = {begin // 3 for begin, _ in tokenizer.encode(text).offsets if begin % 3 == 0}
+        mask[low:high] = [point not in found for point in range(high - low)]
+    mask[ord(token)] = False  # stood beside itself
+    return CharacterSet.from_mask(mask)
 
 
 class Segment(NamedTuple):
@@ -88,9 +140,14 @@ def cut_at(text: str, tokens: Sequence[AddedToken]) -> list[Segment]:
     by_content = {t.content: t for t in tokens}
     contents = sorted(by_content, key=len, reverse=True)
     segments, done = [], 0
+    words = word_characters() if any(t.single_word for t in tokens) else None
     for match in re.finditer("|".join(map(re.escape, contents)), text):
         token = by_content[match.group()]
         begin, end = match.span()
+        if token.single_word and words is not None:
+            beside = [ord(c) for c in text[:begin][-1:] + text[end:][:1]]
+            if words.contains(np.array(beside, np.int64)).any():
+                continue
         if token.lstrip:
             begin = max(done, len(text[:begin].rstrip(SPACE)))
         if token.rstrip:

@@ -12,12 +12,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from tfllm.tokenizers.added_tokens import AddedToken
+from tfllm.tokenizers.added_tokens import SPACE_PATTERN, AddedToken, word_characters
+from tfllm.tokenizers.character_classes import CharacterSet
 from tfllm.tokenizers.frozen_table import FrozenTable
 
 _FINGERPRINTS = 2**62
-_SPACE = r"[\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
-
 
 Special = Literal["parsed", "plain", "unbroken"]
 """special tokens in a text are tokens; are text like any other; are tokens, but where U+FDD0 stands
@@ -64,20 +63,34 @@ class AddedTokenCuts(tf.Module):
 
         Returns:
             string [S], the segments, with another character for U+0000, which `restore_nul` and
-            `with_nul` put back; int32 [S], the id of one that is an added token, else -1;
-            int64 [B + 1], where each text's segments start and end.
+            `with_nul` put back, and with the white space that an added token takes; int32 [S], the
+            id of one that is an added token, else -1; int64 [B + 1], where each text's segments
+            start and end.
         """
+        segments, ids, rows = self.cut_as_given(text, special)
+        if self._normalize:
+            segments = tf.where(ids < 0, self._normalize(segments), segments)
+        return self.cut_normalized(segments, ids, rows, special)
+
+    def cut_as_given(
+        self, text: tf.Tensor, special: Special
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The first half of `cut`: at the tokens that are looked for before normalization."""
         unbroken, parse = special == "unbroken", special != "plain"
         raw = self._raw_or_special if unbroken else self._raw
-        normal = self._normal_text if unbroken else self._normal
         rows = tf.range(tf.size(text, tf.int64) + 1)
         text = tf.strings.regex_replace(text, r"\x00", chr(self._stand_in))
         segments, ids, rows = raw.cut(text, tf.fill(tf.shape(text), -1), rows, parse_special=parse)
         if unbroken:
             segments = tf.strings.regex_replace(segments, _BREAK, "")
-        if self._normalize:
-            segments = tf.where(ids < 0, self._normalize(segments), segments)
-        return normal.cut(segments, ids, rows, parse_special=parse)
+        return segments, ids, rows
+
+    def cut_normalized(
+        self, segments: tf.Tensor, ids: tf.Tensor, rows: tf.Tensor, special: Special
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The second half: normalized segments at the other tokens."""
+        normal = self._normal_text if special == "unbroken" else self._normal
+        return normal.cut(segments, ids, rows, parse_special=special != "plain")
 
     def restore_nul(self, characters: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
         """Put U+0000 back where the text has it.
@@ -129,11 +142,13 @@ class _Cut(tf.Module):
         self._index = string_table(strings, np.arange(len(tokens)), f"{name}_index")
         self._contents = variable(np.array(strings, object), f"{name}_contents", tf.string)
         self._ids = variable(np.array([t.id for t in tokens], np.int32), f"{name}_ids")
-        flags = np.array([(t.special, t.lstrip, t.rstrip) for t in tokens], bool).T
-        self._special, self._lstrip, self._rstrip = (
-            variable(values, f"{name}_{flag}")
-            for values, flag in zip(flags, ("special", "lstrip", "rstrip"), strict=True)
+        names = ("special", "lstrip", "rstrip", "single_word")
+        self._special, self._lstrip, self._rstrip, self._single_word = (
+            variable(np.array([getattr(t, flag) for t in tokens], bool), f"{name}_{flag}")
+            for flag in names
         )
+        single = any(t.single_word for t in tokens)
+        self._word = _class_of(word_characters()) if single else None
 
     def cut(
         self,
@@ -162,6 +177,9 @@ class _Cut(tf.Module):
         if self._any_special and not parse_special:
             # They are looked for all the same: what overlaps one is not found in the library.
             index = tf.where(_flag(self._special, index), -1, index)
+        if self._word is not None:
+            index = self._single(parts, index, row_splits)
+        if self._word is not None or (self._any_special and not parse_special):
             parts, index, row_splits = _text_joined(parts, index, row_splits)
         if self._any_lstrip or self._any_rstrip:
             parts, index, row_splits = self._stripped(parts, index, row_splits)
@@ -177,21 +195,37 @@ class _Cut(tf.Module):
             tf.gather(strings.row_splits, row_segments),
         )
 
+    def _single(self, parts: tf.Tensor, index: tf.Tensor, row_splits: tf.Tensor) -> tf.Tensor:
+        """The index without `single_word` tokens that a character of a word stands beside."""
+        assert self._word is not None
+        beside = _beside(row_splits)
+        edge = tf.zeros([tf.minimum(tf.size(index), 1)], bool)
+        ends = tf.strings.regex_full_match(parts, f"(?s).*{self._word}")
+        begins = tf.strings.regex_full_match(parts, f"(?s){self._word}.*")
+        in_word = tf.concat([edge, beside & ends[:-1]], 0)
+        in_word |= tf.concat([beside & begins[1:], edge], 0)
+        return tf.where(_flag(self._single_word, index) & in_word, -1, index)
+
     def _stripped(
         self, parts: tf.Tensor, index: tf.Tensor, row_splits: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Without the white space that belongs to the token after it or before it."""
-        rows = tf.repeat(tf.range(tf.size(row_splits) - 1), row_splits[1:] - row_splits[:-1])
-        beside = tf.equal(rows[1:], rows[:-1])
-        edge = tf.zeros([tf.minimum(tf.size(rows), 1)], bool)
+        """With the white space that belongs to the token after it or before it in its part."""
+        beside = _beside(row_splits)
+        edge = tf.zeros([tf.minimum(tf.size(index), 1)], bool)
+        nothing = tf.fill([tf.minimum(tf.size(index), 1)], "")
         is_text = index < 0
-        before_token = tf.concat([beside & _flag(self._lstrip, index[1:]), edge], 0)
         after_token = tf.concat([edge, beside & _flag(self._rstrip, index[:-1])], 0)
-        for strips, pattern in (
-            (before_token, _SPACE + r"\z"),
-            (after_token, r"\A" + _SPACE),
-        ):
-            parts = tf.where(is_text & strips, tf.strings.regex_replace(parts, pattern, ""), parts)
+        bare = tf.strings.regex_replace(parts, r"\A" + SPACE_PATTERN, "")
+        bare = tf.where(is_text & after_token, bare, parts)
+        num_moved = tf.strings.length(parts) - tf.strings.length(bare)
+        moved = tf.strings.substr(parts, tf.zeros_like(num_moved), num_moved)
+        parts = bare + tf.concat([moved[1:], nothing], 0)
+        before_token = tf.concat([beside & _flag(self._lstrip, index[1:]), edge], 0)
+        bare = tf.strings.regex_replace(parts, SPACE_PATTERN + r"\z", "")
+        bare = tf.where(is_text & before_token, bare, parts)
+        kept = tf.strings.length(bare)
+        moved = tf.strings.substr(parts, kept, tf.strings.length(parts) - kept)
+        parts = tf.concat([nothing, moved[:-1]], 0) + bare
         keep = ~is_text | (tf.strings.length(parts) > 0)
         before = tf.concat([[0], tf.cumsum(tf.cast(keep, tf.int64))], 0)
         return (
@@ -199,6 +233,12 @@ class _Cut(tf.Module):
             tf.boolean_mask(index, keep),
             tf.gather(before, row_splits),
         )
+
+
+def _beside(row_splits: tf.Tensor) -> tf.Tensor:
+    """bool [P - 1], whether each part and the one behind it are of one segment."""
+    rows = tf.repeat(tf.range(tf.size(row_splits) - 1), row_splits[1:] - row_splits[:-1])
+    return tf.equal(rows[1:], rows[:-1])
 
 
 def _text_joined(
@@ -241,3 +281,9 @@ def string_table(strings: Sequence[bytes], values: np.ndarray, name: str) -> Fro
 
 def _quote(text: str) -> str:
     return "".join(c if c.isalnum() or ord(c) > 127 else f"\\x{ord(c):02x}" for c in text)
+
+
+def _class_of(characters: CharacterSet) -> str:
+    """A class of RE2."""
+    bounds = characters.bounds.reshape(-1, 2)
+    return "[" + "".join(rf"\x{{{low:x}}}-\x{{{high - 1:x}}}" for low, high in bounds) + "]"

@@ -81,6 +81,9 @@ class Tokenizer(Protocol):
             ValueError: the tokenizer does what no such kernels do; the error names it.
         """
 
+    def written_settings(self) -> dict[str, Any]:
+        """What tokenizer_config.json is to say besides the end token."""
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it into a folder."""
 

@@ -64,11 +64,13 @@ class BertCharacters:
 
 
 @functools.lru_cache(maxsize=8)
-def bert_characters(normalizer: str) -> BertCharacters:
+def bert_characters(normalizer: str, *, with_spaces: bool = False) -> BertCharacters:
     """The table of a normalizer and the BertPreTokenizer after it.
 
     Args:
         normalizer: the JSON of a BertNormalizer, as in tokenizer.json.
+        with_spaces: what the normalizer makes of a character is had to the last space: where tokens
+            are looked for in the normalized text. Otherwise a word by itself is of kind ALONE.
     """
     normalize = _made(normalizer).normalize_str
     classes = _classes()
@@ -86,7 +88,7 @@ def bert_characters(normalizer: str) -> BertCharacters:
             forms[at : at + 2] = [_BETWEEN]
         assert len(forms) == high - low
         for point, form in enumerate(forms, low):
-            inner = form.strip(" ")
+            inner = form if with_spaces else form.strip(" ")
             if len(inner) == 1:
                 code = ord(inner)
                 kinds[point] = ALONE if len(form) > 1 else classes[code]

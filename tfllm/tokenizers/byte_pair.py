@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
+from tfllm.tokenizers.byte_pair_json import BYTE_PAIR_RULES
 from tfllm.tokenizers.json_tokenizer import JsonTokenizer
 from tfllm.tokenizers.token_bytes import valid_text
 
@@ -30,6 +41,26 @@ DEFAULT_SPLIT_PATTERN = (
 )
 
 
+class SplitRules(NamedTuple):
+    """What a new tokenizer does to text before it merges.
+
+    Args:
+        pattern: cuts text into the pieces that no token reaches across.
+        composed: text is brought to Unicode's form NFC first.
+    """
+
+    pattern: str
+    composed: bool = False
+
+
+SPLITS: dict[str, SplitRules] = {
+    "tfllm": SplitRules(DEFAULT_SPLIT_PATTERN),
+    # AutoTokenizer of transformers 5 puts these rules in place of those in a Qwen 2's folder.
+    "qwen2": SplitRules(BYTE_PAIR_RULES["qwen2"].pattern, composed=True),
+}
+"""by the names of `PrepareConfig.split`"""
+
+
 class BytePairTokenizer(JsonTokenizer):
     """Text to ids and back: byte-level BPE, so any text has ids and none is unknown.
 
@@ -50,7 +81,8 @@ class BytePairTokenizer(JsonTokenizer):
         vocab_size: int,
         *,
         special_tokens: Sequence[str] = ("<|endoftext|>",),
-        split_pattern: str = DEFAULT_SPLIT_PATTERN,
+        split: Literal["tfllm", "qwen2"] = "tfllm",
+        split_pattern: str | None = None,
         show_progress: bool = False,
     ) -> BytePairTokenizer:
         """Learn merges from texts. The same texts give the same tokenizer.
@@ -59,8 +91,10 @@ class BytePairTokenizer(JsonTokenizer):
             texts: any iterable of texts; read once, not kept.
             vocab_size: number of ids, the 256 bytes and the special tokens included.
             special_tokens: get the first ids; the first of them ends documents.
+            split: what is done to text before it is cut into tokens: "tfllm", or "qwen2" as in
+                that family, which also brings it to Unicode's form NFC.
             split_pattern: a regular expression (Oniguruma's syntax) that cuts text into the pieces
-                that no token reaches across.
+                that no token reaches across; default: that of `split`.
             show_progress: draw a progress bar on standard error.
 
         Returns:
@@ -68,8 +102,8 @@ class BytePairTokenizer(JsonTokenizer):
             pieces; a log message says so.
 
         Raises:
-            ValueError: vocab_size is too small, there is no special token, or split_pattern is no
-                regular expression.
+            ValueError: vocab_size is too small, there is no special token, split is unknown, or
+                split_pattern is no regular expression.
         """
         special_tokens = list(special_tokens)
         if not special_tokens or len(set(special_tokens)) < len(special_tokens):
@@ -85,16 +119,20 @@ class BytePairTokenizer(JsonTokenizer):
             )
         if isinstance(texts, str | bytes):
             raise ValueError("texts must be an iterable of texts; received one text, put it in []")
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}; received {split!r}")
+        if split_pattern is None:
+            split_pattern = SPLITS[split].pattern
         try:
-            splitter = pre_tokenizers.Split(Regex(split_pattern), "isolated")
+            splitter = _pre_tokenizer(split_pattern)
         except Exception as error:  # the library raises a bare Exception
             raise ValueError(
                 f"split_pattern must be a regular expression; received {split_pattern!r}: {error}"
             ) from None
         tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-            [splitter, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
+        if SPLITS[split].composed:
+            tokenizer.normalizer = normalizers.NFC()  # type: ignore[assignment]
+        tokenizer.pre_tokenizer = splitter  # type: ignore[assignment]
         tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -113,9 +151,42 @@ class BytePairTokenizer(JsonTokenizer):
             )
         return result
 
+    @property
+    def follows_qwen2(self) -> bool:
+        """Whether all but the vocabulary and the added tokens is as in Qwen 2's tokenizers."""
+        content = json.loads(self._json)
+        model = {name: value for name, value in content["model"].items() if value}
+        if not {*model} <= {"type", "vocab", "merges"}:
+            return False
+        usual = Tokenizer(models.BPE())
+        usual.normalizer = normalizers.NFC()  # type: ignore[assignment]
+        usual.pre_tokenizer = _pre_tokenizer(SPLITS["qwen2"].pattern)  # type: ignore[assignment]
+        own = json.loads(usual.to_str())
+        parts = {name: content.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")}
+        if (parts["decoder"] or {}).get("type") != "ByteLevel":
+            return False
+        found = (_plain(parts["normalizer"]), _plain(parts["pre_tokenizer"]))
+        return found == (_plain(own["normalizer"]), _plain(own["pre_tokenizer"]))
+
     def _make_graph(self) -> BytePairGraph:
         from tfllm.tokenizers.byte_pair_graph import BytePairGraph
         from tfllm.tokenizers.specification import read_specification
 
-        added = self._tokenizer.get_added_tokens_decoder()
-        return BytePairGraph(read_specification(self._json, added))
+        return BytePairGraph(read_specification(self._json, self._added_tokens))
+
+
+def _pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """Cut text by a pattern, and write its bytes in the alphabet of byte-level BPE."""
+    splitter = pre_tokenizers.Split(Regex(pattern), "isolated")
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([splitter, bytes_])  # type: ignore[list-item]
+
+
+def _plain(component: Any) -> Any:
+    """A component of tokenizer.json without what changes no ids."""
+    if isinstance(component, dict):
+        inner = component.get("normalizers")
+        if inner is not None and len(inner) == 1:
+            return _plain(inner[0])
+        return {key: _plain(value) for key, value in component.items() if key != "trim_offsets"}
+    return [_plain(part) for part in component] if isinstance(component, list) else component

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tfllm.tokenizers.sentence_piece_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
@@ -137,7 +137,7 @@ def byte_pair_json(
         "added_tokens": added,
         "normalizer": {"type": rules.normalizer} if rules.normalizer else None,
         "pre_tokenizer": _pre_tokenizer(rules),
-        "post_processor": _template(tokens, begin, end) if begin or end else None,
+        "post_processor": around_template(tokens, begin, end) if begin or end else None,
         "decoder": _byte_level(use_regex=True),
         "model": {
             "type": "BPE",
@@ -175,7 +175,9 @@ def _byte_level(use_regex: bool) -> dict[str, Any]:
     }
 
 
-def _template(tokens: Sequence[str], begin: Sequence[int], end: Sequence[int]) -> dict[str, Any]:
+def around_template(
+    tokens: Sequence[str] | Mapping[int, str], begin: Sequence[int], end: Sequence[int]
+) -> dict[str, Any]:
     """The post-processor that puts ids around a text."""
     before, after = (
         [{"SpecialToken": {"id": tokens[id_], "type_id": 0}} for id_ in ids] for ids in (begin, end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -12,7 +13,14 @@ from typing import Any, ClassVar, TypeVar
 from tokenizers import Tokenizer, models
 
 from tfllm.tokenizers.conversation import BREAK
-from tfllm.tokenizers.stored_tokenizer import StoredTokenizer, write_file
+from tfllm.tokenizers.specification import ids_around
+from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
+from tfllm.tokenizers.stored_tokenizer import (
+    MADE_FROM,
+    StoredTokenizer,
+    token_content,
+    write_file,
+)
 from tfllm.tokenizers.token_bytes import valid_text
 
 Self = TypeVar("Self", bound="JsonTokenizer")
@@ -31,14 +39,21 @@ class JsonTokenizer(StoredTokenizer):
             its tokens.
     """
 
+    _generic_class = True
     _models: ClassVar[tuple[type, ...]] = (models.BPE,)
 
     def __init__(self, tokenizer_json: str, *, end_token: str | None = None) -> None:
         self._json = tokenizer_json
         self._tokenizer = self._parse(tokenizer_json)
-        self._plain = self._parse(tokenizer_json)
+        self._added_tokens = self._tokenizer.get_added_tokens_decoder()
+        self._own: dict[int, int] = {}
+        self._encoding = self._encoding_json()
+        self._encoder = self._tokenizer
+        if self._encoding != tokenizer_json:
+            self._encoder = self._parse(self._encoding)
+        self._plain = self._parse(self._encoding)
         self._plain.encode_special_tokens = True
-        added = self._tokenizer.get_added_tokens_decoder()
+        added = self._added_tokens
         special = {token.content: id_ for id_, token in sorted(added.items()) if token.special}
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
         super().__init__(special, max(ids, default=-1) + 1, end_token)
@@ -63,6 +78,7 @@ class JsonTokenizer(StoredTokenizer):
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
         tokenizer._read_beside(file.parent)
+        tokenizer.settings.pop(MADE_FROM, None)
         return tokenizer
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -80,13 +96,31 @@ class JsonTokenizer(StoredTokenizer):
         write_file(target / "tokenizer.json", self._json)
         self._write_beside(target)
 
+    def written_settings(self) -> dict[str, Any]:
+        """As of `StoredTokenizer`; what is put around a text is said as tokenizer.json says it."""
+        settings = super().written_settings()
+        flags = ("add_bos_token", "add_eos_token")
+        if not any(flag in settings for flag in flags):
+            return settings
+        for flag in flags:
+            settings.pop(flag, None)
+        with contextlib.suppress(UnsupportedTokenizer, ValueError):
+            around = ids_around(json.loads(self._json).get("post_processor"))
+            tokens = (token_content(settings.get("bos_token")), self.end_token)
+            ids = [[] if token is None else [self.token_id(token)] for token in tokens]
+            if all(given in ([], own) for given, own in zip(around, ids, strict=True)):
+                settings |= {f: bool(given) for f, given in zip(flags, around, strict=True)}
+        return settings
+
     def token_id(self, token: str) -> int | None:
         """The id of a token as tokenizer.json writes it; None if there is no such token."""
         return self._tokenizer.token_to_id(token)
 
     def token(self, id_: int) -> str | None:
         """The token of an id, as tokenizer.json writes it; None if there is no such id."""
-        return self._tokenizer.id_to_token(id_)
+        # The library, from 0.22 on, has the normalized form of an added token that is `normalized`.
+        written = self._added_tokens.get(id_)
+        return self._tokenizer.id_to_token(id_) if written is None else written.content
 
     def encode(
         self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
@@ -101,7 +135,7 @@ class JsonTokenizer(StoredTokenizer):
                 says.
         """
         tokenizer = self._which(parse_special)
-        return tokenizer.encode(valid_text(text), add_special_tokens=add_special).ids
+        return self._own_ids(tokenizer.encode(valid_text(text), add_special_tokens=add_special).ids)
 
     def encode_batch(
         self,
@@ -114,7 +148,7 @@ class JsonTokenizer(StoredTokenizer):
         batch = [valid_text(text) for text in texts]
         tokenizer = self._which(parse_special)
         encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=add_special)
-        return [e.ids for e in encodings]
+        return [self._own_ids(e.ids) for e in encodings]
 
     def encode_unbroken(self, text: str) -> tuple[list[int], list[int]]:
         """The ids of a text in which U+FDD0 keeps words from being special tokens, and where each
@@ -127,19 +161,42 @@ class JsonTokenizer(StoredTokenizer):
             the ids, and the place in `text` of each one's first character.
         """
         encoding = self._unbroken.encode(valid_text(text), add_special_tokens=False)
-        return encoding.ids, [begin for begin, _ in encoding.offsets]
+        return self._own_ids(encoding.ids), [begin for begin, _ in encoding.offsets]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of ids; broken UTF-8 becomes U+FFFD, ids that are no token's are skipped."""
-        known = [i for i in map(int, ids) if 0 <= i < self.vocab_size]
-        return self._tokenizer.decode(known, skip_special_tokens=skip_special)
+        skipped = self._special_ids if skip_special else ()
+        known = [i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in skipped]
+        if not self._any_rewritten:
+            return self._tokenizer.decode(known, skip_special_tokens=False)
+        tokens = [token for i in known if (token := self.token(i)) is not None]
+        decoder = self._tokenizer.decoder
+        return " ".join(tokens) if decoder is None else decoder.decode(tokens)
 
     def _which(self, parse_special: bool) -> Tokenizer:
-        return self._tokenizer if parse_special else self._plain
+        return self._encoder if parse_special else self._plain
+
+    def _encoding_json(self) -> str:
+        """The tokenizer.json by which text is encoded; a subclass may give another than that of the
+        file, and with `_own` the ids that are others in the file."""
+        return self._json
+
+    def _own_ids(self, ids: list[int]) -> list[int]:
+        return ids
+
+    @functools.cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(self.special_tokens.values())
+
+    @functools.cached_property
+    def _any_rewritten(self) -> bool:
+        """Whether the library has another form of an added token than tokenizer.json."""
+        tokens = self._added_tokens.items()
+        return any(self._tokenizer.id_to_token(id_) != token.content for id_, token in tokens)
 
     @functools.cached_property
     def _unbroken(self) -> Tokenizer:
-        values = json.loads(self._json)
+        values = json.loads(self._encoding)
         # The library cuts out special tokens before it normalizes what stands between them.
         take_out = {"type": "Replace", "pattern": {"String": BREAK}, "content": ""}
         steps = [take_out, values["normalizer"]] if values.get("normalizer") else [take_out]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tokenizers import models
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MetaspaceTokenizer(JsonTokenizer):
-    """Text to ids and back as the library `tokenizers` has them, of BPE and Unigram models.
+    """Text to ids and back as the library `tokenizers` has them.
 
     Args:
         tokenizer_json: the text of a tokenizer.json.
@@ -30,8 +30,7 @@ class MetaspaceTokenizer(JsonTokenizer):
         ValueError: the text is not such a tokenizer.json, or end_token is none of its tokens.
     """
 
-    _models = (models.BPE, models.Unigram)
-    _generic_class = True  # LlamaTokenizer of transformers 5 puts rules of its own in place
+    _models: ClassVar[tuple[type, ...]] = (models.BPE,)
 
     def __init__(self, tokenizer_json: str, *, end_token: str | None = None) -> None:
         super().__init__(tokenizer_json, end_token=end_token)
@@ -63,6 +62,5 @@ class MetaspaceTokenizer(JsonTokenizer):
     def _make_graph(self) -> MetaspaceGraph:
         from tfllm.tokenizers.metaspace_graph import MetaspaceGraph
 
-        added = self._tokenizer.get_added_tokens_decoder()
-        specification = read_metaspace_specification(self._json, added)
+        specification = read_metaspace_specification(self._json, self._added_tokens)
         return MetaspaceGraph(specification, self._bytes, self._leading)

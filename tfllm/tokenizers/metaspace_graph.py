@@ -28,6 +28,7 @@ from tfllm.tokenizers.leading_space import SPACE, LeadingSpace
 from tfllm.tokenizers.merge_loop import MergeLoop
 from tfllm.tokenizers.metaspace_specification import MetaspaceSpecification, Prepend
 from tfllm.tokenizers.spaced_text_graph import SpacedTextGraph, with_space
+from tfllm.tokenizers.tokenizer_graph import utf8_length
 
 
 class MetaspaceGraph(SpacedTextGraph):
@@ -137,7 +138,7 @@ class MetaspaceGraph(SpacedTextGraph):
 
         is_token = by_byte >= 0
         before = tf.concat([[0], tf.cumsum(tf.cast(is_token, tf.int64))], 0)
-        byte_ends = tf.concat([[0], tf.cumsum(_utf8_length(characters))], 0)
+        byte_ends = tf.concat([[0], tf.cumsum(utf8_length(characters))], 0)
         row_bytes = tf.gather(byte_ends, tf.gather(splits, rows))
         return tf.boolean_mask(by_byte, is_token), tf.gather(before, row_bytes)
 
@@ -168,7 +169,7 @@ class MetaspaceGraph(SpacedTextGraph):
     ) -> tf.Tensor:
         """Encode the pieces that are no token as they stand."""
         rank = tf.cumsum(tf.cast(is_rest, tf.int32)) - 1
-        lengths = _utf8_length(characters)
+        lengths = utf8_length(characters)
         places = tf.cumsum(lengths, exclusive=True)
         ids = self._characters.lookup(points)
         if self._falls_back:
@@ -190,9 +191,3 @@ class MetaspaceGraph(SpacedTextGraph):
         of_rest = tf.gather(rank, tf.gather(piece, at))
         num_rest = tf.reduce_sum(tf.cast(is_rest, tf.int32))
         return self._merges.run(symbols, of_rest, place, num_rest, by_byte)
-
-
-def _utf8_length(characters: tf.Tensor) -> tf.Tensor:
-    return 1 + tf.add_n(
-        [tf.cast(characters >= bound, tf.int32) for bound in (0x80, 0x800, 0x10000)]
-    )

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from tfllm.tokenizers.added_tokens import AddedToken, check_added_tokens, stand_in_for_nul
+from tfllm.tokenizers.added_tokens import AddedToken, read_added_tokens, stand_in_for_nul
 from tfllm.tokenizers.leading_space import SPACE, LeadingSpace
 from tfllm.tokenizers.specification import ids_around, made_by_merges, read_merges
 from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
@@ -103,22 +103,10 @@ def read_metaspace_specification(
     content: dict[str, Any] = json.loads(tokenizer_json)
     model = content["model"]
     _check_model(model)
-    check_added_tokens(added_tokens.values(), _refuse)
     normalizers = _normalizers(content.get("normalizer"))
     spaces = _spaces(content.get("pre_tokenizer"), normalizers)
     begin, end = ids_around(content.get("post_processor"))
-    added = [
-        AddedToken(
-            id_,
-            _normalized(content["normalizer"], t.content) if t.normalized else t.content,
-            t.special,
-            t.normalized,
-            t.lstrip,
-            t.rstrip,
-        )
-        for id_, t in sorted(added_tokens.items())
-        if t.content
-    ]
+    added = read_added_tokens(added_tokens, normalizer_of(content.get("normalizer")), _refuse)
     vocab: dict[str, int] = model["vocab"]
     tokens = [""] * (max([*vocab.values(), *added_tokens], default=-1) + 1)
     for token, id_ in vocab.items():
@@ -181,53 +169,63 @@ def _unknown(model: dict[str, Any]) -> str:
     return token
 
 
-def _steps(settings: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
+def steps_of(settings: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
+    """A component of tokenizer.json as the steps that it is a sequence of."""
     if settings is None:
         return []
     if settings["type"] == "Sequence":
-        return [step for inner in settings[inside] for step in _steps(inner, inside)]
+        return [step for inner in settings[inside] for step in steps_of(inner, inside)]
     return [settings]
 
 
 def _normalizers(settings: dict[str, Any] | None) -> list[Prepend | Replace]:
     found: list[Prepend | Replace] = []
-    for step in _steps(settings, "normalizers"):
+    for step in steps_of(settings, "normalizers"):
         if step["type"] == "Prepend":
             found.append(Prepend(step["prepend"]))
-        elif step["type"] == "Replace" and "String" in step["pattern"]:
-            found.append(Replace(_quoted(step["pattern"]["String"]), step["content"]))
-        elif step["type"] == "Replace" and step["pattern"]["Regex"] in _REPLACED:
-            found.append(Replace(_REPLACED[step["pattern"]["Regex"]], step["content"]))
         elif step["type"] == "Replace":
-            raise _refuse(f"the normalizer Replace of {step['pattern']['Regex']!r}")
+            found.append(replacement(step, _refuse))
         else:
             raise _refuse(f"the normalizer {step['type']!r}")
-    if any("\\" in n.text for n in found) or any(isinstance(n, Replace) and not n.pattern
-                                                for n in found):  # fmt: skip
-        raise _refuse("a normalizer that replaces nothing, or puts a backslash")
     return found
+
+
+def replacement(step: dict[str, Any], refuse: Callable[[str], Exception]) -> Replace:
+    """The normalizer Replace of tokenizer.json.
+
+    Raises:
+        UnsupportedTokenizer: it is for no pattern that RE2 has alike.
+    """
+    pattern, text = step["pattern"], step["content"]
+    if "\\" in text or not (pattern.get("String") or pattern.get("Regex")):
+        raise refuse("a normalizer that replaces nothing, or puts a backslash")
+    if "String" in pattern:
+        return Replace(_quoted(pattern["String"]), text)
+    if pattern["Regex"] not in _REPLACED:
+        raise refuse(f"the normalizer Replace of {pattern['Regex']!r}")
+    return Replace(_REPLACED[pattern["Regex"]], text)
 
 
 def _quoted(text: str) -> str:
     return "".join(rf"\x{{{ord(c):x}}}" for c in text)
 
 
-def _normalized(settings: dict[str, Any] | None, text: str) -> str:
+def normalizer_of(settings: dict[str, Any] | None) -> Callable[[str], str]:
     """What the library's normalizer makes of a text."""
     if settings is None:
-        return text
+        return str
     from tokenizers import Tokenizer, models
 
     tokenizer = json.loads(Tokenizer(models.BPE()).to_str())
     normalizer = Tokenizer.from_str(json.dumps({**tokenizer, "normalizer": settings})).normalizer
     assert normalizer is not None
-    return normalizer.normalize_str(text)
+    return normalizer.normalize_str
 
 
 def _spaces(
     settings: dict[str, Any] | None, normalizers: list[Prepend | Replace]
 ) -> SpaceRules | None:
-    steps = _steps(settings, "pretokenizers")
+    steps = steps_of(settings, "pretokenizers")
     if any(n == Replace(_quoted(" "), SPACE) for n in normalizers):
         # Gemma's: there is no space left to split at.
         steps = [s for s in steps if (s["type"], s.get("pattern")) != ("Split", {"String": " "})]
@@ -236,9 +234,17 @@ def _spaces(
     if len(steps) > 1 or steps[0]["type"] != "Metaspace":
         kinds = [step["type"] for step in steps]
         raise _refuse(f"the pre-tokenizer {' and '.join(kinds)} (Metaspace alone is done)")
-    step = steps[0]
+    return metaspace_rules(steps[0], _refuse)
+
+
+def metaspace_rules(step: dict[str, Any], refuse: Callable[[str], Exception]) -> SpaceRules:
+    """The pre-tokenizer Metaspace of tokenizer.json.
+
+    Raises:
+        UnsupportedTokenizer: it writes another character than U+2581 for a space.
+    """
     if step["replacement"] != SPACE:
-        raise _refuse(f"Metaspace with {step['replacement']!r}")
+        raise refuse(f"Metaspace with {step['replacement']!r}")
     if "prepend_scheme" in step:
         prepend = step["prepend_scheme"]
     else:
@@ -252,7 +258,7 @@ def leading_space(settings: dict[str, Any] | None) -> LeadingSpace:
     Raises:
         UnsupportedTokenizer: it is no decoder of U+2581 and bytes.
     """
-    steps = _steps(settings, "decoders")
+    steps = steps_of(settings, "decoders")
     kinds = [step["type"] for step in steps]
     if kinds == ["Metaspace"] and steps[0]["replacement"] == SPACE:
         scheme = steps[0].get("prepend_scheme", "always")

@@ -12,7 +12,7 @@ from tfllm.tokenizers.json_tokenizer import JsonTokenizer, read_tokenizer_json
 from tfllm.tokenizers.marian import SOURCE, MarianTokenizer
 from tfllm.tokenizers.metaspace import MetaspaceTokenizer
 from tfllm.tokenizers.sentence_piece import FILES, SentencePieceTokenizer
-from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
+from tfllm.tokenizers.stored_tokenizer import MADE_FROM, read_json
 from tfllm.tokenizers.unigram_json import UnigramTokenizer
 from tfllm.tokenizers.word_piece import VOCABULARY, WordPiece
 
@@ -29,7 +29,9 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
     Raises:
         ValueError: it is damaged, of a kind that is not supported, or a pickle.
     """
-    for name in TOKENIZER_FILES:
+    made_from = read_json(folder / "tokenizer_config.json").get(MADE_FROM)
+    first = (made_from,) if made_from in FILES else ()
+    for name in (*first, *TOKENIZER_FILES):
         if (folder / name).is_file():
             return read_tokenizer(folder / name)
     for name in _PICKLES:
@@ -55,16 +57,10 @@ def read_tokenizer(file: Path) -> Tokenizer:
         return MarianTokenizer.load(file)
     if file.suffix != ".json":
         return SentencePieceTokenizer.load(file)
-    kind = _json_class(file)
-    if kind is UnigramTokenizer:
-        try:
-            return UnigramTokenizer.load(file)
-        except UnsupportedTokenizer:  # in Python alone
-            return MetaspaceTokenizer.load(file)
-    return kind.load(file)
+    return _json_class(file).load(file)
 
 
-def _json_class(file: Path) -> type[JsonTokenizer | UnigramTokenizer]:
+def _json_class(file: Path) -> type[JsonTokenizer]:
     try:
         content = json.loads(read_tokenizer_json(file))
         model = content["model"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tfllm.tokenizers.added_tokens import AddedToken, Segment, check_added_tokens, cut_at
 from tfllm.tokenizers.conversation import BREAK
 from tfllm.tokenizers.leading_space import SPACE, LeadingSpace, joined
+from tfllm.tokenizers.sentence_piece_json import sentence_piece_json
 from tfllm.tokenizers.sentence_piece_model import (
     BYTE,
     CONTROL,
@@ -24,6 +25,7 @@ from tfllm.tokenizers.sentence_piece_model import (
 )
 from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.stored_tokenizer import (
+    MADE_FROM,
     StoredTokenizer,
     read_json,
     read_settings,
@@ -144,6 +146,7 @@ class SentencePieceTokenizer(StoredTokenizer):
             model = cls(data, added_tokens=added, legacy=settings.get("legacy") is not False)
             own = model.settings
             model._read_beside(file.parent)
+            model.settings.pop(MADE_FROM, None)
             model.settings = {**own, **model.settings}
             around = []
             for flag, name, default in (
@@ -172,7 +175,7 @@ class SentencePieceTokenizer(StoredTokenizer):
         self.settings["extra_ids"] = sentinels
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write tokenizer.model (spiece.model of a T5).
+        """Write tokenizer.model (spiece.model of a T5), and beside it a tokenizer.json.
 
         Args:
             path: a name that ends in .model, or a folder (made if need be). In a folder,
@@ -184,7 +187,28 @@ class SentencePieceTokenizer(StoredTokenizer):
             write_file(target, self._model)
             return
         write_file(target / self._file, self._model)
+        if self._same_json is not None:
+            write_file(target / "tokenizer.json", self._same_json)
         self._write_beside(target)
+
+    def written_settings(self) -> dict[str, Any]:
+        """As of `StoredTokenizer`; which of the two files this library reads is said."""
+        settings = super().written_settings()
+        return {**settings, MADE_FROM: self._file} if self._same_json is not None else settings
+
+    @functools.cached_property
+    def _same_json(self) -> str | None:
+        """A tokenizer.json that says the same, for those who do not read the model; a T5's they
+        do."""
+        if self._file == _T5_FILE:
+            return None
+        return sentence_piece_json(
+            read_model(self._model),
+            self._added,
+            spaces_first=self._spaces_first,
+            begin=self._begin,
+            end=self._end,
+        )
 
     def token_id(self, token: str) -> int | None:
         """The id of a piece or an added token; None if there is no such token."""

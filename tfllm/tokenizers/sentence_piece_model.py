@@ -18,6 +18,7 @@ def sentence_piece_model(
     model_type: Literal["bpe", "unigram"] = "bpe",
     add_dummy_prefix: bool = True,
     remove_extra_whitespaces: bool = False,
+    escape_whitespaces: bool = True,
     precompiled_charsmap: bytes = b"",
     bos_id: int = -1,
     eos_id: int = -1,
@@ -32,6 +33,7 @@ def sentence_piece_model(
         model_type: how text is cut into pieces.
         add_dummy_prefix: whether a space is put before a text.
         remove_extra_whitespaces: whether spaces at the ends, and all but one within, are dropped.
+        escape_whitespaces: whether spaces become U+2581.
         precompiled_charsmap: SentencePiece's table of normalization; none: text is left as it is.
         bos_id, eos_id, pad_id: the control pieces of those names; -1: there is none.
 
@@ -78,7 +80,7 @@ def sentence_piece_model(
     normalizer.precompiled_charsmap = precompiled_charsmap
     normalizer.add_dummy_prefix = add_dummy_prefix
     normalizer.remove_extra_whitespaces = remove_extra_whitespaces
-    normalizer.escape_whitespaces = True
+    normalizer.escape_whitespaces = escape_whitespaces
     return model.SerializeToString(deterministic=True)
 
 

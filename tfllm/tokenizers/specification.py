@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tfllm.tokenizers.added_tokens import AddedToken, check_added_tokens, stand_in_for_nul
+from tfllm.tokenizers.added_tokens import AddedToken, read_added_tokens, stand_in_for_nul
 from tfllm.tokenizers.character_classes import Atoms, CharacterSet, probe_digits
 from tfllm.tokenizers.re2_pattern import Letters, looking, to_re2
 from tfllm.tokenizers.split_pattern import (
@@ -106,7 +106,7 @@ def read_specification(tokenizer_json: str, added_tokens: Mapping[int, Any]) -> 
     model = settings["model"]
     _check_model(model)
     normalize = _normalizer(settings.get("normalizer"))
-    added = _added_tokens(added_tokens, normalize)
+    added = read_added_tokens(added_tokens, _nfc if normalize else str, _refuse)
     _check_decoder(settings.get("decoder"))
     begin, end = ids_around(settings.get("post_processor"))
     atoms, splits = _splits(settings.get("pre_tokenizer"))
@@ -187,24 +187,6 @@ def _check_model(model: dict[str, Any]) -> None:
             raise _refuse(f"{key} {model[key]!r}")
 
 
-def _added_tokens(tokens: Mapping[int, Any], normalize: bool) -> list[AddedToken]:
-    added = [
-        AddedToken(
-            id_,
-            # Of the text that is looked at the library normalizes both sides.
-            _nfc(t.content) if normalize and t.normalized else t.content,
-            t.special,
-            t.normalized,
-            t.lstrip,
-            t.rstrip,
-        )
-        for id_, t in sorted(tokens.items())
-        if t.content
-    ]
-    check_added_tokens(tokens.values(), _refuse)
-    return added
-
-
 def _nfc(text: str) -> str:
     from tokenizers import normalizers
 
@@ -232,6 +214,8 @@ def ids_around(settings: dict[str, Any] | None) -> tuple[list[int], list[int]]:
     """The ids that are put before and after a text."""
     if settings is None or settings["type"] == "ByteLevel":
         return [], []
+    if settings["type"] in ("BertProcessing", "RobertaProcessing"):
+        return [settings["cls"][1]], [settings["sep"][1]]
     if settings["type"] == "Sequence":
         begin: list[int] = []
         end: list[int] = []

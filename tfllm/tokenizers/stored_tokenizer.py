@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.base import TokenizerGraph
 
 GENERIC_CLASS = "PreTrainedTokenizerFast"
+MADE_FROM = "made_from"
+"""of tokenizer_config.json: which file the tokenizer.json beside it was made from, and is read"""
 _CONFIG = "tokenizer_config.json"
 # The token that ends a document, where nothing says which one does.
 _END_TOKENS = (
@@ -40,7 +42,10 @@ class StoredTokenizer:
 
     _generic_class: ClassVar[bool] = False
     """a folder that is saved names the class of `transformers` that does what the files say, not
-    one that has rules of its own"""
+    one that has rules of its own, as GPT2Tokenizer and LlamaTokenizer of version 5 have"""
+
+    _inputs: ClassVar[list[str]] = ["input_ids", "attention_mask"]
+    """what a model of `transformers` is given of a text"""
 
     def __init__(
         self, special_tokens: dict[str, int], vocab_size: int, end_token: str | None
@@ -120,6 +125,8 @@ class StoredTokenizer:
     def _read_beside(self, folder: Path) -> None:
         """Take the settings and the ends of a text from the files of a model folder."""
         self.settings = read_settings(folder)
+        if self.settings.get("model_input_names") == self._inputs:
+            del self.settings["model_input_names"]
         if self._generic_class and "tokenizer_class" in self.settings:
             self.settings["tokenizer_class"] = GENERIC_CLASS
         named = self.settings.pop("eos_token", None)
@@ -136,10 +143,23 @@ class StoredTokenizer:
         if ends:
             self.set_end_token_ids(list(dict.fromkeys(ends)))
 
+    def written_settings(self) -> dict[str, Any]:
+        """What tokenizer_config.json is to say besides the end token: `settings`, so that every
+        version of `transformers` reads them alike."""
+        settings = dict(self.settings)
+        extra = settings.get("extra_special_tokens")
+        if isinstance(extra, list):  # as version 5 has it; version 4 wants an object there
+            del settings["extra_special_tokens"]
+            if extra:
+                settings["additional_special_tokens"] = extra
+        # Of the class that is written, version 4 gives models types of tokens, too.
+        settings.setdefault("model_input_names", self._inputs)
+        return settings
+
     def _write_beside(self, folder: Path) -> None:
         """tokenizer_config.json; what else it says already is kept."""
         settings = read_json(folder / _CONFIG) or {"tokenizer_class": GENERIC_CLASS}
-        settings |= self.settings
+        settings |= self.written_settings()
         with contextlib.suppress(ValueError):  # a tokenizer without an end token can be saved too
             settings["eos_token"] = self.end_token
         write_file(folder / _CONFIG, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")

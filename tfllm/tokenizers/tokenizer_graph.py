@@ -130,3 +130,10 @@ def one_function_each(tokenize: Any) -> Callable[[Special, bool], Any]:
         return tf.function(function, input_signature=signature, autograph=False)
 
     return of
+
+
+def utf8_length(characters: tf.Tensor) -> tf.Tensor:
+    """int32, the number of bytes of code points."""
+    return 1 + tf.add_n(
+        [tf.cast(characters >= bound, tf.int32) for bound in (0x80, 0x800, 0x10000)]
+    )

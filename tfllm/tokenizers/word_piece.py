@@ -6,8 +6,7 @@ import functools
 import json
 import logging
 import os
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,8 +23,11 @@ from tokenizers import (
 
 from tfllm.tokenizers.bert_characters import changing_places
 from tfllm.tokenizers.json_tokenizer import JsonTokenizer
-from tfllm.tokenizers.stored_tokenizer import read_json, token_content
+from tfllm.tokenizers.specification import ids_around
+from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
+from tfllm.tokenizers.stored_tokenizer import GENERIC_CLASS, read_json, token_content
 from tfllm.tokenizers.token_bytes import valid_text
+from tfllm.tokenizers.word_piece_words import counted_words, frequent_letters, repeated
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.word_piece_graph import WordPieceGraph
@@ -42,10 +44,15 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 """what tokenizer_config.json calls the special tokens, and what they are where it says nothing"""
+CASING = {
+    "lowercase": "do_lower_case",
+    "strip_accents": "strip_accents",
+    "handle_chinese_chars": "tokenize_chinese_chars",
+}
+"""what the normalizer of tokenizer.json calls a setting, and what tokenizer_config.json does"""
+_CLASS = "BertTokenizer"
 _MAX_CHARACTERS = 100
 _PREFIX = "##"
-_AT_ONCE = 1000
-"""copies of a word that the library is given as one text"""
 
 Self = TypeVar("Self", bound="WordPiece")
 
@@ -64,6 +71,8 @@ class WordPiece(JsonTokenizer):
             its tokens.
     """
 
+    _generic_class = False
+    _inputs = ["input_ids", "token_type_ids", "attention_mask"]  # noqa: RUF012
     _models = (models.WordPiece,)
 
     @classmethod
@@ -123,8 +132,8 @@ class WordPiece(JsonTokenizer):
                 f"character); received {vocab_size}"
             )
         tokenizer = _bert({}, lowercase=lowercase, strip_accents=strip_accents)
-        words = _counted_words(tokenizer, texts)
-        letters = _letters(words, vocab_size)
+        words = counted_words(tokenizer, texts)
+        letters = frequent_letters(words, (vocab_size - len(SPECIAL_TOKENS)) // 2, _PREFIX)
         normalizer = json.dumps(json.loads(tokenizer.to_str())["normalizer"])
         while pair := changing_places(normalizer, "".join(letters)):  # no graph knows both
             letters = [t for t in letters if t.removeprefix(_PREFIX) != pair[0]]
@@ -134,13 +143,13 @@ class WordPiece(JsonTokenizer):
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocab_size, special_tokens=first, show_progress=show_progress
         )
-        tokenizer.train_from_iterator(_repeated(words, set(letters)), trainer)
+        tokenizer.train_from_iterator(repeated(words, set(letters), _PREFIX), trainer)
         tokenizer.post_processor = _template(tokenizer, SPECIAL_TOKENS)
         content = json.loads(tokenizer.to_str())
         content["added_tokens"] = content["added_tokens"][: len(SPECIAL_TOKENS)]
         result = cls(json.dumps(content, ensure_ascii=False))
         result.settings = {
-            "tokenizer_class": "BertTokenizer",
+            "tokenizer_class": _CLASS,
             **SPECIAL_TOKENS,
             "do_lower_case": lowercase,
             "strip_accents": strip_accents,
@@ -154,6 +163,44 @@ class WordPiece(JsonTokenizer):
                 result.vocab_size,
             )
         return result
+
+    def written_settings(self) -> dict[str, Any]:
+        """As of `StoredTokenizer`; how letters are treated is said as tokenizer.json's normalizer
+        does it, since classes of `transformers` for BERT follow tokenizer_config.json."""
+        settings = super().written_settings()
+        for name in ("add_bos_token", "add_eos_token", *CASING.values()):
+            settings.pop(name, None)
+        content = json.loads(self._json)
+        normalizer = content.get("normalizer") or {}
+        if normalizer.get("type") == "BertNormalizer":
+            settings |= {name: normalizer[key] for key, name in CASING.items()}
+        settings["tokenizer_class"] = _CLASS if self._is_berts(content) else GENERIC_CLASS
+        return settings
+
+    def _is_berts(self, content: dict[str, Any]) -> bool:
+        """Whether BertTokenizer, which reads the vocabulary alone, is this tokenizer."""
+        names = {name: self._special_token(name) for name in SPECIAL_TOKENS}
+        if any(self.token_id(names[name]) is None for name in ("cls_token", "sep_token")):
+            return False
+        normalizer = content.get("normalizer") or {}
+        casing = {
+            "lowercase": normalizer.get("lowercase", True),
+            "strip_accents": normalizer.get("strip_accents"),
+            "chinese": normalizer.get("handle_chinese_chars", True),
+        }
+        unknown = content["model"]["unk_token"]
+        usual = _bert(content["model"]["vocab"], **casing, unknown=unknown)
+        usual.post_processor = _template(usual, names)
+        own = json.loads(usual.to_str())
+        parts = ("normalizer", "pre_tokenizer", "decoder", "model")
+        try:
+            surrounded = ids_around(content.get("post_processor")) == ids_around(
+                own["post_processor"]
+            )
+        except UnsupportedTokenizer:
+            return False
+        as_usual = all(content.get(part) == own[part] for part in parts)
+        return surrounded and as_usual and names["unk_token"] == unknown
 
     @property
     def end_token(self) -> str:
@@ -249,8 +296,7 @@ class WordPiece(JsonTokenizer):
         from tfllm.tokenizers.word_piece_graph import WordPieceGraph
         from tfllm.tokenizers.word_piece_specification import read_word_piece_specification
 
-        added = self._tokenizer.get_added_tokens_decoder()
-        specification = read_word_piece_specification(self._json, added)
+        specification = read_word_piece_specification(self._json, self._added_tokens)
         return WordPieceGraph(specification, *self._forms)
 
 
@@ -280,39 +326,6 @@ def _bert(
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
     tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
     return tokenizer
-
-
-def _counted_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
-    normalize = tokenizer.normalizer.normalize_str  # type: ignore[union-attr]
-    cut = tokenizer.pre_tokenizer.pre_tokenize_str  # type: ignore[union-attr]
-    return Counter(word for text in texts for word, _ in cut(normalize(valid_text(text))))
-
-
-def _split(word: str) -> list[str]:
-    """Its characters as tokens."""
-    return [word[0], *(_PREFIX + character for character in word[1:])]
-
-
-def _letters(words: Counter[str], vocab_size: int) -> list[str]:
-    """The tokens of one character that every word is made of, in the order of the alphabet.
-
-    They are at most half of the vocabulary: of more characters the rarest are left out.
-    """
-    counts: Counter[str] = Counter()
-    for word, count in words.items():
-        for letter in _split(word):
-            counts[letter] += count
-    most = max((vocab_size - len(SPECIAL_TOKENS)) // 2, 1)
-    kept = sorted(counts, key=lambda letter: (-counts[letter], letter))[:most]
-    return sorted(kept, key=lambda letter: (len(letter), letter))
-
-
-def _repeated(words: Counter[str], letters: Collection[str]) -> Iterator[str]:
-    """Each word as often as it was counted, but for those with other letters."""
-    for word, count in words.items():
-        if all(letter in letters for letter in _split(word)):
-            for begin in range(0, count, _AT_ONCE):
-                yield " ".join([word] * min(_AT_ONCE, count - begin))
 
 
 def _special(token: str) -> AddedToken:

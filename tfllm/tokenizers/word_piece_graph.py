@@ -17,8 +17,15 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from tfllm.tokenizers.added_tokens_graph import AddedTokenCuts, Special, variable
-from tfllm.tokenizers.bert_characters import ALONE, EXPANDED, REMOVED, SPACE, BertCharacters
-from tfllm.tokenizers.tokenizer_graph import TokenizerGraph, one_function_each
+from tfllm.tokenizers.bert_characters import (
+    ALONE,
+    EXPANDED,
+    IN_WORD,
+    REMOVED,
+    SPACE,
+    BertCharacters,
+)
+from tfllm.tokenizers.tokenizer_graph import TokenizerGraph, one_function_each, utf8_length
 from tfllm.tokenizers.word_piece_specification import WordPieceSpecification
 
 
@@ -74,7 +81,9 @@ class WordPieceGraph(TokenizerGraph):
             self._ids = variable(np.array(spec.ids, np.int32), "ids")
             self._first_bytes = variable(np.array(first_bytes, object), "first_bytes", tf.string)
             self._added = AddedTokenCuts(spec.added, spec.stand_in)
+            self._cuts_normalized = any(token.normalized for token in spec.added)
             self._characters = _Characters(spec.characters)
+            self._keeps_controls = spec.keeps_controls
 
     def tokenize_with_offsets(
         self, text: tf.Tensor, *, parse_special: bool = True, add_special: bool = True
@@ -128,9 +137,11 @@ class WordPieceGraph(TokenizerGraph):
         return ids, tf.gather(word_splits, words.rows)
 
     def _words(self, text: tf.Tensor, special: Special) -> _Words:
-        segments, added, row_segments = self._added.cut(text, special)
+        segments, added, row_segments = self._added.cut_as_given(text, special)
         decoded = tf.strings.unicode_decode(segments, "UTF-8")
-        characters = self._added.restore_nul(decoded.values, text)
+        characters = decoded.values
+        if not self._cuts_normalized:
+            characters = self._added.restore_nul(characters, text)
         starts = decoded.row_splits
         segment = decoded.value_rowids()
         is_added = tf.gather(added, segment) >= 0
@@ -140,25 +151,41 @@ class WordPieceGraph(TokenizerGraph):
         )
         values, kinds, sources = self._characters.rewritten(characters, is_added, is_first)
         segment = tf.gather(segment, sources)
+        part, part_ids, row_parts = segment, added, row_segments
+        if self._cuts_normalized:
+            bounds = tf.searchsorted(segment, tf.range(tf.size(segments, tf.int64) + 1))
+            strings = tf.strings.unicode_encode(
+                tf.RaggedTensor.from_row_splits(values, bounds, validate=False), "UTF-8"
+            )
+            parts, part_ids, row_parts = self._added.cut_normalized(
+                strings, added, row_segments, special
+            )
+            lengths = tf.strings.length(parts, unit="UTF8_CHAR")
+            part = tf.repeat(tf.range(tf.size(parts, tf.int64)), lengths)
+            kinds = tf.where(tf.gather(part_ids, part) >= 0, IN_WORD, kinds)
+            if self._keeps_controls:
+                values = self._added.restore_nul(values, text)
 
         edge = tf.fill([tf.minimum(tf.size(values), 1)], True)
         apart = (kinds == ALONE) | (kinds == SPACE)
-        after = tf.concat([edge, apart[:-1] | (segment[1:] != segment[:-1])], 0)
+        after = tf.concat([edge, apart[:-1] | (part[1:] != part[:-1])], 0)
         in_words = kinds != SPACE
         starts_word = tf.boolean_mask(after | apart, in_words)
-        values, sources, segment = (
-            tf.boolean_mask(x, in_words) for x in (values, sources, segment)
+        values, sources, segment, part = (
+            tf.boolean_mask(x, in_words) for x in (values, sources, segment, part)
         )
         word_begins = tf.where(starts_word)[:, 0]
         splits = tf.concat([word_begins, [tf.size(values, tf.int64)]], 0)
         strings = tf.strings.unicode_encode(
             tf.RaggedTensor.from_row_splits(values, splits, validate=False), "UTF-8"
         )
-        word_segment = tf.gather(segment, word_begins)
-        fixed = tf.gather(added, word_segment)
-        too_long = splits[1:] - splits[:-1] > self._most_characters
-        fixed = tf.where((fixed < 0) & too_long, self._unknown, fixed)
-        rows = tf.searchsorted(word_segment, row_segments, out_type=tf.int64)
+        word_part = tf.gather(part, word_begins)
+        fixed = tf.gather(part_ids, word_part)
+        unknown = splits[1:] - splits[:-1] > self._most_characters
+        # No token of the vocabulary has control characters, and the kernel is not safe with them.
+        unknown |= tf.strings.regex_full_match(strings, r"(?s).*[\x00-\x1f\x{7f}-\x{9f}].*")
+        fixed = tf.where((fixed < 0) & unknown, self._unknown, fixed)
+        rows = tf.searchsorted(word_part, row_parts, out_type=tf.int64)
 
         row_begins = tf.gather(starts, row_segments[:-1])
         row_begin = tf.repeat(row_begins, row_segments[1:] - row_segments[:-1])
@@ -260,7 +287,7 @@ def _places(
     words: _Words, starts: tf.Tensor, ends: tf.Tensor, word_splits: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """int32 [T] twice: the characters of its text that each token begins and ends at."""
-    byte_ends = tf.cumsum(_utf8_length(words.values))
+    byte_ends = tf.cumsum(utf8_length(words.values))
     byte_begins = tf.concat([[0], byte_ends], 0)
     word_begins = tf.gather(byte_begins, words.splits[:-1])
     shift = tf.repeat(word_begins, word_splits[1:] - word_splits[:-1])
@@ -271,9 +298,3 @@ def _places(
 
 def _int32(ragged: tf.RaggedTensor) -> tf.RaggedTensor:
     return ragged.with_values(tf.cast(ragged.values, tf.int32))
-
-
-def _utf8_length(characters: tf.Tensor) -> tf.Tensor:
-    return 1 + tf.add_n(
-        [tf.cast(characters >= bound, tf.int32) for bound in (0x80, 0x800, 0x10000)]
-    )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import category, combining
 
-from tfllm.tokenizers.added_tokens import AddedToken, check_added_tokens, stand_in_for_nul
+from tfllm.tokenizers.added_tokens import AddedToken, read_added_tokens, stand_in_for_nul
 from tfllm.tokenizers.bert_characters import BertCharacters, bert_characters, changing_places
+from tfllm.tokenizers.metaspace_specification import normalizer_of
+from tfllm.tokenizers.specification import ids_around
 from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
 
 
@@ -17,7 +21,7 @@ class WordPieceSpecification:
     """All that the in-graph tokenizer is built from.
 
     Attributes:
-        vocab: the tokens of the vocabulary; token i has the id `ids[i]`.
+        vocab: the tokens of the vocabulary that a text may hold; token i has the id `ids[i]`.
         ids: see `vocab`.
         prefix: begins the tokens that continue a word.
         unknown: the token of a word that no tokens make.
@@ -25,6 +29,7 @@ class WordPieceSpecification:
         added: the added tokens.
         stand_in: a control character that is part of no added token.
         characters: what becomes of each character.
+        keeps_controls: the normalizer leaves control characters in the text.
         begin, end: ids put before and after every text.
     """
 
@@ -36,6 +41,7 @@ class WordPieceSpecification:
     added: list[AddedToken]
     stand_in: int
     characters: BertCharacters
+    keeps_controls: bool
     begin: list[int]
     end: list[int]
 
@@ -64,34 +70,65 @@ def read_word_piece_specification(
         raise _refuse("a model without continuing_subword_prefix")
     if "" in vocab:
         raise _refuse("an empty token in the vocabulary")
-    for token in added_tokens.values():
-        if token.normalized or token.lstrip or token.rstrip:
-            what = "normalized" if token.normalized else "lstrip" if token.lstrip else "rstrip"
-            raise _refuse(f"{what} of the added token {token.content!r}")
-    check_added_tokens(added_tokens.values(), _refuse)
-    added = [
-        AddedToken(id_, t.content, t.special, False)
-        for id_, t in sorted(added_tokens.items())
-        if t.content
-    ]
+    normalize = normalizer_of(settings["normalizer"])
+    added = read_added_tokens(added_tokens, normalize, _refuse)
     normalizer = json.dumps(settings["normalizer"])
     pair = changing_places(normalizer, "".join(vocab))
     if pair:
-        told = " and ".join(f"U+{ord(c):04X}" for c in pair)
-        raise _refuse(f"a vocabulary with both {told}, which change places beside one another")
-    begin, end = _around(settings.get("post_processor"))
+        named = " and ".join(f"U+{ord(c):04X}" for c in pair)
+        raise _refuse(f"a vocabulary with both {named}, which change places beside one another")
+    for token in added:
+        marks = [c for c in token.content if combining(c)]
+        if token.normalized and marks and changing_places(normalizer, _combining()):
+            raise _refuse(
+                f"normalized of the added token {token.content!r}, whose U+{ord(marks[0]):04X} may "
+                "change places with other marks"
+            )
+    reachable = _reachable(vocab, normalize, unknown)
+    begin, end = ids_around(settings.get("post_processor"))
     return WordPieceSpecification(
-        vocab=list(vocab),
-        ids=list(vocab.values()),
+        vocab=reachable,
+        ids=[vocab[token] for token in reachable],
         prefix=model["continuing_subword_prefix"],
         unknown=unknown,
         most_characters=model["max_input_chars_per_word"],
         added=added,
         stand_in=stand_in_for_nul(added, _refuse),
-        characters=bert_characters(normalizer),
+        characters=bert_characters(normalizer, with_spaces=any(t.normalized for t in added)),
+        keeps_controls=not settings["normalizer"]["clean_text"],
         begin=begin,
         end=end,
     )
+
+
+def _reachable(
+    vocab: Mapping[str, int], normalize: Callable[[str], str], unknown: str
+) -> list[str]:
+    """The tokens but for those that hold control characters, which the kernel is not safe with.
+
+    Raises:
+        UnsupportedTokenizer: there is such a one in the vocabulary, and the normalizer leaves its
+            characters in the text.
+    """
+    reachable = []
+    for token in vocab:
+        controls = [c for c in token if category(c) in ("Cc", "Cf")]
+        if controls and token == unknown:
+            raise _refuse(f"the unknown token {token!r}, which has a control character")
+        left = [c for c in controls if c in normalize(f"a{c}a")]
+        if left:
+            raise _refuse(
+                f"the token {token!r} with the control character U+{ord(left[0]):04X}, which the "
+                "normalizer does not clean away"
+            )
+        if not controls:
+            reachable.append(token)
+    return reachable
+
+
+@functools.lru_cache(maxsize=1)
+def _combining() -> str:
+    return "".join(c for c in map(chr, range(0x110000)) if combining(c))
 
 
 def _refuse(what: str) -> UnsupportedTokenizer:
@@ -105,22 +142,3 @@ def _check_kind(settings: Mapping[str, Any], part: str, kind: str) -> None:
     found = (settings.get(part) or {}).get("type")
     if found != kind:
         raise _refuse(f"the {part} {found!r} ({kind} is needed)")
-
-
-def _around(settings: dict[str, Any] | None) -> tuple[list[int], list[int]]:
-    """The ids that are put before and after a text."""
-    if settings is None:
-        return [], []
-    if settings["type"] == "BertProcessing":
-        return [settings["cls"][1]], [settings["sep"][1]]
-    if settings["type"] != "TemplateProcessing":
-        raise _refuse(f"the post-processor {settings['type']!r}")
-    around: list[list[int]] = [[]]
-    for item in settings["single"]:
-        if "Sequence" in item:
-            around.append([])
-        else:
-            around[-1] += settings["special_tokens"][item["SpecialToken"]["id"]]["ids"]
-    if len(around) != 2:
-        raise _refuse(f"a template that has the text {len(around) - 1} times")
-    return around[0], around[1]
