@@ -592,6 +592,12 @@ def test_files_are_prepared_once_and_must_stay_the_same(tmp_path, chat_folder):
     assert before == {path: path.stat().st_mtime_ns for path in into.iterdir()}
     assert prepared(into, tmp_path / "unused").manifest == first.manifest
     assert not (tmp_path / "unused").exists()
+    # A version that did not know the setting did as is done by default.
+    manifest = {**first.manifest, "settings": dict(first.manifest["settings"])}
+    del manifest["settings"]["split"]
+    (into / "manifest.json").write_text(json.dumps(manifest))
+    assert prepared(source, into, config, show_progress=False).manifest == manifest
+    (into / "manifest.json").write_text(json.dumps(first.manifest))
     other = PrepareConfig(tokenizer=str(chat_folder), seed=1)
     with pytest.raises(ValueError, match=r"was prepared with seed = 0; received 1"):
         prepared(source, into, other)

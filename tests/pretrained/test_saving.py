@@ -215,6 +215,11 @@ def test_the_special_tokens_of_a_loaded_folder_are_kept(theirs, tmp_path):
         before = json.loads((theirs / "tokenizer_config.json").read_text())
         assert files["tokenizer_config.json"] == before | {
             "chat_template": "{{ bos_token }}été",
+            # What their tokenizer.json does: it puts nothing around a text.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "add_bos_token": False,
+            "add_eos_token": False,
+            "model_input_names": ["input_ids", "attention_mask"],
             "clean_up_tokenization_spaces": False,
             "model_max_length": 32,
         }

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tokenizers import models
 
@@ -30,7 +30,7 @@ class MetaspaceTokenizer(JsonTokenizer):
         ValueError: the text is not such a tokenizer.json, or end_token is none of its tokens.
     """
 
-    _models = (models.BPE,)
+    _models: ClassVar[tuple[type, ...]] = (models.BPE,)
 
     def __init__(self, tokenizer_json: str, *, end_token: str | None = None) -> None:
         super().__init__(tokenizer_json, end_token=end_token)

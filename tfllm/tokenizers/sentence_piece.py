@@ -187,16 +187,17 @@ class SentencePieceTokenizer(StoredTokenizer):
             write_file(target, self._model)
             return
         write_file(target / self._file, self._model)
-        if text := self._as_json():
-            write_file(target / "tokenizer.json", text)
+        if self._same_json is not None:
+            write_file(target / "tokenizer.json", self._same_json)
         self._write_beside(target)
 
     def written_settings(self) -> dict[str, Any]:
         """As of `StoredTokenizer`; which of the two files this library reads is said."""
         settings = super().written_settings()
-        return {**settings, MADE_FROM: self._file} if self._as_json() else settings
+        return {**settings, MADE_FROM: self._file} if self._same_json is not None else settings
 
-    def _as_json(self) -> str | None:
+    @functools.cached_property
+    def _same_json(self) -> str | None:
         """A tokenizer.json that says the same, for those who do not read the model; a T5's they
         do."""
         if self._file == _T5_FILE:

@@ -45,6 +45,9 @@ class StoredTokenizer:
     """a folder that is saved names the class of `transformers` that does what the files say, not
     one that has rules of its own, as GPT2Tokenizer and LlamaTokenizer of version 5 have"""
 
+    _inputs: ClassVar[list[str]] = ["input_ids", "attention_mask"]
+    """what a model of `transformers` is given of a text"""
+
     def __init__(
         self, special_tokens: dict[str, int], vocab_size: int, end_token: str | None
     ) -> None:
@@ -123,6 +126,8 @@ class StoredTokenizer:
     def _read_beside(self, folder: Path) -> None:
         """Take the settings and the ends of a text from the files of a model folder."""
         self.settings = read_settings(folder)
+        if self.settings.get("model_input_names") == self._inputs:
+            del self.settings["model_input_names"]
         if self._generic_class and "tokenizer_class" in self.settings:
             self.settings["tokenizer_class"] = GENERIC_CLASS
         named = self.settings.pop("eos_token", None)
@@ -149,7 +154,7 @@ class StoredTokenizer:
             if extra:
                 settings["additional_special_tokens"] = extra
         # Of the class that is written, version 4 gives models types of tokens, too.
-        settings.setdefault("model_input_names", ["input_ids", "attention_mask"])
+        settings.setdefault("model_input_names", self._inputs)
         return settings
 
     def _write_beside(self, folder: Path) -> None:

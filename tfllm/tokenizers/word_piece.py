@@ -6,8 +6,7 @@ import functools
 import json
 import logging
 import os
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +27,7 @@ from tfllm.tokenizers.specification import ids_around
 from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.stored_tokenizer import GENERIC_CLASS, read_json, token_content
 from tfllm.tokenizers.token_bytes import valid_text
+from tfllm.tokenizers.word_piece_words import counted_words, frequent_letters, repeated
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.word_piece_graph import WordPieceGraph
@@ -53,8 +53,6 @@ CASING = {
 _CLASS = "BertTokenizer"
 _MAX_CHARACTERS = 100
 _PREFIX = "##"
-_AT_ONCE = 1000
-"""copies of a word that the library is given as one text"""
 
 Self = TypeVar("Self", bound="WordPiece")
 
@@ -74,6 +72,7 @@ class WordPiece(JsonTokenizer):
     """
 
     _generic_class = False
+    _inputs = ["input_ids", "token_type_ids", "attention_mask"]  # noqa: RUF012
     _models = (models.WordPiece,)
 
     @classmethod
@@ -133,8 +132,8 @@ class WordPiece(JsonTokenizer):
                 f"character); received {vocab_size}"
             )
         tokenizer = _bert({}, lowercase=lowercase, strip_accents=strip_accents)
-        words = _counted_words(tokenizer, texts)
-        letters = _letters(words, vocab_size)
+        words = counted_words(tokenizer, texts)
+        letters = frequent_letters(words, (vocab_size - len(SPECIAL_TOKENS)) // 2, _PREFIX)
         normalizer = json.dumps(json.loads(tokenizer.to_str())["normalizer"])
         while pair := changing_places(normalizer, "".join(letters)):  # no graph knows both
             letters = [t for t in letters if t.removeprefix(_PREFIX) != pair[0]]
@@ -144,7 +143,7 @@ class WordPiece(JsonTokenizer):
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocab_size, special_tokens=first, show_progress=show_progress
         )
-        tokenizer.train_from_iterator(_repeated(words, set(letters)), trainer)
+        tokenizer.train_from_iterator(repeated(words, set(letters), _PREFIX), trainer)
         tokenizer.post_processor = _template(tokenizer, SPECIAL_TOKENS)
         content = json.loads(tokenizer.to_str())
         content["added_tokens"] = content["added_tokens"][: len(SPECIAL_TOKENS)]
@@ -196,7 +195,6 @@ class WordPiece(JsonTokenizer):
         """As of `StoredTokenizer`; how letters are treated is said as tokenizer.json's normalizer
         does it, since classes of `transformers` for BERT follow tokenizer_config.json."""
         settings = super().written_settings()
-        settings |= {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
         for name in ("add_bos_token", "add_eos_token", *CASING.values()):
             settings.pop(name, None)
         content = json.loads(self._json)
@@ -355,39 +353,6 @@ def _bert(
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
     tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
     return tokenizer
-
-
-def _counted_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
-    normalize = tokenizer.normalizer.normalize_str  # type: ignore[union-attr]
-    cut = tokenizer.pre_tokenizer.pre_tokenize_str  # type: ignore[union-attr]
-    return Counter(word for text in texts for word, _ in cut(normalize(valid_text(text))))
-
-
-def _split(word: str) -> list[str]:
-    """Its characters as tokens."""
-    return [word[0], *(_PREFIX + character for character in word[1:])]
-
-
-def _letters(words: Counter[str], vocab_size: int) -> list[str]:
-    """The tokens of one character that every word is made of, in the order of the alphabet.
-
-    They are at most half of the vocabulary: of more characters the rarest are left out.
-    """
-    counts: Counter[str] = Counter()
-    for word, count in words.items():
-        for letter in _split(word):
-            counts[letter] += count
-    most = max((vocab_size - len(SPECIAL_TOKENS)) // 2, 1)
-    kept = sorted(counts, key=lambda letter: (-counts[letter], letter))[:most]
-    return sorted(kept, key=lambda letter: (len(letter), letter))
-
-
-def _repeated(words: Counter[str], letters: Collection[str]) -> Iterator[str]:
-    """Each word as often as it was counted, but for those with other letters."""
-    for word, count in words.items():
-        if all(letter in letters for letter in _split(word)):
-            for begin in range(0, count, _AT_ONCE):
-                yield " ".join([word] * min(_AT_ONCE, count - begin))
 
 
 def _special(token: str) -> AddedToken:
