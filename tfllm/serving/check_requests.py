@@ -185,7 +185,7 @@ def probe_requests(graph: SavedModelGraph, known: list[Request]) -> list[Request
 
 
 def full_batches(graph: SavedModelGraph, known: list[Request], rows: int) -> list[Request]:
-    """A batch of long texts for each signature that takes texts, as a busy server runs it.
+    """A batch of long texts for each input of texts, as a busy server runs it.
 
     `known` are the requests that come before, as of `probe_requests`.
     """
@@ -195,7 +195,7 @@ def full_batches(graph: SavedModelGraph, known: list[Request], rows: int) -> lis
         if example is None:
             continue
         texts = [key for key, info in signature.inputs.items() if info.dtype == STRING]
-        for key in sorted(texts)[:1]:
+        for key in sorted(texts):  # one of them may be an option
             probe = _Probe(name, signature, key, example)
             number = probe.size or rows
             found.append(probe.request("full", [("a long text", LONG_TEXT)] * number))
