@@ -1,6 +1,7 @@
 """`check` on small SavedModels with one fault each, and on a sound one."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tfllm.serving import session_process
 from tfllm.serving.check_files import WARMUP_FILE, version_number
+from tfllm.serving.check_requests import EXAMPLE_METHODS
+from tfllm.serving.check_run import CheckedRun
 from tfllm.serving.checking import check, main
+from tfllm.serving.deployment import write_deployment_files
 from tfllm.serving.linked_ops import linked_ops
 
 predict_pb2 = pytest.importorskip("tensorflow_serving.apis.predict_pb2")
@@ -114,8 +118,12 @@ def test_a_sound_model_has_no_findings_and_both_signatures_run(sound):
     report = check(sound.parent)
     assert report.findings == ()
     assert report.ok and report.path == sound
-    # Two warm-up requests; odd texts in one batch and an empty batch, for two string inputs.
-    assert report.requests == 2 + 2 * 2
+    # Two warm-up requests; odd texts in one batch, in three parts and an empty batch, for two
+    # string inputs.
+    assert report.requests == 2 + 2 * 5
+    assert report.ready_seconds >= report.load_seconds
+    assert 2**20 < report.peak_memory_bytes < 2**32
+    assert "GiB of memory at most" in report.format()
     assert "fit for TensorFlow Serving 2.20 (nothing found)" in report.format()
 
 
@@ -565,7 +573,7 @@ def test_a_warmup_file_that_is_damaged_or_too_long_is_an_error(copy, monkeypatch
 def _only_reads_warmup(folder, graph, timeout):
     from tfllm.serving.check_requests import warmup_requests
 
-    return warmup_requests(folder, graph)[1], 0, None
+    return CheckedRun(warmup_requests(folder, graph)[1])
 
 
 def test_a_signature_without_an_example_is_named(copy):
@@ -663,3 +671,153 @@ def test_the_list_is_that_of_this_tensorflow():
         if source.startswith("tensorflow 2.20."):
             op = op_def_registry.get(name)
             assert {attr.name for attr in op.attr} == linked_ops().attributes[name]
+
+
+# ---------------------------------------------------------------- rows together and in parts
+class Padded(tf.Module):
+    """Words of a text, padded to the most that a row of the batch has."""
+
+    @tf.function(input_signature=[TEXT])
+    def words(self, text):
+        words = tf.strings.split(tf.strings.unicode_transcode(text, "UTF-8", "UTF-8"))
+        return {"words": words.to_tensor(""), "num": tf.cast(words.row_lengths(), tf.int32)}
+
+    @tf.function(input_signature=[TEXT])
+    def fixed(self, text):
+        words = tf.strings.split(tf.strings.unicode_transcode(text, "UTF-8", "UTF-8"))
+        return {"words": tf.strings.reduce_join(words, 1, separator=" ")}
+
+    @tf.function(input_signature=[TEXT])
+    def averaged(self, text):
+        """Every row's number depends on the others."""
+        length = tf.cast(tf.strings.length(text), tf.float32)
+        return {"length": length - tf.reduce_mean(length)}
+
+    @tf.function(input_signature=[TEXT])
+    def numbered(self, text):
+        return {"place": tf.strings.as_string(tf.range(tf.size(text)))}
+
+
+SPLITTING = "max_batch_size { value: 80 }\nenable_large_batch_splitting { value: true }\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "severity"),
+    [
+        (None, "", "warning"),
+        ("batching.config", SPLITTING, "error"),
+        ("batching.config", SPLITTING.replace(" { value: true }", ": <value: 1>"), "error"),
+        ("batching.config", SPLITTING.replace("true", "false"), "warning"),
+        ("batching.config", SPLITTING.replace("enable", "# enable"), "warning"),
+        ("kserve.yaml", SPLITTING.replace("enable", "    enable"), "error"),
+        ("words/1/batching_params.pbtxt", SPLITTING, "error"),
+    ],
+)
+def test_a_width_that_the_rows_decide_is_refused_where_requests_are_split(
+    name, content, severity, tmp_path
+):
+    module = Padded()
+    version = save(tmp_path / "words" / "1", module, serving_default=module.words)
+    if name is not None:
+        (tmp_path / name).write_text(content)
+    report = check(version, run=False)
+    (found,) = [f for f in report.findings if "width" in f.code]
+    assert found.severity == severity and report.ok == (severity != "error")
+    assert "'words' of serving_default" in found.what
+    assert "no request showed that it differs" in found.what
+    if severity == "error":
+        assert Path(name).name in found.what
+
+
+def test_a_width_is_proven_open_by_running_rows_in_parts(tmp_path):
+    """Also where the signature says that it is fixed, as a server trusts what it gets."""
+    module = Padded()
+    version = save(tmp_path / "words" / "1", module, serving_default=module.words)
+
+    def claim(meta):
+        signature(meta).outputs["words"].tensor_shape.dim[1].size = 7
+
+    edit(version, claim)
+    assert not [f for f in check(version, run=False).findings if "width" in f.code]
+    (tmp_path / "batching.config").write_text(SPLITTING)
+    report = check(version)
+    (found,) = report.of("error")
+    assert found.code == "open_width_is_split"
+    widths = re.findall(r"\[(\d+)\] for", found.what)
+    assert "960" in widths and len(set(widths)) > 1  # with the long text, and without
+
+
+def test_fixed_widths_may_be_split(tmp_path):
+    module = Padded()
+    save(tmp_path / "words" / "1", module, serving_default=module.fixed)
+    write_deployment_files(tmp_path, ["words"])
+    assert "enable_large_batch_splitting" in (tmp_path / "batching.config").read_text()
+    report = check(tmp_path / "words")
+    assert report.ok and not [f for f in report.findings if "width" in f.code], report.format()
+
+
+def test_an_answer_that_depends_on_the_other_rows_is_found(tmp_path):
+    module = Padded()
+    version = save(
+        tmp_path / "1", module, serving_default=module.averaged, numbered=module.numbered
+    )
+    found = {f.severity: f.what for f in check(version).findings if "depends" in f.code}
+    assert set(found) == {"warning", "info"}
+    assert (
+        "gets another length from serving_default in a batch of 5 rows than in" in found["warning"]
+    )
+    assert "a long text gets another place from numbered in a batch of 1 rows" in found["info"]
+
+
+class Examples(tf.Module):
+    """Scores of tf.train.Example messages."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def classify(self, inputs):
+        features = {"text": tf.io.FixedLenFeature([], tf.string)}
+        text = tf.io.parse_example(inputs, features)["text"]
+        length = tf.cast(tf.strings.length(text), tf.float32)[:, tf.newaxis]
+        return {"scores": length}
+
+
+def test_a_message_that_fails_its_batch_is_a_warning(tmp_path):
+    """A classifier's own signature has no such warning: tests/tasks/test_contract.py."""
+    module = Examples()
+    version = save(tmp_path / "1", module, serving_default=module.classify)
+    edit(version, lambda meta: setattr(signature(meta), "method_name", EXAMPLE_METHODS[0]))
+    value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"a"]))
+    features = tf.train.Features(feature={"text": value})
+    content = tf.train.Example(features=features).SerializeToString()
+    write_warmup(version, [(None, {"inputs": [content]}, [])])
+    report = check(version)
+    found = [f.what for f in report.findings if f.code == "text_refused"]
+    assert report.ok, report.format()
+    for kind in ("bytes that are no message", "cut short", "a number", "two texts"):
+        assert kind in found[0]
+
+
+# ---------------------------------------------------------------- the files around it
+def test_labels_that_keep_a_server_from_starting_are_an_error(copy):
+    model, base = copy.parent, copy.parent.parent
+    write_deployment_files(base, [model.name])
+    assert "labels_refused" not in codes(check(copy, run=False))
+    config, compose = base / "models.config", base / "docker-compose.yaml"
+    config.write_text(config.read_text().replace("#   version_labels", "version_labels"))
+    assert "labels_refused" not in codes(check(copy, run=False))
+    compose.write_text(compose.read_text().replace("--allow_version_labels", "# --allow_version"))
+    assert "labels_refused" in codes(check(copy, run=False), "error")
+
+
+def test_a_memory_limit_below_what_the_model_took_is_an_error(copy):
+    base = copy.parent.parent
+    write_deployment_files(base, [copy.parent.name])
+    assert "memory_limit" not in codes(check(copy))
+    for name, text in (("docker-compose.yaml", "mem_limit: "), ("kserve.yaml", "memory: ")):
+        path = base / name
+        given = path.read_text()
+        lines = [re.sub(rf"({text})\d+(m|Mi)", r"\g<1>64\2", line) for line in given.splitlines()]
+        path.write_text("\n".join(lines))
+        found = [f for f in check(copy).of("error") if f.code == "memory_limit"]
+        assert [f.what.split()[0] for f in found] == [name]
+        assert "0.06 GiB" in found[0].what and "--measure" in found[0].mend
+        path.write_text(given)

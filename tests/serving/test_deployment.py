@@ -192,6 +192,28 @@ def test_the_command_serve_has_the_same_rows(monkeypatch, tmp_path):
     assert given["max_batch_size"] == DEFAULT_BATCHING.max_batch_size
 
 
+def test_the_command_export_measures_when_asked(monkeypatch, base, capsys):
+    import tfllm.serving
+    import tfllm.tasks
+
+    class Task:
+        no_chat_reason = ""
+
+    def export(task, folder, version=None, measure=False):
+        new = write_version(folder / "1", text=[None])
+        if measure:
+            write_footprint(new, Footprint(2**30, 12.0, 8))
+        return new
+
+    monkeypatch.setattr(tfllm.serving, "export", export)
+    monkeypatch.setattr(tfllm.tasks, "load_task", lambda *a, **o: Task())
+    assert main(["export", "model", str(base / "new"), "--measure"]) == 0
+    assert "measured: 1.00 GiB at most, with 8 long texts at once" in capsys.readouterr().out
+    assert "new: measured 1.00 GiB" in " ".join((base / "kserve.yaml").read_text().split())
+    assert main(["export", "model", str(base / "plain")]) == 0
+    assert "measured" not in capsys.readouterr().out
+
+
 def flags_of(lines):
     return dict(line.removeprefix("--").split("=", 1) for line in lines)
 

@@ -37,6 +37,10 @@ class CheckReport:
     """requests that were run: warm-up requests and probes"""
     load_seconds: float | None = None
     """time to load the model in the clean process; None when it was not run"""
+    ready_seconds: float | None = None
+    """time to load it and to run its warm-up requests, after which a server is ready"""
+    peak_memory_bytes: int | None = None
+    """the most memory that the clean process took, with all requests"""
 
     @property
     def ok(self) -> bool:
@@ -62,6 +66,11 @@ class CheckReport:
             lines.append(
                 f"loaded in {self.load_seconds:.1f} s, {self.requests} requests run, no XLA"
             )
+            if self.ready_seconds is not None and self.peak_memory_bytes is not None:
+                lines.append(
+                    f"ready after {self.ready_seconds:.1f} s, "
+                    f"{self.peak_memory_bytes / 2**30:.2f} GiB of memory at most"
+                )
         elif self.requests == 0:
             lines.append("no request was run")
         indent = " " * 10
@@ -86,6 +95,8 @@ class CheckReport:
             "ok": self.ok,
             "requests": self.requests,
             "load_seconds": self.load_seconds,
+            "ready_seconds": self.ready_seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
             "findings": [
                 {"severity": f.severity, "code": f.code, "what": f.what, "mend": f.mend}
                 for f in self.findings

@@ -46,7 +46,8 @@ class Request:
     name: str
     """what it is, for a reader: a warm-up record, or a signature's input"""
     kind: str
-    """"warm-up", "probe" (several rows of odd text), "row" (one of them), "empty" or "growth" """
+    """"warm-up", "probe" (several rows of odd text), "row" (one of them), "whole" (rows whose
+    "part"s are run as well), "full" (as many rows as run together), "empty" or "growth" """
     signature: str
     inputs: dict[str, Any]
     """input name to a NumPy array"""
@@ -58,6 +59,10 @@ class Request:
     """of a probe: what the text of each row is"""
     only_if_failed: int | None = None
     """index of another request: run this one only when that one failed"""
+    part_of: int | None = None
+    """of a part: index of the request that has its rows, among others"""
+    first_row: int = 0
+    """of a part: where its rows begin there"""
 
 
 def warmup_requests(folder: Path, graph: SavedModelGraph) -> tuple[list[Request], list[Finding]]:
@@ -165,12 +170,22 @@ def probe_requests(graph: SavedModelGraph, known: list[Request]) -> list[Request
                 probes.append(probe.request("growth", texts))
             if probe.size is None and name not in {request.signature for request in empty}:
                 empty.append(probe.request("empty", []))
+        if signature.method_name in EXAMPLE_METHODS:
+            together = len(known) + len(probes)
+            damaged = probe.damaged()
+            probes.append(probe.of_messages("probe", damaged))
+            rows = ({label: text} for label, text in damaged)
+            probes += [
+                replace(probe.of_messages("row", row.items()), only_if_failed=together)
+                for row in rows
+            ]
+    probes += _part_requests(graph, known, probes)
     # Last: a kernel that cannot take no rows may end the process.
     return probes + empty
 
 
 def full_batches(graph: SavedModelGraph, known: list[Request], rows: int) -> list[Request]:
-    """A batch of long texts for each signature that takes texts, as a busy server runs it.
+    """A batch of long texts for each input of texts, as a busy server runs it.
 
     `known` are the requests that come before, as of `probe_requests`.
     """
@@ -180,7 +195,7 @@ def full_batches(graph: SavedModelGraph, known: list[Request], rows: int) -> lis
         if example is None:
             continue
         texts = [key for key, info in signature.inputs.items() if info.dtype == STRING]
-        for key in sorted(texts)[:1]:
+        for key in sorted(texts):  # one of them may be an option
             probe = _Probe(name, signature, key, example)
             number = probe.size or rows
             found.append(probe.request("full", [("a long text", LONG_TEXT)] * number))
@@ -228,6 +243,35 @@ class _Probe:
         message = tf.train.Features(feature=dict.fromkeys(features, value))
         return tf.train.Example(features=message).SerializeToString()
 
+    def damaged(self) -> list[tuple[str, bytes]]:
+        """Messages that are none, or hold other things, and one that is good."""
+        import tensorflow as tf
+
+        good = self._value(b"word")
+        names = _features(self.example) or []
+        number = tf.train.Feature(int64_list=tf.train.Int64List(value=[1]))
+        two = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"a", b"b"]))
+        wrong = [
+            tf.train.Example(features=tf.train.Features(feature=dict.fromkeys(names, value)))
+            for value in (number, two)
+        ]
+        return [
+            ("a good message", good),
+            ("bytes that are no message", b"\xff\xff"),
+            ("a message that is cut short", good[:-1]),
+            ("a message without features", b""),
+            ("a number in the place of a text", wrong[0].SerializeToString()),
+            ("two texts in the place of one", wrong[1].SerializeToString()),
+        ]
+
+    def of_messages(self, kind: str, messages: Iterable[tuple[str, bytes]]) -> Request:
+        """A request whose rows are these messages, as they are."""
+        messages = list(messages)
+        request = self.request(kind, messages)
+        array = np.empty([len(messages)], object)
+        array[:] = [message for _, message in messages]
+        return replace(request, inputs={self.key: array})
+
     def request(self, kind: str, texts: Iterable[tuple[str, bytes]]) -> Request:
         """A request whose rows are these texts."""
         texts = list(texts)
@@ -245,6 +289,63 @@ class _Probe:
             _batch(inputs),
             tuple(label for label, _ in texts),
         )
+
+
+def _part_requests(
+    graph: SavedModelGraph, known: list[Request], probes: list[Request]
+) -> list[Request]:
+    """For each signature some rows together, and then in parts: all but the last, the last, and
+    the first alone.
+
+    The rows are the odd texts, or those of a request among the `known` where it takes no texts.
+    """
+    found: list[Request] = []
+    for name, signature in graph.signatures.items():
+        example = _example(name, signature, known)
+        keys = [key for key, info in signature.inputs.items() if info.dtype == STRING]
+        shapes = [shape_of(info) for info in signature.inputs.values()]
+        if example is None or any(shape == [] or (shape and shape[0]) for shape in shapes):
+            continue
+        before = len(known) + len(probes)
+        if keys:
+            probe = _Probe(name, signature, keys[0], example)
+            texts = list(ODD_TEXTS.items())
+            whole = probe.request("whole", texts)
+            if len(keys) > 1:
+                columns = [_Probe(name, signature, key, example) for key in keys]
+                varied = {c.key: c.request("whole", texts).inputs[c.key] for c in columns}
+                whole = replace(whole, name=f"texts of {name}", inputs={**whole.inputs, **varied})
+        else:
+            several = [r for r in known if r.signature == name and (r.batch or 0) > 1]
+            if not several:
+                continue
+            whole = replace(several[0], kind="whole", outputs=tuple(sorted(signature.outputs)))
+        rows = whole.batch or 0
+        if rows < 2:
+            continue
+        index = before + len(found)
+        same = [i for i, r in enumerate(probes) if keys == keys[:1] and _are_alike(r, whole)]
+        if same:  # it runs already
+            index = len(known) + same[0]
+        else:
+            found.append(whole)
+        for begin, end in ((0, rows - 1), (rows - 1, rows), (0, 1)):
+            found.append(
+                replace(
+                    whole,
+                    kind="part",
+                    inputs={key: value[begin:end] for key, value in whole.inputs.items()},
+                    batch=end - begin,
+                    rows=whole.rows[begin:end],
+                    part_of=index,
+                    first_row=begin,
+                )
+            )
+    return found
+
+
+def _are_alike(probe: Request, whole: Request) -> bool:
+    return (probe.kind, probe.signature, probe.rows) == ("probe", whole.signature, whole.rows)
 
 
 def _features(example: Mapping[str, Any] | None) -> list[str] | None:

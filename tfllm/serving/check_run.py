@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tfllm.serving.check_answers import judge
+from tfllm.serving.check_parts import Widths, check_parts, different_widths
 from tfllm.serving.check_report import Finding
 from tfllm.serving.check_requests import (
     Request,
@@ -22,28 +24,47 @@ from tfllm.serving.check_requests import (
     signatures_not_run,
     warmup_requests,
 )
+from tfllm.serving.footprint import Footprint, footprint_of
 from tfllm.serving.saved_model_graph import SavedModelGraph
 
 
-def check_run(
-    folder: Path, graph: SavedModelGraph, timeout: float
-) -> tuple[list[Finding], int, float | None]:
-    """Findings of running a version folder's requests, how many ran, and the seconds of loading.
+@dataclass(frozen=True)
+class CheckedRun:
+    """What a version did when it was run."""
+
+    findings: list[Finding]
+    requests: int = 0
+    """that ran"""
+    load_seconds: float | None = None
+    footprint: Footprint | None = None
+    """None: it did not load"""
+    widths: Widths = field(default_factory=dict)
+
+
+def check_run(folder: Path, graph: SavedModelGraph, timeout: float) -> CheckedRun:
+    """Run a version folder's warm-up requests and probes.
 
     `timeout` is in seconds and covers loading and all requests.
     """
-    requests, findings = warmup_requests(folder, graph)
-    requests += probe_requests(graph, requests)
+    warmups, findings = warmup_requests(folder, graph)
+    requests = warmups + probe_requests(graph, warmups)
     findings += signatures_not_run(graph, requests)
     if not tensorflow_libraries():
         what = "this TensorFlow has no C library to run the model with: only its files were read"
         mend = "check on Linux or macOS with TensorFlow's own wheel"
-        return [*findings, Finding("warning", "not_run", what, mend)], 0, None
+        return CheckedRun([*findings, Finding("warning", "not_run", what, mend)])
     events, ended = run_requests(folder, graph, requests, timeout)
     findings += judge(events, ended, requests, graph, timeout)
-    run = sum(event["event"] == "end" for event in events)
+    results = {event["id"]: event for event in events if event["event"] == "end"}
+    findings += check_parts(results, requests)
     seconds = next((e["seconds"] for e in events if e["event"] == "loaded"), None)
-    return findings, run, seconds
+    return CheckedRun(
+        findings,
+        len(results),
+        seconds,
+        footprint_of(events, len(warmups)),
+        different_widths(results, requests),
+    )
 
 
 def run_requests(
@@ -96,6 +117,7 @@ def _encoded(index: int, request: Request, graph: SavedModelGraph) -> dict[str, 
         "fetches": [signature.outputs[name].name for name in request.outputs],
         "only_if_failed": request.only_if_failed,
         "measure_tables": request.kind in ("probe", "growth"),
+        "values": request.kind in ("probe", "whole", "part"),
     }
 
 

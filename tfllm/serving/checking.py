@@ -3,8 +3,7 @@
 The files are read first: ops that the server lacks, functions that need XLA, growing tables,
 weights stored as constants, types that JSON cannot carry, shapes that cannot be batched. Then
 the model is loaded in a clean process through TensorFlow's C API with XLA off, as the server
-does it; its warm-up requests and some odd texts are run, and the answers are looked at.
-"""
+does X"""
 
 from __future__ import annotations
 
@@ -15,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfllm.path_kinds import instead_of
+from tfllm.serving.check_deployment import check_deployment
 from tfllm.serving.check_files import check_files, check_versions, is_version_folder
 from tfllm.serving.check_graph import check_graph
 from tfllm.serving.check_ops import check_ops
+from tfllm.serving.check_parts import check_widths
 from tfllm.serving.check_report import CheckReport, Finding, sort_findings
-from tfllm.serving.check_run import check_run
+from tfllm.serving.check_run import CheckedRun, check_run
 from tfllm.serving.check_signatures import check_signatures
 from tfllm.serving.saved_model_graph import SavedModelError, SavedModelGraph
 
@@ -69,11 +70,19 @@ def check(path: str | Path, *, run: bool = True, timeout: float = TIMEOUT_SECOND
     findings += check_signatures(graph)
     findings += check_ops(graph)
     findings += check_graph(graph)
-    requests, seconds = 0, None
-    if run and graph.signatures:
-        ran, requests, seconds = check_run(folder, graph, timeout)
-        findings += ran
-    return CheckReport(folder, sort_findings(findings), requests, seconds)
+    ran = check_run(folder, graph, timeout) if run and graph.signatures else CheckedRun([])
+    findings += ran.findings
+    findings += check_widths(folder, graph, ran.widths)
+    took = ran.footprint
+    findings += check_deployment(folder, took)
+    return CheckReport(
+        folder,
+        sort_findings(findings),
+        ran.requests,
+        ran.load_seconds,
+        took.ready_seconds if took else None,
+        took.peak_memory_bytes if took else None,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -166,6 +166,16 @@ def _read_fields(
     Returns:
         the fields, and whether each message can be read to its end, bool [M].
     """
+    *columns, good = _field_columns(content, begins, ends)
+    return _Fields(*columns), good
+
+
+@tf.function(  # once in a graph, which optimizes faster than five copies do
+    input_signature=[tf.TensorSpec([None], t) for t in (tf.uint8, tf.int64, tf.int64)],
+    autograph=False,
+    experimental_attributes={"_noinline": True},
+)
+def _field_columns(content: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor) -> list[tf.Tensor]:
     types = [tf.int64] * 4
     arrays = [tf.TensorArray(t, 0, dynamic_size=True, infer_shape=False) for t in types]
     message = tf.range(tf.size(begins, tf.int64))
@@ -205,7 +215,7 @@ def _read_fields(
     arrays = [array.write(step, tf.zeros([0], tf.int64)) for array in arrays]
     columns = [tf.ensure_shape(array.concat(), [None]) for array in arrays]
     order = tf.argsort(columns[0], stable=True)
-    return _Fields(*(tf.gather(column, order) for column in columns)), good & (place >= ends)
+    return [*(tf.gather(column, order) for column in columns), good & (place >= ends)]
 
 
 def _varint(
