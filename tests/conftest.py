@@ -27,6 +27,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`numeric`: whatever compares by `tests.rounding`; `make test-processors` runs these."""
+    for item in items:
+        values = vars(item.module).values()  # type: ignore[attr-defined]
+        if any(getattr(value, "__module__", None) == "tests.rounding" for value in values):
+            item.add_marker(pytest.mark.numeric)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seeds():
     """The same random numbers in every test, whatever ran before it."""

@@ -22,6 +22,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 UNIT_ROUNDOFF = {
@@ -32,7 +33,7 @@ UNIT_ROUNDOFF = {
 }
 """the largest relative error of one rounding"""
 DEVIATIONS = 6
-"""a bound in standard deviations: of some 100,000 values that are compared none should be outside"""
+"""a bound in standard deviations: of 100,000 values that are compared none should be outside"""
 SIDES = 2
 """what is compared with was rounded, too, in an order of its own"""
 TRIALS = 8
@@ -109,13 +110,26 @@ def weight_rounding(model: Any, run: Any) -> Any:
 def assert_within(given: Any, expected: Any, bound: Any, message: str = "") -> None:
     """That no value is off by more than its bound, which broadcasts."""
     given, expected = _float64(given), _float64(expected)
-    assert given.shape == expected.shape, (given.shape, expected.shape)
-    share = np.abs(given - expected) / bound
-    assert np.all(share <= 1), (
-        f"{message} {np.sum(~(share <= 1))} of {share.size} values are off by more than rounding "
-        f"explains; the worst is at {share.max():.3g} times its bound, off by "
-        f"{np.abs(given - expected).ravel()[np.argmax(share)]:.3g}"
+    assert expected.shape in (given.shape, ()), (given.shape, expected.shape)
+    off = np.abs(given - expected)
+    outside = ~(off <= bound)
+    worst = np.max(off / np.maximum(bound, np.finfo(np.float64).tiny), initial=0.0)
+    assert not outside.any(), (
+        f"{message} {outside.sum()} of {off.size} values are off by more than rounding explains, "
+        f"by {off[outside].max():.3g} at most; the worst is {worst:.3g} times its bound"
     )
+
+
+def assert_rounded(
+    given: Any, expected: Any, additions: int, dtype: str = "float32", message: str = ""
+) -> None:
+    """That values differ by no more than `rounding` of so many additions of values as large."""
+    assert_within(given, expected, rounding(additions, expected, dtype), message)
+
+
+def about(expected: Any, additions: int, dtype: str = "float32") -> Any:
+    """A number, or one that differs from it by no more than `rounding`."""
+    return pytest.approx(expected, rel=rounding(additions, dtype=dtype), abs=0)
 
 
 def _float64(values: Any) -> np.ndarray:

@@ -23,8 +23,8 @@ MAY_IMPORT["evaluation"] = MAY_IMPORT["generation"] | {"generation"}
 for part in ("tasks", "training", "serving"):  # side by side
     MAY_IMPORT[part] = set(MAY_IMPORT) - {"cli"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
-# The version, and the one way to write a folder whole, for whoever writes files.
-EVERYONE_MAY_IMPORT = {"__version__", "atomic_folder"}
+# The version, the one way to write a folder whole, and what a folder is that was given.
+EVERYONE_MAY_IMPORT = {"__version__", "atomic_folder", "path_kinds"}
 LAYERS_MAY_USE = {"keras", "tensorflow", "numpy", "tfllm.layers"}
 
 

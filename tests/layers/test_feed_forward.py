@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tests.layers.numpy_reference import activation
+from tests.rounding import UNIT_ROUNDOFF, assert_rounded, assert_within, rounding
 from tfllm.layers import FeedForward, Projection
 from tfllm.layers.feed_forward import ACTIVATIONS
 
@@ -24,13 +25,13 @@ def test_it_is_its_equation_in_float64(name, gated, use_bias, rng):
     else:
         hidden = activation(name, hidden)
     expected = hidden @ weights["down/kernel"].T + weights.get("down/bias", 0)
-    # erf, and the constants of the tanh form, are good to 1e-8.
-    np.testing.assert_allclose(layer(x), expected, rtol=1e-6 if "gelu" in name else 1e-11)
+    # erf, and the constants of the tanh form, are of float32.
+    assert_rounded(layer(x), expected, 8 + 12, "float32" if "gelu" in name else "float64")
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
-@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-5), ("bfloat16", 0.02)])
-def test_gelu_has_the_values_and_the_gradient_of_tensorflows(name, dtype, most, rng):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gelu_has_the_values_and_the_gradient_of_tensorflows(name, dtype, rng):
     x = tf.constant(np.r_[rng.normal(size=500) * 3, -30, -5, 0, 5, 30], tf.float32)
     upstream = tf.constant(rng.normal(size=x.shape), tf.float32)
 
@@ -45,8 +46,10 @@ def test_gelu_has_the_values_and_the_gradient_of_tensorflows(name, dtype, most, 
         values_and_gradient(ACTIVATIONS[name], tf.cast(x, dtype)), exact, strict=True
     ):
         assert given.dtype == dtype
-        given = tf.cast(given, tf.float32).numpy()
-        np.testing.assert_allclose(given, expected, atol=most, rtol=most)
+        # The derivative multiplies 1 - tanh^2, which cancels, by x. In bfloat16 what comes in and
+        # the result are rounded, and what is between them is float32.
+        bound = rounding(8) if dtype == "float32" else 2 * UNIT_ROUNDOFF[dtype]
+        assert_within(given, expected, bound * (1 + np.abs(x)))
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "relu"])
@@ -59,7 +62,7 @@ def test_it_gives_in_training_what_it_gives_in_a_served_graph(name, shape, rng):
         weight.assign(rng.normal(size=weight.shape))
     signature = [tf.TensorSpec([None] * (len(shape) - 1) + [8], tf.float32)]
     served = tf.function(layer, input_signature=signature)
-    np.testing.assert_allclose(layer(x, training=True), served(x), atol=2e-5)
+    assert_rounded(layer(x, training=True), served(x), 8 + 12)
 
 
 def test_projection_takes_any_rank(rng):
@@ -69,7 +72,7 @@ def test_projection_takes_any_rank(rng):
     layer.bias.assign(rng.normal(size=5))
     for given in (x, x[0], x[0, 0], np.zeros((0, 6), "float32")):
         expected = given @ np.asarray(layer.kernel).T + np.asarray(layer.bias)
-        np.testing.assert_allclose(layer(given), expected, atol=1e-5)
+        assert_within(layer(given), expected, rounding(6, 10.0))
     assert y.shape == (2, 3, 4, 5)
 
 

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.rounding import assert_rounded
 from tfllm import layers
 
 B, T, S, E = 2, 6, 5, 16
+ADDITIONS = 2 * (3 * E + 2 * T) + 2 * E + 24
+"""on the longest way through a layer, which is a block with cross-attention"""
 
 
 @dataclasses.dataclass
@@ -191,7 +194,7 @@ def test_symbolic_call_equals_eager_call(case, known_shapes):
     if case.added:
         h = given["x"] + h
     eager = model.layers[-1](h)
-    np.testing.assert_allclose(model(given), eager, atol=1e-6)
+    assert_rounded(model(given), eager, ADDITIONS)
     assert layer.output.shape[-1] == h.shape[-1]
 
 
@@ -244,4 +247,4 @@ def test_it_compiles_with_xla(case):
     given = {name: tf.convert_to_tensor(t) for name, t in tensors(case).items()}
     eager = layer(**given)
     compiled = tf.function(lambda given: layer(**given), jit_compile=True)(given)
-    np.testing.assert_allclose(compiled, eager, atol=1e-5)
+    assert_rounded(compiled, eager, ADDITIONS)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.rounding import about, additions_of, assert_rounded
 from tfllm.config import ConfigError
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
@@ -43,6 +44,9 @@ CONFIGS = {
     "t5": T5,
     "biased": dataclasses.replace(TRANSFORMER, output_bias=True),
 }
+
+ADDITIONS = 2 * additions_of(T5, S) + V
+"""on the longest way through an encoder and a decoder, to a loss"""
 
 
 def made(name, **options):
@@ -86,11 +90,11 @@ def test_the_loss_is_its_equation(name, metrics, rng):
     logits = model(inputs).numpy()
     options = {"sample_weight": weights, "verbose": 0}
     trained = model.fit(inputs, labels, epochs=1, **options).history["loss"][0]
-    assert trained == pytest.approx(mean_loss(logits, labels, weights, 0.2), rel=1e-5)
+    assert trained == about(mean_loss(logits, labels, weights, 0.2), ADDITIONS)
     logs = model.evaluate(inputs, labels, return_dict=True, **options)
     expected = mean_loss(logits, labels, weights)
-    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
-    assert logs["perplexity"] == pytest.approx(np.exp(expected), rel=1e-5)
+    assert logs["loss"] == about(expected, ADDITIONS)
+    assert logs["perplexity"] == about(np.exp(expected), ADDITIONS)
 
 
 def updates(model, inputs, labels, weights):
@@ -121,7 +125,7 @@ def test_the_gradient_is_that_of_the_whole_logits(name, rng):
         given = updates(made(name, label_smoothing=0.2, **options), inputs, labels, weights)
         for (path, update), theirs in zip(given.items(), expected, strict=True):
             assert np.abs(theirs).max() > 1e-5, path
-            np.testing.assert_allclose(update, theirs, atol=2e-5, err_msg=path)
+            assert_rounded(update, theirs, ADDITIONS, message=path)
     assert any("relative_positions" in path for path in given) == (name == "t5")
 
 
@@ -135,7 +139,7 @@ def test_recomputed_blocks_drop_the_same_elements(name, rng):
     ]
     plain = updates(made(name), inputs, labels, weights)
     for path, update in given[0].items():
-        np.testing.assert_allclose(update, given[1][path], atol=2e-5, err_msg=path)
+        assert_rounded(update, given[1][path], ADDITIONS, message=path)
     assert any(np.abs(update - plain[path]).max() > 1e-3 for path, update in given[0].items())
 
 
@@ -175,7 +179,7 @@ def test_attention_weights_are_of_all_attentions_and_hide_what_is_hidden(name, r
     for key, shape in shapes.items():
         number = config.num_layers if key == "encoder" else config.num_decoder_layers
         assert [w.shape for w in weights[key]] == [(B, config.num_heads, *shape)] * number
-        np.testing.assert_allclose(np.sum(weights[key][-1], -1), 1, atol=1e-5)
+        assert_rounded(np.sum(weights[key][-1], -1), 1, S)
     assert np.triu(weights["decoder"][0][0, 0].numpy(), 1).max() == 0
     hidden = ~inputs["source_mask"][:, np.newaxis, np.newaxis]
     assert (weights["cross"][0].numpy() * hidden).max() < 1e-6

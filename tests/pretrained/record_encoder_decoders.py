@@ -197,8 +197,8 @@ def exact(names: list[str]) -> None:
             ]
         apart = np.abs(padded - np.stack(alone)).max()
         print(
-            f"{name}: in float64 a padded row differs by {apart:.1e} from the row alone; the logits "
-            f"recorded in float32 are off by {np.abs(recorded['logits'] - padded).max():.1e}"
+            f"{name}: in float64 a padded row differs by {apart:.1e} from the row alone; the "
+            f"logits recorded in float32 are off by {np.abs(recorded['logits'] - padded).max():.1e}"
         )
         assert apart < 1e-12
         np.savez_compressed(path, **{**recorded, "exact_logits": padded})

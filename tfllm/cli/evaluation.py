@@ -92,10 +92,12 @@ def _evaluate(options: argparse.Namespace) -> None:
         _evaluate_task(options)
         return
     with quiet_start():
+        from tfllm.data import PreparedData
         from tfllm.evaluation import evaluate
         from tfllm.pretrained import load
         from tfllm.pretrained.adapters import load_merged
         from tfllm.pretrained.model_folder import model_folder
+    data = PreparedData.open(options.data)  # before the model, which may take minutes
     folder = model_folder(options.model)
     adapter = getattr(options, "adapter", None)
     dtype = options.dtype
@@ -105,7 +107,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     sequence_length = getattr(options, "sequence_length", None)
     result = evaluate(
         pretrained.model,
-        options.data,
+        data,
         split=options.split,
         sequence_length=_trained_length(folder) if sequence_length is None else sequence_length,
         batch_size=options.batch_size,

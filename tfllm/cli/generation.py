@@ -19,7 +19,11 @@ def add_commands(add: AddCommand) -> None:
     generate = add("generate", "Continue prompts", _generate)
     add_model(generate, adapter=True)
     generate.add_argument(
-        "prompt", nargs="*", default=[], help="texts to continue; none: asks for them"
+        "prompt",
+        nargs="*",
+        default=[],
+        help="texts to continue; none: asks for them. top_p=0.9 among them is a setting, as with "
+        "--set; behind -- all is text",
     )
     generate.add_argument("--no-stream", action="store_true", help="print whole texts only")
     add_settings(generate, "generation")
@@ -30,7 +34,8 @@ def add_commands(add: AddCommand) -> None:
         "message",
         nargs="*",
         default=[],
-        help="what to say, one after another; none: asks for it, until /exit or Ctrl-D",
+        help="what to say, one after another; none: asks for it, until /exit or Ctrl-D. top_p=0.9 "
+        "among them is a setting, as with --set; behind -- all is text",
     )
     chat.add_argument("--system", help="a system message")
     chat.add_argument("--no-stream", action="store_true", help="print whole replies only")

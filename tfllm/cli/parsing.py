@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -20,8 +21,10 @@ from tfllm.cli import (
     training,
 )
 from tfllm.cli.arguments import RunCommand
-from tfllm.config import unknown_name
+from tfllm.config import GenerationConfig, field_types, unknown_name
 
+FREE_TEXT = {"generate": "prompt", "chat": "message", "query": "prompt"}
+"""the commands whose arguments are texts, which may hold a =, and where these are kept"""
 MODULES = (
     preparation,
     training,
@@ -86,9 +89,50 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:
         if not lists or (word.startswith("-") and not only_texts):
             command.error(f"unexpected argument {word!r}")
         setattr(options, lists[0].dest, [*getattr(options, lists[0].dest), word])
+    if texts := FREE_TEXT.get(name):
+        _take_settings(command, options, texts, len(words) - end - 1)
     if name == "launch":
         options.worker_command, options.worker_options = behind, parse(behind)
     return options
+
+
+def _take_settings(command: _Parser, options: argparse.Namespace, texts: str, behind: int) -> None:
+    """Take the settings from among the texts of a command: `generate MODEL "Hi" top_p=0.9`.
+
+    A word is a setting if a setting's name stands before its first =. What stands behind `--` is
+    text, whatever it is.
+
+    Args:
+        command: whose errors are shown.
+        options: what was parsed; settings are moved to where those of `--set` are.
+        texts: the name of the texts among them.
+        behind: how many words stand behind `--`.
+    """
+    if getattr(options, "signature", None):  # whose inputs are given as NAME=VALUE
+        return
+    words = getattr(options, texts)
+    free = max(len(words) - max(behind, 0), 0)
+    names = [*field_types(GenerationConfig)]
+    taken, kept = [], []
+    for word in words[:free]:
+        key, equals, _ = word.partition("=")
+        name = key.strip().removeprefix("generation.").replace("-", "_")
+        if equals and name in names:
+            taken.append(f"{name}{equals}{word.partition('=')[2]}")
+            continue
+        near = difflib.get_close_matches(name, names, 1, 0.8) if name.isidentifier() else []
+        if equals and near:
+            command.error(
+                f"{unknown_name('setting', name, names)} A text that holds a = in this way goes "
+                f"behind --, as in: {command.prog} MODEL -- {word!r}"
+            )
+        kept.append(word)
+    setattr(options, texts, kept + words[free:])
+    if not getattr(options, texts) and taken and options.command == "query":
+        command.error(
+            f"name a text, too: {taken[0]!r} is a setting; a text that begins so goes behind --"
+        )
+    options.positional_assignments = taken
 
 
 def _check_worker_command(parser: _Parser, behind: list[str], commands: dict[str, Any]) -> None:

@@ -27,7 +27,12 @@ def add_commands(add: AddCommand) -> None:
 
     query = add("query", "Ask a server, ours or TensorFlow Serving", _query)
     query.add_argument("model", help="the model's name")
-    query.add_argument("prompt", nargs="+", help="texts to continue, or a task's inputs")
+    query.add_argument(
+        "prompt",
+        nargs="+",
+        help="texts to continue, or a task's inputs; top_p=0.9 "
+        "among them is a setting, as with --set; behind -- all is text",
+    )
     query.add_argument("--address", default="127.0.0.1:8501", help="the server's")
     query.add_argument("--grpc", action="store_true", help="speak gRPC (port 8500 by default)")
     query.add_argument("--score", action="store_true", help="score the texts instead")

@@ -62,6 +62,12 @@ def _predict(options: argparse.Namespace) -> None:
         unknown = next(name for name, _, _ in pairs if name not in names)
         raise ConfigError(f"{unknown_name('input', unknown, names)}")
     else:
+        for word, (name, equals, _) in zip(words, pairs, strict=True):
+            if equals and name.isidentifier() and name not in names and not Path(word).exists():
+                raise ConfigError(
+                    f"{word!r} is neither an input ({', '.join(names)}) nor a file; settings of "
+                    "predict are flags, such as --batch-size 8"
+                )
         from tfllm.data.table_records import Column, read_table
 
         task = task or (task_of(options.model) or {}).get("name")

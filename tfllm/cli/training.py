@@ -70,7 +70,14 @@ def add_commands(add: AddCommand) -> None:
     add_fields(
         train.add_argument_group("data, where they are prepared for --model or --task"),
         "prepare",
-        ("records", "validation_fraction", "validation", "text_field", "skip_bad_records"),
+        (
+            "records",
+            "validation_fraction",
+            "validation",
+            "text_field",
+            "encoding",
+            "skip_bad_records",
+        ),
     )
 
     launch = add("launch", "Train with several workers on this machine", _launch)

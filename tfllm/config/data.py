@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,13 +23,17 @@ class PrepareConfig:
     """whose tokenizer to use instead of training one: a model folder, a GGUF file or a
     tokenizer.json; examples and preferences need the model's that is to learn from them"""
     validation_fraction: float = 0.02
-    """share of the text kept out of training, in whole documents or examples, chosen by a hash"""
+    """share of the text kept out of training, in whole documents or examples, chosen by a hash; of
+    text a document that is too large for it is split at paragraphs"""
     validation: tuple[str, ...] = ()
     """files, folders or globs that are the validation set; nothing else is kept out then"""
     text_field: str = "text"
     """the key of a JSON line that holds the text"""
+    encoding: str = "utf-8"
+    """of the files, as Python names it, such as latin-1, cp1251 or utf-16"""
     skip_bad_records: bool = False
-    """pass over JSON lines that are broken or lack something, and count them"""
+    """pass over JSON lines that are broken or lack something, and over text files in another
+    encoding, and count them"""
     fill_in_the_middle: float = 0.0
     """share of the training text that is written as prefix, suffix, middle, so that a model learns
     to fill in what stands between (Bavarian et al., 2022); for code 0.5 is usual"""
@@ -53,6 +58,11 @@ class PrepareConfig:
         # The trainer takes memory for all of them at once, and ends the process where it gets none.
         require(self.vocab_size <= 2**20, "vocab_size must be at most 1048576", self.vocab_size)
         check(self, "must lie in [0, 1)", "validation_fraction")
+        require(
+            _is_text_encoding(self.encoding),
+            "encoding must be one that Python knows, such as utf-8, latin-1, cp1251 or utf-16",
+            self.encoding,
+        )
         for name in ("fill_in_the_middle", "fill_suffix_first"):
             share = getattr(self, name)
             require(0 <= share <= 1, f"{name} must lie in [0, 1]", share)
@@ -63,3 +73,11 @@ class PrepareConfig:
         )
         check(self, "must be at least 1", "shard_tokens", "fill_chars")
         check(self, "must be at least 0", "num_processes")
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        "".encode(name)
+        return bool(codecs.lookup(name).name)
+    except (LookupError, ValueError):  # such as base64, which is none of text
+        return False

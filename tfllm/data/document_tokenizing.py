@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from tfllm.data.middle_filling import MiddleFilling
 from tfllm.data.splitting import document_hash
 from tfllm.tokenizers.base import Tokenizer
+
+
+class Document(NamedTuple):
+    """A text, and the side of the split that it belongs to."""
+
+    text: str
+    hashed: int | None = None
+    """what counts as its `document_hash`, of a part of a document; None: its own"""
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,9 @@ class DocumentJob:
     plain_limit: int = -1
     """documents whose hash is at most this stay as they are: those of validation"""
 
-    def size(self, item: str) -> int:
+    def size(self, item: Document) -> int:
         """Characters of a document."""
-        return len(item)
+        return len(item.text)
 
     def start(self) -> DocumentTokenizer:
         """What makes a `TokenizedBatch` of documents."""
@@ -55,14 +64,18 @@ class DocumentTokenizer:
         self._job = job
         self._tokenizer = job.tokenizer
 
-    def __call__(self, texts: list[str]) -> TokenizedBatch:
-        """The ids of `texts`. Text that spells a special token is text: it forges no document end.
+    def __call__(self, documents: list[Document]) -> TokenizedBatch:
+        """The ids of `documents`. Text that spells a special token is text and ends no document.
 
         Raises:
             ValueError: the tokenizer gives ids that are not its own, or the end token for text.
         """
         tokenizer, end = self._tokenizer, self._tokenizer.end_token_id
-        hashes = [document_hash(t, self._job.seed) for t in texts]
+        texts = [document.text for document in documents]
+        hashes = [
+            document_hash(text, self._job.seed) if hashed is None else hashed
+            for text, hashed in documents
+        ]
         filled: dict[int, list[list[int]]] = {}
         if self._job.filling is not None:
             for i, (text, hashed) in enumerate(zip(texts, hashes, strict=True)):

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ from tfllm.data.preparation_inputs import PreparationInputs
 from tfllm.data.prepared_data import FORMAT, FORMAT_VERSIONS, MANIFEST, PreparedData, open_data
 from tfllm.data.record_kinds import kind_of_files
 from tfllm.data.shards import file_sha256, token_dtype
-from tfllm.data.sources import SourceFile, find_files
+from tfllm.data.sources import LeftOut, SourceFile, find_files
 from tfllm.data.text_preparation import TextPreparation
 
 
@@ -40,9 +41,12 @@ def prepare(
     Text is cut and read as `tfllm.data.sources` says; it is read once more to train the tokenizer
     (on about 100 MB of the train split at most; not if one is given). A text file is a document of
     its own unless it is longer than a 64th of the corpus (but 16,384 characters at least and
-    262,144 at most), so that a split by document comes near its fraction of the bytes even for one
-    long file. (Pieces of one file may then stand on both sides, copies of a piece never. To keep
-    files whole, make them JSON lines.)
+    262,144 at most). Whole documents are kept for validation. Where these would be more than twice
+    the fraction, since one of them is large or there is only one, that one is divided: some of its
+    paragraphs in a row (lines or sentences, where paragraphs are too long), at a place that its
+    hash says, are kept for validation, and the rest is trained on. Pieces of one file may then be
+    in both splits, copies of a piece never. To keep
+    documents whole, name validation files.
 
     Examples are JSON lines, or a `.json` array, of what `tfllm.data.example_records` reads:
     conversations, prompts with responses, texts; or of preferences, a prompt with a chosen and a
@@ -65,8 +69,10 @@ def prepare(
     config = config or PrepareConfig()
     out = Path(out)
     check_output(out, overwrite)
-    files = find_files(inputs, exclude=[out])
-    held_out = find_files(config.validation, exclude=[out]) if config.validation else []
+    left_out = LeftOut()
+    options: dict[str, Any] = {"exclude": [out], "encoding": config.encoding, "left_out": left_out}
+    files = find_files(inputs, **options)
+    held_out = find_files(config.validation, **options) if config.validation else []
     files = _without(files, held_out)
     kind = kind_of_files([*files, *held_out], config)
     bar = functools.partial(
@@ -100,7 +106,7 @@ def prepare(
                 for key, value in dataclasses.asdict(config).items()
                 if key != "num_processes"
             },
-            "notes": work.notes,
+            "notes": [*work.notes, *left_out.notes()],
         }
         # In ASCII: the name of a file need not be UTF-8.
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -12,10 +12,14 @@ import numpy as np
 
 from tfllm.config import PrepareConfig
 from tfllm.data.sources import SourceFile
-from tfllm.data.splitting import CorpusCensus
+from tfllm.data.splitting import Boundary, CorpusCensus, divided
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
+
+
+_HELD_OUT, _TRAIN = 0, 2**64 - 1
+"""in place of a hash: the sides that the parts of a divided document are on"""
 
 
 @dataclass
@@ -58,6 +62,8 @@ class Division:
         self._fraction = inputs.config.validation_fraction
         self._held_out: set[int] = set()
         self._limit = -1
+        self.boundary: Boundary | None = None
+        """which documents are divided"""
 
     def add(self, hashed: int, num_bytes: int, *, held_out: bool) -> None:
         """Count a document."""
@@ -67,8 +73,13 @@ class Division:
         elif hashed in self._held_out:
             self.copies += 1
 
-    def close(self, noun: str) -> list[str]:
-        """Decide, now that all are known; what there is to say about it."""
+    def close(self, noun: str, *, divides: bool = False) -> list[str]:
+        """Decide, now that all are known; what there is to say about it.
+
+        Args:
+            noun: what is counted.
+            divides: one that is too large to be kept out whole may be divided.
+        """
         if self._explicit:
             if not self.copies:
                 return []
@@ -77,12 +88,30 @@ class Division:
             warnings.warn(note, UserWarning, stacklevel=4)  # the caller of `prepare`
             return [note]
         self._limit = self.census.validation_limit(self._fraction)
+        self.boundary = self.census.boundary(self._fraction) if divides else None
+        if self.boundary is not None:
+            self._limit = max(self._limit, _HELD_OUT)
+            return []
         if self._fraction > 0 and self._limit < 0:
             return [
                 f"there is no validation split: the text is a single {noun} (or copies of one), "
                 f"and {'an' if noun[0] in 'aeiou' else 'a'} {noun} is never split"
             ]
         return []
+
+    def parts_of(self, text: str, hashed: int) -> list[tuple[str, int]]:
+        """A document, or the parts of one that is divided, each with the hash of its side.
+
+        Where a document of the boundary cannot be divided, it is kept out or not as a whole.
+        """
+        boundary = self.boundary
+        if boundary is None or not boundary.divides(hashed):
+            return [(text, hashed)]
+        parts = divided(text, boundary.share, hashed)
+        if parts is None:
+            return [(text, hashed)]
+        sides = (_TRAIN, _HELD_OUT, _TRAIN)
+        return [(part, side) for part, side in zip(parts, sides, strict=True) if part]
 
     @property
     def limit(self) -> int:

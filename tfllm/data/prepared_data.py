@@ -21,6 +21,7 @@ from tfllm.data.splits import Split
 from tfllm.data.table_records import Record
 from tfllm.data.task_rows import Collate, TaskRows
 from tfllm.data.token_rows import TokenRows
+from tfllm.path_kinds import instead_of
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
@@ -73,9 +74,12 @@ class PreparedData:
         """
         folder = Path(folder)
         path = folder / MANIFEST
+        if message := instead_of(folder, "data"):
+            raise ValueError(message)
         if not path.is_file():
+            why = f"it has no {MANIFEST}" if folder.exists() else "it does not exist"
             raise FileNotFoundError(
-                f"{folder} is not a folder of prepared text: it has no {MANIFEST}; make one with "
+                f"{folder} is not a folder of prepared text: {why}; make one with "
                 "`tfllm prepare TEXT... --out FOLDER`"
             )
         manifest = _read_manifest(path)

@@ -47,8 +47,9 @@ def prepared(
     if not (into / MANIFEST).is_file():
         return prepare(source, into, config, show_progress=show_progress)
     data = open_data(into)
+    default = _settings(PrepareConfig())  # of what an earlier version did not know
     for name, value in _settings(config).items():
-        if (made := data.manifest["settings"].get(name)) != value:
+        if (made := data.manifest["settings"].get(name, default[name])) != value:
             raise ValueError(
                 f"{into} was prepared with {name} = {made!r}; received {value!r}; say the same, "
                 "or give another folder"

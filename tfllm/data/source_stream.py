@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import os
@@ -20,28 +21,33 @@ _KNOWN_STARTS = (
     (b"%PDF", "it looks like a PDF: convert it to text first"),
     (b"\x28\xb5\x2f\xfd", "it looks like zstd: decompress it first"),
     (b"PAR1", "it looks like Parquet: convert it to JSON lines first"),
-    (b"\xff\xfe", "it looks like UTF-16: convert it to UTF-8 first"),
-    (b"\xfe\xff", "it looks like UTF-16: convert it to UTF-8 first"),
+    (b"\xff\xfe", "it looks like UTF-16: set encoding to utf-16, or convert it to UTF-8"),
+    (b"\xfe\xff", "it looks like UTF-16: set encoding to utf-16, or convert it to UTF-8"),
 )
 
 
 @contextmanager
-def opened(path: Path, on_read: Callable[[int], object] | None = None) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked where its name ends in .gz.
+def opened(
+    path: Path, on_read: Callable[[int], object] | None = None, encoding: str = "utf-8"
+) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked where its name ends in .gz, in UTF-8.
 
     Args:
         path: the file.
         on_read: called with the number of bytes each time some are read from the disk.
+        encoding: of the file; what is in UTF-8 is not looked at.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is a damaged gzip file.
+        ValueError: it is a damaged gzip file, or is not in the encoding.
     """
     try:
         with open(path, "rb", buffering=0) as disk:
             stream: BinaryIO = io.BufferedReader(_Counted(disk, on_read), CHUNK_BYTES)
             if path.name.lower().endswith(".gz"):
                 stream = cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb"))
+            if codecs.lookup(encoding).name != "utf-8":
+                stream = io.BufferedReader(_Recoded(stream, path, encoding), CHUNK_BYTES)
             yield stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(
@@ -76,11 +82,49 @@ def not_text(path: Path, start: bytes, offset: int, what: str) -> ValueError:
     """
     advice = next(
         (advice for magic, advice in _KNOWN_STARTS if start.startswith(magic)),
-        "convert it to UTF-8, or leave it out of the inputs",
+        "set encoding to the one it has (such as latin-1 or cp1251), convert it to UTF-8, or leave "
+        "it out of the inputs (skip_bad_records passes over it)",
     )
     return ValueError(
         f"{path} is not UTF-8 text: {what} stands at byte {offset} of its content; {advice}"
     )
+
+
+class _Recoded(io.RawIOBase):
+    """The text of a stream in another encoding, as UTF-8."""
+
+    def __init__(self, stream: BinaryIO, path: Path, encoding: str) -> None:
+        self._stream = stream
+        self._path = path
+        self._encoding = encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._offset = 0
+        self._made = b""
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._made and not self._ended:
+            chunk = self._stream.read(CHUNK_BYTES // 4)
+            self._ended = not chunk
+            pending = len(self._decoder.getstate()[0])
+            try:
+                text = self._decoder.decode(chunk, final=self._ended)
+                self._made = text.encode()
+            except UnicodeError as error:  # also of a lone half of a surrogate pair
+                at = getattr(error, "start", 0) if isinstance(error, UnicodeDecodeError) else 0
+                raise ValueError(
+                    f"{self._path} is not {self._encoding} text ({error}), at byte "
+                    f"{self._offset - pending + at} of its content; set encoding to the one it "
+                    "has, or leave it out of the inputs (skip_bad_records passes over it)"
+                ) from None
+            self._offset += len(chunk)
+        count = min(len(buffer), len(self._made))
+        buffer[:count] = self._made[:count]
+        self._made = self._made[count:]
+        return count
 
 
 class _Counted(io.RawIOBase):

@@ -10,8 +10,8 @@ Formats, each plain or gzip-compressed (a name that ends in `.gz`):
   half of the length; if there is none, behind the last line end there; then behind the last space;
   and only then anywhere. The pieces, joined, are the file.
 
-Text is UTF-8. A byte order mark is dropped, and the line ends `\\r\\n` and `\\r` of a text file
-become `\\n`. A document of white space only is passed over.
+Text is UTF-8, unless another encoding is set. A byte order mark is dropped, and the line ends
+`\\r\\n` and `\\r` of a text file become `\\n`. A document of white space only is passed over.
 """
 
 from __future__ import annotations
@@ -52,6 +52,27 @@ class SourceFile:
     """its size on disk"""
     format: Literal["text", "json_lines"]
     """what its documents are read as"""
+    encoding: str = "utf-8"
+    """of its text"""
+
+
+class LeftOut:
+    """The files below folders that are not read, and why."""
+
+    def __init__(self) -> None:
+        self._by_reason: dict[str, list[str]] = {}
+
+    def add(self, path: str, reason: str) -> None:
+        """Count a file, or a folder with all that is in it."""
+        self._by_reason.setdefault(reason, []).append(path)
+
+    def notes(self) -> list[str]:
+        """How many there are of each kind, and the first of them by name."""
+        return [
+            f"{len(paths):,} {reason} left out: {', '.join(sorted(paths)[:5])}"
+            + (", ..." if len(paths) > 5 else "")
+            for reason, paths in self._by_reason.items()
+        ]
 
 
 # ------------------------------------------------------------------ which files
@@ -62,6 +83,8 @@ def find_files(
     *,
     exclude: Sequence[str | Path] = (),
     suffixes: tuple[str, ...] = TEXT_SUFFIXES + JSON_SUFFIXES,
+    encoding: str = "utf-8",
+    left_out: LeftOut | None = None,
 ) -> list[SourceFile]:
     """The files that `inputs` name, each once, sorted by path.
 
@@ -71,6 +94,8 @@ def find_files(
             these and .gz; hidden files and folders are passed over.
         exclude: folders that are not searched, such as the one to be written.
         suffixes: other endings than these, of the files below a folder.
+        encoding: of all of them.
+        left_out: is told what is not read of the folders.
 
     Raises:
         FileNotFoundError: an input is not there, or a folder or glob yields no file.
@@ -82,14 +107,17 @@ def find_files(
     excluded = {os.path.realpath(folder) for folder in exclude}
     found: dict[str, Path] = {}
     for entry in inputs:
-        for path in _paths(os.path.expanduser(str(entry)), excluded, suffixes):
+        for path in _paths(os.path.expanduser(str(entry)), excluded, suffixes, left_out):
             found.setdefault(os.path.realpath(path), Path(path))
-    return sorted((_source_file(path) for path in found.values()), key=lambda f: f.path.as_posix())
+    files = [_source_file(path, encoding) for path in found.values()]
+    return sorted(files, key=lambda file: file.path.as_posix())
 
 
-def _paths(entry: str, excluded: set[str], suffixes: tuple[str, ...]) -> list[str]:
+def _paths(
+    entry: str, excluded: set[str], suffixes: tuple[str, ...], left_out: LeftOut | None
+) -> list[str]:
     if os.path.isdir(entry):
-        return _files_below(entry, excluded, suffixes)
+        return _files_below(entry, excluded, suffixes, left_out or LeftOut())
     if os.path.lexists(entry):
         return [entry]
     if not glob.has_magic(entry):
@@ -108,7 +136,9 @@ def _paths(entry: str, excluded: set[str], suffixes: tuple[str, ...]) -> list[st
     return paths
 
 
-def _files_below(folder: str, excluded: set[str], suffixes: tuple[str, ...]) -> list[str]:
+def _files_below(
+    folder: str, excluded: set[str], suffixes: tuple[str, ...], left_out: LeftOut
+) -> list[str]:
     paths: list[str] = []
     others = 0
     visited = set(excluded)
@@ -118,13 +148,18 @@ def _files_below(folder: str, excluded: set[str], suffixes: tuple[str, ...]) -> 
             folders.clear()
             continue
         visited.add(real)
+        for name in folders:
+            if name.startswith("."):
+                left_out.add(os.path.join(parent, name), "hidden folders (a dot before the name)")
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
+            path = os.path.join(parent, name)
             if name.startswith("."):
-                continue
-            if suffix_of(name) in suffixes:
-                paths.append(os.path.join(parent, name))
+                left_out.add(path, "hidden files (a dot before the name)")
+            elif suffix_of(name) in suffixes:
+                paths.append(path)
             else:
+                left_out.add(path, f"files that do not end in {', '.join(suffixes)}")
                 others += 1
     if not paths:
         raise FileNotFoundError(
@@ -140,7 +175,7 @@ def _raise(error: OSError) -> None:
     raise unreadable(error, error.filename) from error
 
 
-def _source_file(path: Path) -> SourceFile:
+def _source_file(path: Path, encoding: str) -> SourceFile:
     try:
         status = os.stat(path)
     except OSError as error:
@@ -151,7 +186,7 @@ def _source_file(path: Path) -> SourceFile:
             "of it to a file first"
         )
     json_lines = suffix_of(path.name) in JSON_SUFFIXES
-    return SourceFile(path, status.st_size, "json_lines" if json_lines else "text")
+    return SourceFile(path, status.st_size, "json_lines" if json_lines else "text", encoding)
 
 
 # ------------------------------------------------------------------ which documents
@@ -179,11 +214,23 @@ def documents(
         ValueError: the file is binary or not UTF-8 (with the byte's offset), a damaged gzip file,
             or has a line that is not a JSON object with the text field (with the line's number).
     """
-    with opened(file.path, on_read) as stream:
+    with opened(file.path, on_read, file.encoding) as stream:
         if file.format == "json_lines":
             yield from _json_documents(stream, file.path, text_field, on_bad or BadRecords(False))
         else:
             yield from pieces(_decoded(stream, file.path), max_document_chars)
+
+
+def check_text(file: SourceFile) -> None:
+    """Read a text file to its end.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is binary or in another encoding, or a damaged gzip file.
+    """
+    with opened(file.path, encoding=file.encoding) as stream:
+        for _ in _decoded(stream, file.path):
+            pass
 
 
 def records(
@@ -193,7 +240,7 @@ def records(
     on_bad: OnBad | None = None,
 ) -> Iterator[JsonRecord]:
     """The records of a file of JSON, in order, with their places (see `documents`)."""
-    with opened(file.path, on_read) as stream:
+    with opened(file.path, on_read, file.encoding) as stream:
         yield from json_records(stream, file.path, on_bad or BadRecords(False))
 
 

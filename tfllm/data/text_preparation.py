@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfllm.data.document_tokenizing import DocumentJob, TokenizedBatch
+from tfllm.data.document_tokenizing import Document, DocumentJob, TokenizedBatch
 from tfllm.data.json_records import BadRecords, OnBad
 from tfllm.data.middle_filling import MiddleFilling
 from tfllm.data.preparation_inputs import (
@@ -21,7 +22,7 @@ from tfllm.data.preparation_inputs import (
     given_tokenizer,
 )
 from tfllm.data.shards import ShardWriter
-from tfllm.data.sources import SourceFile, documents, pieces
+from tfllm.data.sources import SourceFile, check_text, documents, pieces
 from tfllm.data.splitting import document_hash
 from tfllm.data.tokenizing import count_processes, tokenize
 from tfllm.tokenizers.fill_in_the_middle import (
@@ -48,6 +49,12 @@ class TextPreparation:
         self._config = inputs.config
         self._division = Division(inputs)
         self._counts: list[int] = []
+        self._skipped: dict[Path, str] = {}
+        """text files that are left out, and why"""
+        self._num_notes = 0
+        self._num_divided = 0
+        self._more_parts = 0
+        """by how many the parts of divided documents are more than these documents"""
         total = sum(file.num_bytes for file in inputs.all_files)
         self._max_document_chars = min(max(total // 64, 1 << 14), 1 << 18)
         path = inputs.config.tokenizer
@@ -64,6 +71,8 @@ class TextPreparation:
         inputs, census = self._inputs, self._division.census
         bad = BadRecords(self._config.skip_bad_records)
         files = inputs.all_files
+        if self._config.skip_bad_records:
+            self._pass_over(files)
         with inputs.bar(total=sum(f.num_bytes for f in files), desc="reading") as progress:
             for i, file in enumerate(files):
                 before = census.num_documents
@@ -78,11 +87,37 @@ class TextPreparation:
             raise ValueError(
                 f"there is no text: {len(files)} file{'s are' if len(files) > 1 else ' is'} empty "
                 f"or white space only ({names}{', ...' if len(files) > 5 else ''}); name files "
-                "with text" + (f". {bad.note()}" if bad.count else "")
+                + ". ".join(["with text", *self.notes, *([bad.note()] if bad.count else [])])
             )
-        self.notes += empty_files(files, self._counts)
+        skipped = [file.path in self._skipped for file in files]
+        counted = [c or int(s) for c, s in zip(self._counts, skipped, strict=True)]
+        self.notes += empty_files(files, counted)
         self.notes += bad.warn()
-        self.notes += self._division.close("document")
+        self.notes += self._division.close("document", divides=True)
+        self._num_notes = len(self.notes)
+
+    def _pass_over(self, files: list[SourceFile]) -> None:
+        """Find the text files that are in another encoding, binary or damaged.
+
+        A file that is text up to some byte is left out whole, so that it is read before its
+        beginning is taken.
+        """
+        for file in files:
+            if file.format == "text":
+                try:
+                    check_text(file)
+                except ValueError as error:
+                    self._skipped[file.path] = str(error)
+        if self._skipped:
+            names = [str(path) for path in self._skipped]
+            files_were = "file was" if len(names) == 1 else "files were"
+            first = next(iter(self._skipped.values()))
+            note = (
+                f"{len(names):,} {files_were} skipped ({', '.join(names[:5])}"
+                f"{', ...' if len(names) > 5 else ''}). The first: {first}"
+            )
+            warnings.warn(note, UserWarning, stacklevel=4)  # the caller of `prepare`
+            self.notes.append(note)
 
     def tokenizer(self) -> Tokenizer:
         """The one that is given, or one trained on the train split alone, so that nothing of
@@ -124,12 +159,12 @@ class TextPreparation:
         try:
             with self._bar("tokenizing") as progress:
                 for held_out, files in inputs.sides():
-                    texts = (text for file in files for text in self._read(file))
+                    items = (item for file in files for item in self._items(file, held_out))
                     job = DocumentJob(
                         self.tokenizer(), dtype, self._config.seed,
                         None if held_out else filling, self._division.limit,
                     )  # fmt: skip
-                    with closing(tokenize(texts, job, num_processes)) as batches:
+                    with closing(tokenize(items, job, num_processes)) as batches:
                         for batch in batches:
                             self._write_batch(batch, writers, held_out)
                             progress.update(int(batch.num_bytes.sum()))
@@ -140,10 +175,42 @@ class TextPreparation:
                 writer.abandon()
         expect_unchanged(
             census,
-            sum(writer.num_documents for writer in writers.values()),
+            sum(writer.num_documents for writer in writers.values()) - self._more_parts,
             sum(writer.num_bytes for writer in writers.values()),
         )
+        if self._division.boundary is not None:
+            self.notes.insert(self._num_notes, self._about_division())
         return {name: _split_entry(writer) for name, writer in writers.items()}
+
+    def _about_division(self) -> str:
+        if self._num_divided:
+            documents = "document was" if self._num_divided == 1 else "documents were"
+            return (
+                f"{self._num_divided} {documents} divided, since whole documents are more than "
+                "twice the validation_fraction: some paragraphs are kept for validation, the rest "
+                "is trained on; name validation files to keep documents whole"
+            )
+        if self._division.census.lowest_hash == self._division.census.highest_hash:
+            return (
+                "there is no validation split: the text is a single document (or copies of one) "
+                "without a place to divide it at"
+            )
+        return (
+            "the validation split is more than twice the validation_fraction: it is a document "
+            "without a place to divide it at"
+        )
+
+    def _items(self, file: SourceFile, held_out: bool) -> Iterator[Document]:
+        """The documents of a file, and in the place of one that is divided its parts."""
+        divides = self._division.boundary is not None and not held_out
+        for text in self._read(file):
+            if not divides:
+                yield Document(text)
+                continue
+            parts = self._division.parts_of(text, document_hash(text, self._config.seed))
+            self._num_divided += len(parts) > 1
+            self._more_parts += len(parts) - 1
+            yield from (Document(*part) for part in parts)
 
     def _middle_filling(self) -> MiddleFilling | None:
         config = self._config
@@ -164,6 +231,8 @@ class TextPreparation:
         return {"max_document_chars": self._max_document_chars}
 
     def _read(self, file: SourceFile, on_bad: OnBad | None = None, **options: Any) -> Iterator[str]:
+        if file.path in self._skipped:
+            return iter(())
         return documents(
             file,
             text_field=self._config.text_field,
@@ -180,10 +249,11 @@ class TextPreparation:
         for file in self._inputs.files:
             for text in self._read(file):
                 hashed = document_hash(text, self._config.seed)
-                sampled = self._division.census.is_sampled(hashed, SAMPLE_BYTES)
-                if sampled and not self._division.is_held_out(hashed):
-                    # In pieces: the trainer holds 256 of what it is given at a time.
-                    yield from pieces([text], 1 << 14)
+                for part, side in self._division.parts_of(text, hashed):
+                    sampled = self._division.census.is_sampled(hashed, SAMPLE_BYTES)
+                    if sampled and not self._division.is_held_out(side):
+                        # In pieces: the trainer holds 256 of what it is given at a time.
+                        yield from pieces([part], 1 << 14)
                 progress.update(len(text.encode()))
 
     def _write_batch(

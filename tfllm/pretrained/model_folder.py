@@ -6,19 +6,22 @@ import re
 from pathlib import Path
 
 from tfllm.atomic_folder import earlier_version
+from tfllm.path_kinds import instead_of
 
 
-def model_folder(path: str | Path) -> Path:
+def model_folder(path: str | Path, *, holds_model: bool = True) -> Path:
     """The folder, or the GGUF file, of a model.
 
     Args:
         path: a model folder, the folder of the run that trained it, a .gguf file, or
             `hf://ORGANISATION/NAME[@REVISION][/FILE.gguf]`, which is downloaded unless it was
             before.
+        holds_model: whether it must hold one; prepared data hold a tokenizer alone.
 
     Raises:
-        FileNotFoundError: the run has not finished, so it has no model yet; or the Hugging Face
-            Hub has no such model.
+        FileNotFoundError: there is nothing at the path; the run has not finished, so it has no
+            model yet; or the Hugging Face Hub has no such model.
+        ValueError: it is a folder of another kind, such as prepared data.
         ConnectionError: the model is not downloaded yet, and there is no network.
     """
     # pathlib makes one slash of two.
@@ -27,6 +30,10 @@ def model_folder(path: str | Path) -> Path:
 
         return downloaded(re.sub(r"^hf:/+", "", str(path)))
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(_not_there(path))
+    if holds_model and (message := instead_of(path, "model")):
+        raise ValueError(message)
     if not (path / "run.json").exists():
         return path
     if not (path / "model").is_dir():
@@ -51,6 +58,10 @@ def existing(path: Path) -> Path:
             f"a model is a folder or a .gguf file; received the file {path}"
             + (". Give the folder that holds it" if path.suffix == ".safetensors" else "")
         )
+    raise FileNotFoundError(_not_there(path))
+
+
+def _not_there(path: Path) -> str:
     earlier = earlier_version(path)
     hint = (
         f"a save was interrupted: the model before it is {earlier}; rename it back"
@@ -58,7 +69,7 @@ def existing(path: Path) -> Path:
         else "give the path of a folder that holds config.json and model.safetensors, or of a "
         ".gguf file; hf://ORGANISATION/NAME is a model of the Hugging Face Hub"
     )
-    raise FileNotFoundError(f"there is no folder {path}; {hint}")
+    return f"there is no folder {path}, it does not exist; {hint}"
 
 
 def is_gguf(path: Path) -> bool:

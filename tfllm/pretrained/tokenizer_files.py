@@ -21,7 +21,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         FileNotFoundError: the model has no tokenizer.
         ValueError: its tokenizer is damaged or of a kind that is not supported.
     """
-    path = existing(model_folder(path))
+    path = existing(model_folder(path, holds_model=False))
     if path.is_dir():
         tokenizer = find_tokenizer(path)
     else:

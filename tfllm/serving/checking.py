@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tfllm.path_kinds import instead_of
 from tfllm.serving.check_files import check_files, check_versions, is_version_folder
 from tfllm.serving.check_graph import check_graph
 from tfllm.serving.check_ops import check_ops
@@ -39,15 +40,20 @@ def check(path: str | Path, *, run: bool = True, timeout: float = TIMEOUT_SECOND
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: the timeout is not positive.
+        ValueError: the folder is a run, a model folder or prepared data; or the timeout is not
+            positive.
     """
     if timeout <= 0:
         raise ValueError(f"timeout must be positive, in seconds; got {timeout}")
     folder = Path(path)
     if not folder.is_dir():
+        what = "it is a file" if folder.exists() else "it does not exist"
         raise FileNotFoundError(
-            f"the model to check must be a folder NAME or NAME/VERSION; there is no folder {folder}"
+            f"the model to check must be a folder NAME or NAME/VERSION; there is no folder "
+            f"{folder}: {what}"
         )
+    if message := instead_of(folder, "exported"):
+        raise ValueError(message)
     findings: list[Finding] = []
     if not is_version_folder(folder):
         version, findings = check_versions(folder)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tfllm.path_kinds import instead_of
+
 log = logging.getLogger("tfllm.serving")
 
 MAX_VERSION = 2**63 - 1
@@ -57,7 +59,13 @@ def model_folders(base: Path) -> dict[str, Path]:
         OSError: the folder cannot be read.
     """
     if not base.is_dir():
-        raise ValueError(f"the folder of models must exist; received {base}")
+        what = "it is a file" if base.exists() else "it does not exist"
+        raise ValueError(
+            f"the folder of models must exist; received {base}, and {what}: "
+            "tfllm export RUN saved_models/NAME writes one"
+        )
+    if message := instead_of(base, "exported"):
+        raise ValueError(message)
     if (base / "saved_model.pb").exists():
         raise ValueError(
             f"the folder of models must hold NAME/VERSION/saved_model.pb or VERSION/saved_model.pb;"
