@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import random
 from pathlib import Path
@@ -28,11 +29,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`numeric`: whatever compares by `tests.rounding`; `make test-processors` runs these."""
+    """The marks that `make test-processors` chooses by.
+
+    `numeric`: whatever compares by `tests.rounding`. `half_precision`: those of them that name
+    bfloat16, or load int8 weights, for which the faster of the two precisions is measured.
+    """
     for item in items:
         values = vars(item.module).values()  # type: ignore[attr-defined]
         if any(getattr(value, "__module__", None) == "tests.rounding" for value in values):
             item.add_marker(pytest.mark.numeric)
+            source = inspect.getsource(item.function)  # type: ignore[attr-defined]
+            if any(word in source + item.nodeid for word in ("bfloat16", '"int8"')):
+                item.add_marker(pytest.mark.half_precision)
 
 
 @pytest.fixture(autouse=True)

@@ -96,7 +96,8 @@ class WorkerRun:
         self._verify_data()
         if self.verbose:
             device = "TPU" if self._has("TPU") else "GPU" if self._has("GPU") else "CPU"
-            print(f"{device}: {self.batch.describe(config.sequence_length)}", file=sys.stderr)
+            batch = self.batch.describe(config.sequence_length)
+            print(f"{device}, products in {config.precision}: {batch}", file=sys.stderr)
         with self.strategy.scope():
             model = self._fitted_model()
         if self.settings.base is not None:
