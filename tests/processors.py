@@ -5,11 +5,11 @@
 
 oneDNN, which multiplies matrices for TensorFlow on CPUs, takes its kernels by what the processor
 can do; `ONEDNN_MAX_CPU_ISA` makes it believe that this is less, and `TF_ENABLE_ONEDNN_OPTS=0` has
-Eigen cut products into blocks of its own. Sums then have another order. What runs are the test modules that
-compare by `tests.rounding` (the mark `numeric`), but for the tests with the mark `half_precision`
-where the imitated processor has no bfloat16: TensorFlow asks the real processor whether it has,
-and oneDNN then refuses. The table's second column is what oneDNN takes itself to be running on,
-the third whether products differ in their last bits from those of this processor.
+Eigen cut products into blocks of its own. Sums then have another order. What runs are the test
+modules that compare by `tests.rounding` (the mark `numeric`), but for the tests with the mark
+`half_precision` where the imitated processor has no bfloat16: TensorFlow asks the real processor
+whether it has, and oneDNN then refuses. The table's second column is what oneDNN takes itself to be
+running on, the third whether products differ in their last bits from those of this processor.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.generation.toy_text_models import CONFIGS, CONTEXT, model
+from tests.rounding import UNIT_ROUNDOFF, assert_within, weight_rounding
 from tfllm.config import GenerationConfig
 from tfllm.generation import decoding
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
@@ -53,19 +54,22 @@ def logits_seen(monkeypatch):
 
 
 @pytest.mark.parametrize("room", [1, 64])  # of a cache that grows, and of one that need not
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.5)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cached_logits_are_those_of_the_full_forward_pass(
-    name, dtype, tolerance, room, logits_seen, monkeypatch
+    name, dtype, room, logits_seen, monkeypatch
 ):
     monkeypatch.setattr(decoding, "FIRST_ROOM", room)
     state = run(name, PROMPTS, [6] * 4, dtype=dtype)
     for row, (prompt, tokens) in enumerate(zip(PROMPTS, tokens_of(state), strict=True)):
         assert len(tokens) == 6
-        full = model(name, dtype)(tf.constant([prompt + tokens[:-1]])).numpy()[0]
-        full = full[len(prompt) - 1 :]
+        ids = tf.constant([prompt + tokens[:-1]])
+        full = model(name, dtype)(ids).numpy()[0, len(prompt) - 1 :]
+        exact = model(name, "float32")
+        bound = weight_rounding(exact, lambda ids=ids, exact=exact: exact(ids))
+        bound = bound[0, len(prompt) - 1 :] * UNIT_ROUNDOFF[dtype] / UNIT_ROUNDOFF["float32"]
         cached = np.stack([logits[row] for logits in logits_seen])
-        np.testing.assert_allclose(cached, full, atol=tolerance)
+        assert_within(cached, full, bound)
         if dtype == "float32":
             assert full.argmax(-1).tolist() == tokens
             assert np.ptp(full) > 1  # a model that says the same everywhere would prove nothing
