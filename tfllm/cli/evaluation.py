@@ -97,8 +97,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         from tfllm.pretrained import load
         from tfllm.pretrained.adapters import load_merged
         from tfllm.pretrained.model_folder import model_folder
-    data = PreparedData.open(options.data)  # before the model, which may take minutes
     folder = model_folder(options.model)
+    data = PreparedData.open(options.data)  # before the model, which takes longer
     adapter = getattr(options, "adapter", None)
     dtype = options.dtype
     pretrained = (
