@@ -45,6 +45,20 @@ def test_the_bytes_on_disk_do_not_depend_on_the_number_of_processes(tmp_path, mo
     assert len(folders[0]) > 5
 
 
+@pytest.mark.parametrize("name", ["texts.jsonl", "texts.csv"])
+def test_keys_next_to_the_text_are_counted_and_named(name, tmp_path):
+    texts = [text.replace('"', "").replace("\n", " ") for text in make_documents(40)]
+    labels = ["" if i % 4 == 0 else "spam" for i in range(40)]
+    rows = [{"Text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+    lines = [json.dumps(row) for row in rows]
+    if name.endswith("csv"):
+        lines = ["Text,label", *(f'"{row["Text"]}",{row["label"]}' for row in rows)]
+    (tmp_path / name).write_text("\n".join(lines) + "\n")
+    data = run(tmp_path / name, tmp_path / "out")
+    assert "keys of records that were passed over: 'label' (30)" in data.manifest["notes"]
+    assert sorted(decoded(data, "train") + decoded(data, "validation")) == sorted(texts)
+
+
 def test_decoding_the_shards_gives_the_documents_back(tmp_path):
     texts = [
         *make_documents(60),

@@ -24,6 +24,7 @@ from tfllm.data.preparation_inputs import (
     expect_unchanged,
     given_tokenizer,
 )
+from tfllm.data.record_keys import note_of_unused
 from tfllm.data.record_kinds import Kind
 from tfllm.data.shards import ShardWriter, file_sha256
 from tfllm.data.sources import SourceFile, records
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.chat_template import ChatTemplate
 
 _PLACES = 5
-"""that a note names"""
-_KEYS = 20
 """that a note names"""
 
 
@@ -254,16 +253,10 @@ class ExamplePreparation:
         )
 
     def _unused_keys(self) -> list[str]:
-        notes = []
-        for of, counts in (
-            ("records", self._reader.unused),
-            ("messages", self._reader.unused_in_messages),
-        ):
-            if counts:
-                most = [f"{key!r} ({count:,})" for key, count in counts.most_common(_KEYS)]
-                more = f", and {len(counts) - _KEYS:,} more" if len(counts) > _KEYS else ""
-                notes.append(f"keys of {of} that were passed over: {', '.join(most)}{more}")
-        return notes
+        return [
+            *note_of_unused("records", self._reader.unused),
+            *note_of_unused("messages", self._reader.unused_in_messages),
+        ]
 
     def _warn_nothing(self) -> list[str]:
         if not self._num_nothing:

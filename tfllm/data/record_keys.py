@@ -61,6 +61,10 @@ REFUSED_IN_MESSAGES: dict[str, str] = {
 }
 
 
+_NAMED_KEYS = 20
+"""that a note names"""
+
+
 def is_blank(value: Any) -> bool:
     """Whether a value says no more than if its key was missing."""
     return value is None or value == "" or value == [] or value == {}
@@ -125,6 +129,16 @@ class RecordKeys:
             if folded in REFUSED:
                 return key, REFUSED[folded]
         return None
+
+
+def note_of_unused(of: str, counts: Counter[str]) -> list[str]:
+    """A line that names the keys which were passed over, with the number of records that had them;
+    none if there are none."""
+    if not counts:
+        return []
+    most = [f"{key!r} ({count:,})" for key, count in counts.most_common(_NAMED_KEYS)]
+    more = f", and {len(counts) - _NAMED_KEYS:,} more" if len(counts) > _NAMED_KEYS else ""
+    return [f"keys of {of} that were passed over: {', '.join(most)}{more}"]
 
 
 def _folded(key: str) -> str:

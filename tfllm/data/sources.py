@@ -22,6 +22,7 @@ import glob
 import io
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +39,14 @@ from tfllm.data.json_records import (
     key_of,
     keys_of,
 )
+from tfllm.data.record_keys import is_blank
 from tfllm.data.source_stream import CHUNK_BYTES, not_text, opened, suffix_of, unreadable
 from tfllm.data.table_files import TABLE_SUFFIXES, is_table, table_rows
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+_MOST_KEYS = 10_000
+"""of records that are counted, so that memory stays flat"""
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,7 @@ def documents(
     max_document_chars: int = 1 << 18,
     on_read: Callable[[int], object] | None = None,
     on_bad: OnBad | None = None,
+    unused: Counter[str] | None = None,
 ) -> Iterator[str]:
     """The documents of a file, in order; never more than one of them is held.
 
@@ -215,6 +220,7 @@ def documents(
         max_document_chars: text: the length, in characters, beyond which a file is cut.
         on_read: called with the number of bytes each time some are read from the disk.
         on_bad: is given each JSON record that cannot be used; default: the first is raised.
+        unused: JSON lines and tables: counts the other keys that hold something.
 
     Raises:
         OSError: the file cannot be read.
@@ -223,7 +229,8 @@ def documents(
     """
     if file.format != "text":
         on_bad = on_bad or BadRecords(False)
-        yield from _documents_of(records(file, on_read=on_read, on_bad=on_bad), text_field, on_bad)
+        found = records(file, on_read=on_read, on_bad=on_bad)
+        yield from _documents_of(found, text_field, on_bad, unused)
         return
     with opened(file.path, on_read, file.encoding) as stream:
         yield from pieces(_decoded(stream, file.path), max_document_chars)
@@ -306,13 +313,21 @@ def _cut(text: str, limit: int) -> int:
     return limit
 
 
-def _documents_of(found: Iterator[JsonRecord], text_field: str, on_bad: OnBad) -> Iterator[str]:
+def _documents_of(
+    found: Iterator[JsonRecord], text_field: str, on_bad: OnBad, unused: Counter[str] | None
+) -> Iterator[str]:
     for record in found:
         try:
             text = text_of(record, text_field)
         except BadRecord as error:
             on_bad(error)
             continue
+        if unused is not None:
+            own = key_of(record.value, text_field)
+            others = [key for key, value in record.value.items() if not is_blank(value)]
+            unused.update(
+                key for key in others if key != own and (key in unused or len(unused) < _MOST_KEYS)
+            )
         if text and not text.isspace():
             yield text
 

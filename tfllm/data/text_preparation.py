@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +22,7 @@ from tfllm.data.preparation_inputs import (
     expect_unchanged,
     given_tokenizer,
 )
+from tfllm.data.record_keys import note_of_unused
 from tfllm.data.shards import ShardWriter
 from tfllm.data.sources import SourceFile, check_text, documents, pieces
 from tfllm.data.splitting import document_hash
@@ -69,14 +71,14 @@ class TextPreparation:
             ValueError: a file is not text, or there is none at all.
         """
         inputs, census = self._inputs, self._division.census
-        bad = BadRecords(self._config.skip_bad_records)
+        bad, unused = BadRecords(self._config.skip_bad_records), Counter[str]()
         files = inputs.all_files
         if self._config.skip_bad_records:
             self._pass_over(files)
         with inputs.bar(total=sum(f.num_bytes for f in files), desc="reading") as progress:
             for i, file in enumerate(files):
                 before = census.num_documents
-                for text in self._read(file, on_read=progress.update, on_bad=bad):
+                for text in self._read(file, on_read=progress.update, on_bad=bad, unused=unused):
                     hashed = document_hash(text, self._config.seed)
                     self._division.add(
                         hashed, len(text.encode()), held_out=i < len(inputs.held_out)
@@ -92,7 +94,7 @@ class TextPreparation:
         skipped = [file.path in self._skipped for file in files]
         counted = [c or int(s) for c, s in zip(self._counts, skipped, strict=True)]
         self.notes += empty_files(files, counted)
-        self.notes += bad.warn()
+        self.notes += [*bad.warn(), *note_of_unused("records", unused)]
         self.notes += self._division.close("document", divides=True)
         self._num_notes = len(self.notes)
 
