@@ -74,7 +74,7 @@ def test_templates_beside_the_first_are_read(folder):
     [
         {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}},
         {"vocab.json": {"a": 0}, "merges.txt": "x"},
-        {"sentencepiece.bpe.model": "x"},
+        {"tekken.json": "x"},
     ],
 )
 def test_a_tokenizer_whose_files_are_missing_is_an_error(tmp_path, files):

@@ -33,7 +33,7 @@ _PICKLES = ("tokenizer.pkl", "tokenizer.pickle", "tokenizer.bin", "tokenizer.pt"
 
 # What tokenizers of other libraries, or parts of one, are stored in.
 _PARTS = (
-    *("vocab.json", "merges.txt", "target.spm", "sentencepiece.bpe.model", "spm.model"),
+    *("vocab.json", "merges.txt", "target.spm", "spm.model"),
     *("tokenizer.tiktoken", "vocab.tiktoken", "tekken.json", "added_tokens.json"),
 )
 
