@@ -23,6 +23,7 @@ from tfllm.config import ModelConfig, build
 from tfllm.models.presets import num_parameters, preset
 from tfllm.training.flops import flops_per_token
 from tfllm.training.number_format import quantity, three_figures
+from tfllm.training.run_figures import figures
 from tfllm.training.run_logs import read_runs
 
 BANDWIDTHS = (10, 25, 100, 400, 1600, 3200)
@@ -122,7 +123,7 @@ def measured_work(options: argparse.Namespace) -> tuple[str, Work, float]:
     """A run's name, what a replica did in its steps, and the FLOP/s that it reached."""
     (run,) = read_runs([options.run])
     config, training = build(ModelConfig, run.section("model")), run.section("training")
-    rate = run.median("tokens_per_second")
+    rate = figures(run).tokens_per_second
     if not rate:
         raise ValueError(f"{options.run} has logged no tokens_per_second; give one that has")
     replicas, length = run.num_replicas or 1, training["sequence_length"]

@@ -337,6 +337,9 @@ def test_warnings_of_ours_are_lines_too(tmp_path, capsys):
     assert "UserWarning" not in error and ".py:" not in error
 
 
+MILLION = ["sequence_length=1_000_000", "model.max_sequence_length=1_000_000"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -352,7 +355,7 @@ def test_warnings_of_ours_are_lines_too(tmp_path, capsys):
         ),
         (["train", "--data", "{data}", "--out", "{none}", "model.vocab_size=9"], "does not fit"),
         (
-            ["train", "--data", "{data}", "--out", "{none}", "sequence_length=1_000_000"],
+            ["train", "--data", "{data}", "--out", "{none}", *MILLION],
             "shorter than one row",
         ),
         (["train", "--data", "{data}", "--out", "{none}", "model.num_heads=3"], "divisible"),

@@ -57,7 +57,7 @@ def test_evaluate_writes_every_answer(run, capsys):
     error = capsys.readouterr().err
     assert "no column 'text'" in error and "--columns text=NAME" in error
     assert main(["evaluate", str(run / "nowhere"), "--data", str(run / "test.jsonl")]) == 1
-    assert f"there is no model at {run / 'nowhere'}" in capsys.readouterr().err
+    assert f"there is no folder {run / 'nowhere'}" in capsys.readouterr().err
 
 
 def test_predict_answers_a_record_or_files(run, capsys):

@@ -388,7 +388,6 @@ def test_bytes_without_a_token_are_left_out_as_the_library_does():
         (lambda t: with_pre_tokenizer(split(r"\s*"), byte_level()), "at least one character"),
         (lambda t: with_pre_tokenizer(split(r"\s+", "Removed"), byte_level()), "Removed"),
         (lambda t: with_pre_tokenizer(split(r"\p{L}", "Removed", True), byte_level()), "drops"),
-        (lambda t: changed(t, added_tokens=[added("x")[0] | {"single_word": True}]), "single_word"),
         (lambda t: changed(t, added_tokens=[added(" x")[0] | {"rstrip": True}]), "rstrip"),
     ],
 )  # fmt: skip

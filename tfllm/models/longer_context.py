@@ -11,6 +11,10 @@ from tfllm.config import ConfigError
 _Config = TypeVar("_Config", bound=Any)
 
 
+class LongerContextWarning(UserWarning):
+    """A new model gets a longer context than its size has."""
+
+
 def with_context(config: _Config, sequence_length: int) -> _Config:
     """The architecture of a new model, with a context of at least `sequence_length`.
 
@@ -37,6 +41,7 @@ def with_context(config: _Config, sequence_length: int) -> _Config:
         f"sequence_length={sequence_length:,} is longer than the model's context of {context:,} "
         f"tokens, which is raised to it; max_sequence_length={sequence_length} says the same "
         "without this warning",
+        LongerContextWarning,
         stacklevel=2,
     )
     return dataclasses.replace(config, max_sequence_length=sequence_length)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +18,7 @@ from tfllm.distribution.agreement import agree, on_chief
 from tfllm.distribution.strategy import is_multi_worker, worker_index
 from tfllm.distribution.strategy import strategy as strategy_named
 from tfllm.distribution.worker_lost import lost_workers_named
+from tfllm.models.longer_context import LongerContextWarning
 from tfllm.optimization.precision import choose_precision
 from tfllm.training.run_folder import RunFolder
 from tfllm.training.run_settings import (
@@ -64,7 +67,8 @@ def run_workers(
     """
     # Either finds what is wrong before all else.
     given = build(TrainingConfig, {**kind.defaults, **chosen(config), **settings})
-    asked = None if resume else new(data, model, config, settings, kind)
+    with _without_warning_of_context():  # `_start` warns, once it is known that a run begins
+        asked = None if resume else new(data, model, config, settings, kind)
     if isinstance(strategy, str):
         strategy = strategy_named(strategy, replicas=replicas)
     asks = {
@@ -110,7 +114,10 @@ def _start(
     """Take the folder, and decide what the run is made of; on the chief."""
     goes_on = folder.open(resume=resume)
     if goes_on:
-        started = resumed(folder, data, model, config, settings, all_of_them=not resume, kind=kind)
+        with _without_warning_of_context():
+            started = resumed(
+                folder, data, model, config, settings, all_of_them=not resume, kind=kind
+            )
     else:
         started = new(data, model, config, settings, kind)
         started = started._replace(training=_measured(started.training))
@@ -121,6 +128,13 @@ def _start(
         "steps_before": started.steps_before,
         "goes_on": goes_on,
     }
+
+
+@contextlib.contextmanager
+def _without_warning_of_context() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LongerContextWarning)
+        yield
 
 
 def _measured(config: TrainingConfig) -> TrainingConfig:
