@@ -1,5 +1,6 @@
 """generation_config.json: what `transformers` makes of it (see record_folders.py), and refusals."""
 
+import dataclasses
 import json
 import shutil
 
@@ -147,12 +148,20 @@ def test_a_file_is_kept_and_nothing_is_added(folder_with):
     assert "max_new_tokens" not in json.loads((fresh / "generation_config.json").read_text())
 
 
+def test_keys_that_are_no_setting_outlast_a_change():
+    written = {"max_new_tokens": 5, "guidance_scale": 1.5, "a_setting_of_tomorrow": 3}
+    read = from_hugging_face(written, {}, "folder")
+    changed = dataclasses.replace(read, max_new_tokens=7)
+    assert to_hugging_face(changed)[0] == {**written, "max_new_tokens": 7, "do_sample": False}
+    assert dataclasses.replace(changed, max_new_tokens=5) == read
+
+
 def test_changed_settings_are_what_is_written():
     written = {"num_beams": 3, "temperature": 0.6, "typical_p": 0.5, "use_cache": True}
     config = from_hugging_face(written, {}, "folder")
-    changed = GenerationConfig(num_beams=2, min_new_tokens=3, suppress_tokens=(4,))
-    for name in ("_written",):
-        object.__setattr__(changed, name, getattr(config, name))
+    changed = GenerationConfig(
+        num_beams=2, min_new_tokens=3, suppress_tokens=(4,), written=vars(config)["written"]
+    )
     files = to_hugging_face(changed)
     assert files[0] == {
         "do_sample": False,
