@@ -10,6 +10,7 @@ from tests.pretrained.record_folders import FOLDERS, GENERATION, TEXTS
 from tfllm import pretrained
 from tfllm.config import ConfigError, GenerationConfig
 from tfllm.pretrained.generation_settings import from_hugging_face, to_hugging_face
+from tfllm.pretrained.task_information import search_of
 from tfllm.tasks import Chat, TextGeneration, load_task
 from tfllm.tasks.text_generation import TextGeneration as Task
 
@@ -179,3 +180,26 @@ def test_settings_of_all_texts_can_be_given_to_a_call(loaded):
     expected = [loaded.tokenizer.decode(ids) for ids in RECORDED["min_new_tokens"]["ids"]]
     assert task.generate(TEXTS, min_new_tokens=6) == expected
     assert "".join(task.stream(TEXTS[2], min_new_tokens=6)) == expected[2]
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({"max_length": 20.5}, r"max_length must be a whole number, at least 0; received 20\.5"),
+        ({"min_length": "3"}, "min_length must be a whole number, at least 0; received '3'"),
+        ({"max_length": -1}, "max_length must be .*; received -1"),
+        ({"forced_eos_token_id": "a"}, "forced_eos_token_id must be an id, .*; received 'a'"),
+    ],
+)
+def test_values_of_an_encoder_decoder_are_checked(tmp_path, written, message):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "marian"}))
+    (tmp_path / "generation_config.json").write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match=f"the search settings in {tmp_path}: {message}"):
+        search_of(tmp_path)
+
+
+def test_a_forced_end_of_an_encoder_decoder_is_followed(tmp_path):
+    """As older folders of Marian have it: in config.json alone."""
+    values = {"model_type": "marian", "forced_eos_token_id": 0, "max_length": 512}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert search_of(tmp_path) == {"forced_eos_token_id": [0], "max_new_tokens": 511}

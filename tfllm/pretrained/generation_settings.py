@@ -230,8 +230,11 @@ def search_settings(
     found = {name: written[name] for name in names if written.get(name) is not None}
     # The token that a text begins with is among them.
     for old, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        if isinstance(written.get(old), int) and written[old] > 1:
-            found.setdefault(new, written[old] - 1)
+        limit = written.get(old)
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise ConfigError(f"{old} must be a whole number, at least 0; received {limit!r}")
+        if limit is not None and limit > 1:
+            found.setdefault(new, limit - 1)
     if is_marian:
         written = {key: value for key, value in written.items() if key != "bad_words_ids"}
     if suppressed := _suppressed(written):
