@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 
@@ -146,3 +147,51 @@ def test_what_cannot_be_is_said_in_a_line(run, capsys, tmp_path, words, message)
     error = capsys.readouterr().err
     assert message in error, error
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_an_encoding_is_followed_wherever_records_are_read(run, tmp_path, capsys):
+    texts = [f"très bien {i}" for i in range(24)]
+    rows = [f"{text};{'good' if i % 2 == 0 else 'bad'}" for i, text in enumerate(texts)]
+    path = tmp_path / "notes.csv"
+    path.write_bytes(("review_text;stars\n" + "\n".join(rows) + "\n").encode("latin-1"))
+    columns = ["--columns", "text=review_text", "label=stars"]
+    train = ["train", "--task", "classification", "--data", str(path), *columns, *WORDS.split()]
+    train += ["--sequence-length", "24", "--steps", "1", "--batch-size", "4", "--out"]
+    train += [str(tmp_path / "run"), "--precision", "float32", "--validation-fraction", "0.3"]
+    evaluate = ["evaluate", str(run / "run"), "--data", str(path), *columns]
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "notes.csv.txt").write_bytes("Zoë saw Noël.\n".encode("latin-1"))
+    mine = ["mine", str(tmp_path / "text"), "--out", str(tmp_path / "graph.json")]
+    predict = ["predict", str(run / "run"), str(path), *columns[:2]]
+    for command in (train, evaluate, predict, mine):
+        assert main(command) == 1
+        assert re.search(r"notes\.csv(\.txt)? is not UTF-8", capsys.readouterr().err)
+        assert main([*command, "--encoding", "latin1000"]) == 1
+        assert "must be one that Python knows" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tfllm.training.worker_run.matmul_peak", lambda dtype: 1e9)
+        assert main([*train, "--encoding", "latin-1"]) == 0
+    (held_out,) = (tmp_path / "run").rglob("validation.jsonl")
+    kept = [json.loads(line)["text"] for line in held_out.read_text().splitlines()]
+    assert kept and set(kept) <= set(texts)
+    for command in (evaluate, predict, mine):
+        assert main([*command, "--encoding", "latin-1"]) == 0
+
+
+def test_a_json_array_in_another_encoding_with_a_damaged_record(run, tmp_path, capsys):
+    records = [{"text": "très bien", "label": "good"}, {"text": "déjà", "label": None}]
+    path = tmp_path / "notes.json"
+    path.write_bytes(json.dumps(records, ensure_ascii=False).encode("utf-16"))
+    command = ["evaluate", str(run / "run"), "--data", str(path), "--encoding", "utf-16", "--json"]
+    assert main(command) == 1
+    assert "'label' must be a string or a number; received null" in capsys.readouterr().err
+    assert main([*command, "--skip-bad-records"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_records"] == 1
+
+
+def test_what_is_for_records_is_refused_where_there_are_none(tmp_path, capsys):
+    harness = ["evaluate", "x", "--data", "y", "--harness", "multiple_choice"]
+    assert main([*harness, "--encoding", "latin-1"]) == 1
+    assert "--encoding is for the records of a task" in capsys.readouterr().err
+    assert main([*harness, "--columns", "text=words"]) == 1
+    assert "--columns is for the records of a task" in capsys.readouterr().err

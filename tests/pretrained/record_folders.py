@@ -78,6 +78,14 @@ GENERATION = {
         "suppress_tokens": [6, 8],
         "max_new_tokens": 9,
     },
+    "a forced end": {"forced_eos_token_id": 1, "max_new_tokens": 6},
+    "a forced token": {"forced_eos_token_id": [7], "max_new_tokens": 6},
+    "beams and a forced end": {
+        "num_beams": 3,
+        "forced_eos_token_id": 1,
+        "length_penalty": 2.0,
+        "max_new_tokens": 5,
+    },
 }
 
 
@@ -246,7 +254,10 @@ def with_ids(settings: dict, likely: list[int]) -> dict:
             likely[1 + value % (len(likely) - 1)] if isinstance(value, int) and value > 3 else value
         )
 
-    ids = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "eos_token_id")
+    ids = (
+        *("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "eos_token_id"),
+        "forced_eos_token_id",
+    )
     return {key: of(value) if key in ids else value for key, value in settings.items()}
 
 

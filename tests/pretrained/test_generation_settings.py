@@ -1,5 +1,6 @@
 """generation_config.json: what `transformers` makes of it (see record_folders.py), and refusals."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,6 +10,7 @@ from tests.pretrained.record_folders import FOLDERS, GENERATION, TEXTS
 from tfllm import pretrained
 from tfllm.config import ConfigError, GenerationConfig
 from tfllm.pretrained.generation_settings import from_hugging_face, to_hugging_face
+from tfllm.pretrained.task_information import search_of
 from tfllm.tasks import Chat, TextGeneration, load_task
 from tfllm.tasks.text_generation import TextGeneration as Task
 
@@ -147,12 +149,20 @@ def test_a_file_is_kept_and_nothing_is_added(folder_with):
     assert "max_new_tokens" not in json.loads((fresh / "generation_config.json").read_text())
 
 
+def test_keys_that_are_no_setting_outlast_a_change():
+    written = {"max_new_tokens": 5, "guidance_scale": 1.5, "a_setting_of_tomorrow": 3}
+    read = from_hugging_face(written, {}, "folder")
+    changed = dataclasses.replace(read, max_new_tokens=7)
+    assert to_hugging_face(changed)[0] == {**written, "max_new_tokens": 7, "do_sample": False}
+    assert dataclasses.replace(changed, max_new_tokens=5) == read
+
+
 def test_changed_settings_are_what_is_written():
     written = {"num_beams": 3, "temperature": 0.6, "typical_p": 0.5, "use_cache": True}
     config = from_hugging_face(written, {}, "folder")
-    changed = GenerationConfig(num_beams=2, min_new_tokens=3, suppress_tokens=(4,))
-    for name in ("_written",):
-        object.__setattr__(changed, name, getattr(config, name))
+    changed = GenerationConfig(
+        num_beams=2, min_new_tokens=3, suppress_tokens=(4,), written=vars(config)["written"]
+    )
     files = to_hugging_face(changed)
     assert files[0] == {
         "do_sample": False,
@@ -170,3 +180,26 @@ def test_settings_of_all_texts_can_be_given_to_a_call(loaded):
     expected = [loaded.tokenizer.decode(ids) for ids in RECORDED["min_new_tokens"]["ids"]]
     assert task.generate(TEXTS, min_new_tokens=6) == expected
     assert "".join(task.stream(TEXTS[2], min_new_tokens=6)) == expected[2]
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({"max_length": 20.5}, r"max_length must be a whole number, at least 0; received 20\.5"),
+        ({"min_length": "3"}, "min_length must be a whole number, at least 0; received '3'"),
+        ({"max_length": -1}, "max_length must be .*; received -1"),
+        ({"forced_eos_token_id": "a"}, "forced_eos_token_id must be an id, .*; received 'a'"),
+    ],
+)
+def test_values_of_an_encoder_decoder_are_checked(tmp_path, written, message):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "marian"}))
+    (tmp_path / "generation_config.json").write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match=f"the search settings in {tmp_path}: {message}"):
+        search_of(tmp_path)
+
+
+def test_a_forced_end_of_an_encoder_decoder_is_followed(tmp_path):
+    """As older folders of Marian have it: in config.json alone."""
+    values = {"model_type": "marian", "forced_eos_token_id": 0, "max_length": 512}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert search_of(tmp_path) == {"forced_eos_token_id": [0], "max_new_tokens": 511}

@@ -311,7 +311,9 @@ def test_dropouts_that_differ_are_refused_in_training_alone(folder_of, name, rat
     key, rate = next(iter(rates.items()))
     again = pretrained.save(model, tmp_path / "again")
     assert json.loads((again / "config.json").read_text())[key] == rate
-    for refused in (model, pretrained.load(again).model):
+    copy = model.with_dtype("bfloat16")
+    assert copy.unlike_dropouts == model.unlike_dropouts
+    for refused in (model, copy, pretrained.load(again).model):
         refused.compile("adam")
         with pytest.raises(ValueError, match=rf"config\.json has .*{key}={rate}.*dropout=\.\."):
             refused.fit(ids[:, :-1], ids[:, 1:], verbose=0)
@@ -332,3 +334,9 @@ def test_a_shard_that_is_missing_is_named(folder_of):
     (folder / INDEX).write_text("{")
     with pytest.raises(ValueError, match=r"index\.json is damaged or cut short"):
         pretrained.load(folder)
+
+
+def test_a_copy_in_another_dtype_keeps_its_tokenizer(folder_of):
+    model = pretrained.load(folder_of("llama_tied")).model
+    model.attach("a tokenizer", "settings")
+    assert model.with_dtype("bfloat16").tokenizer == "a tokenizer"

@@ -87,6 +87,7 @@ def test_a_class_with_rules_of_its_own_is_not_written(tmp_path):
         config.write_text(json.dumps(settings))
         loaded = load_tokenizer(tmp_path)
         assert loaded.settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert loaded.settings["bos_token"] == "<s>"  # of that class, where no file names one
 
 
 @pytest.mark.parametrize("name", ["tokenizer.pkl", "tokenizer.pt"])

@@ -89,3 +89,32 @@ def test_a_tokenizer_whose_files_are_missing_is_an_error(tmp_path, files):
     name = "for a LlamaTokenizer" if "tokenizer_config.json" in files else next(iter(files))
     with pytest.raises(FileNotFoundError, match=rf"has .*{name}.*none of the files.*tokenizer\.js"):
         pretrained.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "begin"),
+    [
+        ({"tokenizer_class": "GPT2Tokenizer"}, "<|endoftext|>"),
+        ({"tokenizer_class": "GPTNeoXTokenizerFast"}, "<|endoftext|>"),
+        ({"tokenizer_class": "CodeGenTokenizer"}, "<|endoftext|>"),
+        ({"tokenizer_class": "GemmaTokenizerFast"}, "<bos>"),
+        ({"tokenizer_class": "CohereTokenizer"}, None),  # whose <BOS_TOKEN> is no token here
+        ({"tokenizer_class": "Qwen2Tokenizer"}, None),
+        ({"tokenizer_class": "LlamaTokenizer"}, None),  # bytes are no Llama's tokens
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, None),
+        ({"tokenizer_class": "GPT2Tokenizer", "bos_token": None}, None),
+        ({"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>"}, "<s>"),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_a_class_has_a_begin_token_of_its_own_where_the_files_name_none(tmp_path, settings, begin):
+    """As AutoTokenizer of transformers 4.57.6 and 5.24.0 gives it, of these tokens."""
+    special = ("<|endoftext|>", "<s>", "<bos>")
+    tokenizer = BytePairTokenizer.train(["the cat sat"] * 9, 270, special_tokens=special)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    write(tmp_path, "tokenizer_config.json", **settings)
+    loaded = BytePairTokenizer.load(tmp_path)
+    assert loaded.settings.get("bos_token") == begin
+    loaded.save(tmp_path / "again")
+    assert BytePairTokenizer.load(tmp_path / "again").settings.get("bos_token") == begin

@@ -8,6 +8,7 @@ from typing import Any
 
 from tfllm.cli.settings import SECTIONS
 from tfllm.config import ConfigError, field_types
+from tfllm.config.data import check_encoding
 
 RunCommand = Callable[[argparse.Namespace], int | None]
 """does what a command is for; returns its exit status, None for 0"""
@@ -54,6 +55,22 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
         help="of a task or of examples: what columns are called in the files, such as text=review "
         "label=stars, or prompt=task response=reply",
     )
+
+
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """In which encoding files are; `encoding_of` reads it."""
+    parser.add_argument("--encoding", help="of the files; default: utf-8")
+
+
+def encoding_of(options: argparse.Namespace) -> str:
+    """The encoding that was given.
+
+    Raises:
+        ConfigError: Python does not know it.
+    """
+    encoding = getattr(options, "encoding", "utf-8")
+    check_encoding(encoding)
+    return encoding
 
 
 def columns_of(options: argparse.Namespace) -> dict[str, str]:

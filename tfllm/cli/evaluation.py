@@ -9,8 +9,17 @@ import math
 import sys
 from pathlib import Path
 
-from tfllm.cli.arguments import AddCommand, add_columns, add_model, columns_of, parsed_source
+from tfllm.cli.arguments import (
+    AddCommand,
+    add_columns,
+    add_encoding,
+    add_model,
+    columns_of,
+    encoding_of,
+    parsed_source,
+)
 from tfllm.cli.terminal import quiet_start, table
+from tfllm.config import ConfigError
 
 
 def add_commands(add: AddCommand) -> None:
@@ -26,6 +35,7 @@ def add_commands(add: AddCommand) -> None:
         "--task", help="measure the answers to records; a model folder of a task says it itself"
     )
     add_columns(evaluate)
+    add_encoding(evaluate)
     evaluate.add_argument(
         "--skip-bad-records", action="store_true", help="of a task: pass over broken records"
     )
@@ -96,8 +106,20 @@ def _add_harness(evaluate: argparse.ArgumentParser) -> None:
     )
 
 
+_OF_RECORDS = ("columns", "encoding", "skip_bad_records", "bleu_tokenizer", "rouge_tokenizer")
+
+
+def _refuse_of_records(options: argparse.Namespace, what: str) -> None:
+    """Refuse what says how a task's records are read or measured, where none are."""
+    for name in _OF_RECORDS:
+        if hasattr(options, name):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} is for the records of a task, and {what}; leave it out")
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     if hasattr(options, "harness"):
+        _refuse_of_records(options, "a harness reads its own files, in UTF-8")
         _evaluate_harness(options)
         return
     if getattr(options, "task", None) is not None or not _is_prepared(options.data):
@@ -105,6 +127,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             pass
         _evaluate_task(options)
         return
+    _refuse_of_records(options, f"{options.data} is prepared text")
     with quiet_start():
         from tfllm.data import PreparedData
         from tfllm.evaluation import evaluate
@@ -167,6 +190,7 @@ def _evaluate_task(options: argparse.Namespace) -> None:
         parsed_source(options.data),
         task=getattr(options, "task", None),
         columns=columns_of(options),
+        encoding=encoding_of(options),
         skip_bad_records=getattr(options, "skip_bad_records", False),
         out=getattr(options, "predictions", None),
         dtype=options.dtype,

@@ -10,10 +10,12 @@ from typing import Any
 from tfllm.cli.arguments import (
     AddCommand,
     add_columns,
+    add_encoding,
     add_model,
     add_prompt_name,
     add_task,
     columns_of,
+    encoding_of,
 )
 from tfllm.cli.terminal import quiet_start
 from tfllm.config import ConfigError, unknown_name
@@ -32,6 +34,7 @@ def add_commands(add: AddCommand) -> None:
     )
     add_task(predict)
     add_columns(predict)
+    add_encoding(predict)
     predict.add_argument("--batch-size", type=int, default=32, help="records at once")
     add_prompt_name(predict)
 
@@ -44,6 +47,7 @@ def add_commands(add: AddCommand) -> None:
     mine.add_argument(
         "--out", required=True, metavar="FILE", help="the graph: a .graphml or .json file"
     )
+    add_encoding(mine)
     mine.add_argument("--picture", metavar="FILE", help="a .png file; needs matplotlib")
     mine.add_argument("--tagger", metavar="MODEL", help="of the task tagging, to find the names")
     mine.add_argument("--min-count", type=int, default=5, help="mentions of a name, at least")
@@ -90,7 +94,12 @@ def _predict(options: argparse.Namespace) -> None:
             for n in names
         }
         records = read_table(
-            words, columns, columns_of(options), only_inputs=True, empty_inputs=True
+            words,
+            columns,
+            columns_of(options),
+            only_inputs=True,
+            empty_inputs=True,
+            encoding=encoding_of(options),
         ).records
     for answer in served.predict(records, batch_size=options.batch_size):
         print(json.dumps(answer, ensure_ascii=False))
@@ -108,7 +117,8 @@ def _mine(options: argparse.Namespace) -> None:
     tagger: Any = None
     if hasattr(options, "tagger"):
         tagger = load_task(options.tagger, task="tagging")
-    texts = [text for file in find_files(options.text) for text in documents(file)]
+    files = find_files(options.text, encoding=encoding_of(options))
+    texts = [text for file in files for text in documents(file)]
     graph = mine(
         texts,
         tagger=tagger,

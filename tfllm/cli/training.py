@@ -211,7 +211,7 @@ def _task_data(given: dict[str, Any], columns: dict[str, str], vocab_size: Any) 
     """How records are read; of the settings of `prepare` a task knows some."""
     from tfllm.data import TaskDataConfig
 
-    known = {"validation", "validation_fraction", "skip_bad_records"}
+    known = {"validation", "validation_fraction", "skip_bad_records", "encoding"}
     if unknown := set(given) - known:
         raise ConfigError(
             f"records of a task are prepared with {', '.join(sorted(known))}; received "

@@ -86,11 +86,7 @@ class PrepareConfig:
         # The trainer takes memory for all of them at once, and ends the process where it gets none.
         require(self.vocab_size <= 2**20, "vocab_size must be at most 1048576", self.vocab_size)
         check(self, "must lie in [0, 1)", "validation_fraction")
-        require(
-            _is_text_encoding(self.encoding),
-            "encoding must be one that Python knows, such as utf-8, latin-1, cp1251 or utf-16",
-            self.encoding,
-        )
+        check_encoding(self.encoding)
         for name in ("fill_in_the_middle", "fill_suffix_first"):
             share = getattr(self, name)
             require(0 <= share <= 1, f"{name} must lie in [0, 1]", share)
@@ -101,6 +97,19 @@ class PrepareConfig:
         )
         check(self, "must be at least 1", "shard_tokens", "fill_chars")
         check(self, "must be at least 0", "num_processes")
+
+
+def check_encoding(name: str) -> None:
+    """Refuse an encoding that Python does not know.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    require(
+        _is_text_encoding(name),
+        "encoding must be one that Python knows, such as utf-8, latin-1, cp1251 or utf-16",
+        name,
+    )
 
 
 def _is_text_encoding(name: str) -> bool:

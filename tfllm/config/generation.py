@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tfllm.config.rules import ConfigError, check, require
 
@@ -16,9 +19,10 @@ LENGTH_PENALTIES = f"[-{MOST_LENGTH_PENALTY}, {MOST_LENGTH_PENALTY}]"
 
 FIXED_OPTIONS = (
     *("early_stopping", "renormalize_logits", "max_length", "min_new_tokens", "min_length"),
-    *("suppress_tokens", "begin_suppress_tokens", "not_followed"),
+    *("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id", "not_followed"),
 )
 """fields of `GenerationConfig` that are the same for all prompts of a task"""
+_IDS = ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id")
 
 
 def check_followed(not_followed: tuple[str, ...]) -> None:
@@ -79,18 +83,24 @@ class GenerationConfig:
     """ids of tokens that are never generated"""
     begin_suppress_tokens: tuple[int, ...] = ()
     """ids of tokens that no text begins with"""
+    forced_eos_token_id: tuple[int, ...] = ()
+    """the last token that a text may have, at its limit, is one of these ids"""
     not_followed: tuple[str, ...] = ()
     """settings that the model's folder asks for and that are not followed: nothing is generated
     until this is () (on the command line: none)"""
+    written: dataclasses.InitVar = None  # type: ignore[type-arg] # of which 3.10 knows no argument
+    """the generation_config.json that it was read from, whose other keys are saved again; no
+    setting, and so `dataclasses.replace` keeps it, and no comparison sees it"""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, written: Mapping[str, Any] | None) -> None:
+        object.__setattr__(self, "written", written)
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         elif isinstance(self.stop, list):
             object.__setattr__(self, "stop", tuple(self.stop))
         kept = tuple(text for text in self.not_followed if text not in ("", "none"))
         object.__setattr__(self, "not_followed", kept)
-        for name in ("suppress_tokens", "begin_suppress_tokens"):
+        for name in _IDS:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check(self, "must be at least 1", "max_new_tokens", "num_samples")
         require(
@@ -110,7 +120,7 @@ class GenerationConfig:
         check(self, "must be at least 1", "num_beams")
         at_least_0 = ("no_repeat_ngram_size", "max_length", "min_new_tokens", "min_length")
         check(self, "must be at least 0", *at_least_0)
-        for name in ("suppress_tokens", "begin_suppress_tokens"):
+        for name in _IDS:
             ids = getattr(self, name)
             require(all(i >= 0 for i in ids), f"{name} must be ids of tokens", ids)
         require(

@@ -75,7 +75,8 @@ class MessageReader:
             self.unused[key] += message[key] is not None
         message = {key: value for key, value in message.items() if key not in self._ignored}
         for key, advice in REFUSED_IN_MESSAGES.items():
-            if not is_blank(message.get(key)):
+            value = message.get(key)
+            if not is_blank(value) and value is not False:
                 raise BadRecord(where, f": {what} has {key!r}, which is not followed; {advice}")
         role_key = next((key for key in ("role", "from") if key in message), None)
         text_key = next((key for key in ("content", "value") if key in message), None)

@@ -97,6 +97,7 @@ class ExampleReader:
 
     def _read(self, given: RecordView) -> Example:
         variables = self._variables(given)
+        self._refuse_half_a_preference(given)
         form = given.form()
         if form == "messages":
             return self._of_messages(given, variables)
@@ -112,6 +113,17 @@ class ExampleReader:
             f"{self._keys.columns['text']}; its keys are: {keys_of(given.value)}; say which is "
             "which with --columns prompt=NAME response=NAME (in Python columns={...})",
         )
+
+    def _refuse_half_a_preference(self, given: RecordView) -> None:
+        """Refuse one of chosen and rejected alone: the words there would be left out."""
+        found = [n for n in ("chosen", "rejected") if given.names(n) and not given.is_blank(n)]
+        if len(found) == 1:
+            key = given.names(found[0])[0]
+            raise BadRecord(
+                given.where,
+                f" has {key!r} and no other of chosen and rejected, and is no preference; give "
+                f"both, or {ignoring(key)}",
+            )
 
     def _opened(self, record: JsonRecord) -> RecordView:
         if not isinstance(record.value, dict):

@@ -38,13 +38,19 @@ _SEVERAL = "several answers to one prompt are as many records, or chosen and rej
 _NOT_TEXT = "models of text see no pictures, sounds or films"
 _CHOICES = "write the choices into the prompt, and the right one's words as the response"
 _TOKENS = "examples are given as text, which is tokenized here"
+_PREFERENCES = (
+    "rejected_response",
+    "rejected_messages",
+    "preferred_output",
+    "non_preferred_output",
+)
 REFUSED: dict[str, str] = {
     **dict.fromkeys(("completions", "responses", "outputs", "answers", "candidates"), _SEVERAL),
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _NOT_TEXT),
     **dict.fromkeys(("choices", "options"), _CHOICES),
     **dict.fromkeys(("input_ids", "token_ids", "labels"), _TOKENS),
     **dict.fromkeys(("loss_mask", "completion_mask", "assistant_masks"), _TOKENS),
-    "rejected_response": "write the replies as chosen and rejected",
+    **dict.fromkeys(_PREFERENCES, "write the replies as chosen and rejected"),
     "functions": 'write tools, each as {"type": "function", "function": {...}}',
     "suffix": "to learn to fill in a middle, give text and set fill_in_the_middle",
 }
@@ -57,6 +63,10 @@ REFUSED_IN_MESSAGES: dict[str, str] = {
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _NOT_TEXT),
     "function_call": "write tool_calls, each as "
     '{"type": "function", "function": {"name": ..., "arguments": ...}}',
+    **dict.fromkeys(("masked", "mask"), "give a message that is not learned the weight 0"),
+    **dict.fromkeys(
+        ("train_detail", "training_detail"), "a message is learned whole or not at all"
+    ),
     "refusal": "write the refusal's words as the content, or leave the record out",
 }
 

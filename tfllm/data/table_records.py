@@ -1,6 +1,6 @@
 """Records with named columns, from files that people already have.
 
-Formats, each plain or gzip-compressed (`.gz`), in UTF-8:
+Formats, each plain or gzip-compressed (`.gz`), in UTF-8 unless another encoding is given:
 
 - JSON lines (`.jsonl`, `.ndjson`, `.json`): an object a line, its keys the columns; or (`.json`) an
   array of such objects; or a data set in SQuAD's layout (see `tfllm.data.squad`). Translations
@@ -85,6 +85,7 @@ def read_table(
     only_inputs: bool = False,
     empty_inputs: bool = False,
     exclude: Sequence[str | Path] = (),
+    encoding: str = "utf-8",
 ) -> Table:
     """All records of some files, in the order of the files' names. They are held in memory.
 
@@ -97,6 +98,7 @@ def read_table(
         only_inputs: the columns that are no inputs may be missing.
         empty_inputs: an input may be an empty text; else that is a broken record.
         exclude: folders that are not searched.
+        encoding: of all files but Parquet.
 
     Raises:
         FileNotFoundError: there are no such files.
@@ -109,7 +111,7 @@ def read_table(
             raise ConfigError(unknown_name("column", name, columns))
     bad = BadRecords(skip_bad_records)
     read = _Columns(columns, dict(names or {}), only_inputs, empty_inputs)
-    files = source_files(source, exclude=exclude)
+    files = source_files(source, exclude=exclude, encoding=encoding)
     rows: Iterator[tuple[str, dict[str, Any]]]
     if isinstance(source, Mapping):
         known = {c.lower() for n, column in columns.items() for c in (n, *column.aliases)}
@@ -135,15 +137,17 @@ def read_table(
     return Table(records, files, bad.warn())
 
 
-def source_files(source: Source, *, exclude: Sequence[str | Path] = ()) -> list[SourceFile]:
+def source_files(
+    source: Source, *, exclude: Sequence[str | Path] = (), encoding: str = "utf-8"
+) -> list[SourceFile]:
     """The files that a source names.
 
     Raises:
         FileNotFoundError: there are none.
     """
     if isinstance(source, Mapping):
-        return [find_files(path)[0] for path in source.values()]
-    return find_files(source, exclude=exclude, suffixes=RECORD_SUFFIXES)
+        return [find_files(path, encoding=encoding)[0] for path in source.values()]
+    return find_files(source, exclude=exclude, suffixes=RECORD_SUFFIXES, encoding=encoding)
 
 
 class _Columns:

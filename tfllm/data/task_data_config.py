@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfllm.config import ConfigError
+from tfllm.config.data import check_encoding
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class TaskDataConfig:
     """share of the records kept out of training, chosen by a hash"""
     columns: Mapping[str, str] = field(default_factory=dict)
     """column of the task to the name that it has in the files"""
+    encoding: str = "utf-8"
+    """of all files, as Python calls it"""
     skip_bad_records: bool = False
     """pass over records that are broken or cannot be learned from, and count them"""
     vocab_size: int = 8192
@@ -32,5 +35,6 @@ class TaskDataConfig:
             raise ConfigError(
                 f"validation_fraction must lie in [0, 1); received {self.validation_fraction!r}"
             )
+        check_encoding(self.encoding)
         if self.vocab_size < 1:
             raise ConfigError(f"vocab_size must be at least 1; received {self.vocab_size!r}")

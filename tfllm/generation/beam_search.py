@@ -10,8 +10,8 @@ model's forward pass says. Tokens that no text has (a Marian's padding), and tho
 an n-gram, are never chosen, but keep their share of the probability. So it is in `transformers`,
 where what forbids tokens (bad words, repeated n-grams, a minimum length) acts on the logarithm of
 the softmax over the whole vocabulary. A text that ends at its limit has no end token, and its score
-none's probability; where `forced_eos_token_id` is set, `transformers` puts one in the place of the
-last token and counts it as certain.
+none's probability; where `forced_eos_token_id` is set, one is in the place of the last token and
+counts as certain, as in `transformers`.
 
 **When a row is done.** A log-probability is never above 0, so S only falls as a text grows. A text
 that goes on from an unfinished one of t tokens, with sum S <= 0, gets n tokens, t < n <= limit, and
@@ -344,6 +344,9 @@ class _Search:
                 free=self.end_token_ids,
                 context=self.context and self.context.repeated(width),
             )
+        rules = self.options.token_rules
+        is_forced = rules.is_forced(decoding.step, decoding.limits)
+        logits = rules.with_forced(logits, is_forced, normalizers)  # it counts as certain
         if self.options.renormalize:
             normalizers = tf.reduce_logsumexp(logits, -1, keepdims=True)
             # Where no token may follow, there is nothing to divide by.
@@ -391,7 +394,8 @@ class _Search:
             appended = _appended(beams.token_ids, parents, step, tokens)
             token_ids = tf.where(stuck[:, tf.newaxis], beams.token_ids, appended)
             lengths = num_tokens - tf.cast(is_end & ~stuck, tf.int32)
-            ends = tf.where(is_end & ~stuck, STOP, LENGTH)
+            is_forced = self.options.token_rules.is_forced(step[:, 0], self.limits)
+            ends = tf.where(is_end & ~(stuck | is_forced[:, tf.newaxis]), STOP, LENGTH)
             found = BeamResult(token_ids, lengths, scores, log_probs, ends)
             both = BeamResult(*(tf.concat(x, 1) for x in zip(beams.best, found, strict=True)))
             # Of equal scores, the one that was complete first.

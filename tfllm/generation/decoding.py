@@ -278,6 +278,8 @@ def _choose(
     # A model may have more classes than its tokenizer has tokens (rounded up for speed).
     logits = without_never_generated(given.logits[:, : token_bytes.shape[0]], decoder)
     logits = token_rules.apply(logits, state.counts, state.prompt_lengths, end_token_ids)
+    is_forced = token_rules.is_forced(state.counts, state.limits)
+    logits = token_rules.with_forced(logits, is_forced)
     token = next_tokens(logits, options, state.step, state.seen)
     running = state.ends == RUNNING
     more: int | tf.Tensor = 1
@@ -290,7 +292,7 @@ def _choose(
     counts = state.counts + tf.cast(taken, tf.int32)
     pieces = tf.where(taken, tf.gather(token_bytes, token), "")
     text = tf.strings.join([state.text, pieces])
-    ends = tf.where(running & ended, STOP, state.ends)
+    ends = tf.where(running & ended, tf.where(is_forced, LENGTH, STOP), state.ends)
     ends = tf.where(taken & (counts >= state.limits), LENGTH, ends)
     ends = tf.where(taken & stops(text), STOP, ends)
     rows = tf.range(tf.shape(token)[0])

@@ -340,7 +340,7 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         copy = CausalLM(self.config, seed=None, dtype=dtype, name=self.name)
         assign_weights(copy.weights, self.own_weights)
         self._copy_adapter_into(copy)
-        return copy
+        return self.copied_to(copy)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -241,7 +241,7 @@ class Encoder(ModelVerbs, TrainingStep):
             self.config, pooler=self.pooler is not None, seed=None, dtype=dtype, name=self.name
         )
         assign_weights(copy.weights, self.weights)
-        return copy
+        return self.copied_to(copy)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

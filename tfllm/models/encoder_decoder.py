@@ -370,7 +370,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
             name=self.name,
         )
         assign_weights(copy.weights, self.weights)
-        return copy
+        return self.copied_to(copy)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

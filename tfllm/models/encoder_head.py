@@ -124,7 +124,7 @@ class EncoderHead(ModelVerbs, TrainingStep):
         """A copy with another dtype policy, such as "bfloat16" for serving; weights are cast."""
         copy = type(self).from_config({**self.get_config(), "seed": None, "dtype": dtype})
         assign_weights(copy.weights, self.weights)
-        return copy
+        return self.copied_to(copy)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, the encoder's architecture instead of itself."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfllm import model_verbs
 from tfllm.layers.shapes import ShapeShown
-from tfllm.models.quantizing import QuantizeMethods
+from tfllm.models.quantizing import MODELS_OWN, QuantizeMethods
 
 
 class ModelVerbs(QuantizeMethods, ShapeShown):
@@ -48,6 +48,17 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
         """
         # Not as attributes of Keras, which would take them for parts of the model.
         vars(self)["_text"] = (tokenizer, generation)
+
+    def copied_to(self, copy: Any) -> Any:
+        """The copy, with what belongs to this model besides its weights.
+
+        These are the tokenizer and the settings of generation, and, of a folder whose dropouts no
+        model here has, these rates and why it is not trained.
+        """
+        for name in MODELS_OWN:
+            if name in vars(self):
+                vars(copy)[name] = vars(self)[name]
+        return copy
 
     @property
     def tokenizer(self) -> Any:

@@ -27,6 +27,7 @@ _FOLLOWED = {
     *_SAMPLING,
     *("do_sample", "stop_strings", "bad_words_ids", "early_stopping"),
     # By the tokenizer and the model.
+    "forced_eos_token_id",
     *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
 }
 # What transformers takes for a setting that the file does not have.
@@ -46,8 +47,6 @@ _NO_MATTER = {
     # What is given besides the text.
     *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
     *("return_dict_in_generate",),
-    # Of a text that reaches its limit, the last token.
-    "forced_eos_token_id",
 }
 _OF_SAMPLING = {"typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "top_h": None}
 _NEUTRAL: dict[str, Any] = {
@@ -63,7 +62,14 @@ _NEUTRAL: dict[str, Any] = {
 """a key that is not followed to its value that changes nothing, if it is none of these"""
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "")
 
-_IN_CONFIG = {*_ALIKE, "bad_words_ids", "early_stopping", "do_sample", *_NEUTRAL}
+_IN_CONFIG = {
+    *_ALIKE,
+    "forced_eos_token_id",
+    "bad_words_ids",
+    "early_stopping",
+    "do_sample",
+    *_NEUTRAL,
+}
 """keys of generation that a config.json of old may have"""
 
 
@@ -97,6 +103,15 @@ def _bad_words(written: Mapping[str, Any]) -> list[Any]:
     return words
 
 
+def _forced_end(written: Mapping[str, Any]) -> tuple[int, ...]:
+    """Ids of which one is a text's last at its limit: a number or a list of them."""
+    ids = written.get("forced_eos_token_id")
+    found = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    if not all(type(id_) is int and id_ >= 0 for id_ in found):
+        raise ConfigError(f"forced_eos_token_id must be an id, or a list of ids; received {ids!r}")
+    return tuple(found)
+
+
 def _suppressed(written: Mapping[str, Any]) -> tuple[int, ...]:
     """Ids that never come. Bad words may end a text, as in transformers."""
     ends = written.get("eos_token_id")
@@ -112,7 +127,7 @@ def to_hugging_face(config: GenerationConfig | None) -> tuple[dict[str, Any], di
     """
     if config is None:
         return {}, {}
-    stored = dict(getattr(config, _WRITTEN, {}))
+    stored = dict(vars(config)["written"] or {})
     values = dataclasses.asdict(config)
     is_same = stored and build(GenerationConfig, _read(stored, values)) == config
     if stored and not is_same:
@@ -122,7 +137,7 @@ def to_hugging_face(config: GenerationConfig | None) -> tuple[dict[str, Any], di
     default = GenerationConfig()
     del values["not_followed"]
     written: dict[str, Any] = {"do_sample": config.temperature > 0}
-    for name in (*_ALIKE, "early_stopping"):
+    for name in (*_ALIKE, "early_stopping", "forced_eos_token_id"):
         value = values.pop(name)
         if value != getattr(default, name) and not (name == "max_new_tokens" and value == NO_LIMIT):
             written[name] = list(value) if isinstance(value, tuple) else value
@@ -133,9 +148,6 @@ def to_hugging_face(config: GenerationConfig | None) -> tuple[dict[str, Any], di
     else:
         del values["temperature"]
     return stored if is_same else {**stored, **written}, values
-
-
-_WRITTEN = "_written"
 
 
 def from_hugging_face(
@@ -155,9 +167,7 @@ def from_hugging_face(
         config = build(GenerationConfig, _read(written, ours))
     except ConfigError as error:
         raise ConfigError(f"the generation settings in {where}: {error}") from None
-    # Kept for `to_hugging_face`; no setting of ours, and so no field.
-    object.__setattr__(config, _WRITTEN, dict(written))
-    return config
+    return dataclasses.replace(config, written=dict(written))
 
 
 def _read(written: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,6 +176,7 @@ def _read(written: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]
     if "max_new_tokens" not in values and values.get("max_length"):
         values["max_new_tokens"] = NO_LIMIT
     values["suppress_tokens"] = _suppressed(written)
+    values["forced_eos_token_id"] = _forced_end(written)
     values["early_stopping"] = written.get("early_stopping") is True
     if written.get("stop_strings"):
         values["stop"] = written["stop_strings"]
@@ -219,12 +230,17 @@ def search_settings(
     found = {name: written[name] for name in names if written.get(name) is not None}
     # The token that a text begins with is among them.
     for old, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        if isinstance(written.get(old), int) and written[old] > 1:
-            found.setdefault(new, written[old] - 1)
+        limit = written.get(old)
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise ConfigError(f"{old} must be a whole number, at least 0; received {limit!r}")
+        if limit is not None and limit > 1:
+            found.setdefault(new, limit - 1)
     if is_marian:
         written = {key: value for key, value in written.items() if key != "bad_words_ids"}
     if suppressed := _suppressed(written):
         found["suppress_tokens"] = list(suppressed)
+    if forced := _forced_end(written):
+        found["forced_eos_token_id"] = list(forced)
     if written.get("early_stopping") is True:
         found["early_stopping"] = True
     of_decoders = {"do_sample": False, "repetition_penalty": 1.0, "stop_strings": None}

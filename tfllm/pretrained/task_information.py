@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tfllm.config import ConfigError
 from tfllm.pretrained.generation_settings import search_settings
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.replaced_folder import OURS
@@ -65,11 +66,14 @@ def search_of(folder: Path) -> dict[str, Any]:
     config = _json(folder / "config.json")
     path = folder / "generation_config.json"
     has_own = path.exists()
-    return search_settings(
-        _json(path) if has_own else config,
-        is_config=not has_own,
-        is_marian=config.get("model_type") == "marian",
-    )
+    try:
+        return search_settings(
+            _json(path) if has_own else config,
+            is_config=not has_own,
+            is_marian=config.get("model_type") == "marian",
+        )
+    except ConfigError as error:
+        raise ConfigError(f"the search settings in {folder}: {error}") from None
 
 
 def _json(path: Path) -> dict[str, Any]:

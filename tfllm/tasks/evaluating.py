@@ -55,6 +55,7 @@ def evaluate_task(
     *,
     task: str | None = None,
     columns: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
     skip_bad_records: bool = False,
     out: str | Path | None = None,
     dtype: str = "float32",
@@ -68,6 +69,7 @@ def evaluate_task(
         data: files of records, with what is right (see `tfllm.data.table_records`).
         task: a key of `tfllm.tasks.TASKS`; default: the one that the model folder names.
         columns: columns of the task to the names that they have in the files.
+        encoding: of the files.
         skip_bad_records: count broken records and pass over them; else the first is an error.
         out: a .jsonl file that every record is written to, with the answer under `prediction`;
             pictures, where the task draws some, stand beside it.
@@ -104,6 +106,7 @@ def evaluate_task(
         data,
         definition.columns,
         columns,
+        encoding=encoding,
         skip_bad_records=skip_bad_records,
         empty_inputs=True,
     )

@@ -26,6 +26,15 @@ _END_TOKENS = (
     "<eos>",
     "<|im_end|>",
 )
+_BEGINS_OF_CLASSES = {
+    "CodeGenTokenizer": "<|endoftext|>",
+    "CohereTokenizer": "<BOS_TOKEN>",
+    "GPT2Tokenizer": "<|endoftext|>",
+    "GPTNeoXTokenizer": "<|endoftext|>",
+    "GemmaTokenizer": "<bos>",
+    "LlamaTokenizer": "<s>",
+}
+"""a class that tokenizer_config.json names to its bos_token where the files name none"""
 
 
 class StoredTokenizer:
@@ -128,6 +137,9 @@ class StoredTokenizer:
         self.settings = read_settings(folder)
         if self.settings.get("model_input_names") == self._inputs:
             del self.settings["model_input_names"]
+        begin = _begin_of_class(folder, self.settings)
+        if begin is not None and self.token_id(begin) is not None:
+            self.settings["bos_token"] = begin
         if self._generic_class and "tokenizer_class" in self.settings:
             self.settings["tokenizer_class"] = GENERIC_CLASS
         named = self.settings.pop("eos_token", None)
@@ -191,6 +203,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
             named["default"] = settings["chat_template"]
         settings["chat_template"] = named
     return settings
+
+
+def _begin_of_class(folder: Path, settings: dict[str, Any]) -> str | None:
+    """The bos_token that a class of `transformers` has by default, where the files say nothing."""
+    name = str(settings.get("tokenizer_class")).removesuffix("Fast")
+    if "bos_token" in settings or name not in _BEGINS_OF_CLASSES:
+        return None
+    if name == "LlamaTokenizer":  # version 5 takes another class where bytes are tokens
+        rules = read_json(folder / "tokenizer.json").get("pre_tokenizer")
+        if "ByteLevel" in json.dumps(rules):
+            return None
+    return _BEGINS_OF_CLASSES[name]
 
 
 def _special_tokens(file: Path) -> dict[str, Any]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 VALIDATION_RECORDS = "validation.jsonl"
 _SHARD_NUMBERS = 50_000_000
+_DEFAULTS = {"encoding": "utf-8"}
+"""of settings that folders of earlier versions do not have"""
 
 
 def prepare_task(
@@ -155,6 +157,7 @@ def _tables(
             config.columns,
             skip_bad_records=config.skip_bad_records,
             exclude=[out],
+            encoding=config.encoding,
         )
 
     if not config.validation:
@@ -315,7 +318,7 @@ def _opened(
     """
     data = _task_data(out)
     for name, value in settings.items():
-        made = data.manifest["settings"].get(name)
+        made = data.manifest["settings"].get(name, _DEFAULTS.get(name))
         if made != value and name != "base":  # which may lie elsewhere now
             raise ValueError(
                 f"{out} was prepared with {name} = {made!r}; received {value!r}; say the same, or "
