@@ -56,6 +56,37 @@ def test_a_bare_model_generates_token_ids():
     assert model.generate(PROMPTS[0], max_new_tokens=4).tolist() != before
 
 
+def test_token_ids_follow_the_options_that_texts_follow():
+    model = CausalLM(CONFIG, seed=7)
+    prompt = PROMPTS[0]
+    free = model.generate(prompt, max_new_tokens=4).tolist()
+    assert [len(r) for r in model.generate(PROMPTS, max_length=7)] == [7 - len(p) for p in PROMPTS]
+    assert model.generate(prompt, max_length=7).tolist() == free
+    assert len(model.generate(prompt, max_length=7, num_beams=2)) == 4
+    assert len(model.generate(prompt, max_length=7, max_new_tokens=2)) == 2
+    with pytest.raises(ValueError, match=r"shorter than max_length \(3\).*row 1 has 3 tokens"):
+        model.generate(prompt, max_length=3)
+    for search in ({}, {"num_beams": 2}):
+        kept = {"max_new_tokens": 4, **search}
+        assert free[0] not in model.generate(prompt, suppress_tokens=(free[0],), **kept)
+        began = model.generate(prompt, begin_suppress_tokens=(free[0],), **kept)
+        assert began[0] != free[0]
+        ended = {"end_token_ids": free[0], **kept}
+        assert len(model.generate(prompt, min_new_tokens=2, **ended)) >= 2
+        with pytest.raises(ValueError, match="bad_words_ids"):
+            model.generate(prompt, not_followed=("bad_words_ids=[[1, 2]]",), **kept)
+    assert model.generate(prompt, end_token_ids=free[0], max_new_tokens=4).tolist() == []
+
+
+def test_a_max_length_alone_is_the_limit_of_a_text(folder):
+    model = CausalLM.from_preset(folder)
+    tokenizer = model.tokenizer
+    length = len(tokenizer.encode("one"))
+    with_it = model.generate("one", max_length=length + 3)
+    assert with_it == model.generate("one", max_new_tokens=3)
+    assert with_it == tokenizer.decode(model.generate(tokenizer.encode("one"), max_new_tokens=3))
+
+
 def test_a_model_with_its_tokenizer_generates_text(folder):
     model = CausalLM.from_preset(folder)
     assert isinstance(tfllm.load(folder).model.tokenizer, type(model.tokenizer))
