@@ -78,6 +78,12 @@ def test_token_ids_follow_the_options_that_texts_follow():
     assert model.generate(prompt, end_token_ids=free[0], max_new_tokens=4).tolist() == []
 
 
+@pytest.mark.parametrize("rank", ["4", 2.5, True, None])
+def test_a_rank_that_is_no_integer_is_refused_in_words(rank):
+    with pytest.raises(ValueError, match="rank must be an integer, at least 1; received"):
+        CausalLM(CONFIG, seed=7).enable_lora(rank)
+
+
 def test_a_max_length_alone_is_the_limit_of_a_text(folder):
     model = CausalLM.from_preset(folder)
     tokenizer = model.tokenizer
