@@ -1,5 +1,6 @@
 """What users of KerasHub look for on a model: `from_preset`, `generate`, `enable_lora`."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,24 @@ def test_a_rank_that_is_no_integer_is_refused_in_words(rank):
         CausalLM(CONFIG, seed=7).enable_lora(rank)
 
 
+def test_an_encoder_decoder_follows_the_search_of_its_folder(tmp_path):
+    config = tfllm.EncoderDecoderConfig(
+        vocab_size=40, embedding_dim=8, num_heads=2, num_layers=1, feed_forward_dim=16
+    )
+    place = tfllm.save(tfllm.EncoderDecoder(config, seed=3), tmp_path / "m")
+    path = place / "generation_config.json"
+    written = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**written, "max_length": 4, "num_beams": 1}))
+    model = tfllm.load(place).model
+    found = model.generate([5, 6, 7], end_token_ids=0)
+    assert len(found) <= 3  # the token that the text begins with is counted
+    wider = model.generate([5, 6, 7], end_token_ids=0, max_new_tokens=9, num_beams=1)
+    assert wider[: len(found)].tolist() == found.tolist()
+    path.write_text(json.dumps({**written, "do_sample": True}))
+    with pytest.raises(ValueError, match="asks for do_sample=True"):
+        tfllm.load(place).model.generate([5, 6, 7])
+
+
 def test_a_max_length_alone_is_the_limit_of_a_text(folder):
     model = CausalLM.from_preset(folder)
     tokenizer = model.tokenizer
@@ -126,7 +145,7 @@ def test_what_cannot_be_continued_is_refused_in_words():
     ):
         with pytest.raises(ValueError, match=rule):
             model.generate(wrong)
-    for options in ({"max_length": 3}, {"stop": ["a"]}, {"num_samples": 2}, {"top_p": 2.0}):
+    for options in ({"maximum": 3}, {"stop": ["a"]}, {"num_samples": 2}, {"top_p": 2.0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             model.generate([1], **options)
 

@@ -138,6 +138,11 @@ def to_hugging_face(config: GenerationConfig | None) -> tuple[dict[str, Any], di
 _WRITTEN = "_written"
 
 
+def search_settings_of(config: GenerationConfig | None) -> dict[str, Any]:
+    """What the file that settings were read from says of an encoder-decoder's search."""
+    return search_settings(getattr(config, _WRITTEN, {}), is_config=False, is_marian=False)
+
+
 def from_hugging_face(
     written: Mapping[str, Any], ours: Mapping[str, Any], where: str
 ) -> GenerationConfig:

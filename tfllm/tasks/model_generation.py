@@ -18,6 +18,7 @@ from tfllm.generation.sampling import SamplingOptions
 from tfllm.generation.token_rules import TokenRules
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.token_ids import checked_tokens
+from tfllm.pretrained.generation_settings import search_settings_of
 from tfllm.tasks.sequence_generation import SearchSettings, SequenceGeneration
 from tfllm.tasks.text_generation import TextGeneration
 
@@ -41,7 +42,7 @@ def generate(model: Any, inputs: Any, *, tokenizer: Any = None, **options: Any) 
                 "token ids; a model of tfllm.load or from_preset has that of its folder"
             )
         if isinstance(model, EncoderDecoder):
-            return _written(model, tokenizer, inputs, options)
+            return _written(model, tokenizer, inputs, {**search_settings_of(generation), **options})
         task = _kept(model, TextGeneration, tokenizer, generation)
         return task.generate(inputs, **options)
     ends = options.pop("end_token_ids", () if tokenizer is None else tokenizer.end_token_ids)
@@ -88,7 +89,7 @@ def _token_ids(
     single = np.ndim(inputs[0]) == 0 if len(inputs) else False
     rows = [np.asarray(row) for row in ([inputs] if single else inputs)]
     if isinstance(model, EncoderDecoder):
-        defaults = GenerationConfig(num_beams=4)
+        defaults = GenerationConfig(num_beams=4).with_options(search_settings_of(generation))
     else:
         defaults = generation or GenerationConfig()
     config = defaults.with_options(options)
