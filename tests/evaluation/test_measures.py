@@ -41,6 +41,7 @@ from tfllm.evaluation.text_measures import (
     rouge,
     token_f1,
 )
+from tfllm.evaluation.word_segmentation import bleu_tokenizer
 
 RANDOM = np.random.default_rng(0)
 LABELS = ["spam", "ham", "news"]
@@ -441,3 +442,9 @@ def test_likelihood_by_hand():
     assert perplexity(losses, tokens).of(np.array([1, 1])) == pytest.approx(math.exp(16 / 6))
     assert bits_per_byte(losses, sizes).value == pytest.approx(11 / 22 / math.log(2))
     assert perplexity([1e6], [1]).value < math.inf
+
+
+@pytest.mark.parametrize("text", ["12.5 %", "3 4 5 6", "", "!?"])
+def test_references_without_letters_have_the_usual_bleu_tokenizer(text):
+    assert bleu_tokenizer([text]) == "13a"
+    assert bleu_tokenizer([text, "北京"]) == "zh"

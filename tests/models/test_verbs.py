@@ -1,5 +1,6 @@
 """What users of KerasHub look for on a model: `from_preset`, `generate`, `enable_lora`."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,61 @@ def test_a_bare_model_generates_token_ids():
     assert model.generate(PROMPTS[0], max_new_tokens=4).tolist() != before
 
 
+def test_token_ids_follow_the_options_that_texts_follow():
+    model = CausalLM(CONFIG, seed=7)
+    prompt = PROMPTS[0]
+    free = model.generate(prompt, max_new_tokens=4).tolist()
+    assert [len(r) for r in model.generate(PROMPTS, max_length=7)] == [7 - len(p) for p in PROMPTS]
+    assert model.generate(prompt, max_length=7).tolist() == free
+    assert len(model.generate(prompt, max_length=7, num_beams=2)) == 4
+    assert len(model.generate(prompt, max_length=7, max_new_tokens=2)) == 2
+    with pytest.raises(ValueError, match=r"shorter than max_length \(3\).*row 1 has 3 tokens"):
+        model.generate(prompt, max_length=3)
+    for search in ({}, {"num_beams": 2}):
+        kept = {"max_new_tokens": 4, **search}
+        assert free[0] not in model.generate(prompt, suppress_tokens=(free[0],), **kept)
+        began = model.generate(prompt, begin_suppress_tokens=(free[0],), **kept)
+        assert began[0] != free[0]
+        ended = {"end_token_ids": free[0], **kept}
+        assert len(model.generate(prompt, min_new_tokens=2, **ended)) >= 2
+        with pytest.raises(ValueError, match="bad_words_ids"):
+            model.generate(prompt, not_followed=("bad_words_ids=[[1, 2]]",), **kept)
+    assert model.generate(prompt, end_token_ids=free[0], max_new_tokens=4).tolist() == []
+
+
+@pytest.mark.parametrize("rank", ["4", 2.5, True, None])
+def test_a_rank_that_is_no_integer_is_refused_in_words(rank):
+    with pytest.raises(ValueError, match="rank must be an integer, at least 1; received"):
+        CausalLM(CONFIG, seed=7).enable_lora(rank)
+
+
+def test_an_encoder_decoder_follows_the_search_of_its_folder(tmp_path):
+    config = tfllm.EncoderDecoderConfig(
+        vocab_size=40, embedding_dim=8, num_heads=2, num_layers=1, feed_forward_dim=16
+    )
+    place = tfllm.save(tfllm.EncoderDecoder(config, seed=3), tmp_path / "m")
+    path = place / "generation_config.json"
+    written = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**written, "max_length": 4, "num_beams": 1}))
+    model = tfllm.load(place).model
+    found = model.generate([5, 6, 7], end_token_ids=0)
+    assert len(found) <= 3  # the token that the text begins with is counted
+    wider = model.generate([5, 6, 7], end_token_ids=0, max_new_tokens=9, num_beams=1)
+    assert wider[: len(found)].tolist() == found.tolist()
+    path.write_text(json.dumps({**written, "do_sample": True}))
+    with pytest.raises(ValueError, match="asks for do_sample=True"):
+        tfllm.load(place).model.generate([5, 6, 7])
+
+
+def test_a_max_length_alone_is_the_limit_of_a_text(folder):
+    model = CausalLM.from_preset(folder)
+    tokenizer = model.tokenizer
+    length = len(tokenizer.encode("one"))
+    with_it = model.generate("one", max_length=length + 3)
+    assert with_it == model.generate("one", max_new_tokens=3)
+    assert with_it == tokenizer.decode(model.generate(tokenizer.encode("one"), max_new_tokens=3))
+
+
 def test_a_model_with_its_tokenizer_generates_text(folder):
     model = CausalLM.from_preset(folder)
     assert isinstance(tfllm.load(folder).model.tokenizer, type(model.tokenizer))
@@ -89,7 +145,7 @@ def test_what_cannot_be_continued_is_refused_in_words():
     ):
         with pytest.raises(ValueError, match=rule):
             model.generate(wrong)
-    for options in ({"stop": ["a"]}, {"num_samples": 2}, {"top_p": 2.0}):
+    for options in ({"maximum": 3}, {"stop": ["a"]}, {"num_samples": 2}, {"top_p": 2.0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             model.generate([1], **options)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tfllm.config.reading import build, to_dict
 from tfllm.config.rules import ConfigError, check, require
 
 MOST_LENGTH_PENALTY = 5
@@ -140,6 +141,19 @@ class GenerationConfig:
                 )
         require(all(self.stop), "a stop string must not be empty", self.stop)
 
+    def with_options(self, options: Mapping[str, Any]) -> GenerationConfig:
+        """These settings, with some of them changed.
+
+        A `max_length` that is given without `max_new_tokens` is the limit.
+
+        Raises:
+            ConfigError: an option is unknown or out of range.
+        """
+        values = {**to_dict(self), **options}
+        if options.get("max_length") and "max_new_tokens" not in options:
+            values["max_new_tokens"] = NO_LIMIT
+        return build(GenerationConfig, values)
+
     def check_followed(self) -> None:
         """Refuse to generate where the model's folder asks for what is not followed.
 
@@ -147,6 +161,11 @@ class GenerationConfig:
             ConfigError: it does.
         """
         check_followed(self.not_followed)
+
+    @property
+    def ends_at_max_length(self) -> bool:
+        """Whether `max_length` is the limit, and not `max_new_tokens`."""
+        return self.max_length > 0 and self.max_new_tokens == NO_LIMIT
 
     @property
     def searches(self) -> bool:

@@ -60,10 +60,10 @@ def bleu_tokenizer(references: Iterable[str]) -> str:
             if kind is not None:
                 counts[kind] += 1
     kind = max(counts, key=lambda k: counts[k])
+    if not counts[kind]:  # numbers and punctuation alone
+        return "13a"
     if kind in ("kana", "han"):
         return "char" if 10 * counts["kana"] > counts["han"] else "zh"
-    if not counts[kind]:
-        return "13a"
     return {"unspaced": "char", "european": "13a", "other": "intl"}[kind]
 
 

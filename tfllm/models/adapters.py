@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -247,8 +248,10 @@ class AdapterMethods:
             ConfigError: a target or a block that the model does not have.
             ValueError: there is an adapter with this name.
         """
+        if isinstance(rank, bool) or not isinstance(rank, numbers.Integral):
+            raise ConfigError(f"rank must be an integer, at least 1; received {rank!r}")
         config = LoraConfig(
-            rank=rank,
+            rank=int(rank),
             alpha=2.0 * rank if alpha is None else alpha,
             dropout=dropout,
             targets=(targets,) if isinstance(targets, str) else tuple(targets),

@@ -150,6 +150,12 @@ def to_hugging_face(config: GenerationConfig | None) -> tuple[dict[str, Any], di
     return stored if is_same else {**stored, **written}, values
 
 
+def search_settings_of(config: GenerationConfig | None) -> dict[str, Any]:
+    """What the file that settings were read from says of an encoder-decoder's search."""
+    written = {} if config is None else vars(config)["written"] or {}
+    return search_settings(written, is_config=False, is_marian=False)
+
+
 def from_hugging_face(
     written: Mapping[str, Any], ours: Mapping[str, Any], where: str
 ) -> GenerationConfig:

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfllm.config import ConfigError, GenerationConfig, build, to_dict
+from tfllm.config import ConfigError, GenerationConfig, build
 from tfllm.generation.beam_search import BeamOptions, beam_search
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.decoding import decode
 from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
 from tfllm.generation.sampling import SamplingOptions
+from tfllm.generation.token_rules import TokenRules
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.token_ids import checked_tokens
+from tfllm.pretrained.generation_settings import search_settings_of
 from tfllm.tasks.sequence_generation import SearchSettings, SequenceGeneration
 from tfllm.tasks.text_generation import TextGeneration
 
@@ -40,7 +42,7 @@ def generate(model: Any, inputs: Any, *, tokenizer: Any = None, **options: Any) 
                 "token ids; a model of tfllm.load or from_preset has that of its folder"
             )
         if isinstance(model, EncoderDecoder):
-            return _written(model, tokenizer, inputs, options)
+            return _written(model, tokenizer, inputs, {**search_settings_of(generation), **options})
         task = _kept(model, TextGeneration, tokenizer, generation)
         return task.generate(inputs, **options)
     ends = options.pop("end_token_ids", () if tokenizer is None else tokenizer.end_token_ids)
@@ -87,10 +89,11 @@ def _token_ids(
     single = np.ndim(inputs[0]) == 0 if len(inputs) else False
     rows = [np.asarray(row) for row in ([inputs] if single else inputs)]
     if isinstance(model, EncoderDecoder):
-        defaults = GenerationConfig(num_beams=4)
+        defaults = GenerationConfig(num_beams=4).with_options(search_settings_of(generation))
     else:
         defaults = generation or GenerationConfig()
-    config = build(GenerationConfig, {**to_dict(defaults), **options})
+    config = defaults.with_options(options)
+    config.check_followed()
     if config.stop or config.num_samples > 1:
         raise ConfigError(
             "stop and num_samples are for texts; for token ids, give end_token_ids, and each "
@@ -103,6 +106,12 @@ def _token_ids(
                 f"and dtype {row.dtype}"
             )
         checked_tokens(row[np.newaxis], model.config, what="prompt")
+        continued = not isinstance(model, EncoderDecoder)
+        if continued and config.ends_at_max_length and len(row) >= config.max_length:
+            raise ConfigError(
+                f"a prompt must be shorter than max_length ({config.max_length}) unless "
+                f"max_new_tokens is given; row {number} has {len(row)} tokens"
+            )
     if not rows:
         return []
     ragged = tf.RaggedTensor.from_row_lengths(
@@ -136,6 +145,11 @@ class _Ids:
         raise NotImplementedError
 
     def _limits(self, prompts: tf.RaggedTensor) -> tf.Tensor:
+        if self.config.ends_at_max_length:
+            own = tf.cast(prompts.row_lengths(), tf.int32)
+            # An encoder-decoder's text begins with a token of its own, which is counted.
+            before = own if self.decoder.continues_prompts else tf.ones_like(own)
+            return self.config.max_length - before
         return tf.fill([prompts.nrows(tf.int32)], self.config.max_new_tokens)
 
 
@@ -152,6 +166,7 @@ class _DrawnIds(_Ids):
             end_token_ids=self.end_token_ids,
             token_bytes=tf.constant([struct.pack("<i", number) for number in range(size)]),
             stops=lambda text: tf.zeros(tf.shape(text), tf.bool),
+            token_rules=TokenRules.of(self.config),
         )
         return state.text
 
@@ -174,6 +189,9 @@ class _SearchedIds(_Ids):
                 num_best=1,
                 length_penalty=config.length_penalty,
                 no_repeat_ngram_size=config.no_repeat_ngram_size,
+                token_rules=TokenRules.of(config),
+                renormalize=config.renormalize_logits,
+                early_stopping=config.early_stopping,
             ),
             end_token_ids=self.end_token_ids,
         )

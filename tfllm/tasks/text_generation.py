@@ -110,9 +110,7 @@ class TextGeneration(ServedTask):
 
     def with_settings(self, settings: Mapping[str, Any]) -> TextGeneration:
         """The same task with some options set, where none are given."""
-        return self.with_generation(
-            build(GenerationConfig, {**to_dict(self.generation), **settings})
-        )
+        return self.with_generation(self.generation.with_options(settings))
 
     @classmethod
     def load(
