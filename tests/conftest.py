@@ -15,6 +15,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import numpy as np
 import pytest
 
+from tests.rounding import in_double
 from tfllm.config import ModelConfig
 
 THIRD_PARTY_WARNINGS = [
@@ -31,12 +32,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The marks that `make test-processors` chooses by.
 
-    `numeric`: whatever compares by `tests.rounding`. `half_precision`: those of them that name
-    bfloat16, or load int8 weights, for which the faster of the two precisions is measured.
+    `numeric`: whatever compares by `tests.rounding` what TensorFlow computes. `half_precision`:
+    those of them that name bfloat16, or load int8 weights, for which the faster of the two
+    precisions is measured.
     """
     for item in items:
         values = vars(item.module).values()  # type: ignore[attr-defined]
-        if any(getattr(value, "__module__", None) == "tests.rounding" for value in values):
+        used = [v for v in values if getattr(v, "__module__", None) == "tests.rounding"]
+        if any(value is not in_double for value in used):
             item.add_marker(pytest.mark.numeric)
             source = inspect.getsource(item.function)  # type: ignore[attr-defined]
             if any(word in source + item.nodeid for word in ("bfloat16", '"int8"')):

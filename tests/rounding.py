@@ -132,5 +132,14 @@ def about(expected: Any, additions: int, dtype: str = "float32") -> Any:
     return pytest.approx(expected, rel=rounding(additions, dtype=dtype), abs=0)
 
 
+def in_double(expected: Any) -> Any:
+    """A number, or numbers, that Python or NumPy computes in float64, on any processor alike.
+
+    At most 10,000 additions, and nothing that enlarges their rounding a hundredfold.
+    """
+    largest = rounding(10_000, 100.0, "float64")
+    return pytest.approx(expected, rel=largest, abs=largest)
+
+
 def _float64(values: Any) -> np.ndarray:
     return np.asarray(tf.cast(values, tf.float64))

@@ -89,6 +89,8 @@ def test_on_another_number_of_replicas_the_data_and_the_losses_go_on(prepared, t
     both = losses(tmp_path / "whole"), losses(out)
     common = both[0].keys() & both[1].keys()
     assert 60 in common
+    # Other numbers of replicas add gradients in another order, and AdamW makes much of how the
+    # smallest are rounded, over 60 steps: the weights drift apart, here and below.
     for step in common:
         assert both[1][step] == pytest.approx(both[0][step], rel=1e-4), step
     one, other = last_state(tmp_path / "whole"), last_state(out)

@@ -16,7 +16,8 @@ from tests.generation.record_beam_search import (
     RECORDED_PROMPTS,
 )
 from tests.generation.test_keras_hub_decoder import decoding_of
-from tests.generation.toy_text_models import CONFIGS
+from tests.generation.toy_text_models import ADDITIONS, CONFIGS
+from tests.rounding import assert_rounded
 from tfllm import pretrained
 from tfllm.config import ConfigError, GenerationConfig
 from tfllm.generation import decoding
@@ -65,7 +66,7 @@ def assert_same(result, row, expected):
     assert texts_of(result, row) == [f.token_ids for f in expected]
     for name in ("score", "log_prob"):
         values = getattr(result, f"{name}s")[row][: len(expected)]
-        np.testing.assert_allclose(values, [getattr(f, name) for f in expected], rtol=2e-4)
+        assert_rounded(values, [getattr(f, name) for f in expected], ADDITIONS)
 
 
 # ------------------------------------------------------------------ tiny models
@@ -357,7 +358,7 @@ def test_the_graph_finds_what_is_found_eagerly():
     expected = run(decoder("windows"), PROMPTS, limits, options)
     for row in range(4):
         assert texts_of(result, row) == texts_of(expected, row)
-    np.testing.assert_allclose(result.scores, expected.scores, rtol=1e-4)
+    assert_rounded(result.scores, expected.scores, ADDITIONS)
 
 
 def test_a_prompt_is_held_once_for_all_beams_and_no_cache_is_copied(monkeypatch):
@@ -395,7 +396,7 @@ def test_texts_and_scores_are_those_of_transformers(case):
             cut = [i for i, token in enumerate(ids) if token in ends or token < 0]
             expected.append(tuple(ids[: cut[0]] if cut else ids))
         assert texts_of(result, row) == expected
-    np.testing.assert_allclose(result.scores, recorded[f"scores_{case}"], rtol=1e-4)
+    assert_rounded(result.scores, recorded[f"scores_{case}"], ADDITIONS)
 
 
 @functools.cache

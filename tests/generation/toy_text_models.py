@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from tests.rounding import additions_of
 from tfllm.config import GenerationConfig, ModelConfig
 from tfllm.models.causal_lm import CausalLM
 from tfllm.tasks.text_generation import TextGeneration
@@ -45,6 +46,9 @@ CONFIGS = {
         **SIZES, positions="sinusoidal", norm_first=False, tied_embeddings=False
     ),
 }
+
+ADDITIONS = additions_of(CONFIGS["llama"], CONTEXT) + SIZES["vocab_size"]
+"""on the longest way through these models, to a softmax"""
 
 
 @functools.cache

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
+from tests.rounding import DEVIATIONS, SIDES, TRIALS, additions_of, assert_within, rounding
+
 
 class NumpyAdamW:
-    """Loshchilov & Hutter's AdamW on a list of arrays; decay of matrices only."""
+    """Loshchilov & Hutter's AdamW on a list of arrays; decay of matrices only.
+
+    It also measures what rounding may do. AdamW divides each gradient by its own size, so the
+    smaller one is, the more its rounding moves the weight: TRIALS copies of the two moments get
+    gradients that are off by one standard deviation of `rounding`, of values as large as the
+    tensor's largest. Errors of earlier steps' weights are left out: a gradient's change is as small
+    as the weight's.
+    """
 
     def __init__(self, learning_rate, weight_decay=0.1, beta_1=0.9, beta_2=0.95, epsilon=1e-8):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.step, self.m, self.v = 0, None, None
+        self.moments, self.moved = None, None
+        self.random = np.random.default_rng(0)
 
-    def update(self, weights, gradients):
+    def update(self, weights, gradients, additions=1):
+        """The new weights. `additions` are those of a gradient."""
         rate = self.learning_rate(self.step) if callable(self.learning_rate) else self.learning_rate
         self.step += 1
         if self.m is None:
             self.m = [np.zeros_like(w) for w in weights]
             self.v = [np.zeros_like(w) for w in weights]
+            self.moments = [np.zeros((2, TRIALS, *w.shape)) for w in weights]
+            self.moved = [np.zeros((TRIALS, *w.shape)) for w in weights]
         updated = []
         for i, (w, g) in enumerate(zip(weights, gradients, strict=True)):
             self.m[i] = self.beta_1 * self.m[i] + (1 - self.beta_1) * g
@@ -29,8 +46,41 @@ class NumpyAdamW:
             # Kingma & Ba, end of section 2: the form in which epsilon ("epsilon hat", as in
             # TensorFlow) is added before the bias correction.
             size = rate * np.sqrt(1 - self.beta_2**self.step) / (1 - self.beta_1**self.step)
-            updated.append(w - size * self.m[i] / (np.sqrt(self.v[i]) + self.epsilon))
+            change = size * self.m[i] / (np.sqrt(self.v[i]) + self.epsilon)
+            updated.append(w - change)
+            deviation = rounding(additions, g) / (SIDES * DEVIATIONS)
+            rounded = g + self.random.normal(size=self.moved[i].shape) * deviation
+            m, v = self.moments[i]
+            m[...] = self.beta_1 * m + (1 - self.beta_1) * rounded
+            v[...] = self.beta_2 * v + (1 - self.beta_2) * rounded**2
+            self.moved[i] += size * m / (np.sqrt(v) + self.epsilon) - change
         return updated
+
+    def bounds(self, weights):
+        """By how much each trained weight may be off: by its gradients, and by its own updates."""
+        return [
+            SIDES * DEVIATIONS * np.sqrt((moved**2).mean(0)) + rounding(3 * self.step, w)
+            for moved, w in zip(self.moved, weights, strict=True)
+        ]
+
+
+@dataclass
+class Trained:
+    """A model after the independent loop."""
+
+    model: Any
+    losses: list[float]
+    """of each step"""
+    additions: int
+    """on the longest way to a loss, and back to a gradient"""
+    bounds: list[np.ndarray]
+    """for each trainable weight"""
+
+    def assert_weights_of(self, model):
+        """That another model has the same, but for rounding."""
+        mine, theirs = model.trainable_variables, self.model.trainable_variables
+        for a, b, bound in zip(mine, theirs, self.bounds, strict=True):
+            assert_within(a, b, bound, a.path)
 
 
 def clipped(gradients, norm):
@@ -38,8 +88,16 @@ def clipped(gradients, norm):
     return [g * min(1.0, norm / total) for g in gradients]
 
 
-def train(model, batches, optimizer, *, clip_norm=None, extra_loss=None):
-    """Train `model` in place on batches (x, y, weights); the token-mean loss of each step."""
+def train(model, batches, optimizer, *, clip_norm=None, extra_loss=None, additions=None):
+    """Train `model` in place on batches (x, y, weights), by the token-mean loss.
+
+    Args:
+        additions: on the longest way to a loss; by default those of a CausalLM.
+    """
+    rows, time = batches[0][0].shape
+    if additions is None:
+        additions = additions_of(model.config, time)
+    additions = 2 * additions + rows * time  # there, back, and over the tokens
     variables = [v.value for v in model.trainable_variables]
     losses = []
     for x, y, w in batches:
@@ -55,11 +113,13 @@ def train(model, batches, optimizer, *, clip_norm=None, extra_loss=None):
         ]
         if clip_norm is not None:
             gradients = clipped(gradients, clip_norm)
-        weights = optimizer.update([v.numpy().astype(np.float64) for v in variables], gradients)
+        weights = [v.numpy().astype(np.float64) for v in variables]
+        weights = optimizer.update(weights, gradients, additions)
         for variable, weight in zip(variables, weights, strict=True):
             variable.assign(weight.astype(np.float32))
         losses.append(float(objective))
-    return losses
+    bounds = optimizer.bounds([v.numpy() for v in variables])
+    return Trained(model, losses, additions, bounds)
 
 
 def make_batches(rng, *, num=20, rows=4, time=8, vocab_size=61, last_rows=None, weights="uneven"):

@@ -13,6 +13,7 @@ from tests.optimization.test_training_step import (
     expected,
     token_mean,
 )
+from tests.rounding import about, additions_of, assert_rounded
 from tfllm.models.causal_lm import CausalLM
 from tfllm.optimization.training_step import TrainingStep
 
@@ -38,17 +39,18 @@ def test_metrics_of_ones_own(tiny_config, rng):
     weighted = sum((h * w).sum() for h, w in zip(hits, weights, strict=True))
     weighted /= sum(w.sum() for w in weights)
     for prefix in ("", "val_"):
-        np.testing.assert_allclose(history[f"{prefix}accuracy"], [accuracy] * 2, rtol=1e-5)
-        np.testing.assert_allclose(history[f"{prefix}weighted"], [weighted] * 2, rtol=1e-5)
+        # Keras divides two sums of whole numbers and quarters, which are exact, in float32.
+        assert_rounded(history[f"{prefix}accuracy"], [accuracy] * 2, 1)
+        assert_rounded(history[f"{prefix}weighted"], [weighted] * 2, 1)
 
 
-def test_metrics_beside_our_own_loss_do_not_change_the_training(tiny_config, rng):
+def test_metrics_with_our_own_loss_do_not_change_the_training(tiny_config, rng):
     batches = reference.make_batches(rng, num=5)
     model = compiled(tiny_config, 2, metrics=["accuracy"], jit_compile=True)
     history = model.fit(reference.dataset(batches), shuffle=False, verbose=0).history
-    other, _ = expected(tiny_config, batches)
+    other = expected(tiny_config, batches)
     assert set(history) == {"loss", "perplexity", "accuracy"}
-    assert reference.largest_difference(model, other) < 1e-5
+    other.assert_weights_of(model)
 
 
 def test_a_loss_of_keras_gives_the_same_training(tiny_config, rng):
@@ -56,9 +58,9 @@ def test_a_loss_of_keras_gives_the_same_training(tiny_config, rng):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model = compiled(tiny_config, 2, loss=loss)
     history = model.fit(reference.dataset(batches), shuffle=False, verbose=0).history
-    other, losses = expected(tiny_config, batches)
-    assert history == {"loss": [pytest.approx(token_mean(losses, batches), rel=1e-5)]}
-    assert reference.largest_difference(model, other) < 1e-5
+    other = expected(tiny_config, batches)
+    assert history == {"loss": [about(token_mean(other.losses, batches), other.additions)]}
+    other.assert_weights_of(model)
 
 
 def test_ignored_classes_count_for_nothing(tiny_config, rng):
@@ -68,7 +70,7 @@ def test_ignored_classes_count_for_nothing(tiny_config, rng):
     model = compiled(tiny_config, loss=loss)
     result = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x)).numpy()
-    assert result == pytest.approx(losses[y != 7].mean(), rel=1e-5)
+    assert result == about(losses[y != 7].mean(), additions_of(tiny_config, 8) + y.size)
 
 
 def test_several_losses_are_refused(tiny_config, rng):
@@ -96,15 +98,16 @@ def test_regularizers_count_once(accumulation, jit_compile, rng):
     model.compile(adamw(global_clipnorm=0.5), jit_compile=jit_compile)
     history = model.fit(reference.dataset(batches), shuffle=False, verbose=0).history
     other = functional_model()
-    losses = reference.train(
+    trained = reference.train(
         other,
         batches,
         reference.NumpyAdamW(LEARNING_RATE),
         clip_norm=0.5,
         extra_loss=lambda m: 0.5 * tf.reduce_sum(tf.square(m.layers[2].kernel.value)),
+        additions=16 + 16 + 61 + 16 * 16,
     )
-    assert reference.largest_difference(model, other) < 1e-5
-    assert history["loss"][0] == pytest.approx(token_mean(losses, batches), rel=1e-5)
+    trained.assert_weights_of(model)
+    assert history["loss"][0] == about(token_mean(trained.losses, batches), trained.additions)
     assert np.log(history["perplexity"][0]) < history["loss"][0] - 0.01  # the loss alone
 
 
@@ -148,7 +151,7 @@ def test_any_loss_of_keras_fits_a_model_that_is_no_language_model(rng):
         history = model.fit(x, y, batch_size=12, epochs=3, shuffle=False, verbose=0).history
         results.append((history["loss"], history["mae"], model.get_weights()[0]))
     for stock, ours in zip(*results, strict=True):
-        np.testing.assert_allclose(ours, stock, rtol=1e-5)
+        assert_rounded(ours, stock, 3 * 3 * (3 + 12))  # three steps there and back, then the update
 
 
 def test_weights_of_another_shape_are_refused():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tasks.tiny_cases import TINY_ENCODER
+from tests.rounding import assert_rounded, in_double
+from tests.tasks.tiny_cases import ADDITIONS, TINY_ENCODER
 from tfllm.data.table_records import Record
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.sentence_encoder import SentenceEncoder
@@ -38,13 +39,13 @@ def test_a_served_vector_is_the_models(task, tokenizer):
         ids = [tokenizer.cls_token_id, *tokenizer.encode(text, add_special=False)[:10]]
         wanted = task.model(np.array([[*ids, tokenizer.sep_token_id]], np.int32))[0]
         if text:
-            np.testing.assert_allclose(given["vector"][row], wanted, atol=1e-5)
+            assert_rounded(given["vector"][row], wanted, ADDITIONS)
         else:
             assert np.abs(given["vector"][row]).max() == 0
     errors = [error.decode() for error in given["error"].numpy()]
     assert errors == ["", "", "", "the text is empty", ""]
     assert given["truncated_tokens"].numpy().tolist() == [0, 0, 0, 0, 30]
-    np.testing.assert_allclose(task.embed(TEXTS), given["vector"], atol=1e-6)
+    assert_rounded(task.embed(TEXTS), given["vector"], ADDITIONS)
     assert task.embed([]).shape == (0, 16)
 
 
@@ -108,11 +109,11 @@ def test_a_text_should_find_the_positives_of_all_its_records():
     assert (rank.name, rank.value) == ("MRR", 1.0)
     predictions[5]["vector"] = (-vectors[5]).tolist()  # the last of all
     recall, rank = Embedding().measures(rows, predictions)
-    assert recall.value == pytest.approx(12 / 13)
-    assert rank.value == pytest.approx((12 + 1 / 12) / 13)
+    assert recall.value == in_double(12 / 13)
+    assert rank.value == in_double((12 + 1 / 12) / 13)
     predictions[5]["vector"] = [0.0] * 12  # refused: it finds nothing, not what comes first
     recall, rank = Embedding().measures(rows, predictions)
-    assert (recall.value, rank.value) == (pytest.approx(12 / 13), pytest.approx(12 / 13))
+    assert (recall.value, rank.value) == (in_double(12 / 13), in_double(12 / 13))
 
 
 def test_scores_are_compared_with_cosines():
@@ -122,7 +123,7 @@ def test_scores_are_compared_with_cosines():
         for cosine in (0.9, -0.5, 0.1)
     ]
     (measure,) = Embedding().measures(rows, predictions)
-    assert (measure.name, measure.value) == ("Spearman", pytest.approx(1.0))
+    assert (measure.name, measure.value) == ("Spearman", in_double(1.0))
     rows[1]["score"] = "high"
     with pytest.raises(ValueError, match="line 2: a score must be a number; received 'high'"):
         Embedding().measures(rows, predictions)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.rounding import about, in_double
 from tests.tasks.oracles import Oracle
-from tests.tasks.tiny_cases import TINY_ENCODER
+from tests.tasks.tiny_cases import ADDITIONS, TINY_ENCODER
 from tfllm.data.table_records import Record, read_table
 from tfllm.evaluation.measured import measured
 from tfllm.models.encoder_config import EncoderConfig
@@ -105,7 +106,7 @@ def test_answers_are_those_of_a_search_in_python(tokenizer, sequence_length):
     for record, answer in zip(records, answers, strict=True):
         wanted = searched(model, tokenizer, record, sequence_length)
         assert answer["answer"] == wanted[0]
-        assert answer["score"] == pytest.approx(wanted[1], rel=1e-3)
+        assert answer["score"] == about(wanted[1], ADDITIONS)
 
 
 def searched(model, tokenizer, record, sequence_length):
@@ -275,8 +276,8 @@ def test_measures_and_remarks(tokenizer):
         m.name: m.value
         for m in measured(QuestionAnswering().measures(records, served.predict(records)))
     }
-    assert found["exact match"] == pytest.approx(100 / 3)
-    assert found["F1"] == pytest.approx((100 + 200 / 3) / 3)
+    assert found["exact match"] == in_double(100 / 3)
+    assert found["F1"] == in_double((100 + 200 / 3) / 3)
     # What was refused is wrong, also where no answer would have been right.
     records = [Record({"question": "", "context": "Rome 1923", "answer": None})]
     measures = QuestionAnswering().measures(records, served.predict(records))

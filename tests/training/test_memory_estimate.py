@@ -52,6 +52,7 @@ def test_scores_grow_with_the_square_of_the_length_and_the_rest_with_the_rows():
         return estimate_memory(SMALL, training(sequence_length=length, **settings), rows=rows)
 
     long, short = of(4, 4096), of(4, 2048)
+    # To a millionth: whole bytes, and little that does not grow.
     assert long.scores == pytest.approx(4 * short.scores)
     rest, rest_short = (e.activations + e.work - e.scores for e in (long, short))
     assert rest == pytest.approx(2 * rest_short)

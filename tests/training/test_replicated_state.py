@@ -65,7 +65,9 @@ def check(tmp_path, workers: int = 1, dtype: str = "float32", **options) -> None
     restore_state(model, state, where="step 6")
     expected = state_of(whole)
     assert state.keys() == expected.keys()
-    # Sums in another order; float16 rounds what is summed.
+    # Sums in another order; float16 rounds what is summed. AdamW's epsilon of 1e-5 keeps a
+    # gradient's rounding, some 1e-9 of these, from becoming more than 1e-4 of a step of 1e-2: three
+    # steps are 3e-6, and a fault is a step or more.
     tolerance = 1e-5 if dtype == "float32" else 1e-3
     for name, value in expected.items():
         np.testing.assert_allclose(state[name], value, atol=tolerance, err_msg=name)

@@ -29,10 +29,13 @@ def test_two_workers_end_with_the_weights_of_one(tmp_path):
     from tfllm.pretrained import load
 
     one, two = (load(tmp_path / name / "model").model for name in ("one", "two"))
+    # Gradients are added in another order, and AdamW makes much of how the smallest are rounded:
+    # four steps of 1e-2 are 4e-2, of which this is a 2,000th.
     for here, there in zip(one.trainable_weights, two.trainable_weights, strict=True):
         np.testing.assert_allclose(here.numpy(), there.numpy(), atol=2e-5, err_msg=here.path)
     found = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("one", "two")]
     assert found[0]["data"]["digest"] == found[1]["data"]["digest"]
     assert found[1]["result"]["workers"] == 2
     one, two = (run["result"]["validation_loss"] for run in found)
-    assert one == pytest.approx(two, abs=1e-4)
+    # Of weights that are off by as much.
+    assert one == pytest.approx(two, rel=0, abs=1e-4)
