@@ -86,10 +86,14 @@ def _limits(found: Sequence[Footprint], names: Sequence[str], given: int | None)
     reason = (
         f"Memory of the server's process: {what}. Times {MARGIN:g} for what was not measured; the "
         "limit has room for a second version of the largest model, which is loaded before the "
-        "first is unloaded. Whether it is ready is asked first after the measured time, and as "
-        f"failed after {_SLOWER} times that."
+        "first is unloaded."
     )
-    if not measured:
+    if measured:
+        reason += (
+            " Whether it is ready is asked first after the measured time, and as failed after "
+            f"{_SLOWER} times that."
+        )
+    else:
         reason += (
             " An estimate is from the number of weights, as if every signature held them in "
             "float32, and rather too much: `tfllm export --measure` measures instead."
