@@ -46,6 +46,11 @@ class JsonTokenizer(StoredTokenizer):
         self._json = tokenizer_json
         self._tokenizer = self._parse(tokenizer_json)
         self._added_tokens = self._tokenizer.get_added_tokens_decoder()
+        # A token that the file has twice is special to the library if one of the two is.
+        listed = json.loads(tokenizer_json).get("added_tokens") or ()
+        specials = {token["content"] for token in listed if token["special"]}
+        for token in self._added_tokens.values():
+            token.special = token.special or token.content in specials
         self._own: dict[int, int] = {}
         self._encoding = self._encoding_json()
         self._encoder = self._tokenizer
