@@ -1,6 +1,7 @@
 """A SavedModel answers as the task it was made of, and is written whole or not at all."""
 
 import itertools
+import json
 import os
 import random
 import resource
@@ -111,8 +112,7 @@ def test_inputs_and_outputs_are_what_the_interface_says_with_the_batch_first(loa
         assert {n: s.dtype for n, s in outputs.items()} == expected[name][1]
         assert all(spec.shape.as_list() == [None] for spec in inputs.values())
         for output, spec in outputs.items():
-            rank = 2 if output in ("token_ids", "token_log_probs") else 1
-            assert spec.shape.rank == rank and spec.shape[0] is None, (name, output)
+            assert spec.shape.rank == 1 and spec.shape[0] is None, (name, output)
             assert spec.dtype in JSON_SAFE
 
 
@@ -231,11 +231,12 @@ def test_weights_are_written_in_bfloat16_when_asked(exported, tmp_path):
     assert full - half == pytest.approx(2 * matrices, rel=0.05)
     again = tf.saved_model.load(str(folder))
     text = tf.constant(["the cat sat on the mat"])
-    np.testing.assert_allclose(
-        again.signatures["score"](text=text)["token_log_probs"],
-        task().signatures["score"](text)["token_log_probs"],
-        atol=0.5,
+    # In bfloat16 each weight moves by up to 2^-9 of itself; a wrong weight moves a token by more.
+    here, there = (
+        json.loads(scores["token_log_probs_json"].numpy()[0])
+        for scores in (task().signatures["score"](text), again.signatures["score"](text=text))
     )
+    np.testing.assert_allclose(there, here, atol=0.5)
     assert task().model.compute_dtype == "float32"
 
 
