@@ -174,5 +174,5 @@ def test_the_command_line_names_columns(tmp_path, chat_folder, capsys, suffix):
     assert main(command) == 1
     assert "'label' of an example must be true or false" in capsys.readouterr().err
     assert main([*command, "--ignore-keys", "label"]) == 0
-    told = capsys.readouterr().out
-    assert "passed over: 'answer' (6), 'label' (6)" in told
+    printed = capsys.readouterr().out
+    assert "passed over: 'answer' (6), 'label' (6)" in printed
