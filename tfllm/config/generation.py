@@ -89,9 +89,9 @@ class GenerationConfig:
     not_followed: tuple[str, ...] = ()
     """settings that the model's folder asks for and that are not followed: nothing is generated
     until this is () (on the command line: none)"""
+    # The generation_config.json that it was read from, whose other keys are saved again. It is no
+    # setting: `dataclasses.replace` keeps it, and neither a comparison nor a command line sees it.
     written: dataclasses.InitVar = None  # type: ignore[type-arg] # of which 3.10 knows no argument
-    """the generation_config.json that it was read from, whose other keys are saved again; no
-    setting, and so `dataclasses.replace` keeps it, and no comparison sees it"""
 
     def __post_init__(self, written: Mapping[str, Any] | None) -> None:
         object.__setattr__(self, "written", written)
