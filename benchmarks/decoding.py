@@ -30,7 +30,7 @@ from tfllm.generation.options import option_values
 from tfllm.models.presets import preset
 from tfllm.optimization.precision import choose_precision
 from tfllm.serving.exporting import export
-from tfllm.tasks.text_generation import OPTION_DTYPES, TextGeneration
+from tfllm.tasks.language_model.text_generation import OPTION_DTYPES, TextGeneration
 
 PROMPT_TOKENS = 32
 

@@ -28,7 +28,7 @@ from training_step import StepTimer
 
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.models.sequence_classifier import SequenceClassifier
+from tfllm.models.heads.sequence_classifier import SequenceClassifier
 from tfllm.optimization.adamw import AdamW
 from tfllm.optimization.precision import choose_precision, dtype_policy
 

@@ -9,7 +9,7 @@ from tfllm.config import GenerationConfig
 from tfllm.data import documents, find_files
 from tfllm.models.causal_lm import CausalLM
 from tfllm.models.presets import preset
-from tfllm.tasks.text_generation import TextGeneration
+from tfllm.tasks.language_model.text_generation import TextGeneration
 from tfllm.tokenizers import BytePairTokenizer
 
 TEXT = Path(__file__).parents[1] / "examples" / "data" / "state_of_the_union.jsonl.gz"

@@ -19,12 +19,12 @@ import scaling_model
 from scaling_model import Cluster, Work, ring_bytes, simulate, state_bytes, tokens_for
 from side_by_side import print_table
 
+from tfllm.charts.number_format import quantity, three_figures
+from tfllm.charts.run_figures import figures
+from tfllm.charts.run_logs import read_runs
 from tfllm.config import ModelConfig, build
 from tfllm.models.presets import num_parameters, preset
 from tfllm.training.flops import flops_per_token
-from tfllm.training.number_format import quantity, three_figures
-from tfllm.training.run_figures import figures
-from tfllm.training.run_logs import read_runs
 
 BANDWIDTHS = (10, 25, 100, 400, 1600, 3200)
 """Gbit/s of a node"""
@@ -229,7 +229,7 @@ def print_assumptions(cluster: Cluster, options: argparse.Namespace, measured: s
 
 
 def draw(works: dict[str, Work], cluster: Cluster, options: argparse.Namespace) -> None:
-    from tfllm.training.run_charts import require_matplotlib, style_of
+    from tfllm.charts.run_charts import require_matplotlib, style_of
 
     require_matplotlib()
     from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ from tfllm.generation.options import option_values
 from tfllm.optimization.precision import choose_precision
 from tfllm.serving import Client, ModelServer
 from tfllm.serving.exporting import export
-from tfllm.tasks.text_generation import OPTION_DTYPES
+from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
 
 CLIENTS = 8
 PROMPT = "the people of these states and the government of the union"

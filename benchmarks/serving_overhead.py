@@ -24,8 +24,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from tfllm.serving.client import Client
-from tfllm.serving.server import ModelServer
+from tfllm.serving.client.client import Client
+from tfllm.serving.server.server import ModelServer
 
 CLIENTS = 8
 STEPS = 32

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 import tfllm
-from tfllm.evaluation import charts
+from tfllm.charts import model_charts as charts
 
 SENTENCE = "The cat sat on the mat"
 

@@ -81,8 +81,8 @@ def main() -> None:
         from baselines.tfidf import predict_tfidf
         from pretrained import minilm
 
-        from tfllm.data.table_records import read_table
-        from tfllm.evaluation import charts
+        from tfllm.charts import model_charts as charts
+        from tfllm.data.reading.table_records import read_table
         from tfllm.evaluation.measured import measured
         from tfllm.tasks import evaluate_task, load_task, task_definition
         from tfllm.training import train

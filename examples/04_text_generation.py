@@ -42,7 +42,7 @@ def main() -> int:
     start = time.perf_counter()
     with quiet_start():
         import tfllm
-        from tfllm.evaluation import charts
+        from tfllm.charts import model_charts as charts
         from tfllm.evaluation.bootstrap import confidence_interval
         from tfllm.evaluation.document_losses import DocumentLosses, document_losses
     steps = 20 if options.quick else options.steps

@@ -55,8 +55,8 @@ def main() -> None:
     options = parser.parse_args()
     start = time.perf_counter()
     with quiet_start():
+        from tfllm.charts import model_charts as charts
         from tfllm.data import TaskDataConfig
-        from tfllm.evaluation import charts
         from tfllm.evaluation.measured import measured
         from tfllm.evaluation.text_measures import bleu, chrf
         from tfllm.tasks import evaluate_task, load_task

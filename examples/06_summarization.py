@@ -177,7 +177,7 @@ def main() -> None:
         from baselines.first_sentence import first_sentence
         from pretrained import smollm2
 
-        from tfllm.evaluation import charts
+        from tfllm.charts import model_charts as charts
         from tfllm.evaluation.measured import measured
         from tfllm.evaluation.text_measures import rouge
 

@@ -67,7 +67,7 @@ def main() -> None:
         from baselines.frequent_tags import FrequentTags
         from pretrained import minilm
 
-        from tfllm.data.table_records import read_table
+        from tfllm.data.reading.table_records import read_table
         from tfllm.evaluation.measured import measured
         from tfllm.tasks import evaluate_task, load_task, task_definition
         from tfllm.training import train

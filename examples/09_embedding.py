@@ -87,7 +87,7 @@ def main() -> None:
         from baselines.tfidf_search import cosines
         from pretrained import minilm
 
-        from tfllm.evaluation import charts
+        from tfllm.charts import model_charts as charts
         from tfllm.evaluation.measured import measured
         from tfllm.evaluation.retrieval_measures import mean_reciprocal_rank, ranked, recall_at
         from tfllm.tasks import evaluate_task, load_task

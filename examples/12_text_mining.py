@@ -2,8 +2,8 @@
 
 Names, those that share sentences more often than chance has it, and what sentences state in words
 that a pattern knows. Nothing is trained: there is no English tagger to be had that learned from
-such text, and so names are found by the rules of `tfllm.tasks.name_finding`. The graph goes to
-GraphML (Gephi, yEd, Cytoscape, networkx) and JSON, with the sentences of each relation, and is
+such text, and so names are found by the rules of `tfllm.text_mining.name_finding`. The graph goes
+to GraphML (Gephi, yEd, Cytoscape, networkx) and JSON, with the sentences of each relation, and is
 drawn.
 
 Of relations drawn by chance somebody judged by their sentences which are right
@@ -39,11 +39,11 @@ def main() -> int:
     options = parser.parse_args()
     start = time.perf_counter()
     with quiet_start():
-        from tfllm.evaluation import charts
+        from tfllm.charts import model_charts as charts
         from tfllm.evaluation.bootstrap import confidence_interval
         from tfllm.evaluation.measures import mean
-        from tfllm.tasks.knowledge_graph import NEAR
-        from tfllm.tasks.text_mining import mine
+        from tfllm.text_mining.knowledge_graph import NEAR
+        from tfllm.text_mining.text_mining import mine
     if options.data:
         documents = [Path(file).read_text(encoding="utf-8") for file in options.data]
     else:

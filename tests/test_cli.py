@@ -320,7 +320,7 @@ def test_a_loss_that_turns_nan_is_one_line_and_status_1(data, capsys):
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("tfllm train: the ") and "at step" in line
     assert "lower learning rate" in line
-    from tfllm.training.checkpoints import Checkpoints
+    from tfllm.training.checkpoints.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(out / "checkpoints", 2)
     assert f"that of step {checkpoints.steps()[-1]} " in line

@@ -1,4 +1,4 @@
-"""Imports run downwards only, and settings never wait for TensorFlow."""
+"""Imports run downwards only, in no circle, and settings never wait for TensorFlow."""
 
 import ast
 import subprocess
@@ -12,37 +12,62 @@ MAY_IMPORT = {
     "config": set(),
     "tokenizers": {"config"},
     "layers": set(),
+    "charts": set(),
     "optimization": {"config", "layers"},
     "models": {"config", "layers", "tokenizers", "optimization"},
     "pretrained": {"config", "layers", "tokenizers", "optimization", "models"},
     "data": {"config", "layers", "tokenizers", "optimization", "models", "pretrained"},
+    "text_mining": {"charts"},
 }
 MAY_IMPORT["distribution"] = MAY_IMPORT["data"] - {"pretrained"}
 MAY_IMPORT["generation"] = MAY_IMPORT["data"] | {"data"}
-MAY_IMPORT["evaluation"] = MAY_IMPORT["generation"] | {"generation"}
-for part in ("tasks", "training", "serving"):  # side by side
-    MAY_IMPORT[part] = set(MAY_IMPORT) - {"cli"}
+MAY_IMPORT["evaluation"] = MAY_IMPORT["generation"] | {"generation", "charts"}
+MAY_IMPORT["tasks"] = MAY_IMPORT["evaluation"] | {"evaluation"}
+MAY_IMPORT["training"] = MAY_IMPORT["tasks"] | {"tasks", "distribution"}
+MAY_IMPORT["serving"] = MAY_IMPORT["tasks"] | {"tasks"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
-# The version; the one way to write a folder whole, for whoever writes files; what a folder is that
-# was given; and where a model asks for what lies above it, which imports nothing.
-EVERYONE_MAY_IMPORT = {"__version__", "atomic_folder", "model_verbs", "path_kinds"}
+# The version; files written whole or not at all; what a path leads to; and where a model asks for
+# what lies above it, which imports nothing.
+EVERYONE_MAY_IMPORT = {"__version__", "files", "model_verbs", "path_kinds"}
 LAYERS_MAY_USE = {"keras", "tensorflow", "numpy", "tfllm.layers"}
+MOST_FILES = 20
+"""on one level of a folder: more of them are a warehouse, in which nobody finds anything"""
 
 
-def imported(path):
-    """Every module that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imported(path, *, for_types=True):
+    """Every module that a file imports, anywhere in it; of a package also the module of the name.
+
+    Args:
+        path: of the file.
+        for_types: also what only type checkers read.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    left_out = set()
+    if not for_types:
+        blocks = (node for node in ast.walk(tree) if isinstance(node, ast.If))
+        for block in blocks:
+            if ast.unparse(block.test) == "TYPE_CHECKING":
+                left_out |= {id(node) for child in block.body for node in ast.walk(child)}
+    for node in ast.walk(tree):
+        if id(node) in left_out:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            if node.module == "tfllm":
-                yield from (f"tfllm.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                is_module = name in MODULES or node.module == "tfllm"
+                yield name if is_module else node.module
 
 
-FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+def module_of(path):
+    """The name that a file is imported by."""
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+FILES = [path for path in MODULES.values() if path != ROOT / "__init__.py"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -54,6 +79,31 @@ def test_a_file_imports_only_what_lies_below_it(path):
             continue
         other = module.split(".")[1]
         assert other in allowed, f"{part} must not import {other}"
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    """Packages aside, whose names come from their modules; late imports count as all others."""
+    graph = {
+        module: {other for other in imported(path, for_types=False) if other in MODULES}
+        for module, path in MODULES.items()
+        if path.name != "__init__.py"
+    }
+    while True:  # take away what imports nothing that is left
+        done = {module for module, others in graph.items() if not others & set(graph)}
+        if not done:
+            break
+        graph = {module: others for module, others in graph.items() if module not in done}
+    in_circles = {m: sorted(others & set(graph)) for m, others in graph.items()}
+    assert not in_circles, in_circles
+
+
+def test_a_level_of_a_folder_has_few_files():
+    folders = {path.parent for path in FILES} | {ROOT}
+    counts = {
+        str(folder.relative_to(ROOT)): sum(child.is_file() for child in folder.iterdir())
+        for folder in folders
+    }
+    assert not {folder: n for folder, n in counts.items() if n > MOST_FILES}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "layers").glob("*.py")), ids=lambda p: p.name)
@@ -73,8 +123,8 @@ def test_layers_can_be_lifted_out(path):
         "tfllm.models.presets",
         "tfllm.distribution.cluster",
         "tfllm.distribution.launching",
-        "tfllm.tokenizers.prompt_form",
-        "tfllm.serving.client",
+        "tfllm.tokenizers.chat.prompt_form",
+        "tfllm.serving.client.client",
     ],
 )
 def test_settings_do_not_import_tensorflow(module):

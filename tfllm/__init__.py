@@ -23,11 +23,11 @@ _PUBLIC = {
     "Transformer": "tfllm.models.causal_lm",
     "EncoderConfig": "tfllm.models.encoder_config",
     "Encoder": "tfllm.models.encoder",
-    "SentenceEncoder": "tfllm.models.sentence_encoder",
-    "MaskedLanguageModel": "tfllm.models.masked_language_model",
-    "SequenceClassifier": "tfllm.models.sequence_classifier",
-    "TokenClassifier": "tfllm.models.token_classifier",
-    "SpanClassifier": "tfllm.models.span_classifier",
+    "SentenceEncoder": "tfllm.models.heads.sentence_encoder",
+    "MaskedLanguageModel": "tfllm.models.heads.masked_language_model",
+    "SequenceClassifier": "tfllm.models.heads.sequence_classifier",
+    "TokenClassifier": "tfllm.models.heads.token_classifier",
+    "SpanClassifier": "tfllm.models.heads.span_classifier",
     "EncoderDecoderConfig": "tfllm.models.encoder_decoder_config",
     "EncoderDecoder": "tfllm.models.encoder_decoder",
     "BytePairTokenizer": "tfllm.tokenizers",
@@ -126,11 +126,11 @@ if TYPE_CHECKING:  # what an editor and a type checker see
     from tfllm.models.encoder_config import EncoderConfig
     from tfllm.models.encoder_decoder import EncoderDecoder
     from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
-    from tfllm.models.masked_language_model import MaskedLanguageModel
-    from tfllm.models.sentence_encoder import SentenceEncoder
-    from tfllm.models.sequence_classifier import SequenceClassifier
-    from tfllm.models.span_classifier import SpanClassifier
-    from tfllm.models.token_classifier import TokenClassifier
+    from tfllm.models.heads.masked_language_model import MaskedLanguageModel
+    from tfllm.models.heads.sentence_encoder import SentenceEncoder
+    from tfllm.models.heads.sequence_classifier import SequenceClassifier
+    from tfllm.models.heads.span_classifier import SpanClassifier
+    from tfllm.models.heads.token_classifier import TokenClassifier
     from tfllm.pretrained import load, save
     from tfllm.tasks import (
         TASKS,

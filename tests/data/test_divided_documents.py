@@ -7,7 +7,7 @@ import pytest
 from tests.data.documents import make_documents
 from tfllm.config import PrepareConfig
 from tfllm.data import prepare
-from tfllm.data.splitting import CorpusCensus, divided
+from tfllm.data.preparing.splitting import CorpusCensus, divided
 
 
 def paragraphs(num, seed=0, mark="\n\n"):

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfllm.data.example_packing import best_fit_decreasing, pack_examples
+from tfllm.data.shards.example_packing import best_fit_decreasing, pack_examples
 
 
 def reference(sizes, capacity):

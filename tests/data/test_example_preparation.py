@@ -82,7 +82,7 @@ def test_the_files_hold_what_the_template_makes_of_each_record(examples, chat):
 def test_the_bytes_on_disk_do_not_depend_on_the_number_of_processes(
     run, tmp_path, monkeypatch, records
 ):
-    monkeypatch.setattr("tfllm.data.tokenizing._BATCH_CHARS", 2000)  # many small batches
+    monkeypatch.setattr("tfllm.data.preparing.tokenizing._BATCH_CHARS", 2000)  # many small batches
     made = (conversations if records == "examples" else preferences)(60)
     source = write_lines(tmp_path / "a.jsonl", made)
     folders = [

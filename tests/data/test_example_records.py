@@ -6,11 +6,11 @@ import pytest
 
 from tests.data.chat_examples import assistant, system, user
 from tfllm.config import ConfigError
-from tfllm.data.example_records import ExampleReader
-from tfllm.data.json_records import BadRecord, JsonRecord
-from tfllm.data.preference_records import PreferenceReader
-from tfllm.data.record_keys import FOLLOWED, MESSAGE_REASONING, MESSAGE_WEIGHTS, REFUSED
-from tfllm.data.record_kinds import kind_of_record
+from tfllm.data.reading.example_records import ExampleReader
+from tfllm.data.reading.json_records import BadRecord, JsonRecord
+from tfllm.data.reading.preference_records import PreferenceReader
+from tfllm.data.reading.record_keys import FOLLOWED, MESSAGE_REASONING, MESSAGE_WEIGHTS, REFUSED
+from tfllm.data.reading.record_kinds import kind_of_record
 
 QA = [user("q"), assistant("a")]
 

@@ -9,7 +9,7 @@ from tests.data.chat_examples import by_hand, conversations, preferences, write_
 from tests.data.documents import make_documents
 from tfllm.config import ModelConfig, PrepareConfig
 from tfllm.data import prepare, rows_dataset
-from tfllm.data.splits import NO_ROW
+from tfllm.data.shards.splits import NO_ROW
 
 
 def whole_epoch(data, split, length, batch_size=4):

@@ -10,7 +10,7 @@ from tests.data.chat_examples import assistant, by_hand, user
 from tests.data.test_example_preparation import run, sequences  # noqa: F401
 from tfllm.config import ConfigError, PrepareConfig
 from tfllm.data import PreferenceData, prepared
-from tfllm.data.table_files import table_rows
+from tfllm.data.reading.table_files import table_rows
 
 PAIRS = [("a cat, ran", 'sat "on"\na mat'), ("Where?", "a dog"), ("Why?", "so it is")]
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tfllm.data.json_records import BadRecord, BadRecords, json_records
-from tfllm.data.sources import documents, find_files, records
+from tfllm.data.reading.json_records import BadRecord, BadRecords, json_records
+from tfllm.data.reading.sources import documents, find_files, records
 
 
 def read(content, name="a.json", on_bad=None):
@@ -31,7 +31,7 @@ VALUES = [
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 18])
 @pytest.mark.parametrize("before", ["", "\ufeff", " \n\r\n\t"])
 def test_an_array_gives_the_same_records_as_the_whole_file(monkeypatch, indent, chunk, before):
-    monkeypatch.setattr("tfllm.data.json_records.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("tfllm.data.reading.json_records.CHUNK_BYTES", chunk)
     text = before + json.dumps(VALUES, indent=indent, ensure_ascii=False) + "\n"
     assert [record.value for record in read(text)] == VALUES
     assert read(before + "[]") == [] and read(before + " [ ] ") == []
@@ -71,7 +71,7 @@ def test_records_of_an_array_are_placed_by_number_and_line():
 )
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
 def test_a_broken_array_is_an_error_with_its_place(monkeypatch, text, message, chunk):
-    monkeypatch.setattr("tfllm.data.json_records.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("tfllm.data.reading.json_records.CHUNK_BYTES", chunk)
     for on_bad in (BadRecords(False), BadRecords(True)):  # nothing behind it can be found
         with pytest.raises(ValueError, match=message):
             read(text, on_bad=on_bad)

@@ -8,8 +8,8 @@ import pytest
 
 from tfllm.config import ConfigError, PrepareConfig
 from tfllm.data import prepare
-from tfllm.data.middle_filling import MiddleFilling
-from tfllm.data.shards import token_dtype
+from tfllm.data.preparing.middle_filling import MiddleFilling
+from tfllm.data.shards.shard_files import token_dtype
 from tfllm.tokenizers import BytePairTokenizer
 from tfllm.tokenizers.fill_in_the_middle import END, SENTINELS, middle_tokens
 

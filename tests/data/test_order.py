@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tfllm.data.order import RowOrder
+from tfllm.data.shards.order import RowOrder
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 16, 17, 100, 1024, 1025, 100_003])

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfllm.data.packing import pack_rows
+from tfllm.data.shards.packing import pack_rows
 
 END = 0
 

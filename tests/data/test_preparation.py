@@ -35,7 +35,7 @@ def contents(folder):
 
 
 def test_the_bytes_on_disk_do_not_depend_on_the_number_of_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfllm.data.tokenizing._BATCH_CHARS", 2000)  # many small batches
+    monkeypatch.setattr("tfllm.data.preparing.tokenizing._BATCH_CHARS", 2000)  # many small batches
     source = write_corpus(tmp_path / "in", make_documents(200))
     folders = []
     for count in (1, 3):
@@ -294,7 +294,7 @@ def test_an_interrupted_run_leaves_the_old_folder_whole(tmp_path, monkeypatch, e
     def interrupt(*_):
         raise error
 
-    monkeypatch.setattr("tfllm.data.shards.ShardWriter.write", interrupt)
+    monkeypatch.setattr("tfllm.data.shards.shard_files.ShardWriter.write", interrupt)
     config = PrepareConfig(vocab_size=300, num_processes=processes)
     with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else OSError) as caught:
         run(source, tmp_path / "out", config, overwrite=True)
@@ -329,7 +329,8 @@ def test_a_killed_run_leaves_nothing_that_opens(tmp_path):
     script = f"""
         import os
         from tfllm.config import PrepareConfig
-        from tfllm.data import prepare, shards
+        from tfllm.data import prepare
+        from tfllm.data.shards.shard_files import shard_files as shards
         shards.ShardWriter.close = lambda self: os._exit(9)
         prepare({str(source)!r}, {str(tmp_path / "out")!r},
                 PrepareConfig(vocab_size=300, num_processes=1), show_progress=False)
@@ -359,7 +360,7 @@ def test_a_script_without_a_main_guard_may_use_several_processes(tmp_path):
 
 
 def test_a_worker_that_dies_is_an_error_and_not_a_wait(tmp_path, monkeypatch):
-    from tfllm.data import tokenizing
+    from tfllm.data.preparing import tokenizing
 
     source = write_corpus(tmp_path / "in", make_documents(30))
     monkeypatch.setattr(tokenizing, "WORKER", "import os; os._exit(7)")
@@ -370,7 +371,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_wait(tmp_path, monkeypatch):
 
 
 def test_text_that_changes_under_the_run_is_refused(tmp_path, monkeypatch):
-    from tfllm.data.text_preparation import TextPreparation
+    from tfllm.data.preparing.text_preparation import TextPreparation
 
     source = write_corpus(tmp_path / "in", make_documents(30))
     train = TextPreparation.tokenizer

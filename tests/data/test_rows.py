@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfllm.data import rows_dataset, steps_per_epoch
-from tfllm.data.packing import pack_rows
+from tfllm.data.shards.packing import pack_rows
 
 LENGTH, BATCH = 16, 4
 NAMES = ("token_ids", "segment_ids", "reference")

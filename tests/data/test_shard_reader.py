@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tfllm.data import PreparedData, rows_dataset
-from tfllm.data.shard_reader import ShardReader
+from tfllm.data.shards.shard_reader import ShardReader
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_folder_that_is_moved_away_goes_on_with_what_is_open(data, copied):
 def test_a_shard_that_never_rests_is_named(data, monkeypatch):
     ticks = iter(range(1000))
     monkeypatch.setattr(
-        "tfllm.data.shard_reader._OpenFile.marks", lambda self: (1400, next(ticks), True)
+        "tfllm.data.shards.shard_reader._OpenFile.marks", lambda self: (1400, next(ticks), True)
     )
     with pytest.raises(ValueError, match=rf"{SHARD} (was|is being) changed"):
         data.train.read(700, 701)
@@ -152,7 +152,7 @@ def open_files(folder: Path) -> int:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux")
 def test_few_files_are_open_at_a_time_and_none_when_the_data_are_gone(copied, monkeypatch):
-    monkeypatch.setattr("tfllm.data.shard_stream._OPEN_FILES", 2)
+    monkeypatch.setattr("tfllm.data.shards.shard_stream._OPEN_FILES", 2)
     data = PreparedData.open(copied)
     assert len(data.train.readers) > 3 and open_files(copied) == 0
     for _ in range(3):
@@ -166,7 +166,7 @@ def test_few_files_are_open_at_a_time_and_none_when_the_data_are_gone(copied, mo
 
 
 def test_threads_read_at_the_same_time(data, copied, monkeypatch):
-    monkeypatch.setattr("tfllm.data.shard_stream._OPEN_FILES", 1)
+    monkeypatch.setattr("tfllm.data.shards.shard_stream._OPEN_FILES", 1)
     expected = PreparedData.open(copied).train.read(0, 10**9)
     wrong = []
 
@@ -248,8 +248,8 @@ def test_a_file_cut_short_does_not_kill_the_process_that_reads_it(tmp_path):
 import os, sys
 from pathlib import Path
 import numpy as np
-from tfllm.data.shard_reader import ShardReader
-from tfllm.data.shards import Shard
+from tfllm.data.shards.shard_reader import ShardReader
+from tfllm.data.shards.shard_files import Shard
 path = Path(sys.argv[1])
 shard = Shard(path.name, 1 << 20, "?")
 mapped = np.memmap(path, dtype="<u4", mode="r")

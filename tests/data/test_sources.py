@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tfllm.data.sources import documents, find_files
+from tfllm.data.reading.sources import documents, find_files
 
 
 def read_all(path, **options):
@@ -89,7 +89,7 @@ def test_documents_of_white_space_are_passed_over(tmp_path):
 @pytest.mark.parametrize("limit", [10, 100, 5000])
 @pytest.mark.parametrize("chunk", [7, 1000, 1 << 18])
 def test_a_long_text_is_cut_into_pieces_that_join_to_it(tmp_path, limit, chunk, monkeypatch):
-    monkeypatch.setattr("tfllm.data.sources.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("tfllm.data.reading.sources.CHUNK_BYTES", chunk)
     text = "\n\n".join(f"Paragraph {i} ü猫🙂 has\n{'word ' * (i % 30)}end." for i in range(200))
     write(tmp_path / "a.txt", text.replace("\n", "\r\n"))
     pieces = read_all(tmp_path, max_document_chars=limit)
@@ -179,7 +179,7 @@ def test_a_json_line_that_is_not_utf8_is_named_with_offset_and_line(tmp_path):
 
 
 def test_a_json_line_too_long_to_hold_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfllm.data.json_records._MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr("tfllm.data.reading.json_records._MAX_LINE_BYTES", 1 << 20)
     path = write(tmp_path / "bad.json", json.dumps({"text": "x" * (1 << 20)}))
     with pytest.raises(ValueError, match=r"bad\.json, line 1 is longer than 1 MiB"):
         read_all(path)

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from tfllm.data.splitting import CorpusCensus, document_hash
+from tfllm.data.preparing.splitting import CorpusCensus, document_hash
 
 
 def census_of(pairs):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tfllm.config import ConfigError
-from tfllm.data.table_records import Column, read_table
+from tfllm.data.reading.table_records import Column, read_table
 
 COLUMNS = {
     "text": Column(aliases=("sentence", "review")),

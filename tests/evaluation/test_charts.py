@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.rounding import in_double
-from tfllm.evaluation import charts
-from tfllm.evaluation.graph_layout import spread, without_overlaps
+from tfllm.charts import model_charts as charts
+from tfllm.charts.graph_layout import spread, without_overlaps
 
 pytest.importorskip("matplotlib")
 

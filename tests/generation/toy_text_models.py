@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests.rounding import additions_of
 from tfllm.config import GenerationConfig, ModelConfig
 from tfllm.models.causal_lm import CausalLM
-from tfllm.tasks.text_generation import TextGeneration
+from tfllm.tasks.language_model.text_generation import TextGeneration
 from tfllm.tokenizers import BytePairTokenizer
 
 CONTEXT = 48

@@ -13,11 +13,11 @@ from tests.rounding import about, additions_of, assert_rounded
 from tfllm.config import ConfigError
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.models.masked_language_model import MaskedLanguageModel
-from tfllm.models.sentence_encoder import SentenceEncoder
-from tfllm.models.sequence_classifier import SequenceClassifier
-from tfllm.models.span_classifier import SpanClassifier
-from tfllm.models.token_classifier import TokenClassifier
+from tfllm.models.heads.masked_language_model import MaskedLanguageModel
+from tfllm.models.heads.sentence_encoder import SentenceEncoder
+from tfllm.models.heads.sequence_classifier import SequenceClassifier
+from tfllm.models.heads.span_classifier import SpanClassifier
+from tfllm.models.heads.token_classifier import TokenClassifier
 
 B, T, V, E = 6, 11, 53, 12
 CONFIG = EncoderConfig(

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tests.rounding import assert_rounded
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.models.masked_language_model import MaskedLanguageModel
+from tfllm.models.heads.masked_language_model import MaskedLanguageModel
 from tfllm.models.token_masking import TokenMasking, mask_tokens
 from tfllm.optimization.adamw import AdamW
 

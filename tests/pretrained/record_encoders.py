@@ -155,7 +155,7 @@ def resave(folder: Path) -> None:
     """
     import tfllm.pretrained
     from tfllm.models.encoder import Encoder
-    from tfllm.models.sentence_encoder import SentenceEncoder
+    from tfllm.models.heads.sentence_encoder import SentenceEncoder
 
     models = {name: tfllm.pretrained.load(REFERENCES / name).model for name in MODELS}
     models["sentence"] = SentenceEncoder(tfllm.pretrained.load(REFERENCES / "model").model)

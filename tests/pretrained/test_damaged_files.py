@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 from tests.pretrained.conftest import REFERENCES
 from tests.pretrained.gguf_files import folder_tensors, write_gguf
 from tfllm import pretrained
-from tfllm.pretrained.gguf_header import read_header
-from tfllm.pretrained.gguf_model import GGUFModel
-from tfllm.pretrained.tensor_files import INDEX
+from tfllm.pretrained.gguf.header import read_header
+from tfllm.pretrained.gguf.model import GGUFModel
+from tfllm.pretrained.hugging_face.tensor_files import INDEX
 
 SMALL = 20_000_000  # bytes; nothing here needs as much
 

@@ -19,12 +19,12 @@ from tfllm.config import ConfigError, ModelConfig
 from tfllm.models.causal_lm import CausalLM
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.models.masked_language_model import MaskedLanguageModel
-from tfllm.models.sentence_encoder import SentenceEncoder
-from tfllm.models.sequence_classifier import SequenceClassifier
-from tfllm.models.span_classifier import SpanClassifier
-from tfllm.models.token_classifier import TokenClassifier
-from tfllm.pretrained.bert_config import read_bert, read_labels
+from tfllm.models.heads.masked_language_model import MaskedLanguageModel
+from tfllm.models.heads.sentence_encoder import SentenceEncoder
+from tfllm.models.heads.sequence_classifier import SequenceClassifier
+from tfllm.models.heads.span_classifier import SpanClassifier
+from tfllm.models.heads.token_classifier import TokenClassifier
+from tfllm.pretrained.hugging_face.bert_config import read_bert, read_labels
 
 CLASSES = {
     "model": Encoder,

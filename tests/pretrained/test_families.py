@@ -19,9 +19,9 @@ from tfllm.generation import decoding
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.sampling import SamplingOptions
 from tfllm.models.causal_lm import CausalLM
-from tfllm.pretrained.hugging_face_architectures import ARCHITECTURES
-from tfllm.pretrained.hugging_face_config import from_hugging_face
-from tfllm.pretrained.weight_map import WEIGHT_MAPS
+from tfllm.pretrained.hugging_face.architectures import ARCHITECTURES
+from tfllm.pretrained.hugging_face.decoder_config import from_hugging_face
+from tfllm.pretrained.hugging_face.weight_map import WEIGHT_MAPS
 
 FAMILIES = families()
 NAMES = [name for family in FAMILIES if family.hugging_face_in for name in family.references]

@@ -9,10 +9,10 @@ import pytest
 from tests.pretrained.record_folders import FOLDERS, GENERATION, TEXTS
 from tfllm import pretrained
 from tfllm.config import ConfigError, GenerationConfig
-from tfllm.pretrained.generation_settings import from_hugging_face, to_hugging_face
+from tfllm.pretrained.hugging_face.generation_settings import from_hugging_face, to_hugging_face
 from tfllm.pretrained.task_information import search_of
 from tfllm.tasks import Chat, TextGeneration, load_task
-from tfllm.tasks.text_generation import TextGeneration as Task
+from tfllm.tasks.language_model.text_generation import TextGeneration as Task
 
 RECORDED = json.loads((FOLDERS / "generated.json").read_text())
 
@@ -103,7 +103,7 @@ def test_what_is_not_followed_is_refused_by_name_where_text_is_made(folder_with,
         with pytest.raises(ConfigError, match=rf"asks for .*{named}.*give not_followed=\(\)"):
             refused("a")
     with pytest.raises(ConfigError, match=named):
-        task.for_export()
+        task.check_exportable()
     chat = load_task(folder)
     messages = [{"role": "user", "content": "a"}]
     with pytest.raises(ConfigError, match=named):
@@ -112,7 +112,7 @@ def test_what_is_not_followed_is_refused_by_name_where_text_is_made(folder_with,
     assert task.generate("a", not_followed=(), **greedy) == Task(
         task.model, task.tokenizer
     ).generate("a", **greedy)
-    task.with_settings({"not_followed": "none"}).for_export()
+    task.with_settings({"not_followed": "none"}).check_exportable()
     again = pretrained.save(
         task.model, folder.parent / "again", task.tokenizer, generation=task.generation
     )

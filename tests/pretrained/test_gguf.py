@@ -21,10 +21,10 @@ from tests.pretrained.gguf_files import (
 from tests.rounding import assert_within, weight_rounding
 from tfllm import pretrained
 from tfllm.config import ConfigError
-from tfllm.pretrained.gguf_config import GGUF_ARCHITECTURES
-from tfllm.pretrained.gguf_header import read_header
-from tfllm.pretrained.gguf_rope import llama3_scaling
-from tfllm.pretrained.gguf_tensors import READABLE, GGUFTensors
+from tfllm.pretrained.gguf.config import GGUF_ARCHITECTURES
+from tfllm.pretrained.gguf.header import read_header
+from tfllm.pretrained.gguf.rope import llama3_scaling
+from tfllm.pretrained.gguf.tensors import READABLE, GGUFTensors
 
 FAMILIES = families()
 NAMES = [name for family in FAMILIES if family.gguf for name in family.references]

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from tests.pretrained.loopback_hub import COMMIT, hub
 from tests.pretrained.record_folders import FOLDERS, SENTENCES
 from tfllm.pretrained import load_tokenizer
-from tfllm.pretrained.hub import downloaded
+from tfllm.pretrained.hugging_face.hub import downloaded
 from tfllm.tasks import load_task
 
 HERE = Path(__file__).parent

@@ -17,13 +17,13 @@ from tests.pretrained.keras_hub_models import (
 )
 from tfllm.config import ConfigError
 from tfllm.pretrained import load_keras_hub
-from tfllm.pretrained.keras_hub import (
+from tfllm.pretrained.keras_hub.models import (
     in_one_dtype,
     is_keras_hub_model,
     is_keras_hub_preset,
     with_dtype,
 )
-from tfllm.pretrained.keras_hub_tokenizer import keras_hub_tokenizer, prompt_of
+from tfllm.pretrained.keras_hub.tokenizer import keras_hub_tokenizer, prompt_of
 
 TEXTS = [
     "",

@@ -148,7 +148,7 @@ def test_what_is_not_followed_is_refused_by_name(sentence, file, values, message
 
 def test_a_training_goes_on_with_the_pooling_and_the_prompts_of_its_base(sentence):
     from tfllm.config import TrainingConfig
-    from tfllm.tasks.embedding import Embedding
+    from tfllm.tasks.encoder.embedding import Embedding
 
     folder = sentence("sentence_joined")
     tokenizer = pretrained.load_tokenizer(folder)

@@ -6,7 +6,7 @@ import pytest
 
 import tfllm
 from tests.pretrained.families import README
-from tfllm.pretrained.hugging_face_architectures import ARCHITECTURES
+from tfllm.pretrained.hugging_face.architectures import ARCHITECTURES
 from tfllm.pretrained.model_kinds import MODEL_KINDS, kind_of_config, kind_of_model
 
 

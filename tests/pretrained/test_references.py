@@ -12,8 +12,8 @@ from tests.pretrained.conftest import REFERENCES
 from tests.rounding import UNIT_ROUNDOFF, assert_within, weight_rounding
 from tfllm import pretrained
 from tfllm.config import ConfigError
-from tfllm.pretrained.hugging_face_config import from_hugging_face
-from tfllm.pretrained.tensor_files import INDEX
+from tfllm.pretrained.hugging_face.decoder_config import from_hugging_face
+from tfllm.pretrained.hugging_face.tensor_files import INDEX
 
 NAMES = sorted(path.name for path in REFERENCES.iterdir())
 

@@ -12,8 +12,9 @@ from tfllm import pretrained
 from tfllm.config import GenerationConfig
 from tfllm.models.causal_lm import CausalLM, Transformer
 from tfllm.models.presets import preset
-from tfllm.pretrained import replaced_folder, tensor_files
-from tfllm.pretrained.weight_map import WEIGHT_MAPS
+from tfllm.pretrained import replaced_folder
+from tfllm.pretrained.hugging_face import tensor_files
+from tfllm.pretrained.hugging_face.weight_map import WEIGHT_MAPS
 from tfllm.tokenizers import BytePairTokenizer
 
 TEXTS = ["the cat sat on the mat and the dog sat on the log"] * 20

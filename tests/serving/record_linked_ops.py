@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write tfllm/serving/linked_ops_2_20.txt: the ops that TensorFlow Serving 2.20 has linked in.
+"""Write tfllm/serving/saved_model/linked_ops_2_20.txt: the ops that TensorFlow Serving 2.20 links.
 
 TensorFlow Serving links TensorFlow's own ops, all of TensorFlow Text's (`ops_lib`) and the
 inference ops of TensorFlow Decision Forests (SUPPORTED_TENSORFLOW_OPS in its
@@ -9,7 +9,7 @@ registers (the kernels of PyFunc, for one) is not in a server.
 
     python3 -m venv ENV
     ENV/bin/pip install "tensorflow==2.20.*" "tensorflow-text==2.20.*"
-    ENV/bin/python tests/serving/record_linked_ops.py tfllm/serving/linked_ops_2_20.txt
+    ENV/bin/python tests/serving/record_linked_ops.py tfllm/serving/saved_model/linked_ops_2_20.txt
 
 The decision forest ops are not in those wheels; they are written below as the op registrations
 in `tensorflow_decision_forests/tensorflow/ops/inference/op.cc` declare them.

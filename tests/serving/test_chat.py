@@ -10,8 +10,8 @@ from tests.tasks.chat_models import chat
 from tests.tokenizers.conversations import CONVERSATIONS, assistant, system, user
 from tfllm.cli import main
 from tfllm.serving import Client, GenerationError, ServingError, check, export
-from tfllm.serving.chat_templates import read_template
-from tfllm.serving.warmup_requests import read_warmup_requests
+from tfllm.serving.client.chat_templates import read_template
+from tfllm.serving.protocol.warmup_requests import read_warmup_requests
 from tfllm.tasks import TextGeneration
 
 OPTIONS = {"temperature": 1.2, "seed": 4, "max_new_tokens": 9}

@@ -13,13 +13,13 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfllm.serving import session_process
-from tfllm.serving.check_files import WARMUP_FILE, version_number
-from tfllm.serving.check_requests import EXAMPLE_METHODS
-from tfllm.serving.check_run import CheckedRun
-from tfllm.serving.checking import check, main
+from tfllm.serving.checks import session_process
+from tfllm.serving.checks.checking import check, main
+from tfllm.serving.checks.files import WARMUP_FILE, version_number
+from tfllm.serving.checks.requests import EXAMPLE_METHODS
+from tfllm.serving.checks.run import CheckedRun
 from tfllm.serving.deployment import write_deployment_files
-from tfllm.serving.linked_ops import linked_ops
+from tfllm.serving.saved_model.linked_ops import linked_ops
 
 predict_pb2 = pytest.importorskip("tensorflow_serving.apis.predict_pb2")
 prediction_log_pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
@@ -304,7 +304,7 @@ def test_what_only_loading_runs_is_not_held_against_requests(copy):
 
 
 def test_a_file_near_two_gigabytes_is_an_error(copy, monkeypatch):
-    monkeypatch.setattr("tfllm.serving.check_graph.GRAPH_BYTES", 1000)
+    monkeypatch.setattr("tfllm.serving.checks.graph.GRAPH_BYTES", 1000)
     assert codes(check(copy, run=False)) == {"graph_too_large"}
 
 
@@ -518,7 +518,7 @@ def test_a_request_without_end_is_a_finding_after_the_time_limit(tmp_path):
 
 
 def test_a_warmup_request_slower_than_rest_allows_is_a_warning(sound, monkeypatch):
-    monkeypatch.setattr("tfllm.serving.check_answers.REST_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr("tfllm.serving.checks.answers.REST_TIMEOUT_SECONDS", 0.0)
     report = check(sound)
     assert [f.code for f in report.findings] == ["slow_request"] * 2 and report.ok
 
@@ -571,7 +571,7 @@ def test_a_warmup_file_that_is_damaged_or_too_long_is_an_error(copy, monkeypatch
 
 
 def _only_reads_warmup(folder, graph, timeout):
-    from tfllm.serving.check_requests import warmup_requests
+    from tfllm.serving.checks.requests import warmup_requests
 
     return CheckedRun(warmup_requests(folder, graph)[1])
 

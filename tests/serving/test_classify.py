@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 
 from tests.serving.toy_models import call, start, toy_base
-from tfllm.serving.classify import Classes, read_classify, write_classify
-from tfllm.serving.client import Client
-from tfllm.serving.errors import ServingError
-from tfllm.serving.servable import Prediction
+from tfllm.serving.client.client import Client
+from tfllm.serving.protocol.errors import ServingError
+from tfllm.serving.server.classify import Classes, read_classify, write_classify
+from tfllm.serving.server.servable import Prediction
 
 
 @pytest.fixture(scope="module")

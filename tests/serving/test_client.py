@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.serving.toy_models import start, toy_base
-from tfllm.serving.client import Client
-from tfllm.serving.errors import GenerationError, ServingError
+from tfllm.serving.client.client import Client
+from tfllm.serving.protocol.errors import GenerationError, ServingError
 
 
 @pytest.fixture(scope="module")

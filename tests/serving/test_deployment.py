@@ -162,7 +162,7 @@ def test_a_model_that_cannot_be_read_is_not_split(base):
 
 
 def test_tfllm_serve_and_the_files_have_one_set_of_batching_defaults(base, monkeypatch):
-    from tfllm.serving import server as server_module
+    from tfllm.serving.server import server as server_module
 
     write_deployment_files(base, ["quickstart"])
     found = batching_parameters((base / "batching.config").read_text())

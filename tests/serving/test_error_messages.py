@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from tfllm.serving.errors import clean_message, from_exception
+from tfllm.serving.protocol.errors import clean_message, from_exception
 
 DETECTED = "Detected at node A/Assert defined at (most recent call last):\n"
 

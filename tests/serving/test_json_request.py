@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfllm.serving.errors import ServingError
-from tfllm.serving.json_request import RepeatedKeys, is_base64, read_base64, read_json
+from tfllm.serving.protocol.errors import ServingError
+from tfllm.serving.protocol.json_request import RepeatedKeys, is_base64, read_base64, read_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

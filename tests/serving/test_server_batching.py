@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from tests.rounding import about
 from tests.serving.toy_models import call, raw_call, start, toy_base, until
-from tfllm.serving.batching import BatchingOptions, batched_function
-from tfllm.serving.client import Client
-from tfllm.serving.errors import ServingError
+from tfllm.serving.client.client import Client
+from tfllm.serving.protocol.errors import ServingError
+from tfllm.serving.server.batching import BatchingOptions, batched_function
 
 pytestmark = pytest.mark.alone
 

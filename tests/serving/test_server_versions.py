@@ -18,8 +18,8 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from tests.serving.toy_models import call, start, toy_base, until
 from tfllm.cli import main
-from tfllm.serving import server as server_module
-from tfllm.serving import xla_switch
+from tfllm.serving.server import xla_switch
+from tfllm.serving.server import server as server_module
 
 pytestmark = pytest.mark.alone
 
@@ -385,7 +385,7 @@ def test_stop_waits_no_longer_than_the_grace_period(base):
 def test_a_signal_ends_the_process_cleanly_after_the_request_under_way(base, name):
     program = (
         "import sys\n"
-        "from tfllm.serving.server import ModelServer\n"
+        "from tfllm.serving.server.server import ModelServer\n"
         "server = ModelServer(sys.argv[1], rest_port=0, grpc_port=0).start()\n"
         "print(server.rest_address, flush=True)\n"
         "sys.exit(server.serve_forever())\n"

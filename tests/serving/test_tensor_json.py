@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfllm.serving.errors import ServingError
-from tfllm.serving.json_reply import write_predict
-from tfllm.serving.tensor_json import TensorInfo, read_predict
+from tfllm.serving.protocol.errors import ServingError
+from tfllm.serving.protocol.json_reply import write_predict
+from tfllm.serving.protocol.tensor_json import TensorInfo, read_predict
 
 X = {"x": TensorInfo("float", (None,))}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tfllm.serving.server import ModelServer
+from tfllm.serving.server.server import ModelServer
 
 
 class HalfPlus(tf.Module):

@@ -22,10 +22,11 @@ from tfllm.config import GenerationConfig
 from tfllm.generation.options import option_values
 from tfllm.pretrained import save
 from tfllm.tasks import Chat, TextGeneration, load_task
-from tfllm.tasks.text_generation import OPTION_DTYPES
-from tfllm.tokenizers import BytePairTokenizer, prompt_form_graph
-from tfllm.tokenizers.prompt_form import WHITE_SPACE, NoPromptForm, prompt_form
-from tfllm.tokenizers.prompt_form_graph import date
+from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
+from tfllm.tokenizers import BytePairTokenizer
+from tfllm.tokenizers.chat import prompt_form_graph
+from tfllm.tokenizers.chat.prompt_form import WHITE_SPACE, NoPromptForm, prompt_form
+from tfllm.tokenizers.chat.prompt_form_graph import date
 
 NAMES = list(BEGIN_AND_END)
 
@@ -230,7 +231,7 @@ def test_the_date_in_a_prompt_is_that_of_the_request(monkeypatch):
     of = chat("llama3_2")
     for moment in (datetime.datetime(2024, 2, 29, 23), datetime.datetime(2031, 12, 1)):
         moment = moment.replace(tzinfo=datetime.timezone.utc)
-        monkeypatch.setattr("tfllm.tokenizers.template_sandbox.now", lambda at=moment: at)
+        monkeypatch.setattr("tfllm.tokenizers.chat.template_sandbox.now", lambda at=moment: at)
         monkeypatch.setattr(
             prompt_form_graph.tf,
             "timestamp",

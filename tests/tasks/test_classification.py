@@ -11,13 +11,13 @@ from google.protobuf.message import DecodeError
 from tests.tasks.tiny_cases import TINY_ENCODER
 from tfllm.config import ConfigError
 from tfllm.data import TaskDataConfig
-from tfllm.data.table_records import Record
+from tfllm.data.reading.table_records import Record
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.models.sequence_classifier import SequenceClassifier
+from tfllm.models.heads.sequence_classifier import SequenceClassifier
 from tfllm.serving import Client, ModelServer, export
-from tfllm.tasks.classification import Classification, TextClassifier, serialized_example
-from tfllm.tasks.encoder_inputs import encoder_inputs
-from tfllm.tasks.encoder_task import encoded_texts
+from tfllm.tasks.encoder.classification import Classification, TextClassifier, serialized_example
+from tfllm.tasks.encoder.encoder_inputs import encoder_inputs
+from tfllm.tasks.encoder.encoder_task import encoded_texts
 from tfllm.tasks.example_messages import example_texts
 from tfllm.tokenizers.word_piece import WordPiece
 from tfllm.training.task_preparation import prepare_task

@@ -17,7 +17,7 @@ from tests.tasks.tiny_cases import CASES, TinyCase
 from tfllm.data import TaskDataConfig
 from tfllm.serving import Client, ModelServer, check, export
 from tfllm.tasks import TASKS, evaluate_task, load_task, task_definition
-from tfllm.tasks.encoder_task import EncoderTask
+from tfllm.tasks.encoder.encoder_task import EncoderTask
 from tfllm.training import train
 
 SETTINGS: dict[str, Any] = {

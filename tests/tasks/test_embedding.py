@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from tests.rounding import assert_rounded, in_double
 from tests.tasks.tiny_cases import ADDITIONS, TINY_ENCODER
-from tfllm.data.table_records import Record
+from tfllm.data.reading.table_records import Record
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.models.sentence_encoder import SentenceEncoder
+from tfllm.models.heads.sentence_encoder import SentenceEncoder
 from tfllm.tasks import load_task
-from tfllm.tasks.embedding import Embedding, TextEmbedding
+from tfllm.tasks.encoder.embedding import Embedding, TextEmbedding
 from tfllm.tokenizers.word_piece import WordPiece
 
 TEXTS = ["the cat sat on the mat", "a dog ran", "naïve 你好", "", "the " * 40]

@@ -14,7 +14,7 @@ from tfllm.config import ConfigError, GenerationConfig
 from tfllm.generation.options import option_values
 from tfllm.serving import Client, check, export
 from tfllm.tasks import TextGeneration, load_task
-from tfllm.tasks.text_generation import OPTION_DTYPES
+from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
 from tfllm.training import TrainingStep
 
 PROMPTS = ["the cat sat", "", "on", "你好 the mat, 🎉 and"]

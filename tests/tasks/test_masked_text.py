@@ -11,12 +11,12 @@ import tensorflow as tf
 from tests.rounding import about, assert_rounded, assert_within, in_double, rounding
 from tests.tasks.tiny_cases import ADDITIONS, TINY_ENCODER
 from tfllm import pretrained
-from tfllm.data.table_records import Record
+from tfllm.data.reading.table_records import Record
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.models.masked_language_model import MaskedLanguageModel
+from tfllm.models.heads.masked_language_model import MaskedLanguageModel
 from tfllm.models.token_masking import mask_tokens
+from tfllm.tasks.encoder.masked_language_model import GapFilling, MaskedText, token_masking
 from tfllm.tasks.evaluating import evaluate_task
-from tfllm.tasks.masked_language_model import GapFilling, MaskedText, token_masking
 from tfllm.tokenizers.word_piece import WordPiece
 from tfllm.training import train
 

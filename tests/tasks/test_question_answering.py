@@ -11,18 +11,18 @@ import tensorflow as tf
 from tests.rounding import about, in_double
 from tests.tasks.oracles import Oracle
 from tests.tasks.tiny_cases import ADDITIONS, TINY_ENCODER
-from tfllm.data.table_records import Record, read_table
+from tfllm.data.reading.table_records import Record, read_table
 from tfllm.evaluation.measured import measured
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.models.span_classifier import SpanClassifier
-from tfllm.tasks.question_answering import (
+from tfllm.models.heads.span_classifier import SpanClassifier
+from tfllm.tasks.encoder.question_answering import (
     MAX_ANSWER_TOKENS,
     QuestionAnswerer,
     QuestionAnswering,
     answers_of,
     question_room,
 )
-from tfllm.tasks.windows import windows_of
+from tfllm.tasks.encoder.windows import windows_of
 from tfllm.tokenizers.word_piece import WordPiece
 
 WORDS = ["the", "road", "was", "built", "in", "naïve", "Rome", "unbelievable", "\U0001f389", "1923"]

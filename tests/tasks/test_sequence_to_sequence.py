@@ -18,16 +18,16 @@ from tfllm import pretrained
 from tfllm.cli import main
 from tfllm.config import ConfigError
 from tfllm.data import TaskDataConfig
-from tfllm.data.prepared_data import open_data
-from tfllm.data.table_records import Record
+from tfllm.data.reading.table_records import Record
+from tfllm.data.shards.prepared_data import open_data
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.encoder_decoder_presets import encoder_decoder_preset
 from tfllm.serving import Client, ModelServer
 from tfllm.tasks import evaluate_task, load_task
 from tfllm.tasks.definition import TRUNCATED
-from tfllm.tasks.sequence_generation import SearchSettings
-from tfllm.tasks.summarization import Summarization
-from tfllm.tasks.translation import Translation
+from tfllm.tasks.sequence_to_sequence.sequence_generation import SearchSettings
+from tfllm.tasks.sequence_to_sequence.summarization import Summarization
+from tfllm.tasks.sequence_to_sequence.translation import Translation
 from tfllm.tokenizers.byte_pair import BytePairTokenizer
 from tfllm.training import train
 from tfllm.training.task_preparation import prepare_task
@@ -572,7 +572,7 @@ def test_a_model_of_another_task_is_refused(run, folder_of):
 
 def test_the_tokenizers_of_measures_are_settings_of_their_tasks(monkeypatch, capsys):
     from tfllm.cli import main
-    from tfllm.data.table_records import Record
+    from tfllm.data.reading.table_records import Record
     from tfllm.tasks import evaluate_task, evaluating, task_definition
 
     zh = "猫坐在垫子上。"

@@ -10,10 +10,10 @@ import tensorflow as tf
 from tests.tasks.oracles import Oracle, one_hot_logits
 from tfllm.config import ConfigError
 from tfllm.data import TaskDataConfig
-from tfllm.data.table_records import Record, read_table
+from tfllm.data.reading.table_records import Record, read_table
 from tfllm.evaluation.measured import measured
-from tfllm.tasks.span_labels import Span, read_spans, tags_of, token_tags
-from tfllm.tasks.tagging import SpanTagger, Tagging
+from tfllm.tasks.encoder.span_labels import Span, read_spans, tags_of, token_tags
+from tfllm.tasks.encoder.tagging import SpanTagger, Tagging
 from tfllm.tokenizers.word_piece import WordPiece
 from tfllm.training.task_preparation import prepare_task
 

@@ -24,7 +24,7 @@ from tfllm.generation import decoding
 from tfllm.generation.options import option_values
 from tfllm.models.causal_lm import CausalLM
 from tfllm.tasks import TextGeneration, generate
-from tfllm.tasks.text_generation import OPTION_DTYPES
+from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
 from tfllm.tokenizers import BytePairTokenizer
 
 PROMPTS = ["the cat sat", "", "on", "你好 the mat, 🎉 and"]

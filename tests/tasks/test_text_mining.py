@@ -7,10 +7,10 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from tests.rounding import in_double
-from tfllm.tasks.knowledge_graph import NEAR, KnowledgeGraph
-from tfllm.tasks.name_finding import NameFinder, sentences
-from tfllm.tasks.relation_patterns import stated
-from tfllm.tasks.text_mining import log_likelihood_ratio, mine
+from tfllm.text_mining.knowledge_graph import NEAR, KnowledgeGraph
+from tfllm.text_mining.name_finding import NameFinder, sentences
+from tfllm.text_mining.relation_patterns import stated
+from tfllm.text_mining.text_mining import log_likelihood_ratio, mine
 
 ELSEWHERE = "We saw Congress and Brazil. The members met. A state is not the State of Ohio. Go on."
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllm.tasks.windows import AT_ONCE, in_chunks, tokens_of, windows_in_graph, windows_of
+from tfllm.tasks.encoder.windows import AT_ONCE, in_chunks, tokens_of, windows_in_graph, windows_of
 
 CASES = [
     (length, room, overlap)

@@ -28,9 +28,9 @@ from tests.tokenizers.conversations import (
     without_generation_tags,
 )
 from tfllm.tokenizers import BytePairTokenizer
-from tfllm.tokenizers.chat_template import ChatTemplate
-from tfllm.tokenizers.conversation import BREAK
-from tfllm.tokenizers.template_coverage import TemplateCoverage
+from tfllm.tokenizers.chat.chat_template import ChatTemplate
+from tfllm.tokenizers.chat.conversation import BREAK
+from tfllm.tokenizers.chat.template_coverage import TemplateCoverage
 
 FOLDER = Path(__file__).parent / "chat_templates"
 RECORDED = json.loads((FOLDER / "recorded.json").read_text(encoding="utf-8"))
@@ -139,7 +139,7 @@ def test_what_is_recorded_tells_answers_from_questions():
 
 @pytest.mark.slow
 def test_smollm2s_own_template_gives_the_text_of_transformers(smollm2_file):
-    from tfllm.pretrained.gguf_header import read_header
+    from tfllm.pretrained.gguf.header import read_header
 
     source = read_header(smollm2_file).metadata["tokenizer.chat_template"]
     assert hashlib.sha256(source.encode()).hexdigest() == RECORDED["SmolLM2"]["sha256"]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.tokenizers.samples import texts
 from tests.tokenizers.sentence_pieces import PARTS, hard_texts, trained_model
-from tfllm.tokenizers import MetaspaceTokenizer, Tokenizer, merge_loop
+from tfllm.tokenizers import MetaspaceTokenizer, Tokenizer
+from tfllm.tokenizers.graph import merge_loop
 from tfllm.tokenizers.sentence_piece_model import read_model
 
 SPACE = "\u2581"

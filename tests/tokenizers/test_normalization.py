@@ -5,7 +5,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 from tokenizers import normalizers
 
-from tfllm.tokenizers.normalization import NEWER_CHARACTERS, to_nfc
+from tfllm.tokenizers.graph.normalization import NEWER_CHARACTERS, to_nfc
 
 MARKS = ["\u0334", "\u0327", "\u05b0", "\u0301", "\u0345", "\u0f71", "\u3099", "\u0300\u0345"]
 

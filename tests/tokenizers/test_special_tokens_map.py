@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tfllm.tokenizers import BytePairTokenizer
-from tfllm.tokenizers.chat_template import ChatTemplate
+from tfllm.tokenizers.chat.chat_template import ChatTemplate
 from tfllm.tokenizers.stored_tokenizer import read_settings
 
 SPECIAL = ("<|end|>", "<|begin|>", "<|pad|>", "<|other|>")

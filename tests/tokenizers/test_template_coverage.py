@@ -6,8 +6,8 @@ import pytest
 
 from tests.tokenizers.conversations import TOOL_CONVERSATION, TOOLS, assistant, system, user
 from tests.tokenizers.test_chat_template import template, tokenizer
-from tfllm.tokenizers.chat_template import ChatTemplate
-from tfllm.tokenizers.template_coverage import TemplateCoverage
+from tfllm.tokenizers.chat.chat_template import ChatTemplate
+from tfllm.tokenizers.chat.template_coverage import TemplateCoverage
 
 QA = [user("one"), assistant("two")]
 

@@ -12,8 +12,9 @@ from tokenizers import Tokenizer as Library
 
 from tests.tokenizers.samples import texts
 from tfllm.pretrained import load_tokenizer
-from tfllm.tokenizers import Tokenizer, WordPiece, bert_characters
-from tfllm.tokenizers.word_piece_specification import read_word_piece_specification
+from tfllm.tokenizers import Tokenizer, WordPiece
+from tfllm.tokenizers.specification import bert_characters
+from tfllm.tokenizers.specification.word_piece_specification import read_word_piece_specification
 
 PARTS = [
     *(" ", "\n", "\t", "\0", "\1", "\x85", "\u00a0", "\u2028", "\u3000", "\u200b", "\ufffd"),

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tfllm.training.checkpoints import Checkpoints, Progress
+from tfllm.training.checkpoints.checkpoints import Checkpoints, Progress
 
 CALLS: dict[str, Callable[[Checkpoints], Any]] = {
     "save the first": lambda c: c.save(state(3), Progress(step=3)),

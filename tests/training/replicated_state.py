@@ -15,8 +15,8 @@ from tests.optimization import reference
 from tfllm.config import ModelConfig
 from tfllm.models.causal_lm import CausalLM
 from tfllm.optimization.adamw import AdamW
-from tfllm.training.checkpoints import Checkpoints, Progress
-from tfllm.training.model_state import restore_state, state_of
+from tfllm.training.checkpoints.checkpoints import Checkpoints, Progress
+from tfllm.training.checkpoints.model_state import restore_state, state_of
 
 CONFIG = ModelConfig(
     vocab_size=61,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.training.file_operations import state
-from tfllm.training.background_checkpoints import BackgroundCheckpoints
-from tfllm.training.checkpoints import Checkpoints, Progress
+from tfllm.training.checkpoints.background_checkpoints import BackgroundCheckpoints
+from tfllm.training.checkpoints.checkpoints import Checkpoints, Progress
 
 pytestmark = pytest.mark.alone
 
@@ -23,7 +23,7 @@ def checkpoints(tmp_path):
 @pytest.fixture
 def gate(monkeypatch):
     """Closed, it holds the writing up before its first byte."""
-    import tfllm.training.checkpoints as module
+    import tfllm.training.checkpoints.checkpoints as module
 
     write, gate = module.write_checkpoint, threading.Event()
     gate.set()
@@ -43,7 +43,7 @@ def full_disk(monkeypatch):
         raise OSError(28, "No space left on device")
 
     def fill():
-        monkeypatch.setattr("tfllm.training.checkpoints.write_checkpoint", full)
+        monkeypatch.setattr("tfllm.training.checkpoints.checkpoints.write_checkpoint", full)
 
     return fill
 
@@ -94,7 +94,7 @@ def test_what_changes_a_checkpoint_waits_for_the_one_before(checkpoints, gate, s
 
 
 def test_the_best_is_on_the_disk_before_any_other_says_so(checkpoints, monkeypatch):
-    import tfllm.training.checkpoints as module
+    import tfllm.training.checkpoints.checkpoints as module
 
     put = module.Checkpoints._put
 
@@ -165,9 +165,9 @@ def test_a_process_ends_only_when_what_it_began_is_written(tmp_path, end):
 import sys, threading, time
 from pathlib import Path
 import numpy as np
-import tfllm.training.checkpoints as module
-from tfllm.training.background_checkpoints import BackgroundCheckpoints
-from tfllm.training.checkpoints import Progress
+import tfllm.training.checkpoints.checkpoints as module
+from tfllm.training.checkpoints.background_checkpoints import BackgroundCheckpoints
+from tfllm.training.checkpoints.checkpoints import Progress
 
 write = module.write_checkpoint
 module.write_checkpoint = lambda *a: (time.sleep(1), write(*a))

@@ -8,11 +8,11 @@ import pytest
 
 from tfllm.optimization.training_step import TrainingStep
 from tfllm.training import LossIsNaN
-from tfllm.training.background_checkpoints import BackgroundCheckpoints
 from tfllm.training.callbacks import RunCallback
-from tfllm.training.checkpoints import Progress
+from tfllm.training.checkpoints.background_checkpoints import BackgroundCheckpoints
+from tfllm.training.checkpoints.checkpoints import Progress
+from tfllm.training.checkpoints.model_state import state_of
 from tfllm.training.interruption import Interruption
-from tfllm.training.model_state import state_of
 from tfllm.training.run_folder import RunFolder
 from tfllm.training.run_writer import RunWriter
 from tfllm.training.throughput import Throughput

@@ -21,7 +21,7 @@ from tests.training.file_operations import (
     prepare,
     state,
 )
-from tfllm.training.checkpoints import Progress
+from tfllm.training.checkpoints.checkpoints import Progress
 
 ROOT = Path(__file__).parents[2]
 SHARED_MEMORY = Path("/dev/shm")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tfllm.training.checkpoints import CheckpointError, Checkpoints, Progress
+from tfllm.training.checkpoints.checkpoints import CheckpointError, Checkpoints, Progress
 
 
 def state(seed: int = 0) -> dict[str, np.ndarray]:
@@ -71,7 +71,7 @@ def test_the_files_are_plain_safetensors_and_json(checkpoints):
 
 
 def test_arrays_larger_than_a_block_and_not_contiguous_are_written_whole(checkpoints, monkeypatch):
-    monkeypatch.setattr("tfllm.training.checkpoint_files._BLOCK", 1000)
+    monkeypatch.setattr("tfllm.training.checkpoints.checkpoint_files._BLOCK", 1000)
     large = {"a": np.arange(12_345.0).reshape(15, 823).T, "b": np.arange(7)}
     checkpoints.save(large, Progress(step=1))
     assert_same(checkpoints.read(1)[0], large)
@@ -139,7 +139,9 @@ def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(checkpoints, mo
 
 
 def test_a_progress_of_another_version_is_not_guessed_at(checkpoints, monkeypatch):
-    monkeypatch.setattr("tfllm.training.checkpoints.asdict", lambda progress: {"stride": 3})
+    monkeypatch.setattr(
+        "tfllm.training.checkpoints.checkpoints.asdict", lambda progress: {"stride": 3}
+    )
     checkpoints.save(state(), Progress(step=3))
     with pytest.raises(CheckpointError, match=r"another version of tfllm \(.*stride"):
         checkpoints.progress(3)

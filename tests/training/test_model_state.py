@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from tfllm.training import AdamW
-from tfllm.training.checkpoints import CheckpointError
-from tfllm.training.model_state import restore_state, state_of
+from tfllm.training.checkpoints.checkpoints import CheckpointError
+from tfllm.training.checkpoints.model_state import restore_state, state_of
 
 
 def make_model(units: int = 3, optimizer=None, name: str | None = None) -> keras.Model:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.training.replicated_state import make_model, train
-from tfllm.training.checkpoints import Checkpoints, Progress
-from tfllm.training.model_state import restore_state, state_of
+from tfllm.training.checkpoints.checkpoints import Checkpoints, Progress
+from tfllm.training.checkpoints.model_state import restore_state, state_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,10 +7,10 @@ import pytest
 
 from tests.rounding import in_double
 from tests.training.conftest import SETTINGS
+from tfllm.charts.number_format import percentage, quantity
+from tfllm.charts.run_figures import figures_of
 from tfllm.cli import main
 from tfllm.training import report
-from tfllm.training.number_format import percentage, quantity
-from tfllm.training.run_figures import figures_of
 from tfllm.training.throughput import Throughput
 
 SIZES = ["num_layers=1", "num_heads=2", "embedding_dim=16", "feed_forward_dim=32"]

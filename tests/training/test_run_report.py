@@ -11,9 +11,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tfllm.cli import main
-from tfllm.training import report
-from tfllm.training.run_charts import (
+from tfllm.charts.run_charts import (
     COLOURS,
     PANELS,
     _draw,
@@ -23,9 +21,11 @@ from tfllm.training.run_charts import (
     smoothed,
     thinned,
 )
-from tfllm.training.run_comparison import NOTHING, comparison, differences
-from tfllm.training.run_figures import figures
-from tfllm.training.run_logs import read_runs
+from tfllm.charts.run_figures import figures
+from tfllm.charts.run_logs import read_runs
+from tfllm.cli import main
+from tfllm.training import report
+from tfllm.training.report.run_comparison import NOTHING, comparison, differences
 
 MODEL = {
     "vocab_size": 61, "embedding_dim": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2,

@@ -167,7 +167,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(start, whole_run, tmp_path, 
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tfllm.training.checkpoint_files._write_state", full)
+    monkeypatch.setattr("tfllm.training.checkpoints.checkpoint_files._write_state", full)
     with pytest.raises(OSError, match=r"step 12 .*No space left.*is that of step 10; make room"):
         start(run, resume=True)
     names = sorted(p.name for p in (run / "checkpoints").iterdir())

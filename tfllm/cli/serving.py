@@ -117,7 +117,7 @@ def _query(options: argparse.Namespace) -> None:
     given = settings(options, "generation")["generation"]
     config = build(GenerationConfig, given)
     chosen = {name: getattr(config, name) for name in given if name != "num_samples"}
-    from tfllm.serving.client import Client
+    from tfllm.serving.client.client import Client
 
     grpc = getattr(options, "grpc", False)
     if grpc:  # its messages are TensorFlow's

@@ -82,7 +82,7 @@ def _predict(options: argparse.Namespace) -> None:
                     f"{word!r} is neither an input ({', '.join(names)}) nor a file; settings of "
                     "predict are flags, such as --batch-size 8"
                 )
-        from tfllm.data.table_records import Column, read_table
+        from tfllm.data.reading.table_records import Column, read_table
 
         task = task or (task_of(options.model) or {}).get("name")
         known = task_definition(task).columns if task in TASKS else {}
@@ -107,11 +107,11 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _mine(options: argparse.Namespace) -> None:
     with quiet_start():
-        from tfllm.data.sources import documents, find_files
-        from tfllm.evaluation import charts
+        from tfllm.charts import model_charts as charts
+        from tfllm.data.reading.sources import documents, find_files
         from tfllm.tasks import load_task
-        from tfllm.tasks.knowledge_graph import check_graph_file
-        from tfllm.tasks.text_mining import mine
+        from tfllm.text_mining.knowledge_graph import check_graph_file
+        from tfllm.text_mining.text_mining import mine
     out, picture = Path(options.out), getattr(options, "picture", None)
     check_graph_file(out)  # before the work
     tagger: Any = None

@@ -157,14 +157,14 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _print_results(run: TrainedRun) -> None:
-    from tfllm.training.number_format import (
+    from tfllm.charts.number_format import (
         duration,
         memory_size,
         percentage,
         perplexity,
         quantity,
     )
-    from tfllm.training.run_figures import figures_of
+    from tfllm.charts.run_figures import figures_of
 
     found = figures_of(run.folder)  # as `tfllm report` has them
     replicas = run.batch.replicas

@@ -4,18 +4,18 @@ TensorFlow is imported when `rows_dataset` is called or a model's tokenizer is l
 preparing text needs none.
 """
 
-from tfllm.data.example_rows import ExampleRows
-from tfllm.data.packing import pack_rows
-from tfllm.data.preference_rows import PreferenceRows
 from tfllm.data.preparation import prepare
-from tfllm.data.prepared_data import PreferenceData, PreparedData, TaskData, open_data
 from tfllm.data.prepared_once import prepared
-from tfllm.data.rows import rows_dataset, steps_per_epoch
-from tfllm.data.sources import SourceFile, documents, find_files
-from tfllm.data.splits import RowBatch, Split
+from tfllm.data.reading.sources import SourceFile, documents, find_files
+from tfllm.data.shards.example_rows import ExampleRows
+from tfllm.data.shards.packing import pack_rows
+from tfllm.data.shards.preference_rows import PreferenceRows
+from tfllm.data.shards.prepared_data import PreferenceData, PreparedData, TaskData, open_data
+from tfllm.data.shards.rows_dataset import rows_dataset, steps_per_epoch
+from tfllm.data.shards.splits import RowBatch, Split
+from tfllm.data.shards.task_rows import TaskRows
+from tfllm.data.shards.token_rows import TokenRows
 from tfllm.data.task_data_config import TaskDataConfig
-from tfllm.data.task_rows import TaskRows
-from tfllm.data.token_rows import TokenRows
 
 __all__ = [
     "ExampleRows",

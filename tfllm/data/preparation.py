@@ -14,14 +14,20 @@ from tqdm import tqdm
 
 import tfllm
 from tfllm.config import PrepareConfig
-from tfllm.data.example_preparation import ExamplePreparation
-from tfllm.data.output_folder import check_output, written_beside
-from tfllm.data.preparation_inputs import PreparationInputs
-from tfllm.data.prepared_data import FORMAT, FORMAT_VERSIONS, MANIFEST, PreparedData, open_data
-from tfllm.data.record_kinds import kind_of_files, without_other_tables
-from tfllm.data.shards import file_sha256, token_dtype
-from tfllm.data.sources import LeftOut, SourceFile, find_files
-from tfllm.data.text_preparation import TextPreparation
+from tfllm.data.preparing.example_preparation import ExamplePreparation
+from tfllm.data.preparing.output_folder import check_output, written_beside
+from tfllm.data.preparing.preparation_inputs import PreparationInputs
+from tfllm.data.preparing.text_preparation import TextPreparation
+from tfllm.data.reading.record_kinds import kind_of_files, without_other_tables
+from tfllm.data.reading.sources import LeftOut, SourceFile, find_files
+from tfllm.data.shards.prepared_data import (
+    FORMAT,
+    FORMAT_VERSIONS,
+    MANIFEST,
+    PreparedData,
+    open_data,
+)
+from tfllm.data.shards.shard_files import file_sha256, token_dtype
 
 
 def prepare(
@@ -38,21 +44,20 @@ def prepare(
     with them, only with the longest document. What is written does not depend on the number of
     processes. The folder is written beside its place and renamed when it is whole.
 
-    Text is cut and read as `tfllm.data.sources` says; it is read once more to train the tokenizer
-    (on about 100 MB of the train split at most; not if one is given). A text file is a document of
-    its own unless it is longer than a 64th of the corpus (but 16,384 characters at least and
-    262,144 at most). Whole documents are kept for validation. Where these would be more than twice
-    the fraction, since one of them is large or there is only one, that one is divided: some of its
-    paragraphs in a row (lines or sentences, where paragraphs are too long), at a place that its
-    hash says, are kept for validation, and the rest is trained on. Pieces of one file may then be
-    in both splits, copies of a piece never. To keep
-    documents whole, name validation files.
+    Text is cut and read as `tfllm.data.reading.sources` says; it is read once more to train the
+    tokenizer (on about 100 MB of the train split at most; not if one is given). A text file is a
+    document of its own unless it is longer than a 64th of the corpus (but 16,384 characters at
+    least and 262,144 at most). Whole documents are kept for validation. Where these would be more
+    than twice the fraction, since one of them is large or there is only one, that one is divided:
+    some of its paragraphs in a row (lines or sentences, where paragraphs are too long), at a place
+    that its hash says, are kept for validation, and the rest is trained on. Pieces of one file may
+    then be in both splits, copies of a piece never. To keep documents whole, name validation files.
 
     Examples are the records of JSON lines, of a `.json` array, or of a table (CSV, TSV, Parquet),
-    as `tfllm.data.example_records` reads them: conversations, prompts with responses, texts; or
-    preferences, a prompt with a chosen and a rejected reply (`tfllm.data.preference_records`). They
-    take the tokenizer of the model that is to learn from them, with its chat template. Keys that
-    were passed over are counted in the notes.
+    as `tfllm.data.reading.example_records` reads them: conversations, prompts with responses,
+    texts; or preferences, a prompt with a chosen and a rejected reply
+    (`tfllm.data.reading.preference_records`). They take the tokenizer of the model that is to learn
+    from them, with its chat template. Keys that were passed over are counted in the notes.
 
     Args:
         inputs: files, folders and globs (see `find_files`).

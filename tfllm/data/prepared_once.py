@@ -10,9 +10,9 @@ from typing import Any
 
 from tfllm.config import PrepareConfig
 from tfllm.data.preparation import prepare
-from tfllm.data.prepared_data import MANIFEST, PreparedData, open_data
-from tfllm.data.shards import file_sha256
-from tfllm.data.sources import find_files
+from tfllm.data.reading.sources import find_files
+from tfllm.data.shards.prepared_data import MANIFEST, PreparedData, open_data
+from tfllm.data.shards.shard_files import file_sha256
 
 
 def prepared(

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfllm.generation.decoding import RUNNING, DecodingState, NextLogits, first_room, more_room
-from tfllm.pretrained.keras_hub import in_one_dtype, with_dtype
-from tfllm.pretrained.keras_without_xla import without_xla
+from tfllm.pretrained.keras_hub.models import in_one_dtype, with_dtype
+from tfllm.pretrained.keras_hub.without_xla import without_xla
 
 _NONE_LEFT = 2**31 - 1
 

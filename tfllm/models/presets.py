@@ -1,8 +1,8 @@
 """The families and sizes of causal language models, as rows of `ModelConfig` values.
 
 To add a size, add a row. To add a family, add what its sizes have in common to `FAMILIES`, its
-sizes to `SIZES`, and its weight map to `tfllm/pretrained/weight_map.py`. Nothing here imports
-TensorFlow.
+sizes to `SIZES`, and its weight map to `tfllm/pretrained/hugging_face/weight_map.py`. Nothing here
+imports TensorFlow.
 """
 
 from __future__ import annotations

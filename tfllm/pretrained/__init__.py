@@ -6,7 +6,7 @@ shards), `tokenizer.json` with `tokenizer_config.json` and `special_tokens_map.j
 all of that in one; `hf://ORGANISATION/NAME` is either, from the Hugging Face Hub or its cache.
 """
 
-from tfllm.pretrained.keras_hub import load_keras_hub
+from tfllm.pretrained.keras_hub.models import load_keras_hub
 from tfllm.pretrained.loading import Pretrained, load, load_encoder
 from tfllm.pretrained.saving import save
 from tfllm.pretrained.task_information import task_of

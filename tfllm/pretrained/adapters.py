@@ -12,17 +12,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfllm import __version__
-from tfllm.atomic_folder import atomic_folder
+from tfllm.files import atomic_folder
 from tfllm.layers.lora import LoraPart
 from tfllm.models.adapters import Adapter, AdapterPart, projection_at
 from tfllm.models.causal_lm import CausalLM
 from tfllm.pretrained.adapter_config import CONFIG, read_adapter_config, written_adapter_config
 from tfllm.pretrained.fingerprint import fingerprint, same_weights
-from tfllm.pretrained.hugging_face_config import to_hugging_face
+from tfllm.pretrained.hugging_face.decoder_config import to_hugging_face
+from tfllm.pretrained.hugging_face.tensor_files import (
+    NewTensor,
+    TensorFiles,
+    write_file,
+    write_json,
+)
+from tfllm.pretrained.hugging_face.weight_map import WEIGHT_MAPS, StoredRows, stored_projections
 from tfllm.pretrained.loading import Pretrained, load
 from tfllm.pretrained.replaced_folder import OURS
-from tfllm.pretrained.tensor_files import NewTensor, TensorFiles, write_file, write_json
-from tfllm.pretrained.weight_map import WEIGHT_MAPS, StoredRows, stored_projections
 
 WEIGHTS = "adapter_model.safetensors"
 

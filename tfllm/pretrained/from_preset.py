@@ -14,7 +14,7 @@ from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
 from tfllm.models.encoder_decoder_presets import PRESETS as ENCODER_DECODER_PRESETS
 from tfllm.models.encoder_decoder_presets import encoder_decoder_preset
-from tfllm.models.encoder_head import EncoderHead
+from tfllm.models.heads.encoder_head import EncoderHead
 from tfllm.models.presets import PRESETS, preset
 from tfllm.pretrained.loading import load, load_encoder
 

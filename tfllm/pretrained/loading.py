@@ -16,13 +16,13 @@ import tensorflow as tf
 from tfllm.config import GenerationConfig
 from tfllm.layers.quantized import quantize_rows
 from tfllm.models.encoder import Encoder
-from tfllm.pretrained.keras_hub import is_keras_hub_preset
+from tfllm.pretrained.hugging_face.tensor_files import TensorInfo
+from tfllm.pretrained.hugging_face.weight_map import StoredWeight, WeightMap, stored_weights
+from tfllm.pretrained.keras_hub.models import is_keras_hub_preset
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_kinds import kind_of_config
 from tfllm.pretrained.model_source import ModelSource, open_source
-from tfllm.pretrained.tensor_files import TensorInfo
 from tfllm.pretrained.tensor_source import TensorSource, equal, row_chunks
-from tfllm.pretrained.weight_map import StoredWeight, WeightMap, stored_weights
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tfllm.atomic_folder import earlier_version
+from tfllm.files import earlier_version
 from tfllm.path_kinds import instead_of
 
 
@@ -26,7 +26,7 @@ def model_folder(path: str | Path, *, holds_model: bool = True) -> Path:
     """
     # pathlib makes one slash of two.
     if re.match(r"hf:/", str(path)):
-        from tfllm.pretrained.hub import downloaded
+        from tfllm.pretrained.hugging_face.hub import downloaded
 
         return downloaded(re.sub(r"^hf:/+", "", str(path)))
     path = Path(path)

@@ -14,28 +14,38 @@ from tfllm.models.causal_lm import CausalLM
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
-from tfllm.models.masked_language_model import MaskedLanguageModel
-from tfllm.models.sentence_encoder import SentenceEncoder
-from tfllm.models.sequence_classifier import SequenceClassifier
-from tfllm.models.span_classifier import SpanClassifier
-from tfllm.models.token_classifier import TokenClassifier
-from tfllm.pretrained import bert_weight_map, hugging_face_config
-from tfllm.pretrained.bert_config import (
+from tfllm.models.heads.masked_language_model import MaskedLanguageModel
+from tfllm.models.heads.sentence_encoder import SentenceEncoder
+from tfllm.models.heads.sequence_classifier import SequenceClassifier
+from tfllm.models.heads.span_classifier import SpanClassifier
+from tfllm.models.heads.token_classifier import TokenClassifier
+from tfllm.pretrained.hugging_face import bert_weight_map
+from tfllm.pretrained.hugging_face import decoder_config as hugging_face_config
+from tfllm.pretrained.hugging_face.architectures import ARCHITECTURES
+from tfllm.pretrained.hugging_face.bert_config import (
     read_bert,
     read_labels,
     unlike_dropouts,
     written_bert,
     written_labels,
 )
-from tfllm.pretrained.config_values import built
-from tfllm.pretrained.encoder_decoder_weight_maps import FINAL_BIAS, MARIAN, T5
-from tfllm.pretrained.encoder_decoder_weight_maps import OURS as ENCODER_DECODER
-from tfllm.pretrained.hugging_face_architectures import ARCHITECTURES
-from tfllm.pretrained.marian_config import expresses_marian, read_marian, written_marian
-from tfllm.pretrained.marian_config import unlike_dropouts as unlike_marian_dropouts
-from tfllm.pretrained.sentence_modules import SENTENCE_TRANSFORMER, SETTINGS
-from tfllm.pretrained.t5_config import expresses_t5, read_t5, with_stored_output, written_t5
-from tfllm.pretrained.weight_map import WEIGHT_MAPS, WeightMap
+from tfllm.pretrained.hugging_face.config_values import built
+from tfllm.pretrained.hugging_face.encoder_decoder_weight_maps import FINAL_BIAS, MARIAN, T5
+from tfllm.pretrained.hugging_face.encoder_decoder_weight_maps import OURS as ENCODER_DECODER
+from tfllm.pretrained.hugging_face.marian_config import (
+    expresses_marian,
+    read_marian,
+    written_marian,
+)
+from tfllm.pretrained.hugging_face.marian_config import unlike_dropouts as unlike_marian_dropouts
+from tfllm.pretrained.hugging_face.sentence_modules import SENTENCE_TRANSFORMER, SETTINGS
+from tfllm.pretrained.hugging_face.t5_config import (
+    expresses_t5,
+    read_t5,
+    with_stored_output,
+    written_t5,
+)
+from tfllm.pretrained.hugging_face.weight_map import WEIGHT_MAPS, WeightMap
 
 
 class Description(NamedTuple):

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tfllm.config import GenerationConfig
+from tfllm.pretrained.hugging_face.weight_map import WeightMap
 from tfllm.pretrained.model_folder import existing
 from tfllm.pretrained.tensor_source import TensorSource
-from tfllm.pretrained.weight_map import WeightMap
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
@@ -56,9 +56,9 @@ def open_source(path: Path) -> ModelSource:
     """
     path = existing(path)
     if path.is_dir():
-        from tfllm.pretrained.hugging_face_folder import HuggingFaceFolder
+        from tfllm.pretrained.hugging_face.folder import HuggingFaceFolder
 
         return HuggingFaceFolder(path)
-    from tfllm.pretrained.gguf_model import GGUFModel
+    from tfllm.pretrained.gguf.model import GGUFModel
 
     return GGUFModel(path)

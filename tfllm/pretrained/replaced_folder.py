@@ -7,8 +7,8 @@ import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from tfllm.atomic_folder import atomic_folder
-from tfllm.pretrained.sentence_modules import WRITTEN as SENTENCE_MODULES
+from tfllm.files import atomic_folder
+from tfllm.pretrained.hugging_face.sentence_modules import WRITTEN as SENTENCE_MODULES
 
 OURS = "tfllm.json"
 """the file by which a folder is known to be written by tfllm"""

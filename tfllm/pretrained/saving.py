@@ -15,16 +15,16 @@ import numpy as np
 from tfllm import __version__
 from tfllm.config import GenerationConfig
 from tfllm.layers.quantized import is_int8
-from tfllm.models.sentence_encoder import SentenceEncoder
-from tfllm.pretrained import generation_settings
-from tfllm.pretrained.bert_config import written_labels
+from tfllm.models.heads.sentence_encoder import SentenceEncoder
+from tfllm.pretrained.hugging_face import generation_settings
+from tfllm.pretrained.hugging_face.bert_config import written_labels
+from tfllm.pretrained.hugging_face.read_alike import as_llama
+from tfllm.pretrained.hugging_face.sentence_modules import write_modules
+from tfllm.pretrained.hugging_face.tensor_files import NewTensor, write_json, write_tensors
+from tfllm.pretrained.hugging_face.weight_map import StoredWeight, stored_weights
 from tfllm.pretrained.loading import check_vocabulary
 from tfllm.pretrained.model_kinds import kind_of_model
-from tfllm.pretrained.read_alike import as_llama
 from tfllm.pretrained.replaced_folder import OURS, replaced
-from tfllm.pretrained.sentence_modules import write_modules
-from tfllm.pretrained.tensor_files import NewTensor, write_json, write_tensors
-from tfllm.pretrained.weight_map import StoredWeight, stored_weights
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer

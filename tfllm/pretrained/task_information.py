@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.config import ConfigError
-from tfllm.pretrained.generation_settings import search_settings
+from tfllm.pretrained.hugging_face.generation_settings import search_settings
+from tfllm.pretrained.hugging_face.sentence_modules import has_modules, text_settings
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.replaced_folder import OURS
-from tfllm.pretrained.sentence_modules import has_modules, text_settings
 
 
 def task_of(path: str | Path) -> dict[str, Any] | None:
@@ -45,7 +45,7 @@ def task_of(path: str | Path) -> dict[str, Any] | None:
         return {"name": "embedding", "information": text_settings(folder)}
     values = _json(folder / "config.json")
     if "BertForSequenceClassification" in (values.get("architectures") or ()):
-        from tfllm.pretrained.bert_config import read_labels
+        from tfllm.pretrained.hugging_face.bert_config import read_labels
 
         labels = read_labels(values, str(folder / "config.json"))
         names = labels.get("label_names") or [f"LABEL_{i}" for i in range(labels["num_labels"])]

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tfllm.pretrained.tensor_files import TensorInfo
+from tfllm.pretrained.hugging_face.tensor_files import TensorInfo
 
 # Large enough that a read costs its bytes, small beside any model.
 _CHUNK_ELEMENTS = 2**18

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfllm.pretrained.hugging_face.sentence_modules import lowercases
 from tfllm.pretrained.model_folder import existing, model_folder
-from tfllm.pretrained.sentence_modules import lowercases
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
@@ -26,7 +26,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if path.is_dir():
         tokenizer = find_tokenizer(path)
     else:
-        from tfllm.pretrained.gguf_model import GGUFModel
+        from tfllm.pretrained.gguf.model import GGUFModel
 
         tokenizer = GGUFModel(path).tokenizer()
     if tokenizer is not None:

@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
-    "CheckReport": "check_report",
-    "Client": "client",
-    "ModelServer": "server",
-    "GenerationError": "errors",
-    "ServingError": "errors",
-    "check": "checking",
+    "CheckReport": "checks.report",
+    "Client": "client.client",
+    "ModelServer": "server.server",
+    "GenerationError": "protocol.errors",
+    "ServingError": "protocol.errors",
+    "check": "checks.checking",
     "export": "exporting",
     "write_deployment_files": "deployment",
 }
@@ -37,10 +37,10 @@ def __getattr__(name: str) -> Any:
 
 
 if TYPE_CHECKING:
-    from tfllm.serving.check_report import CheckReport
-    from tfllm.serving.checking import check
-    from tfllm.serving.client import Client
+    from tfllm.serving.checks.checking import check
+    from tfllm.serving.checks.report import CheckReport
+    from tfllm.serving.client.client import Client
     from tfllm.serving.deployment import write_deployment_files
-    from tfllm.serving.errors import GenerationError, ServingError
     from tfllm.serving.exporting import export
-    from tfllm.serving.server import ModelServer
+    from tfllm.serving.protocol.errors import GenerationError, ServingError
+    from tfllm.serving.server.server import ModelServer

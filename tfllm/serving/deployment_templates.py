@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tfllm.serving.batching_options import DEFAULT_BATCHING, BatchingOptions
 from tfllm.serving.memory_limits import memory_of_all, memory_of_one
-from tfllm.serving.output_widths import why_not_split
+from tfllm.serving.saved_model.output_widths import why_not_split
 
 SERVING_VERSION = "2.20.0"
 """the newest released image of TensorFlow Serving, and what `tfllm check` checks for"""

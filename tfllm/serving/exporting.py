@@ -13,10 +13,12 @@ import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfllm.pretrained.keras_hub import is_keras_hub_model
-from tfllm.serving.footprint import measure_footprint, write_footprint
-from tfllm.serving.model_config import MAX_VERSION
-from tfllm.serving.warmup_requests import write_warmup_requests
+from tfllm.pretrained.keras_hub.models import is_keras_hub_model
+from tfllm.serving.footprint import write_footprint
+from tfllm.serving.measuring import measure_footprint
+from tfllm.serving.protocol.model_config import MAX_VERSION
+from tfllm.serving.protocol.warmup_requests import write_warmup_requests
+from tfllm.tasks.loading import as_special
 from tfllm.tasks.served import ServedTask
 
 _DTYPES = ("float32", "bfloat16", "int8")
@@ -79,14 +81,15 @@ def export(
     """
     base = Path(base)
     if is_keras_hub_model(task):
-        from tfllm.tasks.text_generation import TextGeneration
+        from tfllm.tasks.language_model.text_generation import TextGeneration
 
         task = TextGeneration.of_keras_hub(task)
     if dtype is not None:
         if dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}; received {dtype!r}")
         task = task.with_dtype(dtype)
-    task = task.for_export()
+    task.check_exportable()
+    task = as_special(task)
     texts = task.warmup_texts if warmup_prompts is None else warmup_prompts
     version = _version(base, version)
     folder, beside = base / str(version), base / f".writing-{version}-{os.getpid()}"
@@ -138,7 +141,7 @@ class _Served(tf.Module):
 
 
 def _check_widths(signatures: Mapping[str, Any]) -> None:
-    """No output's width may be open: see `tfllm.serving.output_widths`."""
+    """No output's width may be open: see `tfllm.serving.saved_model.output_widths`."""
     for name, function in signatures.items():
         concrete = function.get_concrete_function()
         for key, output in concrete.structured_outputs.items():

@@ -1,8 +1,7 @@
 """The memory that a served model takes, and the time until it answers: measured, or estimated.
 
-A model is measured in a clean process that loads it through TensorFlow's C API, as a server does,
-runs its warm-up requests, and then a full batch of long texts for each signature. What is measured
-lies in the version's folder, so that the deployment files of all models can be written from it.
+What is measured (`tfllm.serving.measuring`) lies in the version's folder, so that the deployment
+files of all models can be written from it.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tfllm.serving.batching_options import DEFAULT_BATCHING
 
 FOOTPRINT_FILE = "tfllm_footprint.json"
 """in a version's assets.extra"""
@@ -56,38 +53,6 @@ class Footprint:
             "ready_seconds": round(self.ready_seconds, 2),
             "batch_rows": self.batch_rows,
         }
-
-
-def measure_footprint(
-    version: str | Path, *, rows: int = DEFAULT_BATCHING.max_batch_size, timeout: float = 1800.0
-) -> Footprint:
-    """Load a version as a server does, run its warm-up requests and a full batch of long texts.
-
-    Args:
-        version: the version's folder.
-        rows: of the batch.
-        timeout: seconds for all of it.
-
-    Raises:
-        RuntimeError: it could not be loaded or run; the message says why.
-        SavedModelError: it is no SavedModel.
-    """
-    from tfllm.serving.check_requests import full_batches, warmup_requests
-    from tfllm.serving.check_run import run_requests
-    from tfllm.serving.saved_model_graph import SavedModelGraph
-
-    version = Path(version)
-    graph = SavedModelGraph.read(version)
-    warmups, _ = warmup_requests(version, graph)
-    batches = full_batches(graph, warmups, rows)
-    events, ended = run_requests(version, graph, [*warmups, *batches], timeout)
-    found = footprint_of(events, len(warmups))
-    failed = next((e["error"] for e in events if e.get("error")), "")
-    if found is None or ended or failed:
-        raise RuntimeError(
-            f"{version} could not be measured: {failed or ended or 'TensorFlow has no C library'}"
-        )
-    return Footprint(found.peak_memory_bytes, found.ready_seconds, rows)
 
 
 def footprint_of(events: list[dict[str, Any]], num_warmups: int) -> Footprint | None:

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from tfllm.config import TrainingConfig
-from tfllm.data.splits import RowBatch
-from tfllm.data.table_records import Column, Record
+from tfllm.data.reading.table_records import Column, Record
+from tfllm.data.shards.splits import RowBatch
 
 if TYPE_CHECKING:
     from tfllm.evaluation.measures import Measure
@@ -131,10 +131,10 @@ class TaskDefinition(ABC):
     def batch(self, examples: Sequence[Example], sequence_length: int) -> RowBatch:
         """Examples as a step takes them: the inputs, labels and weights of the model's `fit`.
 
-        Arrays are padded (`tfllm.data.padding.padded`) to the longest of them, rounded up to 32 and
-        at most `sequence_length`. Without any example an axis that varies so is 0 long: that is how
-        the frame knows which ones do. The weights have the batch first; to make a row count for
-        nothing, the frame sets its weights to 0.
+        Arrays are padded (`tfllm.data.shards.padding.padded`) to the longest of them, rounded up to
+        32 and at most `sequence_length`. Without any example an axis that varies so is 0 long: that
+        is how the frame knows which ones do. The weights have the batch first; to make a row count
+        for nothing, the frame sets its weights to 0.
         """
 
     # ---- the model

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfllm.data.table_records import Source, read_table
+from tfllm.data.reading.table_records import Source, read_table
 from tfllm.evaluation.measured import Measured, measured
 from tfllm.pretrained import task_of
 from tfllm.pretrained.model_folder import model_folder
@@ -66,7 +66,7 @@ def evaluate_task(
 
     Args:
         model: a model folder, a run, or what `tfllm.load_task` gave.
-        data: files of records, with what is right (see `tfllm.data.table_records`).
+        data: files of records, with what is right (see `tfllm.data.reading.table_records`).
         task: a key of `tfllm.tasks.TASKS`; default: the one that the model folder names.
         columns: columns of the task to the names that they have in the files.
         encoding: of the files.

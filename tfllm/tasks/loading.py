@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 
 from tfllm.pretrained import task_of
-from tfllm.tasks.chat import Chat
-from tfllm.tasks.code_generation import CodeGeneration
+from tfllm.tasks.language_model.chat import Chat
+from tfllm.tasks.language_model.code_generation import CodeGeneration
+from tfllm.tasks.language_model.text_generation import TextGeneration
 from tfllm.tasks.registry import TASKS, task_definition
 from tfllm.tasks.served import ServedTask
-from tfllm.tasks.text_generation import TextGeneration
 from tfllm.tokenizers.fill_in_the_middle import middle_tokens
 
 _log = logging.getLogger("tfllm")
@@ -54,22 +54,19 @@ def load_task(
     return served if dtype == "float32" else served.with_dtype(dtype)
 
 
-def as_special(task: TextGeneration) -> TextGeneration:
-    """The same model as what its tokenizer was made for: `Chat`, `CodeGeneration`, or neither."""
-    chat = as_chat(task)
-    if chat is task and type(task) is TextGeneration and middle_tokens(task.tokenizer) is not None:
-        return CodeGeneration(task.decoder, task.tokenizer, task.generation)
-    return chat
+def as_special(task: ServedTask) -> ServedTask:
+    """What can do more with the same model: a `Chat` where the tokenizer has a chat template, a
+    `CodeGeneration` where it has tokens to fill in the middle with; else the task itself.
 
-
-def as_chat(task: TextGeneration) -> TextGeneration:
-    """The same model as a `Chat` where its tokenizer has a chat template.
-
-    A template that cannot be used is told in a warning, and the task stays what it is.
+    A template that cannot be used is told in a warning.
     """
+    if type(task) is not TextGeneration:
+        return task
     if task.tokenizer.settings.get("chat_template"):
         try:
             return Chat(task.decoder, task.tokenizer, task.generation)
         except ValueError as error:
             _log.warning("The model takes no conversations: %s", error)
+    if middle_tokens(task.tokenizer) is not None:
+        return CodeGeneration(task.decoder, task.tokenizer, task.generation)
     return task

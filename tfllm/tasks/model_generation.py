@@ -18,9 +18,9 @@ from tfllm.generation.sampling import SamplingOptions
 from tfllm.generation.token_rules import TokenRules
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.token_ids import checked_tokens
-from tfllm.pretrained.generation_settings import search_settings_of
-from tfllm.tasks.sequence_generation import SearchSettings, SequenceGeneration
-from tfllm.tasks.text_generation import TextGeneration
+from tfllm.pretrained.hugging_face.generation_settings import search_settings_of
+from tfllm.tasks.language_model.text_generation import TextGeneration
+from tfllm.tasks.sequence_to_sequence.sequence_generation import SearchSettings, SequenceGeneration
 
 
 def generate(model: Any, inputs: Any, *, tokenizer: Any = None, **options: Any) -> Any:

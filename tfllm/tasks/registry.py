@@ -8,13 +8,13 @@ from tfllm.config import unknown_name
 from tfllm.tasks.definition import TaskDefinition
 
 TASKS: dict[str, str] = {
-    "classification": "tfllm.tasks.classification:Classification",
-    "embedding": "tfllm.tasks.embedding:Embedding",
-    "masked_language_model": "tfllm.tasks.masked_language_model:MaskedText",
-    "question_answering": "tfllm.tasks.question_answering:QuestionAnswering",
-    "summarization": "tfllm.tasks.summarization:Summarization",
-    "tagging": "tfllm.tasks.tagging:Tagging",
-    "translation": "tfllm.tasks.translation:Translation",
+    "classification": "tfllm.tasks.encoder.classification:Classification",
+    "embedding": "tfllm.tasks.encoder.embedding:Embedding",
+    "masked_language_model": "tfllm.tasks.encoder.masked_language_model:MaskedText",
+    "question_answering": "tfllm.tasks.encoder.question_answering:QuestionAnswering",
+    "summarization": "tfllm.tasks.sequence_to_sequence.summarization:Summarization",
+    "tagging": "tfllm.tasks.encoder.tagging:Tagging",
+    "translation": "tfllm.tasks.sequence_to_sequence.translation:Translation",
 }
 """name to "module:class" of its `TaskDefinition`"""
 

@@ -64,9 +64,12 @@ class ServedTask(tf.Module):
         """
         raise ConfigError(f"{self.name} has no settings; received {', '.join(settings)}")
 
-    def for_export(self) -> ServedTask:
-        """What is exported in its place: itself, or a task that can do more with the same model."""
-        return self
+    def check_exportable(self) -> None:
+        """Refuse what must not be served.
+
+        Raises:
+            ConfigError: a setting would not be followed.
+        """
 
     warmup_texts: tuple[str, ...] = ("The", "")
     """what the string inputs of `warmup_requests` are"""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfllm.tokenizers.character_classes import NUM_CODE_POINTS, CharacterSet
+from tfllm.tokenizers.specification.character_classes import NUM_CODE_POINTS, CharacterSet
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tfllm.tokenizers.json_tokenizer import JsonTokenizer
 from tfllm.tokenizers.token_bytes import valid_text
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.byte_pair_graph import BytePairGraph
+    from tfllm.tokenizers.graph.byte_pair_graph import BytePairGraph
 
 _log = logging.getLogger("tfllm")
 
@@ -169,8 +169,8 @@ class BytePairTokenizer(JsonTokenizer):
         return found == (_plain(own["normalizer"]), _plain(own["pre_tokenizer"]))
 
     def _make_graph(self) -> BytePairGraph:
-        from tfllm.tokenizers.byte_pair_graph import BytePairGraph
-        from tfllm.tokenizers.specification import read_specification
+        from tfllm.tokenizers.graph.byte_pair_graph import BytePairGraph
+        from tfllm.tokenizers.specification.specification import read_specification
 
         return BytePairGraph(read_specification(self._json, self._added_tokens))
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, TypeVar
 
 from tokenizers import Tokenizer, models
 
-from tfllm.tokenizers.conversation import BREAK
-from tfllm.tokenizers.specification import ids_around
-from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
+from tfllm.tokenizers.chat.conversation import BREAK
+from tfllm.tokenizers.specification.specification import ids_around
+from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.stored_tokenizer import (
     MADE_FROM,
     StoredTokenizer,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tfllm.tokenizers.added_tokens import AddedToken, cut_at
-from tfllm.tokenizers.conversation import BREAK
+from tfllm.tokenizers.chat.conversation import BREAK
 from tfllm.tokenizers.leading_space import SPACE
 from tfllm.tokenizers.sentence_piece import pieces_of
 from tfllm.tokenizers.sentence_piece_model import read_model
@@ -25,7 +25,7 @@ from tfllm.tokenizers.stored_tokenizer import (
 from tfllm.tokenizers.token_bytes import valid_text
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.marian_graph import MarianGraph
+    from tfllm.tokenizers.graph.marian_graph import MarianGraph
 
 SOURCE, TARGET, VOCABULARY = "source.spm", "target.spm", "vocab.json"
 """the names of its files"""
@@ -249,7 +249,7 @@ class MarianTokenizer(StoredTokenizer):
         return result
 
     def _make_graph(self) -> MarianGraph:
-        from tfllm.tokenizers.marian_graph import MarianGraph
+        from tfllm.tokenizers.graph.marian_graph import MarianGraph
 
         return MarianGraph(
             self._files[self._side],

@@ -12,10 +12,13 @@ from tokenizers import models
 
 from tfllm.tokenizers.json_tokenizer import JsonTokenizer
 from tfllm.tokenizers.leading_space import SPACE, joined
-from tfllm.tokenizers.metaspace_specification import leading_space, read_metaspace_specification
+from tfllm.tokenizers.specification.metaspace_specification import (
+    leading_space,
+    read_metaspace_specification,
+)
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.metaspace_graph import MetaspaceGraph
+    from tfllm.tokenizers.graph.metaspace_graph import MetaspaceGraph
 
 
 class MetaspaceTokenizer(JsonTokenizer):
@@ -60,7 +63,7 @@ class MetaspaceTokenizer(JsonTokenizer):
         return result
 
     def _make_graph(self) -> MetaspaceGraph:
-        from tfllm.tokenizers.metaspace_graph import MetaspaceGraph
+        from tfllm.tokenizers.graph.metaspace_graph import MetaspaceGraph
 
         specification = read_metaspace_specification(self._json, self._added_tokens)
         return MetaspaceGraph(specification, self._bytes, self._leading)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfllm.tokenizers.added_tokens import AddedToken, Segment, check_added_tokens, cut_at
-from tfllm.tokenizers.conversation import BREAK
+from tfllm.tokenizers.chat.conversation import BREAK
 from tfllm.tokenizers.leading_space import SPACE, LeadingSpace, joined
 from tfllm.tokenizers.sentence_piece_json import sentence_piece_json
 from tfllm.tokenizers.sentence_piece_model import (
@@ -23,7 +23,7 @@ from tfllm.tokenizers.sentence_piece_model import (
     USER_DEFINED,
     read_model,
 )
-from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
+from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.stored_tokenizer import (
     MADE_FROM,
     StoredTokenizer,
@@ -35,7 +35,7 @@ from tfllm.tokenizers.stored_tokenizer import (
 from tfllm.tokenizers.token_bytes import valid_text
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.sentence_piece_graph import SentencePieceGraph
+    from tfllm.tokenizers.graph.sentence_piece_graph import SentencePieceGraph
 
 FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 """names that a model folder may have it under"""
@@ -319,7 +319,7 @@ class SentencePieceTokenizer(StoredTokenizer):
         return [t for t in self._added if parse_special or not t.special]
 
     def _make_graph(self) -> SentencePieceGraph:
-        from tfllm.tokenizers.sentence_piece_graph import SentencePieceGraph
+        from tfllm.tokenizers.graph.sentence_piece_graph import SentencePieceGraph
 
         return SentencePieceGraph(
             self._encoder,

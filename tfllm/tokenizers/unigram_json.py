@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 from tfllm.tokenizers.metaspace import MetaspaceTokenizer
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.unigram_graph import UnigramGraph
+    from tfllm.tokenizers.graph.unigram_graph import UnigramGraph
 
 # Begins the names that special tokens have in the vocabulary that text is cut into.
 _HIDDEN = "\ufdd0 \ufdd0"
@@ -61,8 +61,8 @@ class UnigramTokenizer(MetaspaceTokenizer):
         return [own.get(id_, id_) for id_ in ids] if own else ids
 
     def _make_graph(self) -> UnigramGraph:  # type: ignore[override]
-        from tfllm.tokenizers.unigram_graph import UnigramGraph
-        from tfllm.tokenizers.unigram_specification import read_unigram_specification
+        from tfllm.tokenizers.graph.unigram_graph import UnigramGraph
+        from tfllm.tokenizers.specification.unigram_specification import read_unigram_specification
 
         specification = read_unigram_specification(self._json, self._added_tokens)
         return UnigramGraph(specification, self._bytes, self._leading)

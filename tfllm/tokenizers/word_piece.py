@@ -21,16 +21,16 @@ from tokenizers import (
     trainers,
 )
 
-from tfllm.tokenizers.bert_characters import changing_places
 from tfllm.tokenizers.json_tokenizer import JsonTokenizer
-from tfllm.tokenizers.specification import ids_around
-from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
+from tfllm.tokenizers.specification.bert_characters import changing_places
+from tfllm.tokenizers.specification.specification import ids_around
+from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.stored_tokenizer import GENERIC_CLASS, read_json, token_content
 from tfllm.tokenizers.token_bytes import valid_text
 from tfllm.tokenizers.word_piece_words import counted_words, frequent_letters, repeated
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.word_piece_graph import WordPieceGraph
+    from tfllm.tokenizers.graph.word_piece_graph import WordPieceGraph
 
 _log = logging.getLogger("tfllm")
 
@@ -320,8 +320,10 @@ class WordPiece(JsonTokenizer):
         return later, first
 
     def _make_graph(self) -> WordPieceGraph:
-        from tfllm.tokenizers.word_piece_graph import WordPieceGraph
-        from tfllm.tokenizers.word_piece_specification import read_word_piece_specification
+        from tfllm.tokenizers.graph.word_piece_graph import WordPieceGraph
+        from tfllm.tokenizers.specification.word_piece_specification import (
+            read_word_piece_specification,
+        )
 
         specification = read_word_piece_specification(self._json, self._added_tokens)
         return WordPieceGraph(specification, *self._forms)

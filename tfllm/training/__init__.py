@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "AdamW": "tfllm.optimization.adamw",
-    "CheckpointError": "tfllm.training.checkpoints",
+    "CheckpointError": "tfllm.training.checkpoints.checkpoints",
     "LossIsNaN": "tfllm.training.callbacks",
     "TrainedRun": "tfllm.training.trained_run",
     "TrainingStep": "tfllm.optimization.training_step",
     "WarmupSchedule": "tfllm.optimization.schedules",
     "WorkerLost": "tfllm.distribution.worker_lost",
     "WorkersDisagree": "tfllm.distribution.agreement",
-    "report": "tfllm.training.run_report",
+    "report": "tfllm.training.report.run_report",
     "strategy": "tfllm.distribution.strategy",
     "train": "tfllm.training.training_run",
 }
@@ -55,7 +55,7 @@ if TYPE_CHECKING:  # what an editor and a type checker see
     from tfllm.optimization.schedules import WarmupSchedule
     from tfllm.optimization.training_step import TrainingStep
     from tfllm.training.callbacks import LossIsNaN
-    from tfllm.training.checkpoints import CheckpointError
-    from tfllm.training.run_report import report
+    from tfllm.training.checkpoints.checkpoints import CheckpointError
+    from tfllm.training.report.run_report import report
     from tfllm.training.trained_run import TrainedRun
     from tfllm.training.training_run import train

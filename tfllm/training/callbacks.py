@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfllm.training.background_checkpoints import BackgroundCheckpoints
-from tfllm.training.checkpoints import Progress
+from tfllm.charts.number_format import memory_size, percentage, quantity
+from tfllm.training.checkpoints.background_checkpoints import BackgroundCheckpoints
+from tfllm.training.checkpoints.checkpoints import Progress
+from tfllm.training.checkpoints.model_state import state_of
 from tfllm.training.interruption import Interruption
-from tfllm.training.model_state import state_of
-from tfllm.training.number_format import memory_size, percentage, quantity
 from tfllm.training.run_writer import RunWriter
 from tfllm.training.throughput import Throughput
 from tfllm.training.user_callbacks import UserCallbacks, waited

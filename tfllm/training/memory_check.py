@@ -7,9 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from tfllm.charts.number_format import memory_size
 from tfllm.config import ConfigError, TrainingConfig
 from tfllm.training.memory_estimate import MemoryEstimate, estimate_memory, settings_that_fit
-from tfllm.training.number_format import memory_size
 
 _SURE = 0.75
 """An estimate may be a quarter too high: what would not fit even then is refused."""

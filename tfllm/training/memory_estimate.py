@@ -14,8 +14,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from tfllm.charts.number_format import memory_size
 from tfllm.config import ModelConfig, TrainingConfig
-from tfllm.training.number_format import memory_size
 
 _PROCESS = 700 * 2**20
 """Python, TensorFlow and its graphs"""

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfllm.data import PreferenceData, rows_dataset
 from tfllm.models.preference_tuning import PreferenceTuning
-from tfllm.training.checkpoint_files import (
+from tfllm.training.checkpoints.checkpoint_files import (
     CheckpointError,
     read_progress,
     read_state,

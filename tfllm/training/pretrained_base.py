@@ -15,8 +15,8 @@ from tfllm.models.presets import PRESETS
 from tfllm.optimization.precision import dtype_policy
 from tfllm.pretrained import Pretrained
 from tfllm.pretrained.fingerprint import same_weights
-from tfllm.pretrained.hugging_face_config import from_hugging_face
-from tfllm.pretrained.keras_hub import is_keras_hub_preset
+from tfllm.pretrained.hugging_face.decoder_config import from_hugging_face
+from tfllm.pretrained.keras_hub.models import is_keras_hub_preset
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_source import open_source
 

@@ -17,7 +17,7 @@ from tfllm.data import PreparedData
 from tfllm.models.longer_context import with_context
 from tfllm.models.presets import preset
 from tfllm.optimization.schedules import WarmupSchedule
-from tfllm.training.checkpoints import Checkpoints
+from tfllm.training.checkpoints.checkpoints import Checkpoints
 from tfllm.training.pretrained_base import is_pretrained, pretrained_config
 from tfllm.training.run_folder import RunFolder
 

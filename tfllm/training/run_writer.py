@@ -9,7 +9,7 @@ from types import TracebackType
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfllm.training.checkpoints import Progress
+from tfllm.training.checkpoints.checkpoints import Progress
 from tfllm.training.run_folder import RunFolder
 
 # What makes TensorBoard draw a line. `tf.summary.scalar` writes the same and needs TensorBoard.

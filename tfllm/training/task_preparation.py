@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 import tfllm
 from tfllm.config import ConfigError
-from tfllm.data.json_records import BadRecord, BadRecords
-from tfllm.data.output_folder import check_output, written_beside
-from tfllm.data.prepared_data import FORMAT, FORMAT_VERSIONS, MANIFEST, TaskData, open_data
-from tfllm.data.shards import ShardWriter, file_sha256
-from tfllm.data.sources import SourceFile
-from tfllm.data.splitting import CorpusCensus, document_hash
-from tfllm.data.table_records import Record, Source, Table, read_table, source_files
+from tfllm.data.preparing.output_folder import check_output, written_beside
+from tfllm.data.preparing.splitting import CorpusCensus, document_hash
+from tfllm.data.reading.json_records import BadRecord, BadRecords
+from tfllm.data.reading.sources import SourceFile
+from tfllm.data.reading.table_records import Record, Source, Table, read_table, source_files
+from tfllm.data.shards.prepared_data import FORMAT, FORMAT_VERSIONS, MANIFEST, TaskData, open_data
+from tfllm.data.shards.shard_files import ShardWriter, file_sha256
 from tfllm.data.task_data_config import TaskDataConfig
 from tfllm.tasks.definition import TRUNCATED, TaskDefinition, UnknownInTraining
 
@@ -49,7 +49,7 @@ def prepare_task(
 
     Args:
         definition: the task.
-        source: files of records (see `tfllm.data.table_records`).
+        source: files of records (see `tfllm.data.reading.table_records`).
         out: the folder.
         config: which records are trained on, and how they are read.
         base: path or name of the pretrained model, whose tokenizer is used; None: a new one is

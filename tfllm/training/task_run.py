@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from tfllm.config import ConfigError, TrainingConfig, build, to_dict
 from tfllm.data import PreparedData, TaskData, TaskDataConfig, open_data
-from tfllm.data.padding import padded_width
-from tfllm.data.prepared_data import MANIFEST
-from tfllm.data.task_rows import TaskRows
+from tfllm.data.shards.padding import padded_width
+from tfllm.data.shards.prepared_data import MANIFEST
+from tfllm.data.shards.task_rows import TaskRows
 from tfllm.distribution.agreement import on_chief
 from tfllm.distribution.strategy import is_multi_worker, worker_index
 from tfllm.distribution.strategy import strategy as strategy_named

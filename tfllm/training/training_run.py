@@ -71,7 +71,7 @@ def train(
     Args:
         data: what `tfllm.prepare` wrote; for a pretrained model also files that it reads, which
             are then prepared in `RUN/data` with the model's tokenizer. Of a task: files, folders
-            and globs of JSON lines, CSV, TSV or Parquet (see `tfllm.data.table_records`).
+            and globs of JSON lines, CSV, TSV or Parquet (see `tfllm.data.reading.table_records`).
         run: the run's folder.
         model: a preset's name, whose vocabulary becomes the tokenizer's; an architecture, whose
             vocabulary may be larger; or the path of a pretrained model, as `tfllm.load` takes it.

@@ -27,22 +27,22 @@ from tfllm.optimization.training_step import TrainingStep
 from tfllm.pretrained import Pretrained, save
 from tfllm.pretrained.adapters import load_merged, save_adapter
 from tfllm.pretrained.fingerprint import fingerprint
-from tfllm.training.background_checkpoints import BackgroundCheckpoints
 from tfllm.training.callbacks import RunCallback, num_updates
-from tfllm.training.checkpoint_files import read_state
-from tfllm.training.checkpoints import CheckpointError, Progress
+from tfllm.training.checkpoints.background_checkpoints import BackgroundCheckpoints
+from tfllm.training.checkpoints.checkpoint_files import read_state
+from tfllm.training.checkpoints.checkpoints import CheckpointError, Progress
+from tfllm.training.checkpoints.model_state import restore_state
+from tfllm.training.checkpoints.restoring import leave_end_out, restore_last_good
 from tfllm.training.fitted_model import fitted_model
 from tfllm.training.flops import flops_per_token
 from tfllm.training.interruption import Interruption
 from tfllm.training.memory_check import check_memory
-from tfllm.training.model_state import restore_state
 from tfllm.training.preference_reference import read_reference, write_reference
 from tfllm.training.pretrained_base import (
     check_fingerprint,
     check_tokenizer,
     num_trained,
 )
-from tfllm.training.restoring import leave_end_out, restore_last_good
 from tfllm.training.run_folder import RunFolder
 from tfllm.training.run_settings import RunSettings, digest, total_steps
 from tfllm.training.run_writer import RunWriter

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfllm.config import ConfigError, unknown_name
-from tfllm.data.table_records import Source
+from tfllm.data.reading.table_records import Source
 from tfllm.evaluation.harness.exact_match import exact_match
 from tfllm.evaluation.harness.harness import HarnessResult
 from tfllm.evaluation.harness.humaneval import humaneval

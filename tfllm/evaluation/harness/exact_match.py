@@ -8,7 +8,7 @@ from typing import Any
 
 import regex
 
-from tfllm.data.table_records import Column, Source
+from tfllm.data.reading.table_records import Column, Source
 from tfllm.evaluation.harness.harness import HarnessResult, cut_note, in_batches, read_records
 from tfllm.evaluation.harness.prompts import continuations, room_for_answers
 from tfllm.evaluation.measures import mean

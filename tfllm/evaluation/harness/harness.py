@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from tfllm.data.table_records import Column, Record, Source, read_table
+from tfllm.data.reading.table_records import Column, Record, Source, read_table
 from tfllm.evaluation.measured import Measured, measured
 from tfllm.evaluation.measures import Measure
 

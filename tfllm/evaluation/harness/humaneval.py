@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from tfllm.data.table_records import Column, Record, Source
+from tfllm.data.reading.table_records import Column, Record, Source
 from tfllm.evaluation.harness.code_execution import Limits, run_programs
 from tfllm.evaluation.harness.exact_match import replies
 from tfllm.evaluation.harness.harness import HarnessResult, cut_note, in_batches, read_records

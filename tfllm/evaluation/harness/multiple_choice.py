@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from tfllm.data.table_records import Column, Record, Source
+from tfllm.data.reading.table_records import Column, Record, Source
 from tfllm.evaluation.harness.harness import HarnessResult, ScoresText, cut_note, read_records
 from tfllm.evaluation.harness.log_likelihood import log_likelihoods
 from tfllm.evaluation.measures import mean

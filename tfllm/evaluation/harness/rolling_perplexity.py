@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from tfllm.data.table_records import Column, Source
+from tfllm.data.reading.table_records import Column, Source
 from tfllm.evaluation.harness.harness import HarnessResult, read_records
 from tfllm.evaluation.harness.log_likelihood import rolling_log_likelihoods
 from tfllm.evaluation.measures import Measure, of_sums

@@ -1,0 +1,430 @@
+"""Pictures of what a model does: confusion matrix, learning curves, measures, attention, graph.
+
+Each function gives a matplotlib `Figure`, and `save` writes it as a PNG. Needs the extra `plot`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfllm.charts.graph_layout import spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0077bb", "#ee7733", "#009988", "#ee3377", "#33aadd", "#cc3311", "#858585")
+"""Told apart by colour-blind readers (after Paul Tol's "vibrant")."""
+BASELINE = "#9a9a9a"
+"""the colour of what is to be beaten"""
+_MOST_NUMBERS = 24
+"""labels of a confusion matrix beyond which its cells are too small for numbers"""
+
+Interval = tuple[float, float, float]
+"""a value, and the low and the high end of its confidence interval"""
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """A node of a drawn graph."""
+
+    name: str
+    kind: str = ""
+    """nodes of one kind have one colour"""
+    weight: float = 1.0
+    """its area grows with it"""
+
+
+@dataclass(frozen=True)
+class GraphEdge:
+    """An edge of a drawn graph."""
+
+    source: str
+    target: str
+    label: str = ""
+    """is written along it; with one, the edge is an arrow"""
+    weight: float = 1.0
+    """it is the thicker, and pulls the stronger"""
+
+
+# ------------------------------------------------------------------ the charts
+
+
+def confusion_matrix(counts: Any, labels: Sequence[str], *, title: str = "") -> Figure:
+    """How often each label was given for each true one.
+
+    Args:
+        counts: int `[L, L]`, rows the true labels, columns the predicted ones.
+        labels: L names.
+        title: above it.
+
+    Raises:
+        ImportError: there is no matplotlib.
+        ValueError: the shape is another.
+    """
+    counts = np.asarray(counts)
+    if counts.shape != (len(labels), len(labels)):
+        raise ValueError(
+            f"counts must have the shape [{len(labels)}, {len(labels)}], a row and a column for "
+            f"each label; received {list(counts.shape)}"
+        )
+    size = max(3.2, 1.6 + 0.52 * len(labels))
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    with _figure(size + 0.9, size + (0.5 if title else 0.2)) as figure:
+        axes = figure.add_subplot()
+        axes.grid(False)
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        names = [_short(label, 22) for label in labels]
+        turned = max(map(len, names)) > 6
+        axes.set_xticks(range(len(names)), names, rotation=90 if turned else 0)
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(length=0)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.spines[:].set_visible(False)
+        if title:
+            axes.set_title(title)
+        if len(labels) <= _MOST_NUMBERS:
+            for (row, column), count in np.ndenumerate(counts):
+                if count:
+                    colour = "white" if shares[row, column] > 0.55 else "0.15"
+                    axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour,
+                              fontsize=9 if len(labels) <= 12 else 7)  # fmt: skip
+        figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true label")
+    return figure
+
+
+def learning_curves(
+    curves: Mapping[str, Mapping[float, Interval | float]],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    log_x: bool = False,
+    baselines: Sequence[str] = (),
+) -> Figure:
+    """Values over steps, or over numbers of examples, with a band from low to high.
+
+    Args:
+        curves: name to x to a value, or to (value, low, high).
+        x_label, y_label, title: words.
+        log_x: a logarithmic horizontal axis, whose ticks are the given places.
+        baselines: names of those that are drawn grey and dashed.
+
+    Raises:
+        ImportError: there is no matplotlib.
+        ValueError: there is no curve, or one without points, or an unknown baseline.
+    """
+    _check_names(curves, baselines, "curve")
+    with _figure(6.4, 4.0) as figure:
+        axes = figure.add_subplot()
+        for name, colour, dashes in _styles(curves, baselines):
+            places = sorted(curves[name])
+            triples = [_triple(curves[name][x]) for x in places]
+            values, lows, highs = (list(column) for column in zip(*triples, strict=True))
+            axes.plot(places, values, dashes, color=colour, marker="o", markersize=4, label=name)
+            if lows != highs:
+                axes.fill_between(places, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        if log_x:
+            from matplotlib.ticker import NullLocator
+
+            axes.set_xscale("log")
+            every = sorted({x for curve in curves.values() for x in curve})
+            axes.set_xticks(every, [f"{x:,g}" for x in every])
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if title:
+            axes.set_title(title)
+        axes.legend()
+    return figure
+
+
+def measure_bars(
+    measures: Mapping[str, Mapping[str, Interval | float]],
+    *,
+    title: str = "",
+    baselines: Sequence[str] = (),
+) -> Figure:
+    """What several systems reach, a panel a measure, with intervals.
+
+    Args:
+        measures: name of the measure to name of the system to a value, or to (value, low, high).
+        title: above all.
+        baselines: systems that are drawn grey.
+
+    Raises:
+        ImportError: there is no matplotlib.
+        ValueError: there is no measure, or one without systems, or an unknown baseline.
+    """
+    _check_names(measures, (), "measure")
+    systems = list(dict.fromkeys(system for of in measures.values() for system in of))
+    _check_names({system: measures for system in systems}, baselines, "system")
+    names = [textwrap.fill(system, 26) for system in systems]
+    height = 0.75 + 0.42 * len(systems) + 0.14 * sum(name.count("\n") for name in names)
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    width = 0.5 + 0.075 * longest + 2.4 * len(measures)
+    colours = {name: colour for name, colour, _ in _styles(dict.fromkeys(systems), baselines)}
+    with _figure(max(width, 4.5), height + (0.35 if title else 0)) as figure:
+        panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
+        for axes, (measure, of) in zip(panels, measures.items(), strict=True):
+            for system, given in of.items():
+                value, low, high = _triple(given)
+                place = systems.index(system)
+                axes.barh(place, value, 0.66, color=colours[system])
+                if low != high:
+                    error = [[value - low], [high - value]]
+                    axes.errorbar(value, place, xerr=error, color="0.15", capsize=3, linewidth=1.1)
+                axes.annotate(_number(value), (max(value, high), place), (5, 0), fontsize=9,
+                              textcoords="offset points", va="center")  # fmt: skip
+            most = max(max(_triple(given)) for given in of.values())
+            axes.set_xlim(min(0, *(min(_triple(given)) for given in of.values())), 1.3 * most or 1)
+            axes.set_yticks(range(len(systems)), names)
+            axes.set_ylim(len(systems) - 0.5, -0.5)
+            axes.tick_params(axis="y", length=0)
+            axes.locator_params(axis="x", nbins=4)
+            axes.grid(False, axis="y")
+            axes.set_title(measure)
+        if title:
+            figure.suptitle(title, fontweight="bold")
+    return figure
+
+
+def attention_map(
+    weights: Sequence[Any],
+    tokens: Sequence[str],
+    keys: Sequence[str] | None = None,
+    *,
+    causal: bool = False,
+    title: str = "",
+    x_label: str = "looks at",
+    y_label: str = "",
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Where each token looks, a panel a layer (or a head).
+
+    Args:
+        weights: for each panel float `[T, S]`: rows that sum to 1.
+        tokens: T, those that look.
+        keys: S, what they look at; default: `tokens`.
+        causal: what lies ahead is left grey.
+        title, x_label, y_label: words.
+        names: of the panels; default: "layer 1" and so on.
+
+    Raises:
+        ImportError: there is no matplotlib.
+        ValueError: the shapes do not belong together.
+    """
+    keys = tokens if keys is None else keys
+    panels = [np.asarray(w, np.float64) for w in weights]
+    wanted = (len(tokens), len(keys))
+    if not panels or any(w.shape != wanted for w in panels):
+        shapes = [list(w.shape) for w in panels]
+        raise ValueError(
+            f"weights must be matrices of shape [{wanted[0]}, {wanted[1]}], a row for each token "
+            f"and a column for each key; received the shapes {shapes}"
+        )
+    names = names or [f"layer {i + 1}" for i in range(len(panels))]
+    hidden = np.triu(np.ones(wanted, bool), 1) if causal else np.zeros(wanted, bool)
+    cell = 0.62 if max(wanted) <= 10 else 0.3
+    longest = 0.085 * max(map(len, tokens))
+    width = 1.6 + longest + (0.3 + cell * len(keys)) * len(panels)
+    height = 1.0 + 0.085 * max(map(len, keys)) + cell * len(tokens)
+    with _figure(width, height) as figure:
+        all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+        for axes, matrix, name in zip(all_axes, panels, names, strict=True):
+            axes.grid(False)
+            shown = np.ma.array(matrix, mask=hidden)
+            image = axes.imshow(shown, cmap=_blues(), vmin=0, vmax=1)
+            axes.set_title(name)
+            axes.set_xticks(range(len(keys)), keys, rotation=0 if _fits(keys, cell) else 90)
+            axes.set_yticks(range(len(tokens)), tokens)
+            axes.tick_params(length=0)
+            axes.set_xlabel(x_label)
+            axes.spines[:].set_visible(False)
+            if cell > 0.5:
+                for (row, column), value in np.ndenumerate(matrix):
+                    if not hidden[row, column]:
+                        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8,
+                                  color="white" if value > 0.55 else "0.2")  # fmt: skip
+        all_axes[0].set_ylabel(y_label)
+        figure.colorbar(image, ax=list(all_axes), shrink=0.75, label="attention weight")
+        if title:
+            figure.suptitle(title, fontweight="bold")
+    return figure
+
+
+def knowledge_graph(
+    nodes: Sequence[GraphNode],
+    edges: Sequence[GraphEdge],
+    *,
+    title: str = "",
+    size: tuple[float, float] = (10.0, 7.0),
+    seed: int = 0,
+) -> Figure:
+    """A graph of names, where those that belong together stand together.
+
+    Args:
+        nodes: each name once.
+        edges: between names of nodes.
+        title: above it.
+        size: width and height in inches.
+        seed: of the layout; the same graph and seed give the same picture.
+
+    Raises:
+        ImportError: there is no matplotlib.
+        ValueError: there is no node, two have one name, or an edge ends at none.
+    """
+    index = {node.name: i for i, node in enumerate(nodes)}
+    if not nodes or len(index) < len(nodes):
+        raise ValueError("nodes must be at least one, each name once")
+    ends = {end for edge in edges for end in (edge.source, edge.target)}
+    if unknown := sorted(ends - set(index)):
+        raise ValueError(f"edges must end at names of nodes; received {unknown[:5]}")
+    names = [_short(node.name, 24) for node in nodes]
+    pairs = np.asarray([(index[e.source], index[e.target]) for e in edges], int).reshape(-1, 2)
+    pulls = np.asarray([edge.weight for edge in edges], float)
+    # A label's box in the layout's unit, in which the picture's width is 1.
+    boxes = np.asarray([(0.075 * len(name) + 0.14, 0.26) for name in names]) / size[0]
+    places = spread(pairs, pulls, boxes, size[1] / size[0], seed)
+    kinds = list(dict.fromkeys(node.kind for node in nodes))
+    most = max(node.weight for node in nodes)
+    heaviest = pulls.max(initial=0.0)
+    with _figure(*size) as figure:
+        axes = figure.add_subplot()
+        from matplotlib.patheffects import withStroke
+
+        axes.set_axis_off()
+        for (source, target), edge in zip(pairs, edges, strict=True):
+            _draw_edge(axes, places[source], places[target], edge, edge.weight / heaviest)
+        for i, node in enumerate(nodes):
+            colour = COLOURS[kinds.index(node.kind) % len(COLOURS)]
+            x, y = places[i]
+            area = 40 + 500 * node.weight / most
+            axes.scatter(x, y, area, color=colour, alpha=0.35, linewidths=0, zorder=3)
+            text = axes.text(x, y, names[i], ha="center", va="center", fontsize=9, zorder=4)
+            text.set_path_effects([withStroke(linewidth=2, foreground="white", alpha=0.8)])
+        half = boxes / 2 + 0.02
+        axes.set_xlim((places - half)[:, 0].min(), (places + half)[:, 0].max())
+        axes.set_ylim((places - half)[:, 1].min(), (places + half)[:, 1].max())
+        if title:
+            axes.set_title(title)
+        if len(kinds) > 1:
+            _kind_legend(axes, kinds)
+    return figure
+
+
+def save(figure: Figure, path: str | Path, *, dpi: int = 110) -> Path:
+    """Write a figure as a PNG, on white; the folder is made if need be."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nothing: dict[str, Any] = {"Software": None}  # the same figure gives the same bytes
+    with _look():
+        figure.savefig(path, format="png", dpi=dpi, facecolor="white", metadata=nothing)
+    return path
+
+
+# ------------------------------------------------------------------ how they look
+
+
+@contextlib.contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    with _look():
+        from matplotlib.figure import Figure
+
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+@contextlib.contextmanager
+def _look() -> Iterator[None]:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(
+            f"a chart is drawn with matplotlib, which cannot be imported ({error}); install the "
+            "extra: pip install 'tfllm[plot]'"
+        ) from error
+    settings: Any = {
+        "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False,
+        "axes.titlelocation": "left", "axes.titlesize": 11, "axes.titleweight": "bold",
+        "axes.axisbelow": True, "font.size": 9.5, "grid.alpha": 0.25, "legend.frameon": False,
+        "text.parse_math": False,
+    }  # fmt: skip
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def _check_names(values: Mapping[str, Any], baselines: Sequence[str], noun: str) -> None:
+    empty = [name for name, of in values.items() if not of]
+    if not values or empty:
+        raise ValueError(f"every {noun} needs values; received {empty or 'none'}")
+    if unknown := sorted(set(baselines) - set(values)):
+        raise ValueError(f"baselines must be names of {noun}s ({list(values)}); got {unknown}")
+
+
+def _styles(names: Mapping[str, Any], baselines: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """(name, colour, dashes) of each."""
+    greys = [BASELINE, "#c4c4c4", "#707070"]
+    others = [name for name in names if name not in baselines]
+    for name in names:
+        if name in baselines:
+            yield name, greys[list(baselines).index(name) % len(greys)], "--"
+        else:
+            yield name, COLOURS[others.index(name) % len(COLOURS)], "-"
+
+
+def _triple(given: Interval | float) -> Interval:
+    if isinstance(given, tuple | list):
+        value, low, high = map(float, given)
+        return value, low, high
+    return float(given), float(given), float(given)
+
+
+def _number(value: float) -> str:
+    size = abs(value)
+    return f"{value:.3f}" if size < 1 else f"{value:.1f}" if size < 1000 else f"{value:,.0f}"
+
+
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _fits(words: Sequence[str], cell: float) -> bool:
+    """Whether words stand side by side over cells of that many inches."""
+    return 0.085 * max(map(len, words)) < cell
+
+
+def _blues() -> Any:
+    import matplotlib
+
+    return matplotlib.colormaps["Blues"].with_extremes(bad="0.94")
+
+
+def _draw_edge(axes: Axes, start: Any, end: Any, edge: GraphEdge, share: float) -> None:
+    style: dict[str, Any] = {"color": "0.55" if edge.label else "0.8", "linewidth": 0.6 + 2 * share}
+    if edge.label:
+        arrow = {"arrowstyle": "-|>", "shrinkA": 9, "shrinkB": 9, **style}
+        axes.annotate("", end, start, arrowprops=arrow, zorder=1)
+        x, y = (np.asarray(start) + np.asarray(end)) / 2
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
+        axes.text(x, y, edge.label, ha="center", va="center", fontsize=7, color="0.35",
+                  bbox=box, zorder=2)  # fmt: skip
+    else:
+        axes.plot([start[0], end[0]], [start[1], end[1]], zorder=1, **style)
+
+
+def _kind_legend(axes: Axes, kinds: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    marks = [
+        Line2D([], [], color=COLOURS[i % len(COLOURS)], marker="o", linestyle="none", alpha=0.5)
+        for i in range(len(kinds))
+    ]
+    axes.legend(marks, [kind or "other" for kind in kinds], loc="lower left", fontsize=8.5)

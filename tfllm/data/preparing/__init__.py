@@ -1,0 +1,1 @@
+"""From records to shards: what `prepare` does with each kind of record."""

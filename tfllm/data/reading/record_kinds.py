@@ -1,0 +1,143 @@
+"""What the records of some files are: text, examples or preferences."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from tfllm.config import ConfigError, PrepareConfig
+from tfllm.data.reading.json_records import key_of
+from tfllm.data.reading.record_keys import FOLLOWED, RecordKeys
+from tfllm.data.reading.sources import SourceFile, records
+from tfllm.data.reading.table_files import table_columns
+
+Kind = Literal["text", "examples", "preference"]
+
+_LOOK_AT = 20
+"""records at the start of a file"""
+
+
+def kind_of_record(record: Any, text_field: str, keys: RecordKeys | None = None) -> Kind | None:
+    """What a record's keys say that it is; None where it is none."""
+    if not isinstance(record, dict):
+        return None
+    text = key_of(record, text_field)
+    if text_field != "text" and text is not None:  # asked for by name
+        return "text"
+    found = (keys or RecordKeys()).found(record)
+    has = {name for name, those in found.items() if record[those[0]] is not None}
+    for has_any in (has, set(found)):
+        if {"chosen", "rejected"} <= has_any:
+            return "preference"
+        if "messages" in has_any or ("response" in has_any and has_any & {"prompt", "input"}):
+            return "examples"
+        if text is not None:
+            return "text"
+    return None
+
+
+def kind_of_files(files: Sequence[SourceFile], config: PrepareConfig) -> Kind:
+    """What files hold: by the settings, by what columns name, or by the first records of each.
+
+    Raises:
+        ConfigError: some hold one kind and others another, or examples stand beside plain text.
+        ValueError: a file is damaged, or a table has no column that is known.
+    """
+    keys = RecordKeys(config.column_names)
+    found: dict[Kind, SourceFile] = {}
+    kind: Kind
+    named = set(config.column_names) - {"text"}
+    if config.records != "auto":
+        kind = config.records
+    elif named:
+        kind = "preference" if named & {"chosen", "rejected"} else "examples"
+    else:
+        for file in files:
+            for here in _kinds_at_start(file, config.text_field, keys):
+                found.setdefault(here, file)
+        if "preference" in found and "examples" in found:
+            raise ConfigError(
+                f"records must be of one kind, and {found['preference'].path} holds preferences "
+                f"(chosen, rejected), {found['examples'].path} examples; prepare them one by one, "
+                "or set records to the kind that is meant"
+            )
+        kind = next((k for k in ("preference", "examples") if k in found), "text")
+    if kind != "text":
+        for file in files:
+            if file.format == "text":
+                what = "examples" if kind == "examples" else "preferences"
+                raise ConfigError(
+                    f"{what} are JSON lines (.jsonl, .ndjson, .json) or tables (.csv, .tsv, "
+                    f".parquet), and {file.path} is not; leave it out, or set records to text to "
+                    "have all files read as text"
+                )
+    return kind
+
+
+def without_other_tables(
+    files: Sequence[SourceFile], config: PrepareConfig
+) -> tuple[list[SourceFile], list[str]]:
+    """The files without those tables of a folder that hold neither text nor examples.
+
+    Returns:
+        the files, and a note on the tables that were left out.
+
+    Raises:
+        ValueError: there is such a table that was named by itself or by a glob; or none but such.
+    """
+    kept, others = [], []
+    for file in files:
+        if file.format != "table" or _is_known_table(file, config):
+            kept.append(file)
+        elif file.of_folder:
+            others.append(file)
+        else:
+            raise _unknown_table(file, config)
+    if not others:
+        return kept, []
+    if not kept:
+        raise _unknown_table(others[0], config)
+    names = ", ".join(str(file.path) for file in others[:5]) + (", ..." if others[5:] else "")
+    one = len(others) == 1
+    note = (
+        f"{len(others)} table{'' if one else 's'} without a column of text or of examples "
+        f"{'was' if one else 'were'} left out: {names}"
+    )
+    warnings.warn(note, UserWarning, stacklevel=3)  # the caller of `prepare`
+    return kept, [note]
+
+
+def _is_known_table(file: SourceFile, config: PrepareConfig) -> bool:
+    columns = table_columns(file.path, file.encoding)
+    if not any(columns):  # an empty file
+        return True
+    row = dict.fromkeys(columns, "")
+    if config.records == "text":
+        return key_of(row, config.text_field) is not None
+    if config.column_names and not file.of_folder:
+        return True  # whoever reads it says which one is missing
+    return kind_of_record(row, config.text_field, RecordKeys(config.column_names)) is not None
+
+
+def _unknown_table(file: SourceFile, config: PrepareConfig) -> ValueError:
+    columns = ", ".join(map(repr, table_columns(file.path, file.encoding)[:20]))
+    known = "; ".join(
+        f"{name} ({', '.join(FOLLOWED[name])})" for name in ("prompt", "response", "messages")
+    )
+    return ValueError(
+        f"{file.path} is a table without a column that is known; its columns are {columns}. Of "
+        f"examples these are {known}; of preferences chosen and rejected; of text "
+        f"{config.text_field}. Say which is which with --columns prompt=NAME response=NAME or with "
+        "--text-field NAME; or leave the file out; or, to read all of it as plain text, give it a "
+        "name that ends in .txt"
+    )
+
+
+def _kinds_at_start(file: SourceFile, text_field: str, keys: RecordKeys) -> set[Kind]:
+    if file.format == "text":
+        return set()
+    first = itertools.islice(records(file, on_bad=lambda error: None), _LOOK_AT)
+    kinds = {kind_of_record(record.value, text_field, keys) for record in first}
+    return {kind for kind in kinds if kind is not None}

@@ -1,0 +1,289 @@
+"""Records with named columns, from files that people already have.
+
+Formats, each plain or gzip-compressed (`.gz`), in UTF-8 unless another encoding is given:
+
+- JSON lines (`.jsonl`, `.ndjson`, `.json`): an object a line, its keys the columns; or (`.json`) an
+  array of such objects; or a data set in SQuAD's layout (see `tfllm.data.reading.squad`).
+  Translations may stand in an object, `{"translation": {"en": "Hello", "es": "Hola"}}`: each is a
+  column.
+- CSV (`.csv`): the first line names the columns, which `,` or `;` separates (whichever the first
+  line has more of); fields may stand in quotes and then hold line ends.
+- TSV (`.tsv`, `.tab`): the same with tabs; a quote is a character like any other, a line a record.
+- Parquet (`.parquet`), with the extra `parquet`.
+- CoNLL (`.conll`, `.bio`, `.iob`): tagged words, one a line (see `tfllm.data.reading.conll`).
+- Lines side by side: `{"source": "a.en", "target": "a.de"}` takes line after line of plain text
+  files, one file a column, of equally many lines.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tfllm.config import ConfigError, unknown_name
+from tfllm.data.reading.conll import CONLL_SUFFIXES, conll_records
+from tfllm.data.reading.json_records import (
+    BadRecord,
+    BadRecords,
+    OnBad,
+    check_characters,
+    json_records,
+    json_type,
+)
+from tfllm.data.reading.source_stream import opened, suffix_of
+from tfllm.data.reading.sources import JSON_SUFFIXES, SourceFile, find_files
+from tfllm.data.reading.squad import is_squad, squad_records
+from tfllm.data.reading.table_files import TABLE_SUFFIXES, is_table, table_rows, text_lines
+
+RECORD_SUFFIXES = (*JSON_SUFFIXES, *TABLE_SUFFIXES, *CONLL_SUFFIXES)
+
+Source = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
+"""files, folders and globs; or a file of lines for each column"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a task reads."""
+
+    aliases: tuple[str, ...] = ()
+    """other names that data sets give it; the first that is there counts"""
+    required: bool = True
+    """an optional one is None where a record has it not, or has nothing in it"""
+    kind: Literal["text", "label", "json"] = "text"
+    """text: a string. label: a string, number or truth value, as text without space around it.
+    json: anything; in CSV and TSV it is written as JSON"""
+    is_input: bool = True
+    """whether a prediction is made from it; the others are there to learn and to measure by"""
+
+
+class Record(dict[str, Any]):
+    """A record by the names of the columns asked for; `where` names its file and line."""
+
+    def __init__(self, values: Mapping[str, Any], where: str = "") -> None:
+        super().__init__(values)
+        self.where = where
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was read."""
+
+    records: list[Record]
+    files: list[SourceFile]
+    notes: list[str]
+    """what is to be told: bad records that were passed over"""
+
+
+def read_table(
+    source: Source,
+    columns: Mapping[str, Column],
+    names: Mapping[str, str] | None = None,
+    *,
+    skip_bad_records: bool = False,
+    only_inputs: bool = False,
+    empty_inputs: bool = False,
+    exclude: Sequence[str | Path] = (),
+    encoding: str = "utf-8",
+) -> Table:
+    """All records of some files, in the order of the files' names. They are held in memory.
+
+    Args:
+        source: files, folders and globs; or a plain text file for each column.
+        columns: what is read of each record, by the names that the result has.
+        names: column to the name that it has in the files, where that is neither its own nor one of
+            its aliases (a difference in capitals alone is none).
+        skip_bad_records: count broken records and pass over them; else the first is an error.
+        only_inputs: the columns that are no inputs may be missing.
+        empty_inputs: an input may be an empty text; else that is a broken record.
+        exclude: folders that are not searched.
+        encoding: of all files but Parquet.
+
+    Raises:
+        FileNotFoundError: there are no such files.
+        ConfigError: `names` names a column that the task does not have.
+        ValueError: a file is damaged, lacks a column (the error lists those that it has), or holds
+            a broken record (with file and line); or no record is left.
+    """
+    for name in names or {}:
+        if name not in columns:
+            raise ConfigError(unknown_name("column", name, columns))
+    bad = BadRecords(skip_bad_records)
+    read = _Columns(columns, dict(names or {}), only_inputs, empty_inputs)
+    files = source_files(source, exclude=exclude, encoding=encoding)
+    rows: Iterator[tuple[str, dict[str, Any]]]
+    if isinstance(source, Mapping):
+        known = {c.lower() for n, column in columns.items() for c in (n, *column.aliases)}
+        known |= {name.lower() for name in (names or {}).values()}
+        for name in source:
+            if str(name).lower() not in known:
+                raise ConfigError(unknown_name("column", str(name), columns))
+        rows = _lines_side_by_side(dict(zip(source, files, strict=True)))
+    else:
+        rows = (row for file in files for row in _rows(file, bad))
+    records = []
+    for where, row in rows:
+        try:
+            records.append(read.record(row, where))
+        except BadRecord as error:
+            bad(error)
+    if not records:
+        told = ", ".join(str(file.path) for file in files[:5])
+        raise ValueError(
+            f"there is no record in {told}{', ...' if len(files) > 5 else ''}"
+            + (f": {bad.note()}" if bad.count else "; name files that hold some")
+        )
+    return Table(records, files, bad.warn())
+
+
+def source_files(
+    source: Source, *, exclude: Sequence[str | Path] = (), encoding: str = "utf-8"
+) -> list[SourceFile]:
+    """The files that a source names.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    if isinstance(source, Mapping):
+        return [find_files(path, encoding=encoding)[0] for path in source.values()]
+    return find_files(source, exclude=exclude, suffixes=RECORD_SUFFIXES, encoding=encoding)
+
+
+class _Columns:
+    """From what a file has to what is asked for."""
+
+    def __init__(
+        self,
+        columns: Mapping[str, Column],
+        names: dict[str, str],
+        only_inputs: bool,
+        empty_inputs: bool,
+    ) -> None:
+        self._columns = columns
+        self._names = names
+        self._only_inputs = only_inputs
+        self._empty_inputs = empty_inputs
+        self._known: dict[tuple[str, ...], dict[str, str]] = {}
+
+    def record(self, row: dict[str, Any], where: str) -> Record:
+        """The record.
+
+        Raises:
+            BadRecord: a column is missing, or its value is none of its kind.
+        """
+        keys = tuple(row)
+        if keys not in self._known:
+            if len(self._known) > 1000:  # of JSON, whose records may all have other keys
+                self._known.clear()
+            self._known[keys] = self._found(keys, where)
+        found = self._known[keys]
+        values = {
+            name: self._value(name, column, row.get(found.get(name, "")), where)
+            for name, column in self._columns.items()
+        }
+        return Record(values, where)
+
+    def _found(self, keys: tuple[str, ...], where: str) -> dict[str, str]:
+        """Column to key."""
+        lower = {key.strip().lower(): key for key in reversed(keys)}
+        found = {}
+        for name, column in self._columns.items():
+            wanted = [self._names[name]] if name in self._names else [name, *column.aliases]
+            key = next((k for k in wanted if k in keys), None)
+            if key is None:
+                key = next((lower[k.lower()] for k in wanted if k.lower() in lower), None)
+            if key is not None:
+                found[name] = key
+            elif name in self._names or self._is_needed(column):
+                has = ", ".join(map(repr, keys[:20])) or "none"
+                called = f" ({' or '.join(map(repr, wanted))})" if len(wanted) > 1 else ""
+                asked = self._names.get(name, name)
+                raise BadRecord(
+                    where,
+                    f" has no column {asked!r}{called}; its columns are {has}; say which one it is "
+                    f"with --columns {name}=NAME (in Python columns={{{name!r}: 'NAME'}})",
+                )
+        return found
+
+    def _is_needed(self, column: Column) -> bool:
+        return column.required and (column.is_input or not self._only_inputs)
+
+    def _value(self, name: str, column: Column, value: Any, where: str) -> Any:
+        needed = self._is_needed(column)
+        if value is None and not needed:
+            return None
+        if column.kind == "json":
+            if isinstance(value, str):
+                try:
+                    value = json.loads(value) if value.strip() or needed else None
+                except ValueError as error:
+                    told = f": {name!r} must be JSON; received {value!r:.60} ({error})"
+                    raise BadRecord(where, told) from None
+            return value
+        if column.kind == "label" and isinstance(value, int | float):
+            value = json.dumps(value)
+        if not isinstance(value, str):
+            noun = "a string" if column.kind == "text" else "a string or a number"
+            raise BadRecord(where, f": {name!r} must be {noun}; received {json_type(value)}")
+        check_characters(value, where, name)
+        if column.kind == "label":
+            value = value.strip()
+        if not value or value.isspace():
+            if not needed:
+                return None
+            if not (self._empty_inputs and column.is_input):
+                raise BadRecord(where, f": {name!r} is empty")
+        return value
+
+
+def _rows(file: SourceFile, on_bad: OnBad) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, columns) of a file."""
+    suffix = suffix_of(file.path.name)
+    if suffix not in RECORD_SUFFIXES:
+        raise ValueError(
+            f"{file.path} must end in {', '.join(RECORD_SUFFIXES)} (or these and .gz), which says "
+            "how records stand in it"
+        )
+    if is_table(file.path):
+        yield from table_rows(file.path, on_bad, encoding=file.encoding)
+        return
+    with opened(file.path, encoding=file.encoding) as stream:
+        if suffix in JSON_SUFFIXES:
+            for record in json_records(stream, file.path, on_bad):
+                if isinstance(record.value, dict) and is_squad(record.value):
+                    yield from squad_records(record.value, record.where, on_bad)
+                elif isinstance(record.value, dict):
+                    yield record.where, _with_languages(record.value)
+                else:
+                    told = f" must be a JSON object; received {json_type(record.value)}"
+                    on_bad(BadRecord(record.where, told))
+        else:
+            yield from conll_records(text_lines(stream, file.path), file.path, on_bad)
+
+
+def _with_languages(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose `translation` is an object of languages, with a column for each of them."""
+    languages = row.get("translation")
+    if not isinstance(languages, dict):
+        return row
+    return {**{name: value for name, value in row.items() if name != "translation"}, **languages}
+
+
+def _lines_side_by_side(files: dict[str, SourceFile]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Line i of each file is record i."""
+    columns: dict[str, list[str]] = {}
+    for name, file in files.items():
+        with opened(file.path, encoding=file.encoding) as stream:
+            columns[name] = [line.rstrip("\r\n") for line in text_lines(stream, file.path)]
+    lengths = {name: len(lines) for name, lines in columns.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{files[name].path} {n:,}" for name, n in lengths.items())
+        raise ValueError(
+            f"files whose lines stand side by side must have equally many lines; received {told}"
+        )
+    first = next(iter(files.values())).path
+    for number, values in enumerate(zip(*columns.values(), strict=True), 1):
+        if any(value.strip() for value in values):
+            yield f"{first}, line {number}", dict(zip(columns, values, strict=True))

@@ -1,0 +1,365 @@
+"""A folder of prepared data: its tokenizer, its shards, and the manifest that describes them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tfllm.data.reading.table_records import Record
+from tfllm.data.shards.example_rows import ExampleRows
+from tfllm.data.shards.preference_rows import PreferenceRows
+from tfllm.data.shards.shard_files import file_sha256
+from tfllm.data.shards.splits import Split
+from tfllm.data.shards.task_rows import Collate, TaskRows
+from tfllm.data.shards.token_rows import TokenRows
+from tfllm.path_kinds import instead_of
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.base import Tokenizer
+
+MANIFEST = "manifest.json"
+FORMAT = "tfllm-tokens"
+FORMAT_VERSIONS = {"text": 1, "examples": 2, "preference": 2, "task": 3}
+"""by what the folder holds: the manifest's "records", which is missing for text"""
+SPLITS = ("train", "validation")
+SHARD_LISTS = ("shards", "learned", "index")
+"""of a split in the manifest"""
+
+_SPLIT_TYPES: dict[str, Callable[[Path, str, dict[str, Any]], Split]] = {
+    "text": TokenRows.of_manifest,
+    "examples": ExampleRows,
+    "preference": PreferenceRows,
+    "task": TaskRows,
+}
+
+
+class PreparedData:
+    """What `prepare` wrote: the tokenizer, `manifest.json`, `train-00000.bin`, ...
+
+    A shard is a flat stream of token ids (little-endian uint16, or uint32 for vocabularies above
+    65,536). Text is document after document, each followed by the end token. Examples and the
+    replies of preferences stand one after the other, and two more streams belong to them:
+    `train-learned-00000.bin` has a byte for each token, 1 where it is learned, and
+    `train-index-00000.bin` two uint32 for each sequence: how many tokens it has, and which of them
+    is the first that is learned. Of the examples of a task `TaskRows` tells.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        """See `open`."""
+        self.folder = folder
+        self.manifest = manifest
+        self.train = self._split("train")
+        self.validation = self._split("validation")
+
+    @classmethod
+    def open(cls, folder: str | Path) -> PreparedData:
+        """Open a folder of any kind, and check that its files are there with the right sizes.
+
+        Returns:
+            the data; of preferences `PreferenceData`, of a task `TaskData`.
+
+        Raises:
+            FileNotFoundError: the folder, its manifest, or a file that the manifest lists is not
+                there.
+            ValueError: the manifest is damaged or of another version; a shard is cut short.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST
+        if message := instead_of(folder, "data"):
+            raise ValueError(message)
+        if not path.is_file():
+            why = f"it has no {MANIFEST}" if folder.exists() else "it does not exist"
+            raise FileNotFoundError(
+                f"{folder} is not a folder of prepared text: {why}; make one with "
+                "`tfllm prepare TEXT... --out FOLDER`"
+            )
+        manifest = _read_manifest(path)
+        kind = _KINDS.get(kind_of_manifest(manifest), PreparedData)
+        try:
+            data = kind(folder, manifest)
+            files = data._files()
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is damaged ({type(error).__name__}: {error}); prepare the text again"
+            ) from error
+        for name in files:
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder / name} is listed in {MANIFEST} but is not there; copy the folder "
+                    "again, or prepare the text again"
+                )
+        for split in (data.train, data.validation):
+            for reader in split.readers:
+                reader.look()
+        return data
+
+    def verify(self, part: tuple[int, int] = (0, 1), *, show_progress: bool = False) -> None:
+        """Read every file and hold it against the checksum in the manifest.
+
+        A shard that is changed later is noticed when it is read.
+
+        Args:
+            part: (index, count): of all files, this one of `count` equal shares only.
+            show_progress: draw a progress bar.
+
+        Raises:
+            FileNotFoundError: a file is not there any more.
+            ValueError: a file's bytes are not those that were written; or `part` is out of range.
+        """
+        index, count = part
+        if not 0 <= index < count:
+            raise ValueError(
+                f"part must be (index, count) with 0 <= index < count; received {part}"
+            )
+        readers = {r.path.name: r for s in (self.train, self.validation) for r in s.readers}
+        # The sizes are the manifest's, so that all workers cut the same shares.
+        sizes = {name: readers[name].num_bytes if name in readers else 0 for name in self._files()}
+        share = sorted(sizes, key=lambda name: (-sizes[name], name))[index::count]
+
+        def check(name: str) -> int:
+            if name in readers:
+                readers[name].verify()
+            else:
+                self._verify_other_file(name)
+            return sizes[name]
+
+        bar = tqdm(
+            total=sum(sizes[name] for name in share),
+            desc="checking the data",
+            unit="B",
+            unit_scale=True,
+            disable=not show_progress,
+        )
+        pool = ThreadPoolExecutor(os.cpu_count())  # hashing leaves the interpreter to others
+        with bar:
+            try:
+                for num_bytes in pool.map(check, share):
+                    bar.update(num_bytes)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def raise_read_error(self) -> None:
+        """Raise the error that a read of a shard met, if one did.
+
+        TensorFlow passes on only the text of an error in a dataset, as an error of its own.
+        """
+        for split in (self.train, self.validation):
+            if split.error is not None:
+                raise split.error
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the ids."""
+        from tfllm.pretrained import load_tokenizer
+
+        return load_tokenizer(self.folder)
+
+    @property
+    def records(self) -> str:
+        """What the folder holds: "text", "examples", "preference" or "task"."""
+        return kind_of_manifest(self.manifest)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids the tokenizer has."""
+        return int(self.manifest["vocab_size"])
+
+    @property
+    def end_token_id(self) -> int:
+        """The id that follows each document."""
+        return int(self.manifest["end_token_id"])
+
+    def split(self, name: str) -> Split:
+        """The split "train" or "validation".
+
+        Raises:
+            ValueError: another name.
+        """
+        if name not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}; received {name!r}")
+        return self.train if name == "train" else self.validation
+
+    def unigram_perplexity(self) -> float:
+        """Perplexity per token, on the validation split, of the train split's token frequencies.
+
+        The frequencies are smoothed by adding one to each count. It is what a model reaches that
+        looks at no context: a trained model must be well below it.
+
+        Raises:
+            ValueError: there is no validation split.
+        """
+        if self.validation.num_tokens == 0:
+            raise ValueError(
+                f"{self.folder} has no validation split; prepare the text with a "
+                "validation_fraction above 0 and at least two documents"
+            )
+        train = self.train.token_counts(self.vocab_size)
+        validation = self.validation.token_counts(self.vocab_size)
+        log_prob = np.log((train + 1) / (train.sum() + self.vocab_size))
+        return math.exp(-float(validation @ log_prob) / float(validation.sum()))
+
+    def describe(self, sequence_length: int | None = None) -> str:
+        """A few lines on what the folder holds.
+
+        Args:
+            sequence_length: tell what becomes of it in rows of so many tokens, too.
+        """
+        lines = [f"{self.folder}: vocabulary of {self.vocab_size:,} tokens"]
+        for name in SPLITS:
+            lines.append(f"  {self.split(name).describe()}")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes(sequence_length))])
+
+    def notes(self, sequence_length: int | None = None) -> list[str]:
+        """What was noticed when the data were prepared: bad records, nothing to learn, ...
+
+        Args:
+            sequence_length: with it, what rows of so many tokens cut off and leave out, too.
+        """
+        told: list[str | None] = list(self.manifest.get("notes", []))
+        if sequence_length is not None:
+            told += [self.split(name).describe_rows(sequence_length) for name in SPLITS]
+        return [note for note in told if note]
+
+    def __repr__(self) -> str:
+        return f"PreparedData({str(self.folder)!r})"
+
+    def _split(self, name: str) -> Split:
+        return _SPLIT_TYPES[self.records](self.folder, name, self.manifest)
+
+    def _files(self) -> dict[str, str]:
+        """Every file but the manifest, with its checksum."""
+        files = {shard["file"]: shard["sha256"] for shard in shards_of(self.manifest)}
+        return {
+            **self.manifest["tokenizer_files"],
+            **self.manifest.get("record_files", {}),
+            **files,
+        }
+
+    def _verify_other_file(self, name: str) -> None:
+        received, sha256 = file_sha256(self.folder / name), self._files()[name]
+        if received != sha256:
+            raise ValueError(
+                f"{self.folder / name} was changed after it was written: its SHA-256 must be "
+                f"{sha256}; received {received}; copy the folder again, or prepare the text again"
+            )
+
+
+class PreferenceData(PreparedData):
+    """Preferences, to whose replies a reference model's log-probabilities can be attached."""
+
+    def with_reference(
+        self, train: np.ndarray, validation: np.ndarray | None = None
+    ) -> PreferenceData:
+        """The same data, its rows with the input "reference", which is 0 without this.
+
+        Args:
+            train: float [pairs of train, 2]: the summed log-probability of the chosen and of the
+                rejected reply. Pair `i` is row `i` of `rows_dataset(..., shuffle=False)`.
+            validation: the same for the validation split.
+
+        Raises:
+            ValueError: an array has another shape.
+        """
+        data = PreferenceData(self.folder, self.manifest)
+        for split, reference in ((data.train, train), (data.validation, validation)):
+            if reference is None:
+                continue
+            assert isinstance(split, PreferenceRows)
+            reference = np.asarray(reference, np.float32)
+            if reference.shape != (split.num_documents, 2):
+                raise ValueError(
+                    f"the reference of {split.split} must have the shape "
+                    f"{(split.num_documents, 2)}; received {reference.shape}"
+                )
+            split.reference = reference
+        return data
+
+
+class TaskData(PreparedData):
+    """The examples of a task, and the records that are kept for validation."""
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.manifest["task"]["name"])
+
+    @property
+    def information(self) -> dict[str, Any]:
+        """What the training records say that the model must know."""
+        return dict(self.manifest["task"]["information"])
+
+    @property
+    def sequence_length(self) -> int:
+        """The most tokens of an example."""
+        return int(self.manifest["task"]["sequence_length"])
+
+    def validation_records(self) -> list[Record]:
+        """The records that are kept for validation.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        if not self.manifest["record_files"]:
+            return []
+        (name,) = self.manifest["record_files"]
+        with open(self.folder / name, encoding="utf-8") as file:
+            return [Record(json.loads(line), f"{name}, line {i}") for i, line in enumerate(file, 1)]
+
+    def collated(self, collate: Collate) -> TaskData:
+        """The same data, batched by the task (`TaskDefinition.batch`)."""
+        data = TaskData(self.folder, self.manifest)
+        for split in (data.train, data.validation):
+            assert isinstance(split, TaskRows)
+            split.collate = collate
+        return data
+
+
+_KINDS: dict[str, type[PreparedData]] = {"preference": PreferenceData, "task": TaskData}
+
+
+def open_data(folder: str | Path) -> PreparedData:
+    """Open a folder of any kind; see `PreparedData.open`."""
+    return PreparedData.open(folder)
+
+
+def kind_of_manifest(manifest: dict[str, Any]) -> str:
+    """What a folder holds: "text", "examples", "preference" or "task"."""
+    return manifest.get("records", "text")
+
+
+def shards_of(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The entries of all shards."""
+    for name in SPLITS:
+        for kind in SHARD_LISTS:
+            yield from manifest["splits"][name].get(kind, ())
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); prepare the text again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} does not describe prepared text: its format must be {FORMAT!r}; name a folder "
+            "that `tfllm prepare` wrote"
+        )
+    kind = kind_of_manifest(manifest)
+    expected = FORMAT_VERSIONS.get(kind) if isinstance(kind, str) else None
+    if manifest.get("format_version") != expected:
+        reads = expected or max(FORMAT_VERSIONS.values())
+        raise ValueError(
+            f"{path} has format version {manifest.get('format_version')!r}, and this tfllm reads "
+            f"{reads}; prepare the text again, or use the tfllm that wrote it "
+            f"({manifest.get('tfllm_version')})"
+        )
+    return manifest

@@ -1,0 +1,106 @@
+"""A model folder in the Hugging Face layout."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfllm.config import GenerationConfig
+from tfllm.pretrained.hugging_face import generation_settings
+from tfllm.pretrained.hugging_face.sentence_modules import (
+    SENTENCE_TRANSFORMER,
+    SETTINGS,
+    has_modules,
+    read_modules,
+)
+from tfllm.pretrained.hugging_face.tensor_files import TensorFiles, other_weights
+from tfllm.pretrained.hugging_face.weight_map import WeightMap
+from tfllm.pretrained.replaced_folder import OURS
+from tfllm.pretrained.tokenizer_files import find_tokenizer
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.base import Tokenizer
+
+
+class HuggingFaceFolder:
+    """config.json, safetensors, and what else there is (see `ModelSource`).
+
+    Raises:
+        FileNotFoundError: config.json or the weights are not there.
+        ValueError: a file is damaged or cut short.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.where = str(folder / "config.json")
+        self._stored_config = self._json("config.json", required=True)
+        self._ours = self._json(OURS)
+        self._modules = has_modules(folder)
+        self.dropout = self._ours.get("dropout")
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json; of a folder of sentence-transformers its `architectures` say so.
+
+        What an encoder-decoder's texts never have is in generation_config.json, where there is one:
+        `transformers` reads it in config.json of old folders alone.
+
+        Raises:
+            ValueError: that library's modules are others than a `SentenceEncoder` has.
+        """
+        if not self._modules:
+            never = self._json("generation_config.json").get("bad_words_ids")
+            if never is None or not self._stored_config.get("is_encoder_decoder"):
+                return self._stored_config
+            return {**self._stored_config, "bad_words_ids": never}
+        modules = read_modules(self._folder)
+        settings = {
+            "pooling": modules.pooling,
+            "normalize": modules.normalize,
+            "text_settings": modules.texts,
+        }
+        kind = {"architectures": [SENTENCE_TRANSFORMER], SETTINGS: settings}
+        return {**self._stored_config, **kind}
+
+    def ignore_modules(self) -> None:
+        """Read the encoder alone of a folder of sentence-transformers."""
+        self._modules = False
+
+    @functools.cached_property
+    def tensors(self) -> TensorFiles:
+        """The weights, once the architecture is known to be one that is read."""
+        return TensorFiles(self._folder)
+
+    def weight_map(self, table: WeightMap) -> WeightMap:
+        """Which tensor is which weight."""
+        return table
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The folder's tokenizer, if it has one."""
+        return find_tokenizer(self._folder)
+
+    def generation(self) -> GenerationConfig:
+        """What generation_config.json says."""
+        return generation_settings.from_hugging_face(
+            self._json("generation_config.json"),
+            self._ours.get("generation", {}),
+            str(self._folder),
+        )
+
+    def _json(self, name: str, *, required: bool = False) -> dict[str, Any]:
+        path = self._folder / name
+        if not required and not path.exists():
+            return {}
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{self._folder} is no model folder: it has no {name}{other_weights(self._folder)}"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged or cut short: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold a JSON object; received {type(values).__name__}")
+        return values

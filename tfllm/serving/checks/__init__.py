@@ -1,0 +1,1 @@
+"""Would TensorFlow Serving serve a SavedModel? One module a kind of rule."""

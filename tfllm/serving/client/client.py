@@ -1,0 +1,475 @@
+"""A client of TensorFlow Serving, the real one or `tfllm serve`, over REST or gRPC.
+
+REST needs the standard library and NumPy alone. Only `stream` asks for something that
+TensorFlow Serving does not have.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from tfllm.config import ConfigError, unknown_name
+from tfllm.generation.options import (
+    OPTION_TYPES,
+    exported_options,
+    option_values,
+    read_options,
+)
+from tfllm.serving.client.chat_templates import read_template
+from tfllm.serving.client.grpc_transport import GrpcTransport
+from tfllm.serving.client.rest_transport import RestTransport, Transport
+from tfllm.serving.protocol.errors import GenerationError, ServingError
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.chat.chat_template import ChatTemplate, Messages
+
+
+class Client:
+    """Talks to one model of a server. Threads may share it.
+
+    Args:
+        address: `host:port`, for REST also a URL, which may be https and have a path before
+            `/v1`. Default: 127.0.0.1 with port 8501 for REST, 8500 for gRPC.
+        model: the model's name.
+        version: its version; default: the one that the server chooses, the newest.
+        label: a version label, instead of a version.
+        protocol: "rest" or "grpc"; gRPC needs grpcio and tensorflow-serving-api.
+        timeout: seconds that a request may take.
+        template: the model's chat template, for conversations of more than one question: a
+            `ChatTemplate`, or the path of the model's folder, as it was trained or exported.
+            Default: what `tfllm serve` tells; TensorFlow Serving itself tells none.
+
+    Raises:
+        ValueError: a setting is wrong, or a package is missing.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        model: str,
+        version: int | None = None,
+        label: str | None = None,
+        protocol: Literal["rest", "grpc"] = "rest",
+        timeout: float = 300.0,
+        template: ChatTemplate | str | Path | None = None,
+    ) -> None:
+        if not model:
+            raise ValueError("model must be the name of a model on the server; received ''")
+        if version is not None and label is not None:
+            raise ValueError(
+                f"version or label may be given, not both; received {version!r} and {label!r}"
+            )
+        if not timeout > 0:
+            raise ValueError(f"timeout must be positive; received {timeout!r}")
+        if protocol not in ("rest", "grpc"):
+            raise ValueError(f"protocol must be 'rest' or 'grpc'; received {protocol!r}")
+        kind: Callable[..., Transport] = RestTransport if protocol == "rest" else GrpcTransport
+        self.protocol = protocol
+        self._transport = kind(address, model, version, label, timeout)
+        self._signatures: dict[str, Any] | None = None
+        self._template = read_template(template) if isinstance(template, str | Path) else template
+
+    @overload
+    def generate(self, prompt: str, **options: Any) -> str: ...
+    @overload
+    def generate(self, prompt: list[str], **options: Any) -> list[str]: ...
+    def generate(self, prompt: str | list[str], **options: Any) -> str | list[str]:
+        """Text that goes on from a prompt, or from each of several, without the prompt.
+
+        Args:
+            prompt: one text or a list of them.
+            **options: max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed,
+                stop (a string or several): for all prompts alike. Without any, the model's
+                `serving_default` answers; with some, its signature `generate`. What is not named
+                is as the model was exported, or, where its metadata does not say, has the default
+                of `GenerationConfig`.
+
+        Raises:
+            GenerationError: the model refused a prompt; `outputs["text"]` of the error has what
+                the other prompts gave.
+            ServingError: the server refused the request, or is not there.
+            ValueError: there is no prompt, or an option is unknown or out of range.
+        """
+        single = isinstance(prompt, str)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        _require_rows("prompt", prompts)
+        _require_texts("prompt", prompts)
+        inputs: dict[str, Any] = {"prompt": np.array(prompts, np.object_)}
+        if options:
+            read_options(options)  # what is wrong is told before a server is asked
+            config = read_options(options, self._model_options())
+            for name, value in option_values(config).items():
+                inputs[name] = np.array([value] * len(prompts), OPTION_TYPES[name])
+        outputs = self.predict(inputs, signature_name="generate" if options else "serving_default")
+        _raise_row_errors(outputs)
+        texts = [str(text) for text in outputs["text"]]
+        return texts[0] if single else texts
+
+    def chat(self, messages: str | Messages, **options: Any) -> str:
+        """What the assistant says next in a conversation.
+
+        One question, with or without a system message, is the signature `chat` of the model, where
+        it has one. Longer conversations are written here with the model's chat template (see
+        `template`) for the signature `chat_prompt`. Special tokens in somebody's own words stay
+        words both ways.
+
+        Args:
+            messages: the conversation, each message like `{"role": "user", "content": "Hello"}`;
+                or a text, one question.
+            **options: as for `generate`.
+
+        Raises:
+            GenerationError: the model refused the conversation.
+            ServingError: the model takes none, or the server refused the request, or is not there.
+            ValueError: the conversation is not well formed, an option is unknown or out of range,
+                or the template is needed and not known.
+        """
+        from tfllm.tokenizers.chat import conversation
+
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        given = conversation.checked(messages)
+        conversation.check_last(given)
+        read_options(options)  # what is wrong is told before a server is asked
+        self._signature("chat_prompt")
+        assert self._signatures is not None
+        if (words := _one_question(given)) and "chat" in self._signatures:
+            name, inputs = "chat", dict(zip(("system", "user"), words, strict=True))
+        else:
+            name, inputs = "chat_prompt", {"prompt": self._chat_template().prompt(given)}
+        values = option_values(read_options(options, self._model_options()))
+        arrays = {key: np.array([text], np.object_) for key, text in inputs.items()}
+        arrays |= {key: np.array([value], OPTION_TYPES[key]) for key, value in values.items()}
+        outputs = self.predict(arrays, signature_name=name)
+        _raise_row_errors(outputs)
+        return str(outputs["text"][0])
+
+    def _chat_template(self) -> ChatTemplate:
+        if self._template is None:
+            text = self._transport.chat_template()
+            if text is None:
+                raise ValueError(
+                    "a conversation of more than one question needs the model's chat template, and "
+                    "the server does not tell it: give template= the model's folder"
+                )
+            from tfllm.tokenizers.chat.chat_template import ChatTemplate
+
+            self._template = ChatTemplate.from_json(text)
+        return self._template
+
+    @overload
+    def score(self, text: str) -> dict[str, Any]: ...
+    @overload
+    def score(self, text: list[str]) -> list[dict[str, Any]]: ...
+    def score(self, text: str | list[str]) -> dict[str, Any] | list[dict[str, Any]]:
+        """How likely a text is to the model.
+
+        Returns:
+            A dictionary, or one for each text: num_tokens, log_prob (natural logarithm, summed),
+            perplexity, token_ids and token_log_probs (lists, without padding).
+
+        Raises:
+            GenerationError: the model refused a text.
+            ServingError: the server refused the request, or is not there.
+            ValueError: there is no text.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        _require_rows("text", texts)
+        _require_texts("text", texts)
+        outputs = self.predict({"text": np.array(texts, np.object_)}, signature_name="score")
+        _raise_row_errors(outputs)
+        scores = []
+        for row in range(len(texts)):
+            numbers = {n: v for n, v in outputs.items() if v.ndim == 1 and v.dtype != np.object_}
+            score = {name: values[row].item() for name, values in numbers.items()}
+            for name in ("token_ids", "token_log_probs"):
+                if f"{name}_json" in outputs:
+                    score[name] = json.loads(outputs[f"{name}_json"][row])
+            if "token_ids" in outputs:  # of a model that an earlier version exported
+                real = outputs["token_ids"][row] >= 0
+                score["token_ids"] = outputs["token_ids"][row][real].tolist()
+                score["token_log_probs"] = outputs["token_log_probs"][row][real].tolist()
+            scores.append(score)
+        return scores[0] if isinstance(text, str) else scores
+
+    def predict(
+        self, inputs: Any, *, signature_name: str = "serving_default"
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature.
+
+        Args:
+            inputs: input name to value (an array, or nested lists), or the value alone where the
+                signature has one input. Strings may be `str` or `bytes`.
+            signature_name: which signature.
+
+        Returns:
+            Output name to array, of the signature's type. Strings are object arrays of `str`; of
+            `bytes` where the name ends in `_bytes`.
+
+        Raises:
+            ServingError: the server refused the request, or is not there.
+            ValueError: there is no input, or one without a row.
+        """
+        if isinstance(inputs, Mapping) and not inputs:
+            raise ValueError("inputs must name at least one input; received none")
+        for name, value in inputs.items() if isinstance(inputs, Mapping) else [("inputs", inputs)]:
+            _require_rows(name, value)
+        signature = self._signature(signature_name)
+        if not isinstance(inputs, Mapping):
+            names = list(signature["inputs"])
+            if len(names) != 1:
+                raise ValueError(
+                    f"inputs must be a dictionary, as signature {signature_name!r} has "
+                    f"{', '.join(sorted(names))}; received {type(inputs).__name__}"
+                )
+            inputs = {names[0]: inputs}
+        return self._transport.predict(dict(inputs), signature_name, signature)
+
+    def input_names(self, signature_name: str = "serving_default") -> list[str]:
+        """The inputs of a signature, in the order of the alphabet.
+
+        Raises:
+            ServingError: there is no such signature or model, or no server.
+        """
+        return sorted(self._signature(signature_name)["inputs"])
+
+    def rows(self, signature_name: str, rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+        """Runs a signature of texts on rows, and gives rows.
+
+        Args:
+            signature_name: which signature; all its inputs are strings.
+            rows: input name to text, all with the same names.
+
+        Returns:
+            of each row, output name to a value that JSON can hold. An output whose name ends in
+            `_json` is read, and given without that ending.
+
+        Raises:
+            ServingError: the server refused the request, or is not there.
+            ValueError: there is no row, or the signature has no such input.
+        """
+        _require_rows("rows", rows)
+        known = self.input_names(signature_name)
+        for name in rows[0]:
+            if name not in known:
+                raise ValueError(unknown_name(f"input of {signature_name}", name, known))
+        for row in rows:
+            _require_texts("an input", list(row.values()))
+        inputs = {name: np.array([row[name] for row in rows], np.object_) for name in rows[0]}
+        outputs = self.predict(inputs, signature_name=signature_name)
+        return [
+            _read_json({name: _plain(array[number]) for name, array in outputs.items()})
+            for number in range(len(rows))
+        ]
+
+    def classify(
+        self, examples: Sequence[Mapping[str, str]], *, signature_name: str = "classify"
+    ) -> list[list[tuple[str, float]]]:
+        """Runs a signature through TensorFlow Serving's Classify call.
+
+        Args:
+            examples: feature name to text, of each.
+            signature_name: which signature.
+
+        Returns:
+            of each example its classes, in the model's order, as (label, score).
+
+        Raises:
+            ServingError: the server refused the request, or is not there.
+            ValueError: there is no example.
+        """
+        _require_rows("examples", examples)
+        for example in examples:
+            _require_texts("a feature", list(example.values()))
+        return self._transport.classify(examples, signature_name)
+
+    def stream(self, prompt: str, **options: Any) -> Generator[str, None, dict[str, Any]]:
+        """Text as it is generated, piece by piece; of `tfllm serve` alone.
+
+        The generator's return value has finish_reason, prompt_tokens and generated_tokens.
+        Closing it early ends the generation on the server.
+
+        Args:
+            prompt: the text to go on from.
+            **options: as for `generate`.
+
+        Raises:
+            ServingError: the server refused the request, has no streams, or is not there.
+            ValueError: an option is unknown or out of range, or the protocol is gRPC.
+        """
+        if not isinstance(self._transport, RestTransport):
+            raise ValueError("stream goes over REST; received a client with protocol='grpc'")
+        _require_texts("prompt", [prompt])
+        return self._read_stream(self._transport, {"prompt": prompt, **_stream_options(options)})
+
+    def stream_chat(
+        self, messages: str | Messages, **options: Any
+    ) -> Generator[str, None, dict[str, Any]]:
+        """What the assistant says next, as it is generated; of `tfllm serve` alone.
+
+        Args:
+            messages: as for `chat`; the server writes them with the model's template.
+            **options: as for `generate`.
+
+        Returns and raises:
+            as `stream` does, and ValueError for a conversation that is not well formed.
+        """
+        from tfllm.tokenizers.chat import conversation
+
+        if not isinstance(self._transport, RestTransport):
+            raise ValueError("stream_chat goes over REST; received a client with protocol='grpc'")
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        given = conversation.checked(messages)
+        conversation.check_last(given)
+        return self._read_stream(self._transport, {"messages": given, **_stream_options(options)})
+
+    @staticmethod
+    def _read_stream(
+        transport: RestTransport, body: dict[str, Any]
+    ) -> Generator[str, None, dict[str, Any]]:
+        summary: dict[str, Any] = {}
+        for data in transport.events("stream", body):
+            if data == "[DONE]":
+                return summary
+            event = json.loads(data)
+            if "error" in event:
+                raise ServingError("INTERNAL", event["error"])
+            if "text" in event:
+                yield event["text"]
+            else:
+                summary = event
+        raise ServingError("UNAVAILABLE", "the server ended the stream before it was complete")
+
+    def status(self) -> list[dict[str, Any]]:
+        """Where the model's versions stand, newest first.
+
+        Returns:
+            For each: version (int), state ("AVAILABLE", ...), error_code ("OK", ...) and
+            error_message.
+
+        Raises:
+            ServingError: there is no such model, or no server.
+        """
+        return self._transport.status()
+
+    def metadata(self) -> dict[str, Any]:
+        """The model's signatures, as TensorFlow Serving's REST gives them.
+
+        Returns:
+            `{"model_spec": {...}, "metadata": {"signature_def": {"signature_def": {...}}}}`.
+
+        Raises:
+            ServingError: there is no such model, or no server.
+        """
+        return self._transport.metadata()
+
+    def _signature(self, name: str) -> dict[str, Any]:
+        """A signature's definition. Asked once; a newer version may have another, so asked again
+        where the name is not among those that are known."""
+        if self._signatures is None or name not in self._signatures:
+            document = self.metadata()["metadata"]["signature_def"]["signature_def"]
+            # The initialiser of the graph is listed as a signature and cannot be called.
+            self._signatures = {k: v for k, v in document.items() if not k.startswith("__")}
+        if name not in self._signatures:
+            raise ServingError(
+                "INVALID_ARGUMENT", unknown_name("signature", name, self._signatures)
+            )
+        return self._signatures[name]
+
+    def _model_options(self) -> dict[str, Any]:
+        """The options that the model was exported with, where its metadata says so."""
+        values: dict[str, Any] = {}
+        for name, tensor in self._signature("generate").get("defaults", {}).items():
+            if numbers := tensor.get("int_val") or tensor.get("float_val"):
+                values[name] = numbers[0]
+            elif texts := tensor.get("string_val"):
+                values[name] = base64.b64decode(texts[0]).decode("utf-8", "replace")
+        return exported_options(values)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _stream_options(options: dict[str, Any]) -> dict[str, Any]:
+    config = read_options(options)
+    values = {**option_values(config), "stop": list(config.stop)}
+    return {name: values[name] for name in options}
+
+
+def _one_question(messages: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """The system's words ("" for none) and the user's, where there is nothing else."""
+    *before, last = messages
+    if any(set(message) != {"role", "content"} for message in messages) or last["role"] != "user":
+        return None
+    if not before:
+        return "", last["content"]
+    if len(before) == 1 and before[0]["role"] == "system" and before[0]["content"]:
+        return before[0]["content"], last["content"]
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _read_json(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the outputs read that hold JSON, which their names end in."""
+    read = {}
+    for name, value in row.items():
+        short = name.removesuffix("_json")
+        if short != name and short not in row and isinstance(value, str):
+            try:
+                read[short] = json.loads(value)
+                continue
+            except ValueError:  # of another's model
+                pass
+        read[name] = value
+    return read
+
+
+def _require_texts(what: str, texts: Sequence[Any]) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise ConfigError(f"{what} must be a string or a list of strings; received {text!r}")
+
+
+def _require_rows(what: str, rows: Any) -> None:
+    """Refuse a request without a row before it is sent."""
+    shape = getattr(rows, "shape", None)
+    if shape is None and isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
+        shape = (len(rows),)
+    if shape is not None and len(shape) > 0 and shape[0] == 0:
+        raise ValueError(
+            f"{what} must have at least one row; received none. TensorFlow Serving with batching "
+            "leaves such a request without an answer"
+        )
+
+
+def _raise_row_errors(outputs: dict[str, np.ndarray]) -> None:
+    errors = [str(error) for error in outputs.get("error", ())]
+    if any(errors):
+        raise GenerationError(errors, outputs)

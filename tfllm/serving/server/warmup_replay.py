@@ -1,0 +1,63 @@
+"""Warm-up requests of a SavedModel: `assets.extra/tf_serving_warmup_requests`, replayed at load."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tfllm.serving.protocol.errors import ServingError, from_exception
+from tfllm.serving.protocol.warmup_requests import MAX_RECORDS, WarmupError, read_warmup_requests
+from tfllm.serving.server.servable import Servable
+
+log = logging.getLogger("tfllm.serving")
+
+
+def warm_up(servable: Servable, path: Path) -> int:
+    """Replays the requests that a version brings along, one after the other.
+
+    Args:
+        servable: the loaded version.
+        path: its folder.
+
+    Returns:
+        How many were run.
+
+    Raises:
+        ServingError: a request failed, or there are too many: the version must not be served.
+    """
+    file = path / "assets.extra" / "tf_serving_warmup_requests"
+    if not file.is_file():
+        return 0
+    count = 0
+    batched: set[str] = set()
+    try:
+        requests, records = read_warmup_requests(file)
+        if records > MAX_RECORDS:
+            raise ServingError(
+                "INVALID_ARGUMENT",
+                f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}",
+            )
+        for number, request in enumerate(requests, 1):
+            if request.kind != "predict":
+                log.warning("warm-up record %d is a %s and is not replayed", number, request.kind)
+                continue
+            signature = servable.signature(request.signature)
+            inputs = request.inputs or {}
+            # At its first run TensorFlow optimizes a function, for seconds, on one core; alone and
+            # in a batch it is two functions.
+            with ThreadPoolExecutor(1) as beside:
+                together = None
+                if signature.name not in batched:
+                    batched.add(signature.name)
+                    together = beside.submit(signature.warm_up_batching, inputs)
+                signature.predict(inputs)
+                if together is not None:
+                    together.result()
+            count += 1
+    except WarmupError as error:
+        raise ServingError("DATA_LOSS", f"{file}: {error}") from None
+    except Exception as error:
+        problem = from_exception(error)
+        raise ServingError(problem.code, f"warm-up request failed: {problem.message}") from None
+    return count

@@ -1,0 +1,360 @@
+"""Embedding: a text to a vector, near to those of texts that mean the same."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from tfllm.config import ConfigError, unknown_name
+from tfllm.data.reading.table_records import Column, Record
+from tfllm.data.shards.padding import padded, padded_width, padding_mask
+from tfllm.data.shards.splits import RowBatch
+from tfllm.models.heads.sentence_encoder import SentenceEncoder
+from tfllm.pretrained.hugging_face.sentence_modules import SETTINGS
+from tfllm.pretrained.model_folder import model_folder
+from tfllm.pretrained.model_source import open_source
+from tfllm.tasks.definition import TRUNCATED, Example
+from tfllm.tasks.encoder.encoder_inputs import encoder_inputs, is_blank
+from tfllm.tasks.encoder.encoder_task import EncoderTask, encoded_texts
+from tfllm.tasks.served import MAX_OPEN_BATCH, ServedTask
+
+if TYPE_CHECKING:
+    from tfllm.config import TrainingConfig
+    from tfllm.evaluation.measures import Measure
+    from tfllm.optimization.training_step import TrainingStep
+    from tfllm.tokenizers.base import Tokenizer
+
+_SIDES = ("text", "positive")
+_SIGNATURE_NAME = re.compile(r"(?!serving_default$)[A-Za-z]\w*", re.ASCII)
+
+
+class Embedding(EncoderTask):
+    """Vectors of texts, learned from pairs that belong together: a question and its answer, ...
+
+    In a batch the other pairs' texts are what a pair is told apart from, so that larger batches
+    teach more. Records with a `score`, how alike people find the two, are not learned from: the
+    vectors are measured by them.
+    """
+
+    name = "embedding"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "text": Column(aliases=("query", "question", "anchor", "sentence1", "source")),
+        "positive": Column(
+            aliases=("answer", "passage", "document", "response", "sentence2", "target"),
+            is_input=False,
+        ),
+        "score": Column(
+            aliases=("similarity", "label"), required=False, kind="label", is_input=False
+        ),
+    }
+    token_features: ClassVar[tuple[str, ...]] = _SIDES
+    training_defaults: ClassVar[Mapping[str, Any]] = {
+        **EncoderTask.training_defaults,
+        "batch_size": 32,
+    }
+    pretrained_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-5}
+
+    def information(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Nothing: a vector needs no names.
+
+        Raises:
+            ValueError: no record can be learned from, or they all have the same text.
+        """
+        pairs = [record for record in records if record.get("score") is None]
+        if not pairs:
+            raise ValueError(
+                f"all {len(records):,} training records have a score, and those are measured by, "
+                "not learned from; give pairs of texts that belong together, without scores"
+            )
+        if len({record["positive"] for record in pairs}) < 2:
+            raise ValueError(
+                "pairs are told apart from one another, and all training records have the same "
+                f"'positive' ({pairs[0]['positive'][:40]!r}...)"
+            )
+        return {}
+
+    def examples(
+        self,
+        record: Record,
+        tokenizer: Tokenizer,
+        information: Mapping[str, Any],
+        sequence_length: int,
+    ) -> list[Example]:
+        """One example: the ids of `text` and `positive`; `group` [1], alike for equal positives.
+
+        None where the record has a score.
+
+        Raises:
+            ValueError: the score is no number.
+        """
+        if record.get("score") is not None:
+            _score_of(record)
+            return []
+        example, cut = {}, 0
+        for side in _SIDES:
+            encoded = encoded_texts(tokenizer, record[side], None, sequence_length)
+            example[side] = encoded["token_ids"]
+            cut += int(encoded[TRUNCATED][0])
+        group = zlib.crc32(record["positive"].encode("utf-8", "surrogatepass")) >> 1
+        numbers = {"group": group, TRUNCATED: cut}
+        return [example | {name: np.array([n], np.int32) for name, n in numbers.items()}]
+
+    def batch(self, examples: Sequence[Example], sequence_length: int) -> RowBatch:
+        """As `SentenceEncoder` is fitted: inputs [B, 2, T], labels int32 [B], weights [B]."""
+        both = [[example[side] for example in examples] for side in _SIDES]
+        width = padded_width([len(ids) for side in both for ids in side], sequence_length)
+        inputs = {
+            "token_ids": np.stack([padded(ids, sequence_length, 0, width) for ids in both], 1),
+            "padding_mask": np.stack(
+                [padding_mask(ids, sequence_length, width) for ids in both], 1
+            ),
+        }
+        labels = np.array([example["group"][0] for example in examples], np.int32)
+        return RowBatch(inputs, labels, np.ones(len(examples), np.float32))
+
+    def head(self, encoder: Any, information: Mapping[str, Any], **options: Any) -> SentenceEncoder:
+        """A `SentenceEncoder`."""
+        return SentenceEncoder(encoder, **options)
+
+    def model(
+        self,
+        base: str | None,
+        config: Any,
+        information: Mapping[str, Any],
+        training: TrainingConfig,
+        tokenizer: Tokenizer,
+    ) -> TrainingStep:
+        """The pretrained model with its own pooling and prompts where it is one of sentence
+        vectors; the head on another pretrained encoder, or on a new one."""
+        made = super().model(base, config, information, training, tokenizer)
+        source = None if base is None else open_source(model_folder(base))
+        if source is None or source.config.get(SETTINGS) is None:
+            return made
+        assert isinstance(made, SentenceEncoder)
+        return SentenceEncoder(made.encoder, seed=training.seed, **source.config[SETTINGS])
+
+    def served(
+        self, model: Any, tokenizer: Tokenizer, information: Mapping[str, Any]
+    ) -> TextEmbedding:
+        """A `TextEmbedding`."""
+        return TextEmbedding(model, tokenizer, information)
+
+    def measures(
+        self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
+    ) -> list[Measure]:
+        """Recall@10 and the mean reciprocal rank among all positives; of scores, Spearman's.
+
+        A text that stands in several records should find the positives of all of them.
+        """
+        from tfllm.evaluation.retrieval_measures import (
+            recall_from_ranks,
+            reciprocal_rank_from_ranks,
+        )
+
+        texts, positives = (
+            np.array([p[name] for p in predictions], np.float32).reshape(len(records), -1)
+            for name in ("vector", "positive_vector")
+        )
+        texts, positives = _of_length_one(texts), _of_length_one(positives)
+        scored = [i for i, record in enumerate(records) if record.get("score") is not None]
+        measures = []
+        if len(scored) < len(records):
+            ranks = _ranks(records, texts, positives, set(scored))
+            measures += [recall_from_ranks(10, ranks), reciprocal_rank_from_ranks(ranks)]
+        if scored:
+            measures.append(_spearman(records, texts, positives, scored))
+        return measures
+
+
+def _of_length_one(vectors: np.ndarray) -> np.ndarray:
+    """Vectors whose products are cosines; of a refused text 0."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+
+
+def _ranks(
+    records: Sequence[Record], texts: np.ndarray, positives: np.ndarray, scored: set[int]
+) -> list[np.ndarray]:
+    """Where each pair's text finds what it should among the positives."""
+    from tfllm.evaluation.retrieval_measures import ranks_among
+
+    pairs = [i for i in range(len(records)) if i not in scored]
+    documents: dict[str, int] = {}
+    rows: list[int] = []
+    wanted: dict[str, set[int]] = {}
+    for i in pairs:
+        positive = records[i]["positive"]
+        if positive not in documents:
+            documents[positive] = len(rows)
+            rows.append(i)
+        wanted.setdefault(records[i]["text"], set()).add(documents[positive])
+    relevant = [wanted[records[i]["text"]] for i in pairs]
+    ranks = ranks_among(texts[pairs], positives[rows], relevant)
+    for i, given in zip(pairs, ranks, strict=True):
+        if not texts[i].any():  # a refused text has no vector, and finds nothing
+            given[:] = np.inf
+    return ranks
+
+
+def _spearman(
+    records: Sequence[Record], texts: np.ndarray, positives: np.ndarray, scored: Sequence[int]
+) -> Measure:
+    from tfllm.evaluation.retrieval_measures import spearman
+
+    scores = []
+    for i in scored:
+        try:
+            scores.append(_score_of(records[i]))
+        except ValueError as error:
+            raise ValueError(f"{records[i].where}: {error}") from None
+    cosines = (texts[scored] * positives[scored]).sum(1)
+    return spearman(scores, cosines.tolist())
+
+
+def _score_of(record: Mapping[str, Any]) -> float:
+    with contextlib.suppress(ValueError):
+        if math.isfinite(score := float(record["score"])):
+            return score
+    raise ValueError(f"a score must be a number; received {record['score']!r}")
+
+
+class TextEmbedding(ServedTask):
+    """Vectors of texts.
+
+    Signatures:
+        serving_default: `text` string [B] to `vector` float32 [B, E], of length 1 unless the model
+            says otherwise; `truncated_tokens` int32 [B], how many tokens the model did not see;
+            `error` string [B] ("", or that the text is empty: then the vector is 0).
+        One for each prompt, named as it is, where the name is one of letters, digits and "_": the
+            same with that prompt before each text.
+
+    Args:
+        model: gives a vector for a row of ids.
+        tokenizer: of the model.
+        information: of the task: `sequence_length`, the most tokens of a text; `prompts`, name to
+            what is put before a text, such as "query: "; `default_prompt_name`, the one that is
+            used where none is named.
+
+    Raises:
+        ConfigError: `default_prompt_name` is none of the prompts.
+    """
+
+    def __init__(
+        self, model: SentenceEncoder, tokenizer: Tokenizer, information: Mapping[str, Any]
+    ) -> None:
+        super().__init__(name="text_embedding")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.information = dict(information)
+        context = model.config.max_sequence_length
+        self.sequence_length = min(int(information.get("sequence_length", context)), context)
+        self.prompts: dict[str, str] = dict(information.get("prompts") or {})
+        self.prompt_name: str | None = information.get("default_prompt_name")
+        if self.prompt_name is not None:
+            self._check_prompt(self.prompt_name)
+        self._graph = tokenizer.graph()
+        self._functions: dict[str, Any] = {}
+
+    @property
+    def signatures(self) -> dict[str, Any]:
+        """`serving_default`, and one for each prompt."""
+        if not self._functions:
+            named = {name: name for name in self.prompts if _SIGNATURE_NAME.fullmatch(name)}
+            for signature, prompt in {"serving_default": self.prompt_name, **named}.items():
+                self._functions[signature] = self._with_prompt(prompt)
+        return self._functions
+
+    def _with_prompt(self, name: str | None) -> Any:
+        prompt = "" if name is None else self.prompts[name]
+
+        def embed(text: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self._embed(tf.fill(tf.shape(text), prompt), text)
+
+        spec = tf.TensorSpec([None], tf.string, "text")
+        return tf.function(embed, input_signature=[spec], autograph=False)
+
+    def _check_prompt(self, name: str) -> None:
+        if name not in self.prompts:
+            raise ConfigError(unknown_name("prompt_name", name, self.prompts))
+
+    @property
+    def served_state(self) -> dict[str, Any]:
+        """The weights and the tokenizer."""
+        return {"weights": self.model.weights, "tokenizer": self._graph}
+
+    def with_dtype(self, dtype: str) -> TextEmbedding:
+        """The same with another dtype, or itself."""
+        if dtype == self.model.dtype_policy.name:
+            return self
+        return type(self)(self.model.with_dtype(dtype), self.tokenizer, self.information)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> TextEmbedding:
+        """The same with another `prompt_name` where none is given; None: without a prompt."""
+        unknown = [name for name in settings if name != "prompt_name"]
+        if unknown:
+            raise ConfigError(unknown_name("setting", unknown[0], ("prompt_name",)))
+        changed = {"default_prompt_name": settings.get("prompt_name")}
+        return type(self)(self.model, self.tokenizer, {**self.information, **changed})
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        batch_size: int = MAX_OPEN_BATCH,
+    ) -> np.ndarray:
+        """The vectors of texts, float32 [N, E]; of an empty text 0.
+
+        Args:
+            texts: any.
+            prompt_name: of the prompt that is put before each; default: `default_prompt_name` of
+                the model, if it has one.
+            batch_size: texts at once.
+
+        Raises:
+            ConfigError: the model has no such prompt.
+        """
+        task = self if prompt_name is None else self.with_settings({"prompt_name": prompt_name})
+        answers = ServedTask.predict(task, [{"text": t} for t in texts], batch_size=batch_size)
+        return np.array([a["vector"] for a in answers], np.float32).reshape(
+            -1, self.model.vector_dim
+        )
+
+    def predict(
+        self, records: Sequence[Mapping[str, Any]], *, batch_size: int = MAX_OPEN_BATCH
+    ) -> list[dict[str, Any]]:
+        """The answer to each record; `positive_vector` besides where there is a `positive`."""
+        answers = super().predict(records, batch_size=batch_size)
+        pairs = [i for i, record in enumerate(records) if record.get("positive") is not None]
+        others = super().predict(
+            [{"text": records[i]["positive"]} for i in pairs], batch_size=batch_size
+        )
+        for i, other in zip(pairs, others, strict=True):
+            answers[i]["positive_vector"] = other["vector"]
+        return answers
+
+    @functools.cached_property
+    def _embed(self) -> Any:
+        """One function for all signatures, so that a SavedModel holds the model once."""
+
+        def embed(prompt: tf.Tensor, text: tf.Tensor) -> dict[str, tf.Tensor]:
+            whole = tf.strings.join([prompt, text])
+            inputs, num_cut = encoder_inputs(
+                self.tokenizer, self._graph, whole, None, self.sequence_length
+            )
+            del inputs["token_type_ids"]  # all are 0
+            error = tf.where(is_blank(text), "the text is empty", "")
+            vectors = self.model(inputs, training=False)
+            good = tf.cast(error == "", tf.float32)[:, tf.newaxis]
+            return {"vector": vectors * good, "truncated_tokens": num_cut, "error": error}
+
+        specs = [tf.TensorSpec([None], tf.string)] * 2
+        return tf.function(embed, input_signature=specs, autograph=False)

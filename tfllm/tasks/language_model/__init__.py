@@ -1,0 +1,1 @@
+"""What causal language models are for: text generation, chat, code."""

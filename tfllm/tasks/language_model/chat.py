@@ -1,0 +1,207 @@
+"""Chat: conversations in, the assistant's words out, the same function locally and served."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.config import GenerationConfig
+from tfllm.generation.decoding import Decoder
+from tfllm.models.causal_lm import CausalLM
+from tfllm.tasks.language_model.text_generation import OPTION_DTYPES, TextGeneration
+from tfllm.tokenizers.base import Tokenizer
+from tfllm.tokenizers.chat.chat_template import ChatTemplate, Messages
+from tfllm.tokenizers.chat.conversation import TEMPLATE_FILE, check_last
+from tfllm.tokenizers.chat.prompt_form import NoPromptForm, PromptForm, prompt_form
+from tfllm.tokenizers.chat.prompt_form_graph import prompts
+
+
+class Chat(TextGeneration):
+    """A text generation task whose tokenizer has a chat template.
+
+    `reply` and `stream_reply` are for Python. Beside the signatures of `TextGeneration` there are
+
+        chat_prompt: as `generate`, but `prompt` is a conversation as `ChatTemplate.prompt` writes
+            it: of any length, with special tokens in somebody's own words kept apart.
+        chat: as `generate`, but with `system` (empty: none) and `user` in the place of `prompt`:
+            the graph writes the prompt for one question. Only where the template puts words between
+            fixed text (`no_chat_reason` says why not).
+
+    A text ends also at the token that the template writes behind the assistant's words.
+
+    Raises:
+        ValueError: as `TextGeneration`; the tokenizer has no chat template, or one that cannot be
+            used.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM | Decoder,
+        tokenizer: Tokenizer,
+        generation: GenerationConfig | None = None,
+        *,
+        name: str = "chat",
+    ) -> None:
+        super().__init__(model, tokenizer, generation, name=name)
+        self.template = ChatTemplate.of(tokenizer)
+        ends = list(tokenizer.end_token_ids)
+        if (end := self.template.end_of_turn) is not None:
+            ends.append(tokenizer.special_tokens[end])
+        self._end_token_ids = tf.constant(list(dict.fromkeys(ends)), tf.int32)
+        self.form: PromptForm | None = None
+        self.no_chat_reason = ""
+        try:
+            self.form = prompt_form(self.template)
+        except NoPromptForm as error:
+            self.no_chat_reason = str(error)
+
+    # ------------------------------------------------------------------ for Python
+
+    def reply(
+        self,
+        messages: Messages | Sequence[Messages],
+        *,
+        variables: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """What the assistant says next.
+
+        Args:
+            messages: a conversation, or a list of several. A message is
+                `{"role": "user", "content": "Hello"}`; the last is not the assistant's.
+            variables: others that the template knows, such as `tools` or `enable_thinking`.
+            options: fields of `GenerationConfig`, as `generate` takes them.
+
+        Returns:
+            the words, without special tokens; a list of them for several conversations; with any
+            num_samples above 1, a list of samples in the place of each.
+
+        Raises:
+            ValueError: a conversation is not well formed, or refused by the template, or too long;
+                an option is unknown or out of range.
+        """
+        task, options = self._with_fixed(options)
+        if task is not self:
+            assert isinstance(task, Chat)
+            return task.reply(messages, variables=variables, **options)
+        single = not (isinstance(messages, list | tuple) and messages) or not isinstance(
+            messages[0], list | tuple
+        )
+        conversations: Any = [messages] if single else messages
+        rows = [self._prompt(conversation, variables) for conversation in conversations]
+        tokenize = self._graph.tokenize_unbroken
+        texts = self._answers(self.signatures["chat_prompt"], rows, options, tokenize)
+        return texts[0] if single else texts
+
+    def stream_reply(
+        self, messages: Messages, *, variables: Mapping[str, Any] | None = None, **options: Any
+    ) -> Iterator[str]:
+        """What the assistant says next, piece by piece; the pieces joined are `reply`'s text.
+
+        Arguments and errors as `reply`, for one conversation and one sample.
+        """
+        task, options = self._with_fixed(options)
+        if task is not self:
+            assert isinstance(task, Chat)
+            return task.stream_reply(messages, variables=variables, **options)
+        return self._stream(self.chat_stream_begin, [self._prompt(messages, variables)], options)
+
+    def _prompt(self, messages: Messages, variables: Mapping[str, Any] | None) -> bytes:
+        text = self.template.prompt(messages, **(variables or {}))
+        check_last(messages)
+        return text.encode("utf-8", "surrogatepass")
+
+    # ------------------------------------------------------------------ in the graph
+
+    @property
+    def served_state(self) -> dict[str, Any]:
+        """That of `TextGeneration`, and the beginning of a stream of a conversation."""
+        return {**super().served_state, "chat_stream_begin": self.chat_stream_begin}
+
+    def extra_files(self) -> dict[str, str]:
+        """The chat template, for clients and servers."""
+        return {TEMPLATE_FILE: self.template.to_json()}
+
+    def warmup_requests(self, texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+        """Of each signature."""
+        requests = super().warmup_requests(texts)
+        options = self._warmup_options(len(texts))
+        with contextlib.suppress(ValueError):  # a template that wants more than a question
+            asked = [self.template.prompt([{"role": "user", "content": t}]) for t in texts]
+            requests.append(("chat_prompt", {"prompt": tf.constant(asked), **options}))
+        if "chat" in self.signatures:
+            words = {"system": tf.fill([len(texts)], ""), "user": tf.constant(list(texts))}
+            requests.append(("chat", {**words, **options}))
+        return requests
+
+    @property
+    def signatures(self) -> dict[str, Any]:
+        """Name to `tf.function`: those of `TextGeneration`, `chat_prompt` and maybe `chat`."""
+        functions = super().signatures
+        if "chat_prompt" not in functions:
+            options = [tf.TensorSpec([None], t, n) for n, t in OPTION_DTYPES.items()]
+            prompt, system, user = (
+                tf.TensorSpec([None], tf.string, name) for name in ("prompt", "system", "user")
+            )
+            functions["chat_prompt"] = tf.function(
+                self._chat_prompt, input_signature=[prompt, *options], autograph=False
+            )
+            if self.form is not None:
+                functions["chat"] = tf.function(
+                    self._chat, input_signature=[system, user, *options], autograph=False
+                )
+        return functions
+
+    def _chat_prompt(
+        self,
+        prompt: tf.Tensor,
+        max_new_tokens: tf.Tensor,
+        temperature: tf.Tensor,
+        top_k: tf.Tensor,
+        top_p: tf.Tensor,
+        min_p: tf.Tensor,
+        repetition_penalty: tf.Tensor,
+        seed: tf.Tensor,
+        stop: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        return self._answer(self._graph.tokenize_unbroken(prompt), locals())
+
+    def _chat(
+        self,
+        system: tf.Tensor,
+        user: tf.Tensor,
+        max_new_tokens: tf.Tensor,
+        temperature: tf.Tensor,
+        top_k: tf.Tensor,
+        top_p: tf.Tensor,
+        min_p: tf.Tensor,
+        repetition_penalty: tf.Tensor,
+        seed: tf.Tensor,
+        stop: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        given = locals()
+        ids, refused = self.question_ids(system, user)
+        return self._answer(ids, given, refused)
+
+    def question_ids(self, system: tf.Tensor, user: tf.Tensor) -> tuple[tf.RaggedTensor, tf.Tensor]:
+        """The prompts of the signature `chat`.
+
+        Args:
+            system, user: string `[B]`.
+
+        Returns:
+            int32 `[B, (P)]`; string `[B]`, what is wrong with a row, or empty.
+        """
+        assert self.form is not None
+        text, refused = prompts(self.form, self.template.special_tokens, system, user)
+        return self._graph.tokenize_unbroken(text), refused
+
+    @property
+    def chat_stream_begin(self) -> Any:
+        """As `stream_begin`, with a prompt as `chat_prompt` takes it."""
+        if not hasattr(self, "_chat_stream_begin"):
+            self._chat_stream_begin = self._beginning(self._graph.tokenize_unbroken)
+        return self._chat_stream_begin

@@ -1,0 +1,166 @@
+"""Code: what stands before the cursor, and behind it, to what belongs between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.config import GenerationConfig
+from tfllm.generation.decoding import Decoder
+from tfllm.models.causal_lm import CausalLM
+from tfllm.tasks.language_model.text_generation import OPTION_DTYPES, TextGeneration, texts_of
+from tfllm.tokenizers.base import Tokenizer
+from tfllm.tokenizers.fill_in_the_middle import (
+    SENTINELS,
+    SUFFIX_FIRST,
+    code_end_ids,
+    middle_tokens,
+)
+
+
+class CodeGeneration(TextGeneration):
+    """A text generation task that also fills in the middle, where its model has learned to.
+
+    `complete` is for Python; beside the signatures of `TextGeneration` there is
+
+        complete: as `generate`, but with `prefix` and `suffix` in the place of `prompt`; where the
+            suffix is empty the prefix is continued. With a suffix the model is asked as prefix,
+            suffix, middle (PSM; Bavarian et al., 2022), in its tokenizer's own special tokens; or
+            suffix first (SPM), if the tokenizer's settings say so, as those do that `prepare` made.
+            Text that spells a special token is text. To get one line, set `stop` to a line end.
+
+    A text ends also at the tokens that models of code write where a file or a middle is over.
+
+    Where the tokenizer has no such tokens, a row with a suffix gets an `error`.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM | Decoder,
+        tokenizer: Tokenizer,
+        generation: GenerationConfig | None = None,
+        *,
+        name: str = "code_generation",
+    ) -> None:
+        super().__init__(model, tokenizer, generation, name=name)
+        self.middle_tokens = middle_tokens(tokenizer)
+        ends = [*tokenizer.end_token_ids, *code_end_ids(tokenizer)]
+        self._end_token_ids = tf.constant(list(dict.fromkeys(ends)), tf.int32)
+        self.suffix_first = bool(tokenizer.settings.get(SUFFIX_FIRST))
+        # What the tokenizer puts before a text, which here is not the first token.
+        begin = tokenizer.encode("")
+        self._begin = [i for i in begin if i not in tokenizer.end_token_ids]
+
+    # ------------------------------------------------------------------ for Python
+
+    def complete(
+        self, prefix: str | Sequence[str], suffix: str | Sequence[str] = "", **options: Any
+    ) -> Any:
+        """What stands between prefix and suffix.
+
+        Args:
+            prefix: the text before, or a list of several.
+            suffix: the text behind; one for all, or one each. Empty: none is known.
+            options: fields of `GenerationConfig`, as `generate` takes them. `stop="\\n"` gives the
+                rest of the line.
+
+        Returns:
+            the text, or a list of them; with any num_samples above 1, a list of samples in the
+            place of each.
+
+        Raises:
+            ValueError: there is a suffix, and the tokenizer has no special tokens for it; an option
+                is unknown or out of range; a row is too long; the lists differ in length.
+        """
+        single, prefixes = texts_of("prefix", prefix)
+        one_suffix, suffixes = texts_of("suffix", suffix)
+        if one_suffix:
+            suffixes = suffixes * len(prefixes)
+        if len(suffixes) != len(prefixes):
+            raise ValueError(
+                "suffix must be one text, or one for each prefix; received "
+                f"{len(suffixes)} for {len(prefixes)}"
+            )
+        pairs = list(zip(prefixes, suffixes, strict=True))
+        texts = self._answers(self._complete_pairs, pairs, options)
+        return texts[0] if single else texts
+
+    def _complete_pairs(self, pairs: tf.Tensor, **options: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The signature, for string `[B, 2]`."""
+        return self.signatures["complete"](prefix=pairs[:, 0], suffix=pairs[:, 1], **options)
+
+    # ------------------------------------------------------------------ in the graph
+
+    @property
+    def signatures(self) -> dict[str, Any]:
+        """Name to `tf.function`: those of `TextGeneration`, and `complete`."""
+        functions = super().signatures
+        if "complete" not in functions:
+            options = [tf.TensorSpec([None], t, n) for n, t in OPTION_DTYPES.items()]
+            prefix, suffix = (tf.TensorSpec([None], tf.string, n) for n in ("prefix", "suffix"))
+            functions["complete"] = tf.function(
+                self._complete, input_signature=[prefix, suffix, *options], autograph=False
+            )
+        return functions
+
+    def _complete(
+        self,
+        prefix: tf.Tensor,
+        suffix: tf.Tensor,
+        max_new_tokens: tf.Tensor,
+        temperature: tf.Tensor,
+        top_k: tf.Tensor,
+        top_p: tf.Tensor,
+        min_p: tf.Tensor,
+        repetition_penalty: tf.Tensor,
+        seed: tf.Tensor,
+        stop: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        given = locals()
+        ids, refused = self.completion_ids(prefix, suffix)
+        return self._answer(ids, given, refused)
+
+    def completion_ids(
+        self, prefix: tf.Tensor, suffix: tf.Tensor
+    ) -> tuple[tf.RaggedTensor, tf.Tensor]:
+        """The prompts of the signature `complete`.
+
+        Args:
+            prefix, suffix: string `[B]`.
+
+        Returns:
+            int32 `[B, (P)]`; string `[B]`, what is wrong with a row, or empty.
+        """
+        before = self._graph.tokenize(prefix, parse_special=False, add_special=False)
+        begin = self._row(self._begin, tf.ones_like(prefix, tf.bool))
+        filled = suffix != ""
+        if self.middle_tokens is None:
+            rule = (
+                "suffix must be empty: the model's tokenizer has no tokens that mark prefix, "
+                f"suffix and middle, such as {SENTINELS[0]}"
+            )
+            return tf.concat([begin, before], 1), tf.where(filled, rule, "")
+        behind = self._graph.tokenize(suffix, parse_special=False, add_special=False)
+        marks = [self._row([token], filled) for token in self.middle_tokens]
+        if self.suffix_first:
+            ids = tf.concat([begin, marks[0], marks[1], behind, marks[2], before], 1)
+        else:
+            ids = tf.concat([begin, marks[0], before, marks[1], behind, marks[2]], 1)
+        return ids, tf.zeros_like(prefix)
+
+    @staticmethod
+    def _row(ids: list[int], wanted: tf.Tensor) -> tf.RaggedTensor:
+        """int32 `[B, (0 or len(ids))]`: the ids in the rows where they are wanted."""
+        num = tf.reduce_sum(tf.cast(wanted, tf.int32))
+        values = tf.tile(tf.constant(ids, tf.int32), [num])
+        lengths = tf.cast(wanted, tf.int64) * len(ids)
+        return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
+
+    def warmup_requests(self, texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+        """Of each signature; one with a suffix where that is taken."""
+        prefixes = tf.constant(list(texts))
+        suffixes = tf.constant(list(texts)) if self.middle_tokens else tf.zeros_like(prefixes)
+        inputs = {"prefix": prefixes, "suffix": suffixes, **self._warmup_options(len(texts))}
+        return [*super().warmup_requests(texts), ("complete", inputs)]

@@ -1,0 +1,1 @@
+"""Tasks of an encoder-decoder: a text in, another one out."""

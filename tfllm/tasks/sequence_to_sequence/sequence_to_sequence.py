@@ -1,0 +1,261 @@
+"""What tasks of an encoder-decoder have in common: a text read whole, another text written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from tfllm import pretrained
+from tfllm.config import ConfigError, TrainingConfig, build, unknown_name
+from tfllm.data.reading.table_records import Record
+from tfllm.data.shards.padding import padded, padding_mask
+from tfllm.data.shards.splits import RowBatch
+from tfllm.models.encoder_decoder import EncoderDecoder
+from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
+from tfllm.models.encoder_decoder_presets import PRESETS, encoder_decoder_preset
+from tfllm.models.longer_context import with_context
+from tfllm.optimization.precision import dtype_policy
+from tfllm.pretrained.model_folder import model_folder
+from tfllm.pretrained.model_kinds import kind_of_config
+from tfllm.pretrained.model_source import open_source
+from tfllm.pretrained.task_information import search_of
+from tfllm.tasks.definition import TRUNCATED, Example, LoadedTask, TaskDefinition
+from tfllm.tasks.sequence_to_sequence.sequence_generation import SearchSettings, SequenceGeneration
+from tfllm.tokenizers.byte_pair import BytePairTokenizer
+from tfllm.tokenizers.marian import target_tokenizer
+
+if TYPE_CHECKING:
+    from tfllm.optimization.training_step import TrainingStep
+    from tfllm.tokenizers.base import Tokenizer
+
+END, PAD = "</s>", "<pad>"
+"""the first special tokens of a new tokenizer, with the ids 0 and 1. As in Marian and T5, a text
+ends at the one, and the decoder begins with the other."""
+
+
+class SequenceToSequenceTask(TaskDefinition):
+    """A task whose model is an encoder-decoder. A class says the columns and the measures.
+
+    Sources and targets share one tokenizer: that of the pretrained model, or byte-level BPE learned
+    from both sides, which has ids for any text in any writing. (A Marian's cuts the two sides into
+    pieces each in its own way, and numbers them alike.) Both end with an end token. What is
+    longer than the sequence length loses its end; a target that does is taught no end token.
+    """
+
+    config_class: ClassVar[type] = EncoderDecoderConfig
+    token_features: ClassVar[tuple[str, ...]] = ("source_ids", "labels")
+    training_defaults: ClassVar[Mapping[str, Any]] = {
+        "sequence_length": 128,
+        "epochs": 10.0,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "beta_2": 0.98,
+        "weight_decay": 0.01,
+        "final_learning_rate": 0.0,
+    }
+    pretrained_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 3e-4, "epochs": 3.0}
+    most_measured: ClassVar[int] = 200
+    label_smoothing: ClassVar[float] = 0.1
+    """of a new model's training (Vaswani et al., 2017)"""
+    search_defaults: ClassVar[Mapping[str, Any]] = {}
+    """fields of `SearchSettings` whose defaults are others for this task"""
+    source: ClassVar[str]
+    """the column that is read"""
+    target: ClassVar[str]
+    """the column that is written"""
+
+    # ---- from records to arrays
+
+    def information(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Nothing but that there is something to learn.
+
+        Raises:
+            ValueError: all targets are the same text.
+        """
+        targets = {record[self.target] for record in records}
+        if len(targets) < 2:
+            raise ValueError(
+                f"there is nothing to learn where every {self.target} is the same text; all "
+                f"{len(records):,} training records have {next(iter(targets), None)!r}"
+            )
+        return {}
+
+    def tokenizer(
+        self, base: str | None, records: Iterable[Record], *, vocab_size: int
+    ) -> Tokenizer:
+        """The pretrained model's, or byte-level BPE of the records' both sides."""
+        if base is not None:
+            return pretrained.load_tokenizer(base)
+        columns = (self.source, self.target)
+        texts = (record[name] for record in records for name in columns)
+        return BytePairTokenizer.train(texts, vocab_size, special_tokens=(END, PAD))
+
+    def examples(
+        self,
+        record: Record,
+        tokenizer: Tokenizer,
+        information: Mapping[str, Any],
+        sequence_length: int,
+    ) -> list[Example]:
+        """One example: `source_ids`, `token_ids` (what the decoder is given) and `labels`."""
+        source, target = (
+            side.encode(record[name], add_special=False, parse_special=False)
+            for side, name in (
+                (tokenizer, self.source),
+                (target_tokenizer(tokenizer), self.target),
+            )
+        )
+        end = tokenizer.end_token_id
+        cut = max(len(source) + 1 - sequence_length, 0) + max(len(target) + 1 - sequence_length, 0)
+        source_ids = [*source[: sequence_length - 1], end]
+        labels = [*target, end][:sequence_length]
+        token_ids = [start_token_id(tokenizer), *labels[:-1]]
+        arrays = {"source_ids": source_ids, "token_ids": token_ids, "labels": labels}
+        example = {name: np.array(ids, np.int32) for name, ids in arrays.items()}
+        return [{**example, TRUNCATED: np.array([cut], np.int32)}]
+
+    def batch(self, examples: Sequence[Example], sequence_length: int) -> RowBatch:
+        """`source_ids` int32 and `source_mask` bool [B, S], `token_ids` int32 [B, T]; labels int32
+        and weights float32 [B, T]."""
+        source, tokens, labels = (
+            [example[name] for example in examples]
+            for name in ("source_ids", "token_ids", "labels")
+        )
+        inputs = {
+            "source_ids": padded(source, sequence_length),
+            "source_mask": padding_mask(source, sequence_length),
+            "token_ids": padded(tokens, sequence_length),
+        }
+        weights = padding_mask(labels, sequence_length).astype(np.float32)
+        return RowBatch(inputs, padded(labels, sequence_length), weights)
+
+    # ---- the model
+
+    def config(
+        self,
+        base: str | None,
+        preset: str | None,
+        sizes: Mapping[str, Any],
+        *,
+        vocab_size: int,
+        sequence_length: int,
+    ) -> EncoderDecoderConfig:
+        """The pretrained model's architecture, or that of a preset with some sizes changed."""
+        if base is None:
+            name = preset or "transformer-mini"
+            if name not in PRESETS:
+                raise ConfigError(unknown_name("preset of an encoder-decoder", name, PRESETS))
+            ids = {"decoder_start_token_id": 1, "never_generated": (1,)}
+            config = encoder_decoder_preset(name, **{**ids, "vocab_size": vocab_size, **sizes})
+            return with_context(config, sequence_length)
+        source = open_source(model_folder(base))
+        kind = kind_of_config(source.config, source.where)
+        config = kind.read(source.config, source.where, None)[0]
+        if not isinstance(config, EncoderDecoderConfig):
+            raise ConfigError(
+                f"{self.name} needs an encoder-decoder (a T5 or a Marian); {source.where} is a "
+                f"{source.config.get('model_type')}"
+            )
+        if vocab_size > config.vocab_size:
+            raise ConfigError(
+                f"the tokenizer does not fit the model: it has {vocab_size} token ids, the "
+                f"model's vocab_size is {config.vocab_size}"
+            )
+        if sequence_length > config.max_sequence_length:
+            raise ConfigError(
+                "sequence_length must be at most the model's context "
+                f"({config.max_sequence_length}); received {sequence_length}"
+            )
+        return config
+
+    def model(
+        self,
+        base: str | None,
+        config: EncoderDecoderConfig,
+        information: Mapping[str, Any],
+        training: TrainingConfig,
+        tokenizer: Tokenizer,
+    ) -> TrainingStep:
+        """The pretrained model, or a new one."""
+        options: dict[str, Any] = {
+            "seed": training.seed,
+            "dtype": dtype_policy(training.precision),
+            "rematerialize": training.rematerialize,
+        }
+        if base is None:
+            model = EncoderDecoder(config, label_smoothing=self.label_smoothing, **options)
+        else:
+            model = pretrained.load(base, **options).model
+        start = start_token_id(tokenizer)
+        if model.config.decoder_start_token_id != start:
+            raise ConfigError(
+                f"the model's decoder must begin with the tokenizer's {PAD}, which has the id "
+                f"{start}; its decoder_start_token_id is {model.config.decoder_start_token_id}"
+            )
+        return model
+
+    def load(self, folder: str | Path, *, dtype: str = "float32") -> LoadedTask:
+        """A model of this task, or an encoder-decoder whose folder names none, such as a T5.
+
+        A folder that others wrote may say how texts are searched: `search_of`.
+
+        Raises:
+            OSError: there is none.
+            ValueError: it was trained for another task, is no encoder-decoder, or says what no
+                search can follow.
+        """
+        place = model_folder(folder)
+        loaded = self._loaded(place, dtype)
+        try:
+            self._search_settings(loaded.information)
+        except ConfigError as error:
+            raise ConfigError(f"the search settings in {place}: {error}") from None
+        return loaded
+
+    def _loaded(self, place: Path, dtype: str) -> LoadedTask:
+        if pretrained.task_of(place) is None and place.is_dir():
+            source = open_source(place)
+            if kind_of_config(source.config, source.where).model_class is EncoderDecoder:
+                model, tokenizer, _ = pretrained.load(place, dtype=dtype)
+                if tokenizer is None:
+                    raise FileNotFoundError(f"{place} has no tokenizer; text needs one")
+                return LoadedTask(model, tokenizer, {"search": search_of(place)})
+        return super().load(place, dtype=dtype)
+
+    # ---- what it is for
+
+    def served(
+        self, model: TrainingStep, tokenizer: Tokenizer, information: Mapping[str, Any]
+    ) -> SequenceGeneration:
+        """The text to the text that is likeliest by beam search."""
+        assert isinstance(model, EncoderDecoder)
+        return SequenceGeneration(
+            model,
+            tokenizer,
+            information,
+            self._search_settings(information),
+            input_name=self.source,
+            output_name=self.target,
+            name=self.name,
+        )
+
+    def _search_settings(self, information: Mapping[str, Any]) -> SearchSettings:
+        return build(SearchSettings, {**self.search_defaults, **information.get("search", {})})
+
+
+def start_token_id(tokenizer: Tokenizer) -> int:
+    """The id of the token that the decoder begins with.
+
+    Raises:
+        ConfigError: the tokenizer has no such token.
+    """
+    start = tokenizer.token_id(PAD)
+    if start is None:
+        raise ConfigError(
+            f"an encoder-decoder's tokenizer must have the token {PAD}, which the decoder begins "
+            f"with; it has the special tokens {', '.join(tokenizer.special_tokens)}"
+        )
+    return start

@@ -1,0 +1,57 @@
+"""Summarization: a text to a short one that says what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tfllm.data.reading.table_records import Column, Record
+from tfllm.tasks.sequence_to_sequence.sequence_to_sequence import SequenceToSequenceTask
+
+if TYPE_CHECKING:
+    from tfllm.evaluation.measures import Measure
+
+
+class Summarization(SequenceToSequenceTask):
+    """A text and its summary."""
+
+    name = "summarization"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "text": Column(aliases=("document", "article", "body", "source", "dialogue", "input")),
+        "summary": Column(
+            aliases=("highlights", "abstract", "title", "target", "output"), is_input=False
+        ),
+    }
+    source = "text"
+    target = "summary"
+    training_defaults: ClassVar[Mapping[str, Any]] = {
+        **SequenceToSequenceTask.training_defaults,
+        "sequence_length": 256,
+    }
+    # Paulus et al. (2017): a summary says nothing twice.
+    search_defaults: ClassVar[Mapping[str, Any]] = {
+        "max_new_tokens": 64,
+        "no_repeat_ngram_size": 3,
+    }
+
+    measure_settings = ("rouge_tokenizer",)
+
+    def measures(
+        self,
+        records: Sequence[Record],
+        predictions: Sequence[Mapping[str, Any]],
+        *,
+        rouge_tokenizer: str = "auto",
+    ) -> list[Measure]:
+        """ROUGE-1, ROUGE-2 and ROUGE-L, the mean over the summaries.
+
+        Args:
+            records: with their summaries.
+            predictions: of each.
+            rouge_tokenizer: as `rouge` takes it.
+        """
+        from tfllm.evaluation.text_measures import rouge
+
+        references = [record[self.target] for record in records]
+        given = [prediction[self.target] for prediction in predictions]
+        return rouge(references, given, tokenizer=rouge_tokenizer)

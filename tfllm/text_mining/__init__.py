@@ -1,0 +1,1 @@
+"""Text mining: from documents to a knowledge graph. Nothing is trained."""

@@ -1,0 +1,1 @@
+"""Conversations as text: chat templates, the sandbox they run in, and prompts in a graph."""

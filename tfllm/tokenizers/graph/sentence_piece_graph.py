@@ -1,0 +1,70 @@
+"""SentencePiece inside a TensorFlow graph, through the kernel of TF-Text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from tfllm.tokenizers.added_tokens import AddedToken, stand_in_for_nul
+from tfllm.tokenizers.graph.added_tokens_graph import AddedTokenCuts, Special
+from tfllm.tokenizers.graph.spaced_text_graph import SpacedTextGraph, with_space
+from tfllm.tokenizers.leading_space import LeadingSpace
+from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
+
+
+class SentencePieceGraph(SpacedTextGraph):
+    """A SentencePiece model in a graph.
+
+    Of a Unigram model two ways to cut a text may have one score but for the last bits of a float32;
+    there the kernel and the library `sentencepiece`, which add in another order, may choose
+    differently. BPE has no such choice.
+
+    Args:
+        model: the content of a tokenizer.model. A SavedModel holds it once, as an attribute of the
+            op that makes the kernel's resource.
+        token_bytes, begin, end: as of `TokenizerGraph`.
+        added: the tokens that texts are cut at before the model sees them.
+        leading: what becomes of the first space of a text.
+        spaces_first: put a space before the first stretch of a text that begins with none.
+        other_space: characters that count as spaces.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        token_bytes: Sequence[bytes],
+        added: Sequence[AddedToken],
+        begin: Sequence[int],
+        end: Sequence[int],
+        leading: LeadingSpace,
+        *,
+        spaces_first: bool = False,
+        other_space: str = "",
+    ) -> None:
+        super().__init__(token_bytes, begin, end, name="sentence_piece_graph")
+        self._leading, self._spaces_first = leading, spaces_first
+        self._other_space = other_space
+        with tf.init_scope(), tf.device("/CPU:0"):
+            self._kernel = tf_text.SentencepieceTokenizer(model)
+            self._added = AddedTokenCuts(added, stand_in_for_nul(added, _refuse))
+
+    def _encode(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor]:
+        segments, ids, row_segments = self._added.cut(text, special)
+        segments = self._added.with_nul(segments, text)
+        is_text = ids < 0
+        if self._spaces_first:
+            segments = with_space(segments, row_segments, " ", first=True)
+        if self._other_space:
+            segments = tf.strings.regex_replace(segments, f"[{self._other_space}]", " ")
+        encoded = self._kernel.tokenize(tf.where(is_text, segments, ""))
+        tokens = tf.RaggedTensor.from_row_lengths(
+            tf.boolean_mask(ids, ~is_text), tf.cast(~is_text, tf.int64), validate=False
+        )
+        both = tf.concat([tokens, encoded], axis=1)
+        return both.values, tf.gather(both.row_splits, row_segments)
+
+
+def _refuse(what: str) -> UnsupportedTokenizer:
+    return UnsupportedTokenizer(f"the in-graph tokenizer cannot do {what}")

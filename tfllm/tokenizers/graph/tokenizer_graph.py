@@ -1,0 +1,139 @@
+"""What the tokenizers inside a TensorFlow graph share: the ids around a text, and text from ids."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfllm.tokenizers.graph.added_tokens_graph import Special, variable
+
+
+class TokenizerGraph(tf.Module):
+    """Text to ids and back with TF core and TF-Text kernels only, on the CPU.
+
+    A subclass gives `_encode`. The tables are variables, so a SavedModel keeps them beside its
+    weights; nothing grows.
+
+    Args:
+        token_bytes: the bytes that each id stands for in running text, empty for special tokens.
+        begin, end: ids that the tokenizer's configuration puts before and after a text.
+
+    Attributes:
+        token_bytes: string [vocab_size].
+        vocab_size: number of ids.
+    """
+
+    def __init__(
+        self, token_bytes: Sequence[bytes], begin: Sequence[int], end: Sequence[int], name: str
+    ) -> None:
+        super().__init__(name=name)
+        self.vocab_size = len(token_bytes)
+        self._begin, self._end = list(begin), list(end)
+        self._tokenizing = one_function_each(self._tokenize)
+        with tf.init_scope(), tf.device("/CPU:0"):
+            self.token_bytes = variable(np.array(token_bytes, object), "token_bytes", tf.string)
+
+    def tokenize(
+        self, text: tf.Tensor, *, parse_special: bool = True, add_special: bool = True
+    ) -> tf.RaggedTensor:
+        """The ids of each text.
+
+        Args:
+            text: string [batch]; bytes that are not UTF-8 count as U+FFFD, one for each longest
+                start of a character that is cut short and one for each other stray byte.
+            parse_special: whether "<|endoftext|>" in a text is the special token or thirteen
+                characters like any others.
+            add_special: whether to put around each text the begin and end tokens that the
+                tokenizer's configuration puts there.
+
+        Returns:
+            int32 [batch, (tokens)].
+        """
+        return self._tokenizing("parsed" if parse_special else "plain", add_special)(text)
+
+    def tokenize_unbroken(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """The ids of texts in which U+FDD0 keeps words from being special tokens.
+
+        As `tokenize(text, add_special=False)`, but U+FDD0 is taken out once the special tokens of
+        the text are found, and of what is left `<|im_` and `end|>` are neighbours again.
+
+        Args:
+            text: string [batch].
+
+        Returns:
+            int32 [batch, (tokens)].
+        """
+        return self._tokenizing("unbroken", False)(text)
+
+    def _tokenize(self, text: tf.Tensor, special: Special, add_special: bool) -> tf.RaggedTensor:
+        with tf.device("/CPU:0"):
+            text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+            values, row_splits = self._encode(text, special)
+            ids = tf.RaggedTensor.from_row_splits(values, row_splits, validate=False)
+            if not add_special or not (self._begin or self._end):
+                return ids
+            begin, end = (
+                tf.RaggedTensor.from_tensor(
+                    tf.tile(tf.constant(x, tf.int32, [1, len(x)]), [tf.shape(text)[0], 1])
+                )
+                for x in (self._begin, self._end)
+            )
+            return tf.concat([begin, ids, end], axis=1)
+
+    def _encode(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor]:
+        """Of valid UTF-8, string [B]: int32 [tokens], and int64 [B + 1], where each text's start
+        and end."""
+        raise NotImplementedError
+
+    def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+        """The text of each row of ids.
+
+        Args:
+            ids: int32 [batch, time], dense or ragged. Special tokens and ids outside
+                0 .. vocab_size - 1 (padding) are skipped.
+
+        Returns:
+            string [batch], always valid UTF-8: a broken sequence becomes U+FFFD.
+        """
+        if isinstance(ids, tf.RaggedTensor):
+            ids = ids.to_tensor(default_value=-1)
+        return self._detokenize(tf.cast(ids, tf.int32))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, "ids")], autograph=False)
+    def _detokenize(self, ids: tf.Tensor) -> tf.Tensor:
+        with tf.device("/CPU:0"):
+            known = (ids >= 0) & (ids < self.vocab_size)
+            parts = tf.gather(self.token_bytes, tf.where(known, ids, 0))
+            joined = self._joined(tf.where(known, parts, ""))
+            return tf.strings.unicode_transcode(joined, "UTF-8", "UTF-8", errors="replace")
+
+    def _joined(self, parts: tf.Tensor) -> tf.Tensor:
+        """Each row, string [batch], of the bytes of its tokens, string [batch, time]."""
+        return tf.strings.reduce_join(parts, axis=1)
+
+
+def one_function_each(tokenize: Any) -> Callable[[Special, bool], Any]:
+    """`tokenize` as one tf.function for each way to do it, traced when it is first used.
+
+    They are kept where a SavedModel does not look, since saving traces every function that it
+    finds, and a signature's own graph has what it uses.
+    """
+    signature = [tf.TensorSpec([None], tf.string, "text")]
+
+    @functools.cache
+    def of(special: Special, add_special: bool) -> Any:
+        function = functools.partial(tokenize, special=special, add_special=add_special)
+        return tf.function(function, input_signature=signature, autograph=False)
+
+    return of
+
+
+def utf8_length(characters: tf.Tensor) -> tf.Tensor:
+    """int32, the number of bytes of code points."""
+    return 1 + tf.add_n(
+        [tf.cast(characters >= bound, tf.int32) for bound in (0x80, 0x800, 0x10000)]
+    )

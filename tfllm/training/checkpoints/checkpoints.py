@@ -1,0 +1,259 @@
+"""Checkpoints of a run: weights, optimizer state and position, written beside and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfllm.training.checkpoints.checkpoint_files import (
+    PROGRESS,
+    CheckpointError,
+    read_progress,
+    read_state,
+    remove,
+    sync_folder,
+    verify,
+    write_checkpoint,
+    write_progress,
+)
+
+__all__ = ["CheckpointError", "Checkpoints", "Progress"]
+
+_PREFIX = "step-"
+_NAME = re.compile(_PREFIX + r"(\d{8,})")
+_LEFT_OVER = re.compile(r"\.(replaced|writing|deleting)-(" + _NAME.pattern + ")")
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    """batches so far: updates of the weights, but for those that float16 skipped"""
+    tokens: int = 0
+    """tokens trained on so far"""
+    validation_loss: float | None = None
+    """at this step, if it was measured"""
+    validation_due: bool = False
+    """at this step, but not measured, since the run was interrupted"""
+    best_step: int | None = None
+    best_validation_loss: float = math.inf
+    """of all steps so far"""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """an entry for each stretch that ended with a validation; never changed in place"""
+    loss_sum: float = 0.0
+    """of the steps since the last of these entries"""
+    loss_steps: int = 0
+    """how many steps that is"""
+    stopped: bool = False
+    """a callback, or patience that ran out, has ended the run at this step"""
+    callbacks: list[dict[str, Any]] = field(default_factory=list)
+    """what the callbacks that were given to the run keep"""
+
+
+class Checkpoints:
+    """The checkpoints in a folder, one sub-folder `step-00000250` each.
+
+    A checkpoint appears whole or not at all, and every byte of it is under a checksum. While it is
+    written, replaced or deleted its folder bears another name, such as `.writing-step-00000250`;
+    what a killed process left under such a name is put in order by `recover`.
+
+    Args:
+        folder: of all checkpoints.
+        keep: how many of the last are kept; the best is kept besides.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def steps(self) -> list[int]:
+        """The steps that there are checkpoints of, in order."""
+        if not self.folder.is_dir():
+            return []
+        matches = (_NAME.fullmatch(name) for name in os.listdir(self.folder))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def path(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"{_PREFIX}{step:08d}"
+
+    def recover(self) -> None:
+        """Clean up after a process that was killed; for the one process that writes the run.
+
+        A whole checkpoint that it did not get to rename, or had renamed to replace it, takes its
+        place among the others if there is none that is whole.
+
+        Raises:
+            OSError: the disk cannot be read or written.
+        """
+        if not self.folder.is_dir():
+            return
+        matches = [_LEFT_OVER.fullmatch(name) for name in sorted(os.listdir(self.folder))]
+        for match in (m for m in matches if m):
+            left, target = self.folder / match[0], self.folder / match[2]
+            if match[1] != "deleting" and not _is_whole(target) and _is_whole(left):
+                if os.path.lexists(target):
+                    self.set_aside(int(match[3]))
+                sync_folder(left)
+                left.rename(target)
+            else:
+                remove(left)
+        for step in self.steps():
+            if self.path(step).is_dir():
+                remove(self.path(step) / f".{PROGRESS}")
+        sync_folder(self.folder)
+
+    def save(self, state: dict[str, np.ndarray], progress: Progress) -> Path:
+        """Write a checkpoint, and then delete those that need not be kept.
+
+        Args:
+            state: what `tfllm.training.checkpoints.model_state.state_of` gives.
+            progress: where the run stands.
+
+        Raises:
+            OSError: the disk is full or cannot be written; all is as it was before.
+        """
+        target = self.path(progress.step)
+        beside = self._hidden("writing", target)
+        with self._writing(progress.step):
+            try:
+                remove(beside)
+                if not self.folder.is_dir():
+                    self.folder.mkdir(parents=True)
+                    sync_folder(self.folder.parent)
+                beside.mkdir()
+                write_checkpoint(beside, state, _as_dict(progress))
+                self._put(beside, target)
+            finally:
+                with contextlib.suppress(OSError):
+                    remove(beside)
+        needed = {*self.steps()[-self.keep :], progress.step, progress.best_step}
+        for step in self.steps():
+            if step not in needed:
+                self._delete(self.path(step))
+        return target
+
+    def update(self, progress: Progress) -> None:
+        """Write anew what the checkpoint of this step says of its run.
+
+        Raises:
+            OSError: the disk is full or cannot be written; the checkpoint stays whole.
+            CheckpointError: what it says now is damaged.
+        """
+        folder = self.path(progress.step)
+        with self._writing(progress.step):
+            _, state = read_progress(folder)
+            write_progress(folder, _as_dict(progress), state)
+
+    def set_aside(self, step: int) -> Path:
+        """Rename a damaged checkpoint, so that it counts for nothing; returns where it is now."""
+        aside = self.folder / f"damaged-{self.path(step).name}"
+        remove(aside)
+        self.path(step).rename(aside)
+        sync_folder(self.folder)
+        return aside
+
+    def progress(self, step: int) -> Progress:
+        """What the checkpoint of a step says of its run.
+
+        Raises:
+            CheckpointError: it is damaged or not there.
+        """
+        values, _ = read_progress(self.path(step))
+        if values.get("best_validation_loss", 0) is None:
+            values["best_validation_loss"] = math.inf
+        try:
+            return Progress(**values)
+        except TypeError as error:
+            raise CheckpointError(
+                f"{self.path(step) / PROGRESS} is of another version of tfllm ({error}); train "
+                "with that version, or in another folder"
+            ) from error
+
+    def read(self, step: int) -> tuple[dict[str, np.ndarray], Progress]:
+        """The state that was saved, and what it says of its run, both as they were written.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or not there.
+            OSError: it cannot be read for another reason.
+        """
+        progress = self.progress(step)
+        return read_state(self.path(step)), progress
+
+    def _put(self, beside: Path, target: Path) -> None:
+        """Have a whole checkpoint take its place, or leave all as it was."""
+        replaced = self._hidden("replaced", target)
+        again = os.path.lexists(target)  # by a run that went on from before it
+        try:
+            if again:
+                remove(replaced)
+                target.rename(replaced)
+            beside.rename(target)
+            sync_folder(self.folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if not beside.exists():
+                    target.rename(beside)
+            with contextlib.suppress(OSError):
+                if again:
+                    replaced.rename(target)
+            raise
+        if again:
+            self._delete(replaced)
+
+    def _delete(self, path: Path) -> None:
+        """Delete a checkpoint; at no moment does half of it bear its name."""
+        deleting = self._hidden("deleting", path)
+        with contextlib.suppress(OSError):  # it does no harm where it is
+            remove(deleting)
+            path.rename(deleting)
+            remove(deleting)
+
+    def _hidden(self, kind: str, path: Path) -> Path:
+        match = _NAME.search(path.name)
+        assert match
+        return self.folder / f".{kind}-{match[0]}"
+
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        """Say which checkpoint could not be written, and which is good."""
+        try:
+            yield
+        except OSError as error:
+            steps = self.steps()
+            last = (
+                f"The last good one is that of step {steps[-1]}" if steps else "There is none yet"
+            )
+            what = "make room" if error.errno in _NO_SPACE else "mend that"
+            told = OSError(
+                f"the checkpoint of step {step} could not be written to {self.folder}: {error}. "
+                f"{last}; {what}, and the same command goes on from there"
+            )
+            told.errno = error.errno
+            raise told from error
+
+
+def _as_dict(progress: Progress) -> dict[str, Any]:
+    values = asdict(progress)
+    if math.isinf(progress.best_validation_loss):  # JSON has no such number
+        values["best_validation_loss"] = None
+    return values
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        verify(folder)
+    except CheckpointError:
+        return False
+    return True

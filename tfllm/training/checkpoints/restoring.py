@@ -1,0 +1,121 @@
+"""Where a run goes on: the last checkpoint that is whole, the same on every worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfllm.config import TrainingConfig
+from tfllm.distribution.agreement import on_all, on_chief
+from tfllm.training.checkpoints.checkpoints import CheckpointError, Checkpoints, Progress
+from tfllm.training.checkpoints.model_state import restore_state
+
+
+def restore_last_good(
+    model: keras.Model, checkpoints: Checkpoints, strategy: tf.distribute.Strategy
+) -> Progress:
+    """Put the last checkpoint that can be read into the model; every worker must call this.
+
+    The chief decides which one that is, sets damaged ones aside, and warns of them.
+
+    Args:
+        model: built, and compiled with an optimizer that is built.
+        checkpoints: of the run.
+        strategy: of the run.
+
+    Returns:
+        where the run stands; at its beginning, if it ended before its first checkpoint.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none can be read.
+    """
+    found: dict[int, Any] = {}  # the chief need not read it twice
+
+    def last_good() -> dict[str, Any] | None:
+        checkpoints.recover()
+        damaged: list[tuple[int, CheckpointError]] = []
+        for step in reversed(checkpoints.steps()):
+            try:
+                found[step] = checkpoints.read(step)
+            except CheckpointError as error:
+                damaged.append((step, error))
+                continue
+            for other, reason in damaged:
+                warnings.warn(
+                    f"{reason}; it is now {checkpoints.set_aside(other).name}, and the run goes "
+                    f"on from step {step}",
+                    stacklevel=2,
+                )
+            progress = found[step][1]
+            if progress.best_step not in (None, *checkpoints.steps()):
+                # The best of that time was deleted for a better one that is now damaged.
+                measured = progress.validation_loss
+                progress.best_step = None if measured is None else step
+                progress.best_validation_loss = math.inf if measured is None else measured
+            return dataclasses.asdict(progress)
+        if damaged:
+            raise CheckpointError(f"no checkpoint can be read: {damaged[0][1]}; start a new run")
+        return None
+
+    said = on_chief(strategy, last_good, "read a checkpoint")
+    if said is None:
+        return Progress()
+    progress = Progress(**said)
+
+    def restore() -> None:
+        state = (found.get(progress.step) or checkpoints.read(progress.step))[0]
+        restore_state(model, state, where=str(checkpoints.path(progress.step)))
+
+    on_all(strategy, restore, f"read the checkpoint of step {progress.step}")
+    return progress
+
+
+def leave_end_out(
+    progress: Progress,
+    config: TrainingConfig,
+    checkpoints: Checkpoints,
+    strategy: tf.distribute.Strategy,
+) -> None:
+    """Leave out what only the end of a run has made that is made longer now.
+
+    That it was over, and its last validation, where none would have been due at that step. Every
+    worker must call this.
+
+    Args:
+        progress: at the last checkpoint; it is changed.
+        config: of the run.
+        checkpoints: of the run.
+        strategy: of the run.
+    """
+    progress.stopped = False
+    every, size = config.validate_every, config.steps_per_execution
+    step, history = progress.step, progress.history
+    if not history or history[-1]["step"] != step or step // every > (step - size) // every:
+        return
+    *kept, last = history
+    progress.history = kept
+    progress.loss_steps = int(step - (kept[-1]["step"] if kept else 0))
+    progress.loss_sum = last["loss"] * progress.loss_steps
+    progress.validation_loss = None
+    if progress.best_step != step:
+        return
+    losses = {int(entry["step"]): entry["val_loss"] for entry in kept if "val_loss" in entry}
+    best = min(losses, key=losses.__getitem__, default=None)
+
+    def is_kept() -> bool:
+        return best is None or best in checkpoints.steps()
+
+    if on_chief(strategy, is_kept, "look for the best checkpoint"):
+        progress.best_step = best
+        progress.best_validation_loss = math.inf if best is None else losses[best]
+        return
+    warnings.warn(
+        f"the best weights so far are those of step {step}, the end of the shorter run, which a "
+        f"longer one would not have measured; they count, since those of step {best} were not kept",
+        stacklevel=2,
+    )
