@@ -25,7 +25,7 @@ from tfllm.charts.run_figures import figures
 from tfllm.charts.run_logs import read_runs
 from tfllm.cli import main
 from tfllm.training import report
-from tfllm.training.report.run_comparison import NOTHING, comparison, differences
+from tfllm.training.reports.run_comparison import NOTHING, comparison, differences
 
 MODEL = {
     "vocab_size": 61, "embedding_dim": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2,

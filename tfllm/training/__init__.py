@@ -17,7 +17,7 @@ _PUBLIC = {
     "WarmupSchedule": "tfllm.optimization.schedules",
     "WorkerLost": "tfllm.distribution.worker_lost",
     "WorkersDisagree": "tfllm.distribution.agreement",
-    "report": "tfllm.training.report.run_report",
+    "report": "tfllm.training.reports.run_report",
     "strategy": "tfllm.distribution.strategy",
     "train": "tfllm.training.training_run",
 }
@@ -56,6 +56,6 @@ if TYPE_CHECKING:  # what an editor and a type checker see
     from tfllm.optimization.training_step import TrainingStep
     from tfllm.training.callbacks import LossIsNaN
     from tfllm.training.checkpoints.checkpoints import CheckpointError
-    from tfllm.training.report.run_report import report
+    from tfllm.training.reports.run_report import report
     from tfllm.training.trained_run import TrainedRun
     from tfllm.training.training_run import train

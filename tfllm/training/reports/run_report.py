@@ -19,7 +19,7 @@ from tfllm.charts.run_charts import (
     style_of,
 )
 from tfllm.charts.run_logs import RunLog, XAxis, read_runs
-from tfllm.training.report.run_comparison import Table, comparison, differences
+from tfllm.training.reports.run_comparison import Table, comparison, differences
 
 
 def report(
