@@ -40,7 +40,7 @@ TRIALS = 8
 """how often weights are moved; the deviation is then known to a quarter"""
 
 
-def rounding(additions: int, largest: Any = 1.0, dtype: str = "float32") -> float:
+def rounding(additions: float, largest: Any = 1.0, dtype: str = "float32") -> float:
     """The most by which two computations of a value may differ.
 
     One rounding is off by at most u, evenly distributed: its deviation is u / sqrt(3). A product
@@ -69,6 +69,17 @@ def additions_of(config: Any, time: int) -> int:
     hidden = getattr(config, "feed_forward_dim", None) or 4 * width
     block = 2 * width + head + time + width + 2 * width + hidden
     return config.num_layers * block + 2 * width
+
+
+def additions_of_sum(terms: float, additions: float) -> float:
+    """Of a sum of terms of one sign and about one size, such as a batch's losses.
+
+    As many additions of `rounding`, relative to the sum, as its error amounts to. The terms' own
+    errors, of `additions` each, are independent: their squares add up to a `terms`-th of one. What
+    is added up to is on its way, in the mean of squares, a third of the whole, and an addition has
+    no product that is rounded, too, so that one counts a sixth.
+    """
+    return additions / terms + terms / 6
 
 
 def weight_rounding(model: Any, run: Any) -> Any:
@@ -132,12 +143,14 @@ def about(expected: Any, additions: int, dtype: str = "float32") -> Any:
     return pytest.approx(expected, rel=rounding(additions, dtype=dtype), abs=0)
 
 
-def in_double(expected: Any) -> Any:
+def in_double(expected: Any, additions: float = 10_000, enlarged: float = 100.0) -> Any:
     """A number, or numbers, that Python or NumPy computes in float64, on any processor alike.
 
-    At most 10,000 additions, and nothing that enlarges their rounding a hundredfold.
+    Args:
+        additions: at most, on the longest way.
+        enlarged: by how much a later step may enlarge their rounding, as exp does by its argument.
     """
-    largest = rounding(10_000, 100.0, "float64")
+    largest = rounding(additions, enlarged, "float64")
     return pytest.approx(expected, rel=largest, abs=largest)
 
 

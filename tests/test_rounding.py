@@ -5,7 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.rounding import assert_within, rounding, weight_rounding
+from tests.rounding import (
+    DEVIATIONS,
+    SIDES,
+    additions_of_sum,
+    assert_within,
+    rounding,
+    weight_rounding,
+)
 from tfllm.models.causal_lm import CausalLM
 
 
@@ -24,6 +31,18 @@ def test_the_bound_follows_the_dtype_and_the_number_of_additions():
     assert rounding(400, 2.0) == 2 * rounding(400)
     assert rounding(400) == 2 * rounding(100)
     assert rounding(100, dtype="bfloat16") == 2**16 * rounding(100)
+
+
+@pytest.mark.parametrize(("terms", "additions"), [(400, 50), (20, 1000)])
+def test_the_bound_of_a_sum_is_a_few_times_what_its_terms_and_additions_give(terms, additions, rng):
+    exact = rng.uniform(1, 2, size=(2000, terms))
+    deviation = rounding(additions) / (SIDES * DEVIATIONS)
+    given = exact * (1 + deviation * rng.normal(size=exact.shape))
+    given = np.add.accumulate(given.astype("float32"), axis=1, dtype="float32")[:, -1]
+    bound = rounding(additions_of_sum(terms, additions)) * exact.sum(1)
+    assert_within(given, exact.sum(1), bound)
+    with pytest.raises(AssertionError, match="off by more"):
+        assert_within(given, exact.sum(1), bound / 6)
 
 
 @pytest.fixture
@@ -47,7 +66,8 @@ def test_faults_are_outside_the_bound_of_a_model(model, rng):
     bound, expected = weight_rounding(model, lambda: model(ids)), model(ids).numpy()
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight.numpy(), value)  # as it was
-    assert bound.shape == (2, 12, 1) and bound.max() < 1e-4
+    assert bound.shape == (2, 12, 1)
+    assert bound.max() < 1e-4  # of logits of about 1, so that faults have no room in it
     shifted = np.roll(ids, 1, axis=1)
     mask = np.ones(ids.shape, bool)
     mask[1, 3] = False

@@ -11,6 +11,9 @@ from tfllm.charts.graph_layout import spread, without_overlaps
 
 pytest.importorskip("matplotlib")
 
+OVERLAP = 1e-6
+"""of two boxes, with which the search for room ends; in widths of the picture"""
+
 
 def texts(axes):
     return [text.get_text() for text in axes.texts]
@@ -23,14 +26,14 @@ def labels(ticks):
 def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_label():
     figure = charts.confusion_matrix([[8, 2], [0, 1000]], ["ham", "spam"])
     axes = figure.axes[0]
-    np.testing.assert_allclose(axes.images[0].get_array(), [[0.8, 0.2], [0, 1]])
+    np.testing.assert_array_equal(axes.images[0].get_array(), [[0.8, 0.2], [0, 1]])
     assert texts(axes) == ["8", "2", "1,000"]  # nothing is written where nothing is
     assert labels(axes.get_xticklabels()) == labels(axes.get_yticklabels()) == ["ham", "spam"]
 
 
 def test_a_label_that_never_occurs_is_an_empty_row():
     figure = charts.confusion_matrix([[1, 0], [0, 0]], ["a", "b"])
-    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[1, 0], [0, 0]])
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), [[1, 0], [0, 0]])
 
 
 def test_a_confusion_matrix_of_another_shape_is_refused():
@@ -45,8 +48,8 @@ def test_learning_curves_are_sorted_and_have_their_bands():
     )
     (axes,) = figure.axes
     model, base = axes.lines
-    np.testing.assert_allclose(model.get_xydata(), [[50, 0.6], [200, 0.8]])
-    np.testing.assert_allclose(base.get_xydata(), [[50, 0.4], [200, 0.5]])
+    np.testing.assert_array_equal(model.get_xydata(), [[50, 0.6], [200, 0.8]])
+    np.testing.assert_array_equal(base.get_xydata(), [[50, 0.4], [200, 0.5]])
     assert base.get_color() == charts.BASELINE
     (band,) = axes.collections  # the base has no interval
     corners = {tuple(np.round(point, 6)) for point in band.get_paths()[0].vertices}
@@ -66,7 +69,7 @@ def test_bars_have_lengths_intervals_and_a_grey_baseline():
 
     assert colours == [to_rgba(charts.COLOURS[0]), to_rgba(charts.BASELINE)]
     (interval,) = bleu.containers[1].lines[2]
-    np.testing.assert_allclose(interval.get_segments()[0][:, 0], [18, 23])
+    np.testing.assert_array_equal(interval.get_segments()[0][:, 0], [18, 23])
 
 
 def test_an_unknown_baseline_is_refused():
@@ -121,15 +124,13 @@ def test_neighbours_stand_nearer_than_others():
 def test_labels_do_not_overlap(num):
     boxes = np.tile([0.15, 0.03], (num, 1))
     places = spread(np.zeros((0, 2), int), np.zeros(0), boxes, 0.7)
-    apart = (np.abs(places[:, None] - places) >= (1 - 1e-3) * boxes).any(-1)
+    apart = (np.abs(places[:, None] - places) >= boxes - OVERLAP).any(-1)
     assert apart[~np.eye(num, dtype=bool)].all()
 
 
 def test_boxes_at_one_place_are_parted():
     places = without_overlaps(np.zeros((2, 2)), np.ones((2, 2)))
-    assert np.abs(places[0] - places[1]).max() == pytest.approx(
-        1, abs=1e-3
-    )  # where the search for room ends
+    assert np.abs(places[0] - places[1]).max() == pytest.approx(1, rel=0, abs=OVERLAP)
 
 
 def test_a_picture_is_a_png_and_the_same_each_time(tmp_path):

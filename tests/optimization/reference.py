@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tests.rounding import DEVIATIONS, SIDES, TRIALS, additions_of, assert_within, rounding
+from tests.rounding import (
+    DEVIATIONS,
+    SIDES,
+    TRIALS,
+    UNIT_ROUNDOFF,
+    additions_of,
+    assert_within,
+    rounding,
+)
 
 
 class NumpyAdamW:
@@ -120,6 +128,47 @@ def train(model, batches, optimizer, *, clip_norm=None, extra_loss=None, additio
         losses.append(float(objective))
     bounds = optimizer.bounds([v.numpy() for v in variables])
     return Trained(model, losses, additions, bounds)
+
+
+def precision_bounds(make_model, make_optimizer, batches, dtype, *, clip_norm):
+    """By how much training may differ that multiplies in `dtype` and keeps its weights in float32.
+
+    As for `weight_rounding`, what is rounded on the way through a model and back is what slightly
+    other weights would give. So TRIALS trainings by the independent loop, in float32, compute each
+    step with weights moved by 2 u of `dtype`, up or down, and update those that were not moved.
+
+    Returns:
+        DEVIATIONS standard deviations of each step's loss, and of each trained weight. Training in
+        float32, the other side of the comparison, adds nothing to them that counts.
+    """
+    model, random = make_model(), np.random.default_rng(0)
+    variables = [v.value for v in model.trainable_variables]
+    first = [v.numpy().astype(np.float64) for v in variables]
+
+    @tf.function
+    def loss_and_gradients(x, y, w):
+        with tf.GradientTape() as tape:
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x))
+            loss = tf.reduce_sum(losses * w) / tf.reduce_sum(w)
+        return loss, [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+
+    def trained(most):
+        optimizer, weights, losses = make_optimizer(), first, []
+        for batch in batches:
+            for variable, weight in zip(variables, weights, strict=True):
+                signs = random.choice([-1, 1], size=weight.shape)
+                variable.assign((weight * (1 + most * signs)).astype(np.float32))
+            loss, gradients = loss_and_gradients(*map(tf.constant, batch))
+            gradients = clipped([g.numpy().astype(np.float64) for g in gradients], clip_norm)
+            weights = optimizer.update(weights, gradients)
+            losses.append(float(loss))
+        return [np.array(losses), *weights]
+
+    exact = trained(0)
+    moved = [trained(2 * UNIT_ROUNDOFF[dtype]) for _ in range(TRIALS)]
+    squares = [[(a - b) ** 2 for a, b in zip(m, exact, strict=True)] for m in moved]
+    losses, *weights = (DEVIATIONS * np.sqrt(np.mean(s, 0)) for s in zip(*squares, strict=True))
+    return losses, weights
 
 
 def make_batches(rng, *, num=20, rows=4, time=8, vocab_size=61, last_rows=None, weights="uneven"):

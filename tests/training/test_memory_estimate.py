@@ -35,14 +35,14 @@ def training(**settings):
 
 
 def test_weights_gradients_and_optimizer_by_hand():
-    number = num_parameters(SMALL)
+    number = num_parameters(SMALL) - (2 * 3 + 1) * 128  # norms are left out
     found = estimate_memory(SMALL, training(), rows=8)
-    assert found.weights == pytest.approx(4 * number, rel=0.01)  # norms are left out
-    assert found.optimizer == pytest.approx(8 * number, rel=0.01)
+    assert found.weights == 4 * number
+    assert found.optimizer == 8 * number
     half = estimate_memory(SMALL, training(precision="bfloat16"), rows=8)
-    assert half.weights == pytest.approx(6 * number, rel=0.01)
+    assert half.weights == 6 * number
     shared = estimate_memory(SMALL, training(shard_optimizer=True), rows=8, replicas=4)
-    assert shared.optimizer == pytest.approx(2 * number, rel=0.01)
+    assert shared.optimizer == 2 * number
     lora = estimate_memory(SMALL, training(trainable="lora", lora_rank=8), rows=8)
     assert lora.optimizer < 0.1 * found.optimizer
 
@@ -52,10 +52,10 @@ def test_scores_grow_with_the_square_of_the_length_and_the_rest_with_the_rows():
         return estimate_memory(SMALL, training(sequence_length=length, **settings), rows=rows)
 
     long, short = of(4, 4096), of(4, 2048)
-    # To a millionth: whole bytes, and little that does not grow.
-    assert long.scores == pytest.approx(4 * short.scores)
+    # Each number is whole bytes: what is cut off is less than one, here multiplied.
+    assert 0 <= long.scores - 4 * short.scores < 4
     rest, rest_short = (e.activations + e.work - e.scores for e in (long, short))
-    assert rest == pytest.approx(2 * rest_short)
+    assert abs(rest - 2 * rest_short) < 2 * 2  # of two such numbers
     assert of(8, 2048).activations == 2 * short.activations
     # One block's scores and its work, instead of those of all three.
     recomputed = of(4, 2048, rematerialize=True)
@@ -113,7 +113,8 @@ def test_settings_that_fit_change_as_little_as_can_be():
 def test_other_architectures_have_an_estimate():
     encoder = EncoderConfig(30522, 384, 6, 12, 1536)
     found = estimate_memory(encoder, training(batch_size=32, sequence_length=256), rows=32)
-    assert found.weights == pytest.approx(4 * 22.6e6, rel=0.05)  # MiniLM's
+    # MiniLM's without its pooler, and without segments, norms and biases, which are left out.
+    assert found.weights == 4 * (22_565_376 - 2 * 384 - 13 * 2 * 384 - 6 * (5 * 384 + 1536))
     assert found.scores > 2 * 6 * 32 * 12 * 256 * 256 * 4  # before and after dropout
 
 
