@@ -19,7 +19,7 @@ from tfllm.generation.sampling import SamplingOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]  # loading is timed
 GREEDY = GenerationConfig()
-# `weight_rounding` gives 0.9 to 2.0e-4 for the 32 steps of the longest prompt, of which 4e-5 is seen.
+# `weight_rounding` gives 0.9 to 2.0e-4 for the 32 steps of the longest prompt; 4e-5 is seen there.
 # It takes minutes and is not measured here for each prompt: five times its largest.
 ROUNDING = 5 * 2e-4
 NEAR_TIE = 0.01  # between the two best logits: beyond such a step, texts may differ
