@@ -7,13 +7,14 @@ processor's choice: oneDNN and Eigen take other kernels where there is AVX2, AVX
 other ones again for one row than for several. `make test-processors` runs the tests that are held
 by these bounds under imitated processors.
 
-Two bounds, of which the first is enough where no step enlarges what comes in:
+Three bounds, of which the first is enough where no step enlarges what comes in:
 
 - `rounding`: from the dtype, the number of additions on the longest way from the inputs to a value,
   and the largest value on it.
 - `weight_rounding`: for a whole model, whose attention and norms may enlarge an error. A stable
   computation gives exactly what slightly other weights would (Wilkinson), so the bound is measured:
   by how much the outputs move when each weight moves by one place of its last digit.
+- `input_rounding`: the same for a function of a few arrays.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def additions_of_sum(terms: float, additions: float) -> float:
     return additions / terms + terms / 6
 
 
-def weight_rounding(model: Any, run: Any) -> Any:
+def weight_rounding(model: Any, run: Any, dtype: str = "float32") -> Any:
     """Bounds for what `run()` computes with `model`, one for each vector of the last axis.
 
     A vector has one bound, since an error that reaches a position's state shows in all its logits.
@@ -90,6 +91,8 @@ def weight_rounding(model: Any, run: Any) -> Any:
     Args:
         model: whose weights are float32.
         run: gives an array, or arrays in a dictionary.
+        dtype: in which the model that is compared multiplies. Here it is float32, and the bound is
+            that of float32 times as much as `dtype` rounds more coarsely.
 
     Returns:
         SIDES * DEVIATIONS standard deviations of each vector when each weight moves by 2 u up or
@@ -98,24 +101,36 @@ def weight_rounding(model: Any, run: Any) -> Any:
     random = np.random.default_rng(0)
     weights = [w for w in model.weights if np.issubdtype(w.numpy().dtype, np.floating)]
     kept = [w.numpy() for w in weights]
-    before = tf.nest.map_structure(_float64, run())
-    squares = tf.nest.map_structure(lambda values: np.zeros((*values.shape[:-1], 1)), before)
+
+    def moved() -> Any:
+        for weight, value in zip(weights, kept, strict=True):
+            weight.assign(_moved(value, random, "float32").astype("float32"))
+        return run()
+
     try:
-        for _ in range(TRIALS):
-            for weight, value in zip(weights, kept, strict=True):
-                sign = random.choice([-1, 1], size=value.shape)
-                weight.assign((value * (1 + 2 * UNIT_ROUNDOFF["float32"] * sign)).astype("float32"))
-            moved = tf.nest.map_structure(_float64, run())
-            squares = tf.nest.map_structure(
-                lambda total, a, b: total + ((a - b) ** 2).mean(-1, keepdims=True) / TRIALS,
-                squares,
-                moved,
-                before,
-            )
+        bounds = _bounds(run(), moved)
     finally:
         for weight, value in zip(weights, kept, strict=True):
             weight.assign(value)
-    return tf.nest.map_structure(lambda total: SIDES * DEVIATIONS * np.sqrt(total), squares)
+    coarser = UNIT_ROUNDOFF[dtype] / UNIT_ROUNDOFF["float32"]
+    return tf.nest.map_structure(lambda bound: coarser * bound, bounds)
+
+
+def input_rounding(run: Any, *inputs: Any, dtype: str = "float32") -> Any:
+    """Bounds for what `run(*inputs)` computes in `dtype`, one for each vector of the last axis.
+
+    Args:
+        run: gives an array, or arrays in a tuple or dictionary, and computes in float64 here.
+        inputs: arrays that a rounding may be taken to have changed.
+        dtype: of the computation that is compared.
+
+    Returns:
+        SIDES * DEVIATIONS standard deviations of each vector when each number of the inputs moves
+        by 2 u of `dtype` up or down, shaped as the output but for the last axis, which is 1.
+    """
+    random = np.random.default_rng(0)
+    exact = [_float64(value) for value in inputs]
+    return _bounds(run(*exact), lambda: run(*(_moved(value, random, dtype) for value in exact)))
 
 
 def assert_within(given: Any, expected: Any, bound: Any, message: str = "") -> None:
@@ -154,5 +169,28 @@ def in_double(expected: Any, additions: float = 10_000, enlarged: float = 100.0)
     return pytest.approx(expected, rel=largest, abs=largest)
 
 
+def _moved(values: np.ndarray, random: np.random.Generator, dtype: str) -> np.ndarray:
+    return values * (1 + 2 * UNIT_ROUNDOFF[dtype] * random.choice([-1, 1], size=values.shape))
+
+
+def _bounds(exact: Any, moved: Any) -> Any:
+    """What TRIALS calls of `moved` deviate from `exact`, SIDES * DEVIATIONS times."""
+
+    def squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        square = (a - b) ** 2
+        return square.mean(-1, keepdims=True) if square.ndim else square
+
+    before = tf.nest.map_structure(_float64, exact)
+    total = tf.nest.map_structure(lambda values: 0 * squares(values, values), before)
+    for _ in range(TRIALS):
+        after = tf.nest.map_structure(_float64, moved())
+        total = tf.nest.map_structure(
+            lambda total, a, b: total + squares(a, b) / TRIALS, total, after, before
+        )
+    return tf.nest.map_structure(lambda square: SIDES * DEVIATIONS * np.sqrt(square), total)
+
+
 def _float64(values: Any) -> np.ndarray:
+    if isinstance(values, (float, list, tuple)):  # which TensorFlow would take for float32
+        values = np.asarray(values, np.float64)
     return np.asarray(tf.cast(values, tf.float64))

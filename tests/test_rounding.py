@@ -4,12 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.rounding import (
     DEVIATIONS,
     SIDES,
     additions_of_sum,
     assert_within,
+    input_rounding,
     rounding,
     weight_rounding,
 )
@@ -88,3 +90,15 @@ def test_faults_are_outside_the_bound_of_a_model(model, rng):
 def test_a_value_that_is_not_a_number_is_outside():
     with pytest.raises(AssertionError, match="1 of 2 values"):
         assert_within([1.0, np.nan], [1.0, 1.0], 1e3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_bound_of_a_function_follows_its_inputs(dtype, rng):
+    x, y = (tf.cast(rng.normal(size=size), dtype) for size in ((9, 40), (40, 7)))
+    exact = tf.matmul(tf.cast(x, tf.float64), tf.cast(y, tf.float64))
+    bound = input_rounding(lambda a, b: a @ b, x, y, dtype=dtype)
+    assert bound.shape == (9, 1)
+    assert_within(tf.matmul(x, y), exact, bound)
+    with pytest.raises(AssertionError, match="63 of 63 values"):
+        assert_within(exact + 2 * bound, exact, bound)
+    assert_within(bound * 2**10, input_rounding(lambda a, b: a @ b, 2**10 * x, y, dtype=dtype), 0)

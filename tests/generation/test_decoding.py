@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.generation.toy_text_models import CONFIGS, CONTEXT, model
-from tests.rounding import UNIT_ROUNDOFF, assert_within, weight_rounding
+from tests.rounding import assert_within, weight_rounding
 from tfllm.config import GenerationConfig
 from tfllm.generation import decoding
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
@@ -66,8 +66,8 @@ def test_cached_logits_are_those_of_the_full_forward_pass(
         ids = tf.constant([prompt + tokens[:-1]])
         full = model(name, dtype)(ids).numpy()[0, len(prompt) - 1 :]
         exact = model(name, "float32")
-        bound = weight_rounding(exact, lambda ids=ids, exact=exact: exact(ids))
-        bound = bound[0, len(prompt) - 1 :] * UNIT_ROUNDOFF[dtype] / UNIT_ROUNDOFF["float32"]
+        bound = weight_rounding(exact, lambda ids=ids, exact=exact: exact(ids), dtype)
+        bound = bound[0, len(prompt) - 1 :]
         cached = np.stack([logits[row] for logits in logits_seen])
         assert_within(cached, full, bound)
         if dtype == "float32":

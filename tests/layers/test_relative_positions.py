@@ -75,7 +75,9 @@ def test_unscaled_attention_begins_with_the_scores_of_scaled_attention():
     kernel = scaled.query_key_value.kernel.numpy()
     rows = np.where(np.arange(48) < 16, 0.5, 1.0)[:, np.newaxis]
     ratio = unscaled.query_key_value.kernel.numpy()[:16].std() / kernel[:16].std()
-    assert ratio == pytest.approx(0.5, rel=0.2)
+    # The deviation of 256 numbers spread evenly is off by 2.8 % itself (the root of (9/5 - 1) /
+    # (4 * 256)), and the ratio of two by 4 %: five times that.
+    assert ratio == pytest.approx(0.5, rel=5 * np.sqrt(2 * 0.8 / (4 * 256)))
     unscaled.query_key_value.kernel.assign(kernel * rows)
     unscaled.output_projection.kernel.assign(scaled.output_projection.kernel)
     assert_rounded(scaled(x), unscaled(x), 3 * 16 + 2 * 5)

@@ -140,8 +140,8 @@ def test_the_residual_stream_is_float32_under_bfloat16(rng):
     block = TransformerBlock(4, dtype="mixed_bfloat16")
     y = block(x)
     assert y.dtype == tf.float32
-    # A bfloat16 residual would round 1000 to a multiple of 4.
-    np.testing.assert_allclose(np.asarray(y) - x, np.zeros_like(x), atol=4)
+    # A bfloat16 residual would round 1000 to a multiple of 4; what a new block adds is less.
+    assert np.abs(np.asarray(y) - x).max() < 4
     assert np.any(np.asarray(y) % 1 != 0)
 
 

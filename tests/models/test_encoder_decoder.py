@@ -182,7 +182,7 @@ def test_attention_weights_are_of_all_attentions_and_hide_what_is_hidden(name, r
         assert_rounded(np.sum(weights[key][-1], -1), 1, S)
     assert np.triu(weights["decoder"][0][0, 0].numpy(), 1).max() == 0
     hidden = ~inputs["source_mask"][:, np.newaxis, np.newaxis]
-    assert (weights["cross"][0].numpy() * hidden).max() < 1e-6
+    assert (weights["cross"][0].numpy() * hidden).max() == 0
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -255,9 +255,12 @@ def test_a_preset_has_the_published_number_of_parameters(name):
 
 
 def test_the_first_transformers_have_about_as_many_as_their_paper_says():
-    """65 and 213 million in its table 3."""
+    """65 and 213 million in its table 3. Its vocabulary has "about 37000 tokens": 3,000 more or
+    fewer are 1.5 million of the smaller model, and "65" may stand for half a million less."""
     for name, published in (("transformer-base", 65e6), ("transformer-big", 213e6)):
-        assert num_parameters(encoder_decoder_preset(name)) == pytest.approx(published, rel=0.04)
+        assert num_parameters(encoder_decoder_preset(name)) == pytest.approx(
+            published, rel=2e6 / 65e6
+        )
 
 
 def test_an_unknown_preset_is_named():

@@ -47,7 +47,8 @@ def test_a_name_with_a_size_has_about_that_many_parameters(name):
     size = name.rsplit("-", 1)[-1]
     if size[-1] in "mb" and size[:-1].replace(".", "").isdigit():
         said = float(size[:-1]) * {"m": 1e6, "b": 1e9}[size[-1]]
-        assert num_parameters(preset(name)) == pytest.approx(said, rel=0.25)
+        # A name has one or two digits: Llama 3.2 1B, the furthest from its own, has 1.24 billion.
+        assert num_parameters(preset(name)) == pytest.approx(said, rel=0.24)
 
 
 @pytest.mark.parametrize(

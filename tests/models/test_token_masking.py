@@ -16,6 +16,12 @@ V, MASK, SPECIAL = 211, 4, (0, 1, 2, 4, 210)
 MASKING = TokenMasking(MASK, SPECIAL, seed=7)
 
 
+def largest_deviation(share, number):
+    """Of the share of independent tokens that something happens to: 98 of 100 seeds are within, and
+    those of this file are fixed."""
+    return 2.4 * np.sqrt(share * (1 - share) / number)
+
+
 def rows(rng, batch=64, time=128):
     return rng.integers(5, V - 1, (batch, time)).astype(np.int32)
 
@@ -33,9 +39,10 @@ def test_the_shares_are_those_of_bert(rng):
     places = chosen.mean(0)
     assert places.min() > 0.07 and places.max() < 0.23  # anywhere in a row
     now, before = given[chosen], token_ids[chosen]
-    assert (now == MASK).mean() == pytest.approx(0.8, abs=0.01)
+    assert (now == MASK).mean() == pytest.approx(0.8, abs=largest_deviation(0.8, now.size))
     changed = (now != MASK) & (now != before)
-    assert changed.mean() == pytest.approx(0.1, abs=0.01)
+    share = 0.1 * (1 - 1 / V)  # some are what they were
+    assert changed.mean() == pytest.approx(share, abs=largest_deviation(share, now.size))
     assert not np.isin(now[changed], SPECIAL).any()
     values = np.bincount(now[changed], minlength=V)
     assert (values > 0).sum() > 0.97 * (V - len(SPECIAL)) - 10
@@ -72,7 +79,9 @@ def test_another_step_seed_or_row_hides_others(rng):
     changed[:, 50] = np.where(changed[:, 50] == 9, 10, 9)  # one token of each row
     others = (hidden(token_ids, step=4), hidden(token_ids, masking=other_seed), hidden(changed))
     for _, other in others:
-        assert (first & other).sum() / first.sum() == pytest.approx(0.15, abs=0.03)
+        both = (first & other).sum() / first.sum()
+        share = round(0.15 * 128) / 128
+        assert both == pytest.approx(share, abs=largest_deviation(share, first.sum()))
     repeated = np.repeat(token_ids[:1], 2, 0)
     np.testing.assert_array_equal(*hidden(repeated)[1])
 

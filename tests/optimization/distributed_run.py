@@ -3,6 +3,7 @@
 One MirroredStrategy a process: its collectives have keys that a second one would use again.
 """
 
+import dataclasses
 import json
 import sys
 
@@ -13,6 +14,15 @@ from tests.optimization import reference
 from tests.optimization.test_training_step import adamw
 from tfllm.config import ModelConfig
 from tfllm.models.causal_lm import CausalLM
+
+CONFIG = ModelConfig(
+    vocab_size=61,
+    embedding_dim=16,
+    num_layers=1,
+    num_heads=2,
+    feed_forward_dim=32,
+    max_sequence_length=8,
+)
 
 
 def main(replicas: int, out: str, options: dict) -> None:
@@ -26,15 +36,7 @@ def main(replicas: int, out: str, options: dict) -> None:
     batches = reference.make_batches(
         np.random.default_rng(0), num=6, rows=4, last_rows=options["last_rows"]
     )
-    config = ModelConfig(
-        vocab_size=61,
-        embedding_dim=16,
-        num_layers=1,
-        num_heads=2,
-        feed_forward_dim=32,
-        dropout=options["dropout"],
-        max_sequence_length=8,
-    )
+    config = dataclasses.replace(CONFIG, dropout=options["dropout"])
     with strategy.scope():
         model = CausalLM(config, seed=3, dtype=options["dtype"])
         model.gradient_accumulation = options["accumulation"]

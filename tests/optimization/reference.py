@@ -79,6 +79,8 @@ class Trained:
     model: Any
     losses: list[float]
     """of each step"""
+    norms: list[float]
+    """of each step's gradients, before they are clipped"""
     additions: int
     """on the longest way to a loss, and back to a gradient"""
     bounds: list[np.ndarray]
@@ -91,9 +93,12 @@ class Trained:
             assert_within(a, b, bound, a.path)
 
 
+def global_norm(gradients):
+    return np.sqrt(sum((g**2).sum() for g in gradients))
+
+
 def clipped(gradients, norm):
-    total = np.sqrt(sum((g**2).sum() for g in gradients))
-    return [g * min(1.0, norm / total) for g in gradients]
+    return [g * min(1.0, norm / global_norm(gradients)) for g in gradients]
 
 
 def train(model, batches, optimizer, *, clip_norm=None, extra_loss=None, additions=None):
@@ -107,7 +112,7 @@ def train(model, batches, optimizer, *, clip_norm=None, extra_loss=None, additio
         additions = additions_of(model.config, time)
     additions = 2 * additions + rows * time  # there, back, and over the tokens
     variables = [v.value for v in model.trainable_variables]
-    losses = []
+    losses, norms = [], []
     for x, y, w in batches:
         w = tf.constant(w, tf.float32)
         with tf.GradientTape() as tape:
@@ -119,6 +124,7 @@ def train(model, batches, optimizer, *, clip_norm=None, extra_loss=None, additio
             np.asarray(tf.convert_to_tensor(g), np.float64)
             for g in tape.gradient(objective, variables, unconnected_gradients="zero")
         ]
+        norms.append(global_norm(gradients))
         if clip_norm is not None:
             gradients = clipped(gradients, clip_norm)
         weights = [v.numpy().astype(np.float64) for v in variables]
@@ -127,7 +133,26 @@ def train(model, batches, optimizer, *, clip_norm=None, extra_loss=None, additio
             variable.assign(weight.astype(np.float32))
         losses.append(float(objective))
     bounds = optimizer.bounds([v.numpy() for v in variables])
-    return Trained(model, losses, additions, bounds)
+    return Trained(model, losses, norms, additions, bounds)
+
+
+@dataclass
+class PrecisionBounds:
+    """DEVIATIONS standard deviations, as `precision_bounds` gives them."""
+
+    losses: np.ndarray
+    """of each step"""
+    norms: np.ndarray
+    weights: list[np.ndarray]
+
+    def assert_holds(self, model, logs, other):
+        """For a model that was trained and the detailed logs of its steps, and what it should be:
+        what `train` gives, in float32."""
+        assert_within([log["loss"] for log in logs], other.losses, self.losses)
+        assert_within([log["gradient_norm"] for log in logs], other.norms, self.norms)
+        mine, theirs = model.trainable_variables, other.model.trainable_variables
+        for a, b, bound in zip(mine, theirs, self.weights, strict=True):
+            assert_within(a, b, bound, a.path)
 
 
 def precision_bounds(make_model, make_optimizer, batches, dtype, *, clip_norm):
@@ -136,10 +161,7 @@ def precision_bounds(make_model, make_optimizer, batches, dtype, *, clip_norm):
     As for `weight_rounding`, what is rounded on the way through a model and back is what slightly
     other weights would give. So TRIALS trainings by the independent loop, in float32, compute each
     step with weights moved by 2 u of `dtype`, up or down, and update those that were not moved.
-
-    Returns:
-        DEVIATIONS standard deviations of each step's loss, and of each trained weight. Training in
-        float32, the other side of the comparison, adds nothing to them that counts.
+    Training in float32, the other side of the comparison, adds nothing that counts.
     """
     model, random = make_model(), np.random.default_rng(0)
     variables = [v.value for v in model.trainable_variables]
@@ -153,22 +175,23 @@ def precision_bounds(make_model, make_optimizer, batches, dtype, *, clip_norm):
         return loss, [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
 
     def trained(most):
-        optimizer, weights, losses = make_optimizer(), first, []
+        optimizer, weights, losses, norms = make_optimizer(), first, [], []
         for batch in batches:
             for variable, weight in zip(variables, weights, strict=True):
                 signs = random.choice([-1, 1], size=weight.shape)
                 variable.assign((weight * (1 + most * signs)).astype(np.float32))
             loss, gradients = loss_and_gradients(*map(tf.constant, batch))
-            gradients = clipped([g.numpy().astype(np.float64) for g in gradients], clip_norm)
-            weights = optimizer.update(weights, gradients)
+            gradients = [g.numpy().astype(np.float64) for g in gradients]
+            weights = optimizer.update(weights, clipped(gradients, clip_norm))
             losses.append(float(loss))
-        return [np.array(losses), *weights]
+            norms.append(global_norm(gradients))
+        return [np.array(losses), np.array(norms), *weights]
 
     exact = trained(0)
     moved = [trained(2 * UNIT_ROUNDOFF[dtype]) for _ in range(TRIALS)]
     squares = [[(a - b) ** 2 for a, b in zip(m, exact, strict=True)] for m in moved]
-    losses, *weights = (DEVIATIONS * np.sqrt(np.mean(s, 0)) for s in zip(*squares, strict=True))
-    return losses, weights
+    bounds = [DEVIATIONS * np.sqrt(np.mean(s, 0)) for s in zip(*squares, strict=True)]
+    return PrecisionBounds(bounds[0], bounds[1], bounds[2:])
 
 
 def make_batches(rng, *, num=20, rows=4, time=8, vocab_size=61, last_rows=None, weights="uneven"):

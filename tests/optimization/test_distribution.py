@@ -8,6 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.optimization import reference
+from tests.optimization.distributed_run import CONFIG
+from tests.optimization.test_training_step import LEARNING_RATE
+from tests.rounding import assert_rounded, assert_within
+from tfllm.models.causal_lm import CausalLM
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,12 +39,14 @@ CASES = {
 def check(case, tmp_path):
     one, history = run(1, tmp_path, **case)
     two, history_of_two = run(2, tmp_path, **case)
-    tolerance = 1e-3 if case.get("dtype") else 1e-5
+    batches = reference.make_batches(np.random.default_rng(0), num=6, rows=4, **case)
+    optimizer = reference.NumpyAdamW(LEARNING_RATE)
+    other = reference.train(CausalLM(CONFIG, seed=3), batches, optimizer, clip_norm=0.5)
     assert history.keys() == history_of_two.keys()
     for name in history:
-        np.testing.assert_allclose(history_of_two[name], history[name], rtol=10 * tolerance)
-    for a, b in zip(one, two, strict=True):
-        np.testing.assert_allclose(b, a, atol=tolerance)
+        assert_rounded(history_of_two[name], history[name], other.additions, message=name)
+    for a, b, bound in zip(one, two, other.bounds, strict=True):
+        assert_within(b, a, bound)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.optimization import reference
-from tests.rounding import about, additions_of, assert_rounded, assert_within
+from tests.rounding import about, additions_of, assert_rounded
 from tfllm.config import ModelConfig
 from tfllm.models.causal_lm import CausalLM
 from tfllm.optimization.adamw import AdamW
@@ -259,25 +259,25 @@ def test_float16_skips_a_step_with_an_infinity_and_halves_the_scale(config, rng)
 def test_float16_trains_like_float32(config, rng):
     batches = reference.make_batches(rng, num=6)
     model = CausalLM(config, seed=3, dtype="mixed_float16")
+    model.detailed_logs = True
     model.compile(adamw(global_clipnorm=0.5))
-    losses = [model.train_on_batch(*batch, return_dict=True)["loss"] for batch in batches]
+    logs = [model.train_on_batch(*batch, return_dict=True) for batch in batches]
     assert int(model.optimizer.iterations) == 6
     other = expected(config, batches)
-    of_losses, of_weights = reference.precision_bounds(
+    bounds = reference.precision_bounds(
         lambda: CausalLM(config, seed=3),
         lambda: reference.NumpyAdamW(LEARNING_RATE),
         batches,
         "float16",
         clip_norm=0.5,
     )
-    assert_within(losses, other.losses, of_losses)
-    trained, start = other.model.trainable_variables, CausalLM(config, seed=3).trainable_variables
-    for mine, theirs, bound, before in zip(
-        model.trainable_variables, trained, of_weights, start, strict=True
+    bounds.assert_holds(model, logs, other)
+    start = CausalLM(config, seed=3).trainable_variables
+    for before, after, bound in zip(
+        start, other.model.trainable_variables, bounds.weights, strict=True
     ):
-        assert_within(mine, theirs, bound, mine.path)
-        moved = np.abs(theirs.numpy() - before.numpy())
-        assert np.median(bound) < 0.1 * np.median(moved), mine.path  # else it would say little
+        moved = np.abs(after.numpy() - before.numpy())
+        assert np.median(bound) < 0.1 * np.median(moved), after.path  # else it would say little
 
 
 def test_another_optimizer_gets_dense_gradients(config, rng):

@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tests.generation.toy_text_models import CONFIGS, task
 from tests.pretrained.conftest import REFERENCES
 from tests.pretrained.gguf_files import write_gguf
-from tests.rounding import assert_within, weight_rounding
+from tests.rounding import assert_within, rounding, weight_rounding
 from tfllm import pretrained
 from tfllm.config import LoraConfig
 from tfllm.layers.quantized import quantize_rows
@@ -92,8 +92,8 @@ def test_bfloat16_products_are_near():
     half = model.with_dtype("int8_bfloat16")
     assert half.compute_dtype == "bfloat16"
     assert {w.dtype for w in half.weights} == {"int8", "float32"}
-    difference = half(ids).numpy() - model(ids).numpy()
-    assert np.sqrt(np.mean(difference**2)) < 0.02 * model(ids).numpy().std()
+    floats = model.with_dtype("float32")
+    assert_within(half(ids), model(ids), weight_rounding(floats, lambda: floats(ids), "bfloat16"))
 
 
 def test_it_is_not_saved_as_a_folder_but_as_a_keras_file(tmp_path):
@@ -132,7 +132,16 @@ def test_an_adapter_learns_on_frozen_integers(rematerialize):
         history = m.fit(ids[:, :-1], ids[:, 1:], batch_size=2, epochs=5, verbose=0).history
         losses.append(history["loss"])
     assert losses[0][-1] < 0.95 * losses[0][0]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
+
+    def loss():
+        logits = tf.cast(floats(ids[:, :-1]), tf.float64)
+        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits)
+        return tf.reduce_mean(cross_entropy)
+
+    # Adam makes whole steps of what rounding makes of a small gradient, but of weights on which the
+    # loss depends as little. The loss is itself a sum over rows and batches.
+    bound = weight_rounding(floats, loss) + rounding(len(ids), losses[1])
+    assert_within(losses[0], losses[1], bound)
     trained = {weight.path.partition("/")[2] for weight in model.trainable_weights}
     for place, weight in places(model).items():
         assert np.array_equal(weight.numpy(), before[place]) == (place not in trained), place

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.rounding import UNIT_ROUNDOFF, assert_within
 from tfllm import pretrained
 from tfllm.config import GenerationConfig
 from tfllm.models.causal_lm import CausalLM, Transformer
@@ -135,7 +136,7 @@ def test_bfloat16_files_hold_rounded_weights(tmp_path):
         assert tensor.dtype.name == "bfloat16", key
     loaded = pretrained.load(folder).model
     for ours, theirs in zip(model.weights, loaded.weights, strict=True):
-        np.testing.assert_allclose(theirs.numpy(), ours.numpy(), rtol=2**-8)
+        assert_within(theirs, ours, UNIT_ROUNDOFF["bfloat16"] * np.abs(ours.numpy()))
     with pytest.raises(ValueError, match="dtype must be float32 or bfloat16; received 'float16'"):
         pretrained.save(model, folder, dtype="float16")
 

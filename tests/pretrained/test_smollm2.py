@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from benchmarks.smollm2 import smollm2
 from tests.pretrained.conftest import RECORDED_SMOLLM2
+from tests.rounding import assert_within
 from tfllm import pretrained
 from tfllm.config import GenerationConfig
 from tfllm.generation import decoding
@@ -18,6 +19,9 @@ from tfllm.generation.sampling import SamplingOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]  # loading is timed
 GREEDY = GenerationConfig()
+# `weight_rounding` gives 0.9 to 2.0e-4 for the 32 steps of the longest prompt; 4e-5 is seen there.
+# It takes minutes and is not measured here for each prompt: five times its largest.
+ROUNDING = 5 * 2e-4
 NEAR_TIE = 0.01  # between the two best logits: beyond such a step, texts may differ
 
 
@@ -89,8 +93,8 @@ def seen_by():
 
 
 def assert_as_recorded(rows, logits, log_sums, likeliest):
-    np.testing.assert_allclose(logits, recorded()["logits"][rows], atol=1e-3, rtol=0)
-    np.testing.assert_allclose(log_sums, recorded()["log_sums"][rows], atol=1e-3, rtol=0)
+    assert_within(logits, recorded()["logits"][rows], ROUNDING)
+    assert_within(log_sums, recorded()["log_sums"][rows], ROUNDING)  # they move no further
     clear = recorded()["margins"][rows] >= NEAR_TIE
     tokens = recorded()["tokens"][rows]
     np.testing.assert_array_equal(likeliest[clear], tokens[clear])
@@ -122,13 +126,16 @@ def test_the_whole_forward_pass_is_that_of_the_cache():
     """The longest prompt and its continuation in one call."""
     ids = [*recorded_prompts()[1][19], *recorded()["tokens"][19]]
     logits = loaded().model(np.array([ids[:-1]], np.int32)).numpy()[0, -32:]
-    np.testing.assert_allclose(
-        logits[:, recorded()["ids"]], recorded()["logits"][19], atol=1e-3, rtol=0
-    )
+    assert_within(logits[:, recorded()["ids"]], recorded()["logits"][19], ROUNDING)
 
 
 def test_bfloat16_is_near():
-    """The file's own quantization costs more: it has 4 bits a weight."""
+    """The file's own quantization costs more: it has 4 bits a weight.
+
+    `weight_rounding` gives a deviation of 1.1 for weights that move by 2 u of bfloat16, which is
+    five times what rounding to the nearest does: 0.2. The bound is less, twice the 0.07 that is
+    seen.
+    """
     model = pretrained.load(smollm2(), dtype="bfloat16").model
     for row in (0, 9, 16):
         ids = [*recorded_prompts()[1][row], *recorded()["tokens"][row]]
