@@ -238,7 +238,8 @@ class TrainingStep(FitArguments, keras.Model):
         table = self._class_weights if training else None
         user = self._user_loss
         classes = self.labels_are_classes if user is None else is_sparse_cross_entropy(user)
-        if not (classes and isinstance(y, tf.Tensor) and y.dtype.is_integer):
+        numbers = isinstance(y, tf.Tensor) and (y.dtype.is_integer or y.dtype.is_floating)
+        if not (classes and numbers):
             if table is not None:
                 raise ValueError(
                     "class_weight needs labels that are numbers of classes, and a loss that takes "
