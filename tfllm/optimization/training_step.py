@@ -118,18 +118,7 @@ class TrainingStep(FitArguments, keras.Model):
         return tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
 
     untrainable: str = ""
-    """why `fit` refuses this model, or any that it is a part of; empty where it does not"""
-
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.fit`.
-
-        Raises:
-            ValueError: the model, or a part of it, is `untrainable`.
-        """
-        for layer in (self, *self._flatten_layers()):
-            if reason := getattr(layer, "untrainable", ""):
-                raise ValueError(reason)
-        return super().fit(*args, **kwargs)
+    """why this model, or any that it is a part of, is not trained; empty where it is"""
 
     # ---- one step
 
@@ -326,7 +315,15 @@ class TrainingStep(FitArguments, keras.Model):
     # ---- how fit calls it
 
     def make_train_function(self, force: bool = False) -> None:
-        """Compile the training step; `fit` calls it with an iterator."""
+        """Compile the training step; `fit` calls it with an iterator.
+
+        Raises:
+            ValueError: the model, or a part of it, is `untrainable`; or the strategy or the
+                optimizer is not supported.
+        """
+        for layer in (self, *self._flatten_layers()):
+            if reason := getattr(layer, "untrainable", ""):
+                raise ValueError(reason)
         if self.train_function is None or force:
             refuse_unsupported(self.distribute_strategy)
             self._prepare_optimizer()
