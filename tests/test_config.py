@@ -23,6 +23,8 @@ from tfllm.config import (
     read_file,
     to_dict,
 )
+from tfllm.models.encoder_config import EncoderConfig
+from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -344,3 +346,30 @@ def test_unreadable_settings_files_are_refused(tmp_path):
 def test_a_single_stop_string_is_one_stop_string():
     assert GenerationConfig(stop="END").stop == ("END",)
     assert GenerationConfig(stop=["a", "b"]).stop == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        ({"num_layers": 2.5}, r"num_layers must be a whole number; received 2\.5"),
+        ({"vocab_size": None}, "vocab_size must be a whole number; received None"),
+        ({"embedding_dim": "wide"}, "embedding_dim must be a whole number; received 'wide'"),
+        ({"dropout": "much"}, "dropout must be a number; received 'much'"),
+        ({"num_heads": True}, "num_heads must be a whole number; received True"),
+        ({"activation": "gleu"}, "activation must be one of .*did you mean 'gelu'"),
+    ],
+)
+@pytest.mark.parametrize("cls", [ModelConfig, EncoderConfig, EncoderDecoderConfig])
+def test_an_architecture_of_a_wrong_type_says_which_field_which_rule_and_what(cls, wrong, rule):
+    with pytest.raises(ConfigError, match=rule):
+        cls(**{**MODEL, **wrong})
+
+
+def test_an_architectures_values_are_of_the_types_of_its_fields():
+    config = ModelConfig(**{**MODEL, "num_layers": 2.0, "dropout": 0, "rope_layers": [0]})
+    assert [type(v) for v in (config.num_layers, config.dropout)] == [int, float]
+    assert config.rope_layers == (0,) and hash(config)
+    with pytest.raises(ConfigError, match=r"rope_scaling must be a table of rope_type.*received 3"):
+        ModelConfig(**MODEL, rope_scaling=3)
+    with pytest.raises(ConfigError, match=r"gated must be true or false; received 1"):
+        ModelConfig(**MODEL, gated=1)

@@ -1,5 +1,7 @@
 """Adapters of a whole model: merging, switching, freezing, saving."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -152,6 +154,47 @@ def test_an_adapter_of_weights_in_bfloat16_learns(tiny_config):
     assert losses[-1] < losses[0] - 0.1
     for variable, value in zip(model.own_weights, before, strict=True):
         np.testing.assert_array_equal(tf.cast(variable.value, tf.float32), value.astype("float32"))
+
+
+def test_an_adapter_enabled_after_training_is_trained_by_a_new_optimizer(tiny_config):
+    def compiled():
+        model = CausalLM(dataclasses.replace(tiny_config, num_layers=1), seed=3)
+        model.compile(keras.optimizers.Adam(0.02, beta_1=0.8, clipnorm=1.0))
+        return model
+
+    model, other = compiled(), compiled()
+    model.make_train_function()
+    model.optimizer.iterations.assign(5)
+    first = model.optimizer.get_config()
+    model.enable_lora(2)
+    other.enable_lora(2)
+    with pytest.warns(UserWarning, match=r"\(Adam\) was built for other weights .* its step 0"):
+        model.train_on_batch(IDS, IDS)
+    other.train_on_batch(IDS, IDS)
+    assert model.optimizer.get_config() == first and int(model.optimizer.iterations) == 1
+    for mine, theirs in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy(), err_msg=mine.path)
+    second = model.optimizer
+    for name in (None, "default"):  # as for a look at the model without it
+        model.set_adapter(name)
+    model.make_train_function()
+    assert model.optimizer is second
+    model.delete_adapter("default")
+    with pytest.warns(UserWarning, match="as after a change of adapters"):
+        model.make_train_function()
+
+
+def test_an_optimizer_that_cannot_be_made_anew_is_refused_in_words(tiny_config):
+    class Mine(keras.optimizers.SGD):
+        def __init__(self, needed):
+            super().__init__(0.1)
+
+    model = CausalLM(tiny_config)
+    model.compile(Mine(1))
+    model.optimizer.build(model.trainable_variables)
+    model.enable_lora(2)
+    with pytest.raises(ValueError, match=r"\(Mine\) was built for .* compile\(\) the model"):
+        model.train_on_batch(IDS, IDS)
 
 
 def test_dropout_of_adapters_is_another_in_each_step_and_none_in_evaluation(adapted):

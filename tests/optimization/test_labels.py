@@ -179,6 +179,61 @@ def test_a_token_id_outside_the_vocabulary_is_an_error_in_words(name, wrong):
         model.fit(x, y, verbose=0)
 
 
+def test_a_batch_alone_has_the_words_that_fit_has():
+    model, x, y = of("causal_lm")
+    x = np.where(x == x[2, 3], V, x)
+    for call, given in (
+        (model.train_on_batch, (x, y)),
+        (model.test_on_batch, (x, y)),
+        (model.predict_on_batch, (x,)),
+    ):
+        with pytest.raises(ValueError, match=f"^token ids must be at least 0 and below .*{V}$"):
+            call(*given)
+
+
+@every_model
+def test_labels_that_are_no_whole_numbers_are_refused_and_not_cut(name):
+    model, x, y = of(name)
+    labels, whole = y.astype("float32"), np.array(y)
+    labels.flat[-1] = whole.flat[-1] = -100
+    assert model.test_on_batch(x, labels) == model.test_on_batch(x, whole)
+    for wrong in (1.7, -99.5, float("nan"), float("inf")):
+        labels.flat[1] = wrong
+        with pytest.raises(ValueError, match=rf"labels must be whole numbers; received {wrong}$"):
+            model.test_on_batch(x, labels)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "functional"])
+def test_token_ids_that_are_no_whole_numbers_are_refused_and_not_cut(name):
+    model, _, _ = of(name)
+    make_inputs = MODELS[name][1]
+    ids = IDS.astype("float32")
+    np.testing.assert_array_equal(model(make_inputs(ids)), model(make_inputs(IDS)))
+    ids[2, 3] = 1.7
+    with pytest.raises(ValueError, match=r"token ids must be whole numbers; received 1\.7"):
+        model(make_inputs(ids))
+
+
+def test_labels_for_a_loss_of_keras_that_takes_classes_are_not_cut_either():
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model, x, y = of("functional", loss=loss)
+    labels = y.astype("float32")
+    labels.flat[1] = 1.7
+    with pytest.raises(ValueError, match=r"labels must be whole numbers; received 1\.7"):
+        model.fit(x, labels, verbose=0)
+
+
+def test_tokens_that_are_hidden_are_checked_before_they_are_labels():
+    masking = TokenMasking(mask_token_id=1, special_token_ids=(0,))
+    model = tfllm.MaskedLanguageModel(ENCODER, masking=masking)
+    model.compile("sgd")
+    for wrong, rule in ((1.7, "be whole numbers"), (V, "be at least 0 and below vocab_size")):
+        ids = IDS.astype("float32")
+        ids[2, 3] = wrong
+        with pytest.raises(ValueError, match=f"token ids must {rule}"):
+            model.train_on_batch(ids, np.ones_like(IDS))
+
+
 def test_spans_and_token_types_that_do_not_exist_are_errors_in_words():
     model = tfllm.SpanClassifier(ENCODER)
     model.compile("sgd")

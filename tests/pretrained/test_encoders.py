@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -256,14 +257,19 @@ def test_what_is_not_followed_is_refused_by_its_name(changes, error, folder_of):
         pretrained.load(folder_of("sequence", **changes))
 
 
-def test_dropouts_that_differ_are_refused_in_training_alone(folder_of):
+def test_dropouts_that_differ_are_refused_in_training_alone(folder_of, tmp_path):
     folder = folder_of("sequence", attention_probs_dropout_prob=0.3)
     reference = np.load(REFERENCES / "sequence" / "reference.npz")
     model = pretrained.load(folder).model
     inputs = {k: reference[k] for k in ("token_ids", "token_type_ids", "padding_mask")}
     assert_within(model(inputs), reference["logits"], bounds("sequence")["logits"])
     encoder, _ = pretrained.load_encoder(folder)
-    for refused in (model, SequenceClassifier(encoder, num_labels=3)):  # also as a part of another
+    head = SequenceClassifier(encoder, num_labels=3)
+    head.save(tmp_path / "head.keras")
+    stored = keras.models.load_model(tmp_path / "head.keras")
+    saved = pretrained.load(pretrained.save(head, tmp_path / "head")).model
+    again = SequenceClassifier(stored.encoder, num_labels=3)
+    for refused in (model, head, head.with_dtype("bfloat16"), stored, again, saved):
         refused.compile("adam")
         with pytest.raises(ValueError, match=r"_prob=0\.1, attention_probs_dropout_prob=0\.3"):
             refused.fit(inputs, np.zeros(len(reference["token_ids"]), np.int32), verbose=0)

@@ -9,7 +9,11 @@ import pytest
 from tests.pretrained.record_folders import FOLDERS, GENERATION, TEXTS
 from tfllm import pretrained
 from tfllm.config import ConfigError, GenerationConfig
-from tfllm.pretrained.hugging_face.generation_settings import from_hugging_face, to_hugging_face
+from tfllm.pretrained.hugging_face.generation_settings import (
+    from_hugging_face,
+    search_settings,
+    to_hugging_face,
+)
 from tfllm.pretrained.task_information import search_of
 from tfllm.tasks import Chat, TextGeneration, load_task
 from tfllm.tasks.language_model.text_generation import TextGeneration as Task
@@ -88,7 +92,7 @@ def test_a_given_max_new_tokens_comes_before_max_length(loaded):
         ({"guidance_scale": 1.5}, r"guidance_scale=1\.5"),
         ({"do_sample": True, "typical_p": 0.9}, r"typical_p=0\.9"),
         ({"sequence_bias": [[[1], 2.0]]}, "sequence_bias"),
-        ({"forced_bos_token_id": 4}, "forced_bos_token_id=4"),
+        ({"forced_bos_token_id": 0}, "forced_bos_token_id=0"),
         ({"bad_words_ids": [[4, 5]]}, "bad_words_ids=.words of several tokens"),
         ({"num_return_sequences": 2}, "num_return_sequences=2"),
         ({"a_setting_of_tomorrow": 3}, "a_setting_of_tomorrow=3"),
@@ -189,6 +193,7 @@ def test_settings_of_all_texts_can_be_given_to_a_call(loaded):
         ({"min_length": "3"}, "min_length must be a whole number, at least 0; received '3'"),
         ({"max_length": -1}, "max_length must be .*; received -1"),
         ({"forced_eos_token_id": "a"}, "forced_eos_token_id must be an id, .*; received 'a'"),
+        ({"suppress_tokens": 1.5}, r"suppress_tokens must be an id, .*; received 1\.5"),
     ],
 )
 def test_values_of_an_encoder_decoder_are_checked(tmp_path, written, message):
@@ -203,3 +208,33 @@ def test_a_forced_end_of_an_encoder_decoder_is_followed(tmp_path):
     values = {"model_type": "marian", "forced_eos_token_id": 0, "max_length": 512}
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert search_of(tmp_path) == {"forced_eos_token_id": [0], "max_new_tokens": 511}
+
+
+@pytest.mark.parametrize("read", ["decoder", "encoder_decoder"])
+def test_zero_is_a_value_and_a_suppressed_end_is_not_forced(read):
+    def found(**written):
+        if read == "decoder":
+            settings = vars(from_hugging_face(written, {}, "here"))
+        else:
+            settings = search_settings(written, is_config=False, is_marian=False)
+        return {name: value for name, value in settings.items() if value not in ((), [])}
+
+    for name in ("guidance_scale", "forced_bos_token_id", "max_time", "encoder_repetition_penalty"):
+        assert f"{name}=0" in found(**{name: 0})["not_followed"]
+    nothing = {"diversity_penalty": 0, "encoder_no_repeat_ngram_size": 0, "penalty_alpha": 0.0}
+    assert "not_followed" not in found(**nothing, token_healing=False)
+    # transformers 5.24 suppresses after it has forced: of [3, 5] the 5 is left, of [3] nothing.
+    both = found(forced_eos_token_id=[3, 5], suppress_tokens=[3])
+    assert list(both["forced_eos_token_id"]) == [5] and "not_followed" not in both
+    (refused,) = found(forced_eos_token_id=3, suppress_tokens=[2, 3])["not_followed"]
+    assert refused.startswith("forced_eos_token_id=[3] (which suppress_tokens")
+    bad = found(forced_eos_token_id=3, bad_words_ids=[[3]])  # it forces after bad words
+    assert list(bad["forced_eos_token_id"]) == [3] and "not_followed" not in bad
+
+
+def test_a_repetition_penalty_of_0_is_refused_by_name():
+    written = {"repetition_penalty": 0, "forced_bos_token_id": 4, "scale_embedding": True}
+    refused = search_settings(written, is_config=True, is_marian=True)
+    assert refused == {"not_followed": ["repetition_penalty=0", "forced_bos_token_id=4"]}
+    with pytest.raises(ConfigError, match=r"repetition_penalty must be .* above 0; received 0"):
+        from_hugging_face({"repetition_penalty": 0}, {}, "here")

@@ -315,10 +315,14 @@ def test_dropouts_that_differ_are_refused_in_training_alone(folder_of, name, rat
     assert json.loads((again / "config.json").read_text())[key] == rate
     copy = model.with_dtype("bfloat16")
     assert copy.unlike_dropouts == model.unlike_dropouts
-    for refused in (model, copy, pretrained.load(again).model):
+    model.save(tmp_path / "model.keras")
+    stored = keras.models.load_model(tmp_path / "model.keras")
+    assert stored.unlike_dropouts == model.unlike_dropouts
+    for refused in (model, copy, stored, pretrained.load(again).model):
         refused.compile("adam")
-        with pytest.raises(ValueError, match=rf"config\.json has .*{key}={rate}.*dropout=\.\."):
-            refused.fit(ids[:, :-1], ids[:, 1:], verbose=0)
+        for train in (refused.fit, refused.train_on_batch):
+            with pytest.raises(ValueError, match=rf"config\.json has .*{key}={rate}.*dropout=\.\."):
+                train(ids[:, :-1], ids[:, 1:])
     assert pretrained.load(folder, dropout=0.2).model.untrainable == ""
 
 

@@ -563,11 +563,13 @@ def test_a_warmup_file_that_is_damaged_or_too_long_is_an_error(copy, monkeypatch
     with tf.io.TFRecordWriter(str(path)) as writer:
         writer.write(b"\x32\xff\xff\xff\x7f")  # a predict_log that claims more bytes than there are
     assert codes(check(copy), "error") == {"warmup_unreadable"}
-    log = prediction_log_pb2.PredictionLog()
-    log.session_run_log.request.feed.add().name = "x"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        writer.write(log.SerializeToString())
-    assert codes(check(copy), "error") == {"warmup_misfit"}
+    session_run, classify = prediction_log_pb2.PredictionLog(), prediction_log_pb2.PredictionLog()
+    session_run.session_run_log.request.feed.add().name = "x"
+    classify.classify_log.request.input.example_list.examples.add()  # to a model of another input
+    for log in (session_run, classify):
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            writer.write(log.SerializeToString())
+        assert codes(check(copy), "error") == {"warmup_misfit"}
 
 
 def _only_reads_warmup(folder, graph, timeout):

@@ -2,16 +2,20 @@
 
 import base64
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from tests.serving.toy_models import call, start, toy_base
+from tfllm.serving.server.classify import Classes, read_classify, write_classify
 from tfllm.serving.client.client import Client
 from tfllm.serving.protocol.errors import ServingError
-from tfllm.serving.server.classify import Classes, read_classify, write_classify
-from tfllm.serving.server.servable import Prediction
+from tfllm.serving.server.servable import Prediction, Servable, Signature
+from tfllm.serving.server.warmup_replay import warm_up
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +99,59 @@ def test_bytes_that_are_no_text_are_repaired():
     (example,) = request.examples
     found = tf.train.Example.FromString(example).features.feature["x"]
     assert list(found.float_list.value) == [1.5, 2.0]
+
+
+def write_examples(folder, *, method, examples, signature="", context=None):
+    """A warm-up record of a call with tf.train.Example messages."""
+    entry = prediction_log_pb2.PredictionLog()
+    request = getattr(entry, f"{method}_log").request
+    request.model_spec.name = "lengths"
+    request.model_spec.signature_name = signature
+    given = request.input.example_list
+    if context is not None:
+        given = request.input.example_list_with_context
+        given.context.CopyFrom(example(context))
+    for text in examples:
+        given.examples.add().CopyFrom(example(text))
+    (folder / "assets.extra").mkdir(exist_ok=True)
+    path = str(folder / "assets.extra" / "tf_serving_warmup_requests")
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(entry.SerializeToString())
+
+
+def example(text):
+    if text is None:
+        return tf.train.Example()
+    value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()]))
+    return tf.train.Example(features=tf.train.Features(feature={"text": value}))
+
+
+def test_warm_up_requests_of_classify_and_regress_run_too(tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(toy_base() / "lengths" / "1", tmp_path / "1"))
+    servable = Servable("lengths", 1, folder)
+    ran, predict = [], Signature.predict
+
+    def remembered(signature, inputs):
+        ran.append((signature.name, inputs))
+        return predict(signature, inputs)
+
+    monkeypatch.setattr(Signature, "predict", remembered)
+    for method, signature in (("classify", ""), ("regress", "regress")):
+        write_examples(folder, method=method, signature=signature, examples=["ab", "c"])
+        assert warm_up(servable, folder) == 1
+        name, inputs = ran.pop()
+        assert name == (signature or "serving_default")
+        assert [tf.train.Example.FromString(text) for text in inputs["inputs"]] == [
+            example("ab"),
+            example("c"),
+        ]
+    write_examples(folder, method="classify", context="xyz", examples=[None, "c"])
+    warm_up(servable, folder)
+    texts = [tf.train.Example.FromString(text) for text in ran.pop()[1]["inputs"]]
+    assert texts == [example("xyz"), example("c")]
+    write_examples(folder, method="classify", signature="other", examples=["a"])
+    with pytest.raises(ServingError, match="warm-up request failed: No classification inputs"):
+        warm_up(servable, folder)
+    write_examples(folder, method="regress", signature="regress", examples=[])
+    with pytest.raises(ServingError, match=r"warm-up request failed: Input is empty\."):
+        warm_up(servable, folder)

@@ -118,3 +118,25 @@ def test_a_class_has_a_begin_token_of_its_own_where_the_files_name_none(tmp_path
     assert loaded.settings.get("bos_token") == begin
     loaded.save(tmp_path / "again")
     assert BytePairTokenizer.load(tmp_path / "again").settings.get("bos_token") == begin
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "begin"),  # as transformers 5.24 has it
+    [
+        ({"model_type": "gpt2"}, {}, "<|endoftext|>"),
+        ({"model_type": "gpt2"}, {"tokenizer_class": "PreTrainedTokenizerFast"}, None),
+        ({"model_type": "gpt2"}, {"bos_token": "<|begin|>"}, "<|begin|>"),
+        ({"model_type": "llama"}, {}, None),
+        ({"model_type": "qwen2"}, {"model_max_length": 9}, None),
+        ({"model_type": "llama", "tokenizer_class": "GPT2Tokenizer"}, {}, "<|endoftext|>"),
+    ],
+)
+def test_the_begin_token_of_a_class_that_no_file_names(tmp_path, config, settings, begin):
+    special = ("<|endoftext|>", "<|begin|>", "<s>")
+    tokenizer = BytePairTokenizer.train(["the cat sat"] * 9, 270, special_tokens=special)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    write(tmp_path, "config.json", **config)
+    write(tmp_path, "tokenizer_config.json", **settings)
+    loaded = BytePairTokenizer.load(tmp_path)
+    assert loaded.settings.get("bos_token") == begin
+    assert loaded.encode("the cat") == tokenizer.encode("the cat")

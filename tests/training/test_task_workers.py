@@ -1,12 +1,14 @@
-"""Two workers train a task's model as one does, from the same examples."""
+"""Two workers train a task's model as one does, and hear the same of callbacks."""
 
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from tests.distribution.processes import LONG, ROOT, free_ports, tf_config
 from tests.tasks.tiny_cases import CASES
 
 WORDS = "--preset bert-tiny --num-layers 1 --embedding-dim 16 --num-heads 2 --vocab-size 120"
@@ -39,3 +41,38 @@ def test_two_workers_end_with_the_weights_of_one(tmp_path):
     one, two = (run["result"]["validation_loss"] for run in found)
     # Of weights that are off by as much.
     assert one == pytest.approx(two, rel=0, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_callbacks_run_on_the_chief_and_end_all_at_the_same_step(data, tmp_path):
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    command = [sys.executable, "-m", "tests.training.callbacks_run"]
+    processes = [
+        subprocess.Popen(
+            [*command, str(data.folder), str(tmp_path)],
+            cwd=ROOT,
+            env={**os.environ, "TF_CONFIG": tf_config(addresses, index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=2 * LONG)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)[-3000:]
+    one, two = (json.loads((tmp_path / f"{index}.json").read_text()) for index in range(2))
+    assert (one["step"], one["stopped_early"]) == (two["step"], two["stopped_early"]) == (8, True)
+    assert one["history"] == two["history"] and len(one["history"]["val_loss"]) == 2
+    assert two["calls"] == []
+    begin, *calls, end = one["calls"]
+    assert (begin, end) == ("begin", "end")
+    epochs = [call for call in calls if isinstance(call, dict)]
+    assert [call[0] for call in calls if isinstance(call, list)] == list(range(8))
+    assert [epoch["epoch"] for epoch in epochs] == [0, 1] == [calls[4]["epoch"], calls[9]["epoch"]]
+    for name, values in one["history"].items():
+        assert name == "step" or [epoch[name] for epoch in epochs] == values

@@ -14,7 +14,7 @@ from tfllm.config import ConfigError, ModelConfig, TrainingConfig
 from tfllm.evaluation import evaluate
 from tfllm.pretrained import load
 from tfllm.training import train
-from tfllm.training.run_settings import steps_of
+from tfllm.training.run_settings import fitted, steps_of
 
 
 def metrics(folder):
@@ -181,3 +181,20 @@ def test_the_run_folder_is_free_again_after_an_error(data, model_config, tmp_pat
     with pytest.raises(ValueError, match="shorter than one row"):
         train(data, tmp_path, model_config, sequence_length=10**6)
     assert not (tmp_path / ".lock").exists()
+
+
+def test_a_model_is_a_preset_with_other_sizes_or_refused_by_field(data):
+    asked = TrainingConfig(sequence_length=16)
+    config = fitted({"preset": "llama-1m", "num_layers": 1, "embedding_dim": 16.0}, data, asked)
+    assert (config.num_layers, config.embedding_dim) == (1, 16)
+    assert config.vocab_size == data.vocab_size
+    assert fitted({"num_layers": 1}, data, asked) == fitted(
+        {"preset": "llama-4m", "num_layers": 1}, data, asked
+    )
+    for wrong, rule in (
+        ({"num_layers": 2.5}, r"num_layers must be a whole number; received 2\.5"),
+        ({"layers": 2}, "unknown setting 'layers' in preset llama-4m; did you mean 'num_layers'"),
+        (3, "must be a preset's name, sizes, .* or a ModelConfig; received int"),
+    ):
+        with pytest.raises(ConfigError, match=rule):
+            fitted(wrong, data, asked)

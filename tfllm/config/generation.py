@@ -85,7 +85,7 @@ class GenerationConfig:
     begin_suppress_tokens: tuple[int, ...] = ()
     """ids of tokens that no text begins with"""
     forced_eos_token_id: tuple[int, ...] = ()
-    """the last token that a text may have, at its limit, is one of these ids"""
+    """the last token that a text may have, at its limit, is one of these ids, suppressed or not"""
     not_followed: tuple[str, ...] = ()
     """settings that the model's folder asks for and that are not followed: nothing is generated
     until this is () (on the command line: none)"""

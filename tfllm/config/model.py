@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tfllm.config.reading import build
+from tfllm.config.reading import read_fields
 from tfllm.config.rules import check, check_finite, require
 
 
@@ -32,6 +31,7 @@ class RopeScaling:
     """llama3: the first context, in tokens"""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         check(self, "must be positive", "factor", "low_freq_factor", "high_freq_factor")
         check(self, "must be at least 1", "original_max_position_embeddings")
         check_finite(self)
@@ -111,6 +111,7 @@ class ModelConfig:
     is divided by sqrt(2 x num_layers)"""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         sizes = ("vocab_size", "embedding_dim", "num_layers", "num_heads", "max_sequence_length")
         check(self, "must be at least 1", *sizes)
         # Each block is made in Python: a damaged number must not run for ever.
@@ -151,9 +152,6 @@ class ModelConfig:
         check(self, "must be positive", "norm_epsilon", "rope_theta")
         check(self, "must not be negative", "initializer_range")
         check(self, "must be at least 1", "sliding_window")
-        if isinstance(self.rope_scaling, Mapping):
-            scaling = build(RopeScaling, self.rope_scaling, where="rope_scaling")
-            object.__setattr__(self, "rope_scaling", scaling)
         if self.positions != "rotary":
             for name in ("rope_scaling", "rope_layers"):
                 value = getattr(self, name)

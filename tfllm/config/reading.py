@@ -49,6 +49,19 @@ def build(cls: type[T], settings: Mapping[str, Any], *, where: str = "") -> T:
     return cls(**values)
 
 
+def read_fields(config: Any) -> None:
+    """Make each field of a dataclass the type that it says, 4.0 as 4; first in `__post_init__`.
+
+    So `ModelConfig(**values)` says what `build(ModelConfig, values)` says of a wrong type.
+
+    Raises:
+        ConfigError: a value of another type.
+    """
+    cls: Any = type(config)
+    for name, kind in field_types(cls).items():
+        object.__setattr__(config, name, read_value(name, getattr(config, name), kind))
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
     """The error text for a name that is not among `known`, with the nearest one that is."""
     known = list(known)

@@ -191,7 +191,8 @@ class AdapterMethods:
     def add_adapter(self: Any, config: LoraConfig | Adapter, name: str = "default") -> None:
         """Add an adapter whose update is zero, freeze the model's own weights, and use it.
 
-        Do this before `compile`. Its first values depend on the model's seed and on `name`.
+        Its first values depend on the model's seed and on `name`. A model that has been trained
+        goes on with a new optimizer of the same settings, and a warning says so.
 
         Args:
             config: what the adapter is made of.

@@ -356,10 +356,9 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> CausalLM:
         """From what `get_config` gave, adapters included."""
-        del custom_objects
         config = dict(config)
         adapters, in_use = config.pop("adapters", {}), config.pop("adapter", None)
-        model = cls(**config)
+        model = super().from_config(config, custom_objects)
         for name, adapter in adapters.items():
             model.add_adapter(Adapter.build(adapter), name)
         if adapters:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from tfllm.config.reading import read_fields
 from tfllm.config.rules import require
 
 
@@ -41,6 +42,7 @@ class EncoderConfig:
     """standard deviation of the initial weights"""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         if self.feed_forward_dim is None:
             object.__setattr__(self, "feed_forward_dim", 4 * self.embedding_dim)
         sizes = ("vocab_size", "embedding_dim", "num_layers", "num_heads", "feed_forward_dim")

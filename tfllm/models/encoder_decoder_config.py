@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from tfllm.config.reading import read_fields
 from tfllm.config.rules import require
 
 
@@ -71,7 +72,7 @@ class EncoderDecoderConfig:
     """tokens that are no part of a text that is generated, such as that of padding"""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "never_generated", tuple(self.never_generated))
+        read_fields(self)
         if self.num_decoder_layers is None:
             object.__setattr__(self, "num_decoder_layers", self.num_layers)
         if self.feed_forward_dim is None:

@@ -7,9 +7,6 @@ from typing import Any
 from tfllm.layers.projection import Projection
 from tfllm.layers.quantized import INT8_POLICIES, assign_weights, check_int8, is_int8
 
-MODELS_OWN = ("_text", "untrainable", "unlike_dropouts")
-"""attributes that a model has besides its parts: see `ModelVerbs.copied_to`"""
-
 
 class QuantizeMethods:
     """`quantize` of a model that its configuration can make anew; before `keras.Model`.
@@ -73,7 +70,7 @@ class QuantizeMethods:
         # Keras binds these to the object; the rest are the model's parts and what it knows of them.
         bound = ("build", "quantize", "_distribute_strategy")
         kept = {name: value for name, value in vars(self).items() if name in bound}
-        step = ("gradient_accumulation", "detailed_logs", "votes_to_stop", *MODELS_OWN)
+        step = ("gradient_accumulation", "detailed_logs", "votes_to_stop", "_text")
         kept |= {name: vars(self)[name] for name in step if name in vars(self)}
         vars(self).clear()
         vars(self).update({**vars(made), **kept})

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tfllm import model_verbs
 from tfllm.layers.shapes import ShapeShown
-from tfllm.models.quantizing import MODELS_OWN, QuantizeMethods
+from tfllm.models.quantizing import QuantizeMethods
+
+_MARK = "unlike_dropouts"
+"""of a model's configuration: what `mark_unlike_dropouts` was given"""
 
 
 class ModelVerbs(QuantizeMethods, ShapeShown):
     """Of every model: where it comes from, and its tokenizer; before `keras.Model`."""
+
+    unlike_dropouts: Mapping[str, float] = MappingProxyType({})
+    """see `mark_unlike_dropouts`"""
 
     @classmethod
     def from_preset(cls, preset: str | Path, **options: Any) -> Any:
@@ -49,15 +57,43 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
         # Not as attributes of Keras, which would take them for parts of the model.
         vars(self)["_text"] = (tokenizer, generation)
 
-    def copied_to(self, copy: Any) -> Any:
+    def mark_unlike_dropouts(self, rates: Mapping[str, float], why: str) -> None:
+        """Have the model refuse training, since its folder has dropouts that no model here has.
+
+        Args:
+            rates: keys of the folder's config.json, which `tfllm.save` writes again.
+            why: what training is refused with.
+        """
+        vars(self)["unlike_dropouts"] = dict(rates)
+        vars(self)["untrainable"] = why
+
+    def get_config(self: Any) -> dict[str, Any]:
+        """The constructor's arguments, and why the model is not trained, where it is not."""
+        keras_model: Any = super()
+        config = keras_model.get_config()
+        if self.unlike_dropouts:
+            config[_MARK] = {"rates": dict(self.unlike_dropouts), "why": self.untrainable}
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """From what `get_config` gave."""
+        arguments = {name: value for name, value in config.items() if name != _MARK}
+        model = super().from_config(arguments, custom_objects)  # type: ignore[misc]
+        if _MARK in config:
+            model.mark_unlike_dropouts(**config[_MARK])
+        return model
+
+    def copied_to(self: Any, copy: Any) -> Any:
         """The copy, with what belongs to this model besides its weights.
 
         These are the tokenizer and the settings of generation, and, of a folder whose dropouts no
         model here has, these rates and why it is not trained.
         """
-        for name in MODELS_OWN:
-            if name in vars(self):
-                vars(copy)[name] = vars(self)[name]
+        if "_text" in vars(self):
+            copy.attach(*vars(self)["_text"])
+        if self.unlike_dropouts:
+            copy.mark_unlike_dropouts(self.unlike_dropouts, self.untrainable)
         return copy
 
     @property

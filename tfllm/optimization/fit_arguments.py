@@ -62,6 +62,18 @@ class FitArguments:
         with errors_in_words():
             return keras_model.predict(*args, **kwargs)
 
+    def test_on_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As of `keras.Model`."""
+        keras_model: Any = super()
+        with errors_in_words():
+            return keras_model.test_on_batch(*args, **kwargs)
+
+    def predict_on_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As of `keras.Model`."""
+        keras_model: Any = super()
+        with errors_in_words():
+            return keras_model.predict_on_batch(*args, **kwargs)
+
     def _trained(self, method: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         """Call a method with all but `class_weight`: Keras would take the place of the largest
         label of a row for its class."""

@@ -15,7 +15,10 @@ IGNORED_LABEL = -100
 """a label that does not count, as in PyTorch's cross-entropy and Hugging Face's collators"""
 
 _RULE = "must be at least 0 and below"
-_FAILED = re.compile(r"assertion failed: \[([^\]]* " + _RULE + r"[^\]]*)\] \[(\S+)\] \[(\S+)\]")
+_WHOLE = "must be whole numbers"
+_FAILED = re.compile(
+    rf"assertion failed: \[([^\]]* (?:{_RULE}|{_WHOLE})[^\]]*)\] \[(\S+)\] \[(\S+)\]"
+)
 
 
 def checked_ids(ids: Any, size: int | tf.Tensor, *, what: str, bound: str) -> tf.Tensor:
@@ -25,7 +28,7 @@ def checked_ids(ids: Any, size: int | tf.Tensor, *, what: str, bound: str) -> tf
     not say which rule they break. (A step that XLA compiles makes no check: XLA has no assertions.)
 
     Args:
-        ids: integers of any shape.
+        ids: integers of any shape, or floats that are whole numbers.
         size: how many there are.
         what: what they are, in the plural, for the error.
         bound: the name of `size`, for the error.
@@ -34,7 +37,7 @@ def checked_ids(ids: Any, size: int | tf.Tensor, *, what: str, bound: str) -> tf
         ValueError: an id does not exist, and this is not inside of a graph. A graph raises
             `tf.errors.InvalidArgumentError` when it runs; see `errors_in_words`.
     """
-    ids = tf.convert_to_tensor(ids)
+    ids = whole_numbers(ids, what=what)
     least, greatest = tf.reduce_min(ids), tf.reduce_max(ids)  # before a cast could wrap them
     rule = f"{what} {_RULE} {bound}"
     if not isinstance(size, tf.Tensor):
@@ -47,6 +50,34 @@ def checked_ids(ids: Any, size: int | tf.Tensor, *, what: str, bound: str) -> tf
     check = tf.Assert(exist, [rule, least, greatest])
     with tf.control_dependencies([check]):
         return tf.cast(tf.identity(ids), tf.int32)
+
+
+def whole_numbers(values: Any, *, what: str) -> tf.Tensor:
+    """Integers as they are, floats as int64, which they must be without being rounded.
+
+    Args:
+        values: integers or floats of any shape.
+        what: what they are, in the plural, for the error.
+
+    Raises:
+        ValueError: as `checked_ids`.
+    """
+    values = tf.convert_to_tensor(values)
+    if not values.dtype.is_floating:
+        return values
+    part = tf.not_equal(values, tf.floor(values)) | ~tf.math.is_finite(values)
+    rule = f"{what} {_WHOLE}"
+    if tf.executing_eagerly():
+        if tf.reduce_any(part):
+            wrong = values[part][0].numpy()
+            raise ValueError(_message(rule, wrong, wrong))
+        return tf.cast(values, tf.int64)
+    flat = tf.concat([tf.reshape(values, [-1]), [0]], 0)  # never empty
+    part = tf.concat([tf.reshape(part, [-1]), [False]], 0)
+    wrong = tf.gather(flat, tf.argmax(tf.cast(part, tf.int32)))
+    check = tf.Assert(~tf.reduce_any(part), [rule, wrong, wrong])
+    with tf.control_dependencies([check]):
+        return tf.cast(tf.identity(values), tf.int64)
 
 
 @contextlib.contextmanager
@@ -62,7 +93,9 @@ def errors_in_words() -> Iterator[None]:
 
 
 def _message(rule: str, least: Any, greatest: Any) -> str:
-    return f"{rule}; received {least if least == greatest else f'{least} to {greatest}'}"
+    # Not by ==, which nan is not to itself.
+    received = f"{least}" if str(least) == str(greatest) else f"{least} to {greatest}"
+    return f"{rule}; received {received}"
 
 
 def counted_labels(
@@ -76,7 +109,7 @@ def counted_labels(
     """Labels that all exist, and the weights of those that count.
 
     Args:
-        labels: integers; `IGNORED_LABEL` where there is none.
+        labels: integers, or floats that are whole numbers; `IGNORED_LABEL` where there is none.
         weights: float32, of the same shape.
         num_classes: how many labels there are, if that is known.
         class_weights: as `class_weight_table` gives them.
@@ -85,6 +118,7 @@ def counted_labels(
     Returns:
         int32 labels, 0 where there is none, and the weights, 0 at those.
     """
+    labels = whole_numbers(labels, what="labels")
     ignored = tf.equal(labels, tf.cast(IGNORED_LABEL, labels.dtype))
     labels = tf.where(ignored, tf.zeros_like(labels), labels)
     weights = tf.where(ignored, tf.zeros_like(weights), weights)

@@ -10,6 +10,7 @@ all; then the optimizer, with its clipping.
 from __future__ import annotations
 
 import inspect
+import warnings
 import zlib
 from typing import Any
 
@@ -95,6 +96,7 @@ class TrainingStep(FitArguments, keras.Model):
 
     train_function: Any
     test_function: Any
+    optimizer: Any
 
     # ---- what a model may define
 
@@ -118,18 +120,7 @@ class TrainingStep(FitArguments, keras.Model):
         return tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
 
     untrainable: str = ""
-    """why `fit` refuses this model, or any that it is a part of; empty where it does not"""
-
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.fit`.
-
-        Raises:
-            ValueError: the model, or a part of it, is `untrainable`.
-        """
-        for layer in (self, *self._flatten_layers()):
-            if reason := getattr(layer, "untrainable", ""):
-                raise ValueError(reason)
-        return super().fit(*args, **kwargs)
+    """why this model, or any that it is a part of, is not trained; empty where it is"""
 
     # ---- one step
 
@@ -238,7 +229,8 @@ class TrainingStep(FitArguments, keras.Model):
         table = self._class_weights if training else None
         user = self._user_loss
         classes = self.labels_are_classes if user is None else is_sparse_cross_entropy(user)
-        if not (classes and isinstance(y, tf.Tensor) and y.dtype.is_integer):
+        numbers = isinstance(y, tf.Tensor) and (y.dtype.is_integer or y.dtype.is_floating)
+        if not (classes and numbers):
             if table is not None:
                 raise ValueError(
                     "class_weight needs labels that are numbers of classes, and a loss that takes "
@@ -325,7 +317,15 @@ class TrainingStep(FitArguments, keras.Model):
     # ---- how fit calls it
 
     def make_train_function(self, force: bool = False) -> None:
-        """Compile the training step; `fit` calls it with an iterator."""
+        """Compile the training step; `fit` calls it with an iterator.
+
+        Raises:
+            ValueError: the model, or a part of it, is `untrainable`; or the strategy or the
+                optimizer is not supported.
+        """
+        for layer in (self, *self._flatten_layers()):
+            if reason := getattr(layer, "untrainable", ""):
+                raise ValueError(reason)
         if self.train_function is None or force:
             refuse_unsupported(self.distribute_strategy)
             self._prepare_optimizer()
@@ -382,6 +382,7 @@ class TrainingStep(FitArguments, keras.Model):
         return function
 
     def _prepare_optimizer(self) -> None:
+        self._renew_optimizer()
         inner: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if inner.gradient_accumulation_steps:
             raise ValueError(
@@ -395,6 +396,36 @@ class TrainingStep(FitArguments, keras.Model):
                 self.optimizer.build(self.trainable_variables)
         # The gradients are those of the global batch already; a second sum would scale them up.
         inner._all_reduce_sum_gradients = list
+
+    def _renew_optimizer(self) -> None:
+        """Take a new optimizer where the one there is was built for other weights.
+
+        Such are trained once an adapter is added, switched or deleted after `fit`.
+
+        Raises:
+            ValueError: the optimizer cannot be made anew from its configuration.
+        """
+        old: Any = self.optimizer
+        inner = getattr(old, "inner_optimizer", old)
+        known = {id(variable) for variable in inner._trainable_variables} if inner.built else set()
+        if not inner.built or all(id(variable) in known for variable in self.trainable_variables):
+            return
+        why = (
+            f"the optimizer ({type(inner).__name__}) was built for other weights than those that "
+            "are trained now, as after a change of adapters"
+        )
+        try:
+            with self.distribute_strategy.scope():
+                self.optimizer = type(old).from_config(old.get_config())
+        except Exception as error:
+            raise ValueError(
+                f"{why}, and cannot be made anew from its configuration ({error}); compile() the "
+                "model again, with a new one"
+            ) from error
+        warnings.warn(
+            f"{why}: training goes on with a new one of the same settings, at its step 0",
+            stacklevel=2,
+        )
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Build the model and the metrics. Keras' way eats a batch and fails on several workers."""

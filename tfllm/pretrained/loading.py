@@ -114,7 +114,6 @@ def load_encoder(
             f"{source.where}: an encoder is read from a BERT, with or without a head; received a "
             f"{type(model).__name__}"
         )
-    encoder.untrainable = getattr(model, "untrainable", "")
     return encoder, tokenizer
 
 
@@ -148,8 +147,7 @@ def _load(
         _assign(weight, in_files, source.tensors)
     model.attach(tokenizer, generation)
     if unlike:
-        model.unlike_dropouts = dict(unlike)
-        model.untrainable = _why_untrainable(unlike, source.where)
+        model.mark_unlike_dropouts(unlike, _why_untrainable(unlike, source.where))
     return Pretrained(model, tokenizer, generation)
 
 

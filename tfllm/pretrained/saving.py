@@ -92,14 +92,14 @@ def save(
     values, reason = kind.write(model)
     other = as_llama(values, model.config, tokenizer)
     values, more_tensors = other or (values, [])
-    values |= {**_named_labels(values, task), **getattr(model, "unlike_dropouts", {})}
+    values |= {**_named_labels(values, task), **model.unlike_dropouts}
     weights = stored_weights(model, kind.weight_map[values["model_type"]])
     special, ids = _special_tokens(tokenizer)
     sampling, other_generation = generation_settings.to_hugging_face(generation)
     ours: dict[str, Any] = {"tfllm_version": __version__, "transformers": not reason}
     if reason:
         ours["why"] = reason
-    ours["dropout"] = None if getattr(model, "unlike_dropouts", None) else model.config.dropout
+    ours["dropout"] = None if model.unlike_dropouts else model.config.dropout
     if kind.generates:
         ours["generation"] = other_generation
     if task is not None:

@@ -38,21 +38,25 @@ class RunSettings(NamedTuple):
     steps_before: int | None = None
 
 
-def fitted(
-    model: str | Path | ModelConfig | None, data: PreparedData, config: TrainingConfig
-) -> ModelConfig:
+def fitted(model: Any, data: PreparedData, config: TrainingConfig) -> ModelConfig:
     """The architecture, with the tokenizer's vocabulary and room for a row where it is a new one.
 
     Raises:
-        ConfigError: the model has no such ids, or a pretrained one no room for a row.
+        ConfigError: it is none, the model has no such ids, or a pretrained one no room for a row.
     """
     pretrained = is_pretrained(model)
     if pretrained:
         assert isinstance(model, str | Path)
         model = pretrained_config(model)
+    elif model is None or isinstance(model, str | Mapping):
+        sizes = {"preset": model} if isinstance(model, str) else dict(model or {})
+        name = sizes.pop("preset", None) or "llama-4m"
+        model = preset(name, **{"vocab_size": data.vocab_size, **sizes})
     elif not isinstance(model, ModelConfig):
-        model = preset(str(model or "llama-4m"), vocab_size=data.vocab_size)
-    assert isinstance(model, ModelConfig)
+        raise ConfigError(
+            "the model must be a preset's name, sizes, the path of a pretrained model or a "
+            f"ModelConfig; received {type(model).__name__}"
+        )
     if model.vocab_size < data.vocab_size:
         raise ConfigError(
             f"the tokenizer does not fit the model: {data.folder} has {data.vocab_size} token ids, "

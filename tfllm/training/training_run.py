@@ -73,11 +73,11 @@ def train(
             are then prepared in `RUN/data` with the model's tokenizer. Of a task: files, folders
             and globs of JSON lines, CSV, TSV or Parquet (see `tfllm.data.reading.table_records`).
         run: the run's folder.
-        model: a preset's name, whose vocabulary becomes the tokenizer's; an architecture, whose
+        model: a preset's name, whose vocabulary becomes the tokenizer's; a mapping of a preset with
+            other sizes, such as `{"preset": "llama-4m", "num_layers": 2}`; an architecture, whose
             vocabulary may be larger; or the path of a pretrained model, as `tfllm.load` takes it.
             The context of a new one becomes at least the sequence length. Default: "llama-4m". Of a
-            task: as its definition says; a mapping is a preset with other sizes, such as
-            `{"preset": "bert-mini", "num_layers": 2}`.
+            task: as its definition says.
         config: settings of the training; default: `TrainingConfig()`, with a task's own defaults.
         task: the name of a task, a key of `tfllm.tasks.TASKS`.
         validation: of a task: files as `data`, which are the validation records.

@@ -103,6 +103,22 @@ def test_it_is_the_sum_over_the_choice_of_the_model_itself(task):
         )
 
 
+@pytest.mark.parametrize("context", ["", " \n"])
+def test_an_empty_context_is_the_prefix_token(task, tmp_path, context):
+    """The end token, where the tokenizer has no begin token; white space is the continuation's."""
+    record = {"context": context, "choices": ["c d", "d", "b b b"], "answer": 1}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    (found,) = multiple_choice(task, tmp_path / "a.jsonl", batch_size=2).predictions
+    for choice, log_prob in zip(record["choices"], found["log_probs"], strict=True):
+        ids = [task.tokenizer.end_token_id, *task.tokenizer.encode(f"{context} {choice}")]
+        logits = task.model(np.array([ids[:-1]])).numpy()[0].astype(np.float64)
+        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = log_probs[range(len(ids) - 1), ids[1:]].sum()
+        assert log_prob == about(
+            expected, additions_of(task.model.config, len(ids)) + task.tokenizer.vocab_size
+        )
+
+
 def test_hellaswag_and_arc_files(tmp_path):
     likes = {"Golf: He runs": -1.0, "Golf: He swims": -2.0}
     (tmp_path / "a.jsonl").write_text(

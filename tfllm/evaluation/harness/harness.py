@@ -60,7 +60,11 @@ class HarnessResult:
 
 
 def read_records(
-    data: Source | Sequence[Mapping[str, Any]], columns: Mapping[str, Column], limit: int = 0
+    data: Source | Sequence[Mapping[str, Any]],
+    columns: Mapping[str, Column],
+    limit: int = 0,
+    *,
+    empty_inputs: bool = False,
 ) -> list[Record]:
     """Records of files, or those that are given, by the names of `columns`.
 
@@ -68,6 +72,7 @@ def read_records(
         data: files as `read_table` takes them, or records with the columns' own names.
         columns: what a record has.
         limit: the first so many; 0: all.
+        empty_inputs: as of `read_table`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -84,7 +89,7 @@ def read_records(
         if not records:
             raise ValueError("there must be at least one record; received none")
     else:
-        records = read_table(cast(Source, data), columns).records
+        records = read_table(cast(Source, data), columns, empty_inputs=empty_inputs).records
     return records[: limit or None]
 
 

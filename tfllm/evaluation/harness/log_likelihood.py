@@ -44,7 +44,8 @@ def log_likelihoods(
 ) -> list[LogLikelihood]:
     """Of each continuation, given its context.
 
-    An empty context is the prefix token (`prefix_token_id`).
+    An empty context is the prefix token (`prefix_token_id`); so is one of white space, which
+    belongs to the continuation then, and where lm-evaluation-harness fails without a begin token.
 
     Args:
         model: a `TextGeneration`; or the `Client` of a served one, which scores whole texts: there
@@ -112,12 +113,12 @@ def rolling_log_likelihoods(
 
 def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> Pair:
     """Context and continuation as token ids, tokenized as one text."""
-    if not context:
+    before = context.rstrip()
+    continuation = context[len(before) :] + continuation
+    if not before:
         prefix = prefix_token_id(tokenizer)
         ids = tokenizer.encode(continuation, add_special=False)
         return Pair(ids[:1], ids[1:]) if ids[:1] == [prefix] else Pair([prefix], ids)
-    before = context.rstrip()
-    continuation = context[len(before) :] + continuation
     ids = encoded(tokenizer, before)
     return Pair(ids, encoded(tokenizer, before + continuation)[len(ids) :])
 

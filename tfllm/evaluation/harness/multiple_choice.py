@@ -37,8 +37,9 @@ def multiple_choice(
     """Choose the text that the model finds likeliest after the context.
 
     As lm-evaluation-harness does it (`log_likelihood` has its protocol): the context stands before
-    each choice, and each choice has the log-likelihood of its tokens. What is
-    too long for the model loses its beginning.
+    each choice, and each choice has the log-likelihood of its tokens. The first token after an
+    empty context is predicted from the prefix token. What is too long for the model loses its
+    beginning.
 
     `acc` is the share of records whose right choice has the largest log-likelihood; of `acc_norm`
     it is the largest a character of the choice, of `acc_bytes` a UTF-8 byte, which does not prefer
@@ -60,7 +61,7 @@ def multiple_choice(
     """
     if "{context}" not in template:
         raise ValueError(f"template must have {{context}} in it; received {template!r}")
-    records = read_records(data, COLUMNS, limit)
+    records = read_records(data, COLUMNS, limit, empty_inputs=True)
     pairs, choices, answers = [], [], []
     for record in records:
         texts, answer = _choices(record)

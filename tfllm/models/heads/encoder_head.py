@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -85,6 +85,20 @@ class EncoderHead(ModelVerbs, TrainingStep):
     def rematerialize(self) -> bool:
         """Whether the encoder recomputes its blocks in the backward pass."""
         return self.encoder.rematerialize
+
+    @property
+    def unlike_dropouts(self) -> Mapping[str, float]:  # type: ignore[override]
+        """The encoder's; see `mark_unlike_dropouts`."""
+        return self.encoder.unlike_dropouts
+
+    @property
+    def untrainable(self) -> str:  # type: ignore[override]
+        """Why the encoder, and so this model, is not trained; empty where it is."""
+        return self.encoder.untrainable
+
+    def mark_unlike_dropouts(self, rates: Mapping[str, float], why: str) -> None:
+        """As of every model; the mark is the encoder's, and goes with it to another head."""
+        self.encoder.mark_unlike_dropouts(rates, why)
 
     def build(self, input_shape: Any) -> None:
         """Create the head's weights; they do not depend on the input's shape."""

@@ -19,7 +19,7 @@ from tfllm.layers.quantized import dequantized, is_int8
 from tfllm.models.encoder import Encoder, normal_initializer
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.heads.encoder_head import EncoderHead
-from tfllm.models.token_ids import ids_shape
+from tfllm.models.token_ids import checked_tokens, ids_shape
 from tfllm.models.token_masking import TokenMasking, mask_tokens
 from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
 
@@ -156,7 +156,7 @@ class MaskedLanguageModel(EncoderHead):
         """Inputs with tokens hidden, the tokens, and weights of the hidden ones alone."""
         assert self.masking is not None
         given = x if isinstance(x, dict) else {"token_ids": x}
-        token_ids = tf.cast(given["token_ids"], tf.int32)
+        token_ids = checked_tokens(given["token_ids"], self.config)
         candidates = weights > 0
         if given.get("padding_mask") is not None:
             candidates &= tf.cast(given["padding_mask"], tf.bool)

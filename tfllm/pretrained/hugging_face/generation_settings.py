@@ -60,14 +60,17 @@ _NEUTRAL: dict[str, Any] = {
     "num_return_sequences": 1,
 }
 """a key that is not followed to its value that changes nothing, if it is none of these"""
-_NOTHING: tuple[Any, ...] = (None, False, [], {}, "")
+
+
+def _says_nothing(value: Any) -> bool:
+    """Whether a key might as well not be there; 0 is a value."""
+    return value is None or value is False or value in ([], {}, "")
+
 
 _IN_CONFIG = {
     *_ALIKE,
-    "forced_eos_token_id",
-    "bad_words_ids",
-    "early_stopping",
-    "do_sample",
+    *("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "early_stopping"),
+    *("do_sample", "exponential_decay_length_penalty"),
     *_NEUTRAL,
 }
 """keys of generation that a config.json of old may have"""
@@ -84,13 +87,15 @@ def not_followed(written: Mapping[str, Any], more: Mapping[str, Any] | None = No
     found = []
     for key, value in written.items():
         followed = (key in _FOLLOWED and key not in (more or {})) or key in _NO_MATTER
-        if followed or value in _NOTHING or (key in neutral and value == neutral[key]):
+        if followed or _says_nothing(value) or (key in neutral and value == neutral[key]):
             continue
         if key in _OF_SAMPLING and not written.get("do_sample"):
             continue
         found.append(f"{key}={value!r}")
     if any(len(word) != 1 for word in _bad_words(written)):
         found.append("bad_words_ids=(words of several tokens)")
+    if (forced := _ids(written, "forced_eos_token_id")) and not _forced_end(written):
+        found.append(f"forced_eos_token_id={forced} (which suppress_tokens keeps from coming)")
     return found
 
 
@@ -103,13 +108,21 @@ def _bad_words(written: Mapping[str, Any]) -> list[Any]:
     return words
 
 
-def _forced_end(written: Mapping[str, Any]) -> tuple[int, ...]:
-    """Ids of which one is a text's last at its limit: a number or a list of them."""
-    ids = written.get("forced_eos_token_id")
+def _ids(written: Mapping[str, Any], name: str) -> list[int]:
+    """Of a key whose value is an id or a list of ids."""
+    ids = written.get(name)
     found = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if not all(type(id_) is int and id_ >= 0 for id_ in found):
-        raise ConfigError(f"forced_eos_token_id must be an id, or a list of ids; received {ids!r}")
-    return tuple(found)
+        raise ConfigError(f"{name} must be an id, or a list of ids; received {ids!r}")
+    return found
+
+
+def _forced_end(written: Mapping[str, Any]) -> tuple[int, ...]:
+    """Ids of which one is a text's last at its limit: those that are not suppressed, which in
+    transformers they are even there; bad words are none of these."""
+    suppressed = _ids(written, "suppress_tokens")
+    forced = _ids(written, "forced_eos_token_id")
+    return tuple(id_ for id_ in forced if id_ not in suppressed)
 
 
 def _suppressed(written: Mapping[str, Any]) -> tuple[int, ...]:
@@ -117,7 +130,7 @@ def _suppressed(written: Mapping[str, Any]) -> tuple[int, ...]:
     ends = written.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
     words = [word[0] for word in _bad_words(written) if len(word) == 1 and word[0] not in ends]
-    return tuple(dict.fromkeys([*(written.get("suppress_tokens") or ()), *words]))
+    return tuple(dict.fromkeys([*_ids(written, "suppress_tokens"), *words]))
 
 
 def to_hugging_face(config: GenerationConfig | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -210,7 +223,7 @@ def _searches_otherwise(written: Mapping[str, Any]) -> list[str]:
         return [
             f"{name}={value!r}"
             for name, value in asked.items()
-            if value not in _NOTHING and value != neutral[name]
+            if not _says_nothing(value) and value != neutral[name]
         ]
 
     besides = given(others)

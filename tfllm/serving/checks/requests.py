@@ -92,11 +92,13 @@ def warmup_requests(folder: Path, graph: SavedModelGraph) -> tuple[list[Request]
     for index, log in enumerate(logs, 1):
         if log.kind in ("session_run", "predict_streamed"):
             wrong = f"is a {log.kind} log, which Serving cannot replay"
-        elif log.kind != "predict":
+        elif log.kind == "multi_inference":
             not_run.add(log.kind)
             continue
         else:
             wrong = _misfit(log, graph)
+            if not wrong and log.kind != "predict" and not len((log.inputs or {})["inputs"]):
+                wrong = f"is a {log.kind} log without examples"
         if wrong:
             what = f"warm-up record {index} {wrong}, so the load fails"
             findings.append(Finding("error", "warmup_misfit", what, mend))
@@ -110,7 +112,7 @@ def warmup_requests(folder: Path, graph: SavedModelGraph) -> tuple[list[Request]
             )
         )
     if not_run:
-        what = f"{listed(sorted(not_run))} warm-up records were not run, only predict requests are"
+        what = f"{listed(sorted(not_run))} warm-up records were not run"
         findings.append(Finding("info", "warmup_not_run", what, "try them on a server"))
     return requests, findings
 

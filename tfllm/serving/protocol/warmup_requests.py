@@ -1,7 +1,8 @@
 """Read and write warm-up requests: a TFRecord file of TensorFlow Serving's PredictionLog.
 
 The few fields that are needed are read from the wire format, so TensorFlow Serving's own Python
-package is not. Field numbers: tensorflow_serving/apis/{prediction_log,predict,model}.proto.
+package is not. Field numbers: tensorflow_serving/apis/{prediction_log,predict,classification,
+regression,input,model}.proto.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 MAX_RECORDS = 1000
 """TensorFlow Serving refuses to load a model that has more"""
@@ -30,7 +33,8 @@ class WarmupRequest:
     """"predict", "classify", "regress", "multi_inference", "session_run", "predict_streamed" """
     signature: str = "serving_default"
     inputs: dict[str, Any] | None = None
-    """of a predict request: input name to a NumPy array (bytes objects for strings)"""
+    """of a predict request: input name to a NumPy array (bytes objects for strings); of a classify
+    or regress request the serialized examples, as "inputs" """
     output_filter: tuple[str, ...] = ()
     """the outputs to fetch; none: all"""
 
@@ -62,9 +66,30 @@ def _prediction_log(record: bytes) -> WarmupRequest:
     if not logs:
         raise ValueError("it holds no request")
     kind, log = logs[-1]
-    if kind != "predict":
-        return WarmupRequest(kind)
-    return _predict_request(b"".join(value for number, value in _fields(log) if number == 1))
+    message = b"".join(value for number, value in _fields(log) if number == 1)
+    if kind in ("classify", "regress"):
+        return _example_request(kind, message)
+    return _predict_request(message) if kind == "predict" else WarmupRequest(kind)
+
+
+def _example_request(kind: str, message: bytes) -> WarmupRequest:
+    """A ClassificationRequest or a RegressionRequest, which have the same fields."""
+    signature, examples = "", []
+    for number, value in _fields(message):
+        if number == 1:
+            signature = _signature(value) or signature
+        elif number == 2:  # input: a list of examples, with a context for all of them or without
+            for form, given in _fields(value):
+                parts = list(_fields(given))
+                # Of two messages one behind the other, the second's features go over the first's.
+                context = b"".join(part for inner, part in parts if form == 2 and inner == 2)
+                examples = [context + part for inner, part in parts if inner == 1]
+    inputs = {"inputs": np.array(examples, np.object_)}
+    return WarmupRequest(kind, signature or "serving_default", inputs)
+
+
+def _signature(model_spec: bytes) -> str:
+    return "".join(value.decode() for number, value in _fields(model_spec) if number == 3)
 
 
 def _predict_request(message: bytes) -> WarmupRequest:
@@ -73,10 +98,8 @@ def _predict_request(message: bytes) -> WarmupRequest:
 
     signature, inputs, output_filter = "", {}, []
     for number, value in _fields(message):
-        if number == 1:  # model_spec
-            for inner, name in _fields(value):
-                if inner == 3:
-                    signature = name.decode()
+        if number == 1:
+            signature = _signature(value) or signature
         elif number == 2:  # an entry of the map `inputs`
             entry = dict(_fields(value))
             key = entry.get(1, b"").decode()

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from tfllm.serving.server.classify import ClassifyRequest, classify
 from tfllm.serving.protocol.errors import ServingError, from_exception
-from tfllm.serving.protocol.warmup_requests import MAX_RECORDS, WarmupError, read_warmup_requests
+from tfllm.serving.server.regress import regress
 from tfllm.serving.server.servable import Servable
+from tfllm.serving.protocol.warmup_requests import (
+    MAX_RECORDS,
+    WarmupError,
+    WarmupRequest,
+    read_warmup_requests,
+)
 
 log = logging.getLogger("tfllm.serving")
+
+
+def _predict(servable: Servable, request: WarmupRequest) -> None:
+    servable.signature(request.signature).predict(request.inputs or {})
+
+
+def _examples(request: WarmupRequest) -> ClassifyRequest:
+    return ClassifyRequest(request.signature, list((request.inputs or {})["inputs"]))
+
+
+_CALLS: dict[str, Callable[[Servable, WarmupRequest], Any]] = {
+    "predict": _predict,
+    "classify": lambda servable, request: classify(servable, _examples(request)),
+    "regress": lambda servable, request: regress(servable, _examples(request)),
+}
+"""how each kind of record is run"""
 
 
 def warm_up(servable: Servable, path: Path) -> int:
@@ -39,7 +64,8 @@ def warm_up(servable: Servable, path: Path) -> int:
                 f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}",
             )
         for number, request in enumerate(requests, 1):
-            if request.kind != "predict":
+            run = _CALLS.get(request.kind)
+            if run is None:
                 log.warning("warm-up record %d is a %s and is not replayed", number, request.kind)
                 continue
             signature = servable.signature(request.signature)
@@ -51,7 +77,7 @@ def warm_up(servable: Servable, path: Path) -> int:
                 if signature.name not in batched:
                     batched.add(signature.name)
                     together = beside.submit(signature.warm_up_batching, inputs)
-                signature.predict(inputs)
+                run(servable, request)
                 if together is not None:
                     together.result()
             count += 1

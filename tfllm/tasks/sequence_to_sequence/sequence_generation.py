@@ -44,7 +44,7 @@ class SearchSettings:
     begin_suppress_tokens: tuple[int, ...] = ()
     """ids of tokens that no text begins with"""
     forced_eos_token_id: tuple[int, ...] = ()
-    """the last token that a text may have, at its limit, is one of these ids"""
+    """the last token that a text may have, at its limit, is one of these ids, suppressed or not"""
     early_stopping: bool = False
     """stop at the num_beams-th complete text, whether or not a better one can follow"""
     renormalize_logits: bool = False
