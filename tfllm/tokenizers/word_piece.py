@@ -22,6 +22,7 @@ from tokenizers import (
 )
 
 from tfllm.tokenizers.bert_characters import changing_places
+from tfllm.tokenizers.class_rules import CASING
 from tfllm.tokenizers.json_tokenizer import JsonTokenizer
 from tfllm.tokenizers.specification import ids_around
 from tfllm.tokenizers.split_pattern import UnsupportedTokenizer
@@ -44,12 +45,6 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 """what tokenizer_config.json calls the special tokens, and what they are where it says nothing"""
-CASING = {
-    "lowercase": "do_lower_case",
-    "strip_accents": "strip_accents",
-    "handle_chinese_chars": "tokenize_chinese_chars",
-}
-"""what the normalizer of tokenizer.json calls a setting, and what tokenizer_config.json does"""
 _CLASS = "BertTokenizer"
 _MAX_CHARACTERS = 100
 _PREFIX = "##"
