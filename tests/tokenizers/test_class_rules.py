@@ -1,4 +1,4 @@
-"""Rules that classes of transformers take from tokenizer_config.json and not from tokenizer.json."""
+"""Rules that classes of transformers take from tokenizer_config.json."""
 
 import json
 

@@ -62,9 +62,9 @@ def _changed(content: dict[str, Any], name: str, settings: dict[str, Any], folde
         rules = {"add_prefix_space": bool(settings.get("add_prefix_space", False))}
     elif settings.get("add_prefix_space") is False and _puts_a_space(content):
         raise ValueError(
-            f"{folder / 'tokenizer_config.json'}: add_prefix_space is false, and the tokenizer.json "
-            "beside it puts a space before every text; make the two agree: have transformers write "
-            "both, with AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+            f"{folder / 'tokenizer_config.json'}: add_prefix_space is false, and the "
+            "tokenizer.json beside it puts a space before every text; make the two agree: have "
+            "transformers write both, with AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     step = content.get(part) or {}
     if not rules or step.get("type") != kind or all(step.get(k) == v for k, v in rules.items()):
