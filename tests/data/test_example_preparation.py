@@ -245,6 +245,21 @@ def test_the_kind_is_found_in_the_first_records(run, tmp_path):
     assert "records" not in json.loads((tmp_path / "f" / "manifest.json").read_text())
 
 
+@pytest.mark.parametrize("key", ["role", "from"])
+def test_rows_that_are_single_messages_are_no_texts(run, tmp_path, key):
+    """As in OASST's files, where each row has the id of the one before it."""
+    rows = [
+        {"message_id": "1", "parent_id": None, "text": "What is it?", key: "prompter"},
+        {"message_id": "2", "parent_id": "1", "text": "A bad answer.", key: "assistant"},
+    ]
+    source = write_lines(tmp_path / "a.jsonl", rows)
+    with pytest.raises(ConfigError, match=rf"a\.jsonl, line 1 is a message .*{key} 'prompter'"):
+        run(source)
+    assert run(source, records="text", validation_fraction=0).train.num_documents == 2
+    other = write_lines(tmp_path / "b.jsonl", [{"text": "the fox", key: "a novel"}] * 2)
+    assert run(other, "other", validation_fraction=0).train.num_documents == 2
+
+
 def test_kinds_that_do_not_go_together_are_named(run, tmp_path):
     write_lines(tmp_path / "in" / "a.jsonl", conversations(3))
     write_lines(tmp_path / "in" / "b.jsonl", preferences(3))
@@ -441,15 +456,20 @@ def test_nothing_but_bad_records_is_an_error_that_says_what_is_wrong(run, tmp_pa
 
 
 def test_examples_without_anything_to_learn_are_left_out_and_counted(run, tmp_path):
-    nothing = [{"messages": [user("alone")]}, {"text": "  "}]
+    unsaid = [user("a"), assistant("so", weight=0), user("b"), assistant(" ")]
+    nothing = [
+        *({"messages": [user("alone")]}, {"text": "  "}),
+        # Of an empty answer only the end would be learned.
+        *({"prompt": "q", "response": ""}, {"messages": unsaid}),
+    ]
     source = write_lines(tmp_path / "a.jsonl", [*conversations(6), *nothing])
-    said = r"^2 examples have nothing to learn from and were left out: .*line 7; .*line 8$"
+    said = r"^4 examples have nothing to learn from and were left out: .*line 7; .*line 10$"
     with pytest.warns(UserWarning, match=said):
         data = run(source)
     assert data.train.num_documents + data.validation.num_documents == 6
-    assert "2 examples have nothing to learn from" in data.describe()
+    assert "4 examples have nothing to learn from" in data.describe()
     alone = write_lines(tmp_path / "b.jsonl", nothing)
-    with pytest.raises(ValueError, match="there is nothing to learn from: 2 examples were left"):
+    with pytest.raises(ValueError, match="there is nothing to learn from: 4 examples were left"):
         run(alone, "b", records="examples")
     same = write_lines(tmp_path / "c.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "a"}])
     with pytest.raises(ValueError, match="both replies are the same"):

@@ -140,6 +140,25 @@ def change(folder, name, **values):
         ),
         ("config_sentence_transformers.json", {"prompts": {"a": 3}}, "give each name a text"),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task is fol"),
+        *(
+            ("sentence_bert_config.json", values, f"{next(iter(values))} is followed with")
+            for values in (
+                {"processing_kwargs": {"text": {"add_special_tokens": False}}},
+                {"tokenizer_args": {"model_max_length": 6}},
+                {"processor_kwargs": {"do_lower_case": True}},
+                {"config_args": {"num_hidden_layers": 1}},
+                {"modality_config": {"text": {"method": "get_input_embeddings"}}},
+                {"query_expansion": {"expand_to": 9}},
+                {"what_a_later_version_adds": 1},
+            )
+        ),
+        ("config_sentence_transformers.json", {"truncate_dim": 8}, "truncate_dim is followed with"),
+        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side is followed with"),
+        (
+            "2_Normalize/config.json",
+            {"module_input_name": "token_embeddings"},
+            "module_input_name is followed with 'sentence_embedding'",
+        ),
     ],
 )
 def test_what_is_not_followed_is_refused_by_name(sentence, file, values, message):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from tokenizers import Tokenizer, models
 
+from tfllm.tokenizers.specification.class_rules import with_class_rules
 from tfllm.tokenizers.chat.conversation import BREAK
 from tfllm.tokenizers.specification.specification import ids_around
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
@@ -70,6 +71,9 @@ class JsonTokenizer(StoredTokenizer):
         The end token is what tokenizer_config.json, generation_config.json or config.json beside
         it says; where they name several, the others are in `end_token_ids` too.
 
+        Where tokenizer_config.json names a class of `transformers` that has rules of its own (see
+        `class_rules`), these hold.
+
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is not a tokenizer.json of a supported model.
@@ -77,7 +81,7 @@ class JsonTokenizer(StoredTokenizer):
         file = Path(path)
         if file.is_dir():
             file = file / "tokenizer.json"
-        text = read_tokenizer_json(file)
+        text = with_class_rules(read_tokenizer_json(file), file.parent)
         try:
             tokenizer = cls(text)
         except ValueError as error:

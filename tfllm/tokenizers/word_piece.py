@@ -21,6 +21,8 @@ from tokenizers import (
     trainers,
 )
 
+from tfllm.tokenizers.specification.bert_characters import changing_places
+from tfllm.tokenizers.specification.class_rules import CASING
 from tfllm.tokenizers.json_tokenizer import JsonTokenizer
 from tfllm.tokenizers.specification.bert_characters import changing_places
 from tfllm.tokenizers.specification.specification import ids_around
@@ -44,12 +46,6 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 """what tokenizer_config.json calls the special tokens, and what they are where it says nothing"""
-CASING = {
-    "lowercase": "do_lower_case",
-    "strip_accents": "strip_accents",
-    "handle_chinese_chars": "tokenize_chinese_chars",
-}
-"""what the normalizer of tokenizer.json calls a setting, and what tokenizer_config.json does"""
 _CLASS = "BertTokenizer"
 _MAX_CHARACTERS = 100
 _PREFIX = "##"

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfllm.data.preparing.document_tokenizing import check_ids
-from tfllm.data.preparing.splitting import document_hash
 from tfllm.data.reading.conversation_strings import Message
+from tfllm.data.preparing.document_tokenizing import check_ids
 from tfllm.data.reading.example import Example
 from tfllm.data.reading.json_records import BadRecord
+from tfllm.data.reading.record_keys import MESSAGE_REASONING
+from tfllm.data.preparing.splitting import document_hash
 from tfllm.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class ExampleTokenizer:
     two are learned. A text is its ids and the end token, all learned. Words that spell a special
     token are words.
 
+    An example whose learned messages are all empty has nothing to learn.
+
     The first token of a sequence is never learned, as there is none before it; tokens behind the
     last that is learned are dropped, as nothing follows from them.
     """
@@ -136,6 +139,8 @@ class ExampleTokenizer:
                 return [(np.zeros(0, np.int64), np.zeros(0, bool))]
             ids = [*self._before(example.text), self._tokenizer.end_token_id]
             return [_trimmed(ids, [True] * len(ids))]
+        if not example.num_prompt and not any(map(_says_something, example.conversations[0])):
+            return [(np.zeros(0, np.int64), np.zeros(0, bool))]
         if self._template is None or self._coverage is None:
             return [self._plain(messages) for messages in example.conversations]
         variables = example.variables
@@ -168,6 +173,15 @@ class ExampleTokenizer:
 
     def _num_bytes(self, ids: np.ndarray, learned: np.ndarray) -> int:
         return len(self._tokenizer.decode(ids[learned].tolist()).encode())
+
+
+def _says_something(message: Message) -> bool:
+    """Whether a message is of the assistant, learned, and not empty: of an empty one only the end
+    would be learned, and an empty cell of a table is an answer that is missing."""
+    if message["role"] != "assistant" or not message.get("weight", 1):
+        return False
+    words = (message.get(key) or "" for key in ("content", *MESSAGE_REASONING))
+    return bool(message.get("tool_calls")) or any(not word.isspace() for word in words if word)
 
 
 def _trimmed(ids: list[int], learned: list[bool]) -> Sequence:

@@ -144,10 +144,24 @@ def string(value: Any, name: str, where: str) -> str:
     return value
 
 
+def speaker_key(record: dict[str, Any]) -> str | None:
+    """The key that says who speaks in a record which is one message, as OASST's rows are."""
+    for key in ("role", "from"):
+        role = record.get(key)
+        if isinstance(role, str) and _folded_role(role) in (*ROLES, *_CALLS):
+            return key
+    return None
+
+
+def _folded_role(role: str) -> str:
+    """Our name of a role, or the role in small letters."""
+    folded = role.strip().lower().replace("-", "_")
+    return _OTHER_ROLES.get(folded, folded)
+
+
 def _role(value: Any, what: str, where: str) -> str:
     role = string(value, f"role of {what}", where)
-    folded = role.strip().lower().replace("-", "_")
-    folded = _OTHER_ROLES.get(folded, folded)
+    folded = _folded_role(role)
     if folded not in (*ROLES, *_CALLS):
         known = ", ".join((*ROLES, *_OTHER_ROLES, *_CALLS))
         raise BadRecord(where, f": {what} must have one of the roles {known}; received {role!r}")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from tfllm.config import ConfigError, PrepareConfig
+from tfllm.data.reading.example_messages import speaker_key
 from tfllm.data.reading.json_records import key_of
 from tfllm.data.reading.record_keys import FOLLOWED, RecordKeys
 from tfllm.data.reading.sources import SourceFile, records
@@ -42,7 +43,8 @@ def kind_of_files(files: Sequence[SourceFile], config: PrepareConfig) -> Kind:
     """What files hold: by the settings, by what columns name, or by the first records of each.
 
     Raises:
-        ConfigError: some hold one kind and others another, or examples stand beside plain text.
+        ConfigError: some hold one kind and others another, or examples stand beside plain text, or
+            records are single messages.
         ValueError: a file is damaged, or a table has no column that is known.
     """
     keys = RecordKeys(config.column_names)
@@ -138,6 +140,16 @@ def _unknown_table(file: SourceFile, config: PrepareConfig) -> ValueError:
 def _kinds_at_start(file: SourceFile, text_field: str, keys: RecordKeys) -> set[Kind]:
     if file.format == "text":
         return set()
-    first = itertools.islice(records(file, on_bad=lambda error: None), _LOOK_AT)
-    kinds = {kind_of_record(record.value, text_field, keys) for record in first}
-    return {kind for kind in kinds if kind is not None}
+    kinds = set()
+    for record in itertools.islice(records(file, on_bad=lambda error: None), _LOOK_AT):
+        kind = kind_of_record(record.value, text_field, keys)
+        if kind == "text" and (key := speaker_key(record.value)) is not None:
+            raise ConfigError(
+                f"{record.where} is a message of a conversation, {key} {record.value[key]!r}, and "
+                "not a whole one; write each conversation as one record, "
+                '{"messages": [{"role": ..., "content": ...}, ...]}, or, to learn each message as '
+                "a text of its own, set records to text"
+            )
+        if kind is not None:
+            kinds.add(kind)
+    return kinds

@@ -48,6 +48,19 @@ which several were joined"""
 assert set(_OLD_MODES) == set(POOLINGS)
 
 _TYPES = ("Transformer", "Pooling", "Normalize")
+_ENCODER_SETTINGS: dict[str, Any] = {
+    "transformer_task": "feature-extraction",
+    "module_output_name": "token_embeddings",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    **dict.fromkeys(("processing_kwargs", "query_length", "document_length", "query_expansion")),
+    **dict.fromkeys(("model_args", "tokenizer_args", "config_args")),
+    **dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs")),
+}
+"""keys of `sentence_bert_config.json` to the value, besides none, that changes no vector here"""
+_READ = ("max_seq_length", "do_lower_case")
+_NO_MATTER = ("unpad_inputs", "backend")
+"""of the same file: how the same is computed"""
+_POOLED = "sentence_embedding"
 _ADVICE = "tfllm.pretrained.load_encoder(path) reads the encoder alone"
 
 
@@ -81,17 +94,12 @@ def read_modules(folder: Path) -> SentenceModules:
     place, normalize = _pooling_place(folder)
     pooling, with_prompts = _pooling(folder / place / "config.json")
     settings, where = _encoder_settings(folder)
-    for key, followed in (
-        ("transformer_task", "feature-extraction"),
-        ("module_output_name", "token_embeddings"),
-        ("query_length", None),
-        ("document_length", None),
-    ):
-        if settings.get(key) not in (None, followed):
-            raise ValueError(
-                f"{where}: {key} is followed with {followed!r} alone; received "
-                f"{settings[key]!r}. {_ADVICE}"
-            )
+    for key, value in settings.items():
+        if key not in (*_READ, *_NO_MATTER):
+            _expect(where, key, value, _ENCODER_SETTINGS.get(key))
+    _expect(folder / PROMPTS, "truncate_dim", _object(folder / PROMPTS).get("truncate_dim"), None)
+    tokenizer = folder / "tokenizer_config.json"
+    _expect(tokenizer, "truncation_side", _object(tokenizer).get("truncation_side"), "right")
     texts = text_settings(folder)
     if texts.get("prompts") and not with_prompts:
         raise ValueError(
@@ -99,6 +107,18 @@ def read_modules(folder: Path) -> SentenceModules:
             f"there are prompts, as in {PROMPTS}; received False. {_ADVICE}"
         )
     return SentenceModules(pooling, normalize, texts)
+
+
+def _expect(where: Path, key: str, value: Any, followed: Any) -> None:
+    """Refuse a value that changes vectors.
+
+    Raises:
+        ValueError: it is another than the one that is followed, and is not empty.
+    """
+    if value not in (None, {}, followed):
+        raise ValueError(
+            f"{where}: {key} is followed with {followed!r} alone; received {value!r}. {_ADVICE}"
+        )
 
 
 def _pooling_place(folder: Path) -> tuple[str, bool]:
@@ -116,8 +136,13 @@ def _pooling_place(folder: Path) -> tuple[str, bool]:
             f"there, {_TYPES[2]}, the first of them in the folder itself; received "
             f"{', '.join(types)}. {_ADVICE}"
         )
-    if places[1] != Path(places[1]).name:
-        raise ValueError(f"{path} must name folders in its own; received {places[1]!r}")
+    for place in places[1:]:
+        if place != Path(place).name:
+            raise ValueError(f"{path} must name folders in its own; received {place!r}")
+    if types == _TYPES:
+        file = folder / places[2] / "config.json"
+        for key in ("module_input_name", "module_output_name"):
+            _expect(file, key, _object(file).get(key), _POOLED)
     return places[1], types == _TYPES
 
 
