@@ -11,9 +11,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from tests.serving.toy_models import call, start, toy_base
-from tfllm.serving.server.classify import Classes, read_classify, write_classify
 from tfllm.serving.client.client import Client
 from tfllm.serving.protocol.errors import ServingError
+from tfllm.serving.server.classify import Classes, read_classify, write_classify
 from tfllm.serving.server.servable import Prediction, Servable, Signature
 from tfllm.serving.server.warmup_replay import warm_up
 

@@ -18,8 +18,8 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from tests.serving.toy_models import call, start, toy_base, until
 from tfllm.cli import main
-from tfllm.serving.server import xla_switch
 from tfllm.serving.server import server as server_module
+from tfllm.serving.server import xla_switch
 
 pytestmark = pytest.mark.alone
 

@@ -7,8 +7,8 @@ from tokenizers import Tokenizer
 
 from tests.tokenizers.samples import texts
 from tfllm.tokenizers import BytePairTokenizer, WordPiece
-from tfllm.tokenizers.specification.class_rules import with_class_rules
 from tfllm.tokenizers.reading import find_tokenizer
+from tfllm.tokenizers.specification.class_rules import with_class_rules
 
 TEXT = "The Café 世界 the"
 

@@ -13,8 +13,6 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from tests.rounding import in_double
-from tfllm.cli import main
-from tfllm.training import report
 from tfllm.charts.run_charts import (
     COLOURS,
     PANELS,

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfllm.data.reading.conversation_strings import Message
 from tfllm.data.preparing.document_tokenizing import check_ids
+from tfllm.data.preparing.splitting import document_hash
+from tfllm.data.reading.conversation_strings import Message
 from tfllm.data.reading.example import Example
 from tfllm.data.reading.json_records import BadRecord
 from tfllm.data.reading.record_keys import MESSAGE_REASONING
-from tfllm.data.preparing.splitting import document_hash
 from tfllm.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:

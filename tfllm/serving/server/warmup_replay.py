@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tfllm.serving.server.classify import ClassifyRequest, classify
 from tfllm.serving.protocol.errors import ServingError, from_exception
-from tfllm.serving.server.regress import regress
-from tfllm.serving.server.servable import Servable
 from tfllm.serving.protocol.warmup_requests import (
     MAX_RECORDS,
     WarmupError,
     WarmupRequest,
     read_warmup_requests,
 )
+from tfllm.serving.server.classify import ClassifyRequest, classify
+from tfllm.serving.server.regress import regress
+from tfllm.serving.server.servable import Servable
 
 log = logging.getLogger("tfllm.serving")
 
