@@ -101,8 +101,7 @@ def test_a_given_max_new_tokens_comes_before_max_length(loaded):
 )
 def test_what_is_not_followed_is_refused_by_name_where_text_is_made(folder_with, written, named):
     folder = folder_with(**written)
-    task = TextGeneration.load(folder)  # and so it can be trained and scored
-    assert task.score("a b")["num_tokens"] == 3
+    task = TextGeneration.load(folder)
     for refused in (task.generate, task.stream, task.n_best):
         with pytest.raises(ConfigError, match=rf"asks for .*{named}.*give not_followed=\(\)"):
             refused("a")
@@ -112,16 +111,24 @@ def test_what_is_not_followed_is_refused_by_name_where_text_is_made(folder_with,
     messages = [{"role": "user", "content": "a"}]
     with pytest.raises(ConfigError, match=named):
         chat.reply(messages)
-    greedy = {"temperature": 0, "max_new_tokens": 4}
-    assert task.generate("a", not_followed=(), **greedy) == Task(
-        task.model, task.tokenizer
-    ).generate("a", **greedy)
-    task.with_settings({"not_followed": "none"}).check_exportable()
+    allowed = task.with_settings({"not_followed": "none"})
+    followed = {"num_beams": 1, "temperature": 0.0, "top_k": 0}  # do_sample samples among 50
+    assert dataclasses.replace(allowed.generation, **followed) == GenerationConfig()
+    allowed.check_exportable()
     again = pretrained.save(
         task.model, folder.parent / "again", task.tokenizer, generation=task.generation
     )
     kept = json.loads((again / "generation_config.json").read_text())
     assert written.items() <= kept.items()
+
+
+def test_a_model_whose_settings_are_not_followed_is_scored_and_asked_without_them(folder_with):
+    task = TextGeneration.load(folder_with(guidance_scale=1.5))
+    assert task.score("a b")["num_tokens"] == 3
+    greedy = {"temperature": 0, "max_new_tokens": 4}
+    assert task.generate("a", not_followed=(), **greedy) == Task(
+        task.model, task.tokenizer
+    ).generate("a", **greedy)
 
 
 @pytest.mark.parametrize(
