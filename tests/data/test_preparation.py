@@ -330,7 +330,7 @@ def test_a_killed_run_leaves_nothing_that_opens(tmp_path):
         import os
         from tfllm.config import PrepareConfig
         from tfllm.data import prepare
-        from tfllm.data.shards.shard_files import shard_files as shards
+        from tfllm.data.shards import shard_files as shards
         shards.ShardWriter.close = lambda self: os._exit(9)
         prepare({str(source)!r}, {str(tmp_path / "out")!r},
                 PrepareConfig(vocab_size=300, num_processes=1), show_progress=False)
