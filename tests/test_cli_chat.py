@@ -129,7 +129,7 @@ def test_commands_at_a_terminal(folder, capsys, monkeypatch):
 
 
 SCRIPT = """
-import fcntl, sys, termios, time
+import fcntl, signal, sys, termios, time
 
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
 from tfllm.cli.conversation import Conversation, history_file, line_editing
@@ -143,6 +143,7 @@ class Session:
         if words == "wait":
             time.sleep(60)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell runs behind &
 talk = Conversation(Session(), GenerationConfig())
 with line_editing(talk, None if "--no-history" in sys.argv else history_file()):
     talk.run()
