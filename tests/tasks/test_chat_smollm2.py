@@ -12,7 +12,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def smollm2(smollm2_file) -> Chat:
-    of = load_task(smollm2_file, dtype="bfloat16")
+    # In bfloat16 it says something else where the processor does not multiply such numbers.
+    of = load_task(smollm2_file)
     assert isinstance(of, Chat)
     return of
 
