@@ -28,7 +28,8 @@ def folder_of(folder, content, settings, model_type=None):
     if settings is not None:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     if model_type is not None:
-        (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+        config = model_type if isinstance(model_type, dict) else {"model_type": model_type}
+        (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -45,6 +46,7 @@ LOWER = {**CASED, "lowercase": True}
         (CASED, {"tokenizer_class": "BertTokenizerFast"}, None, LOWER),
         (LOWER, {"do_lower_case": False}, "bert", CASED),
         (CASED, None, "bert", LOWER),
+        (CASED, None, {"model_type": "roberta", **BERT}, LOWER),  # a class that config.json names
         (LOWER, {**BERT, "strip_accents": False}, None, {**LOWER, "strip_accents": False}),
         (
             LOWER,

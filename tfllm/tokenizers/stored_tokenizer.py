@@ -35,9 +35,9 @@ _BEGINS_OF_CLASSES = {
     "LlamaTokenizer": "<s>",
 }
 """a class of tokenizers to its bos_token where the files name none"""
-_CLASSES_OF_MODELS: dict[Any, str] = {"gpt2": "GPT2Tokenizer"}
-"""of a model_type whose files name no class, if the class has such a bos_token: in version 5.24 no
-other that is read here has one (version 4 takes LlamaTokenizer for a llama, and puts <s> before all
+_CLASSES_OF_MODELS: dict[Any, str] = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer"}
+"""of a model_type whose files name no class, if the class has rules of its own: in version 5.24 no
+other that is read here has (version 4 takes LlamaTokenizer for a llama, and puts <s> before all
 texts, whatever tokenizer.json says)"""
 
 
@@ -209,12 +209,22 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _begin_of_class(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The bos_token that a class of `transformers` has by default, where the files say nothing."""
+def class_of(folder: Path, settings: dict[str, Any]) -> str:
+    """The class of `transformers` that a folder's tokenizer is of, without "Fast"; else "".
+
+    Args:
+        folder: the folder.
+        settings: what its tokenizer_config.json says.
+    """
     model = read_json(folder / "config.json")
     names = (settings.get("tokenizer_class"), model.get("tokenizer_class"))
     named = next((name for name in names if name), _CLASSES_OF_MODELS.get(model.get("model_type")))
-    name = str(named).removesuffix("Fast")
+    return str(named or "").removesuffix("Fast")
+
+
+def _begin_of_class(folder: Path, settings: dict[str, Any]) -> str | None:
+    """The bos_token that a class of `transformers` has by default, where the files say nothing."""
+    name = class_of(folder, settings)
     if "bos_token" in settings or name not in _BEGINS_OF_CLASSES:
         return None
     if name == "LlamaTokenizer":  # version 5 takes another class where bytes are tokens

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tfllm.tokenizers.stored_tokenizer import read_json
+from tfllm.tokenizers.stored_tokenizer import class_of, read_json
 
 CASING = {
     "lowercase": "do_lower_case",
@@ -22,8 +22,6 @@ CASING = {
 _CASING_DEFAULTS = {"lowercase": True, "strip_accents": None, "handle_chinese_chars": True}
 _BERTS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
 _GPT2S = ("GPT2Tokenizer",)
-_CLASSES_OF_TYPES = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer"}
-"""`model_type` in config.json to the class that is taken where none is named"""
 
 
 def with_class_rules(tokenizer_json: str, folder: Path) -> str:
@@ -37,10 +35,7 @@ def with_class_rules(tokenizer_json: str, folder: Path) -> str:
         ValueError: that class puts no space before a text, and tokenizer.json does.
     """
     settings = read_json(folder / "tokenizer_config.json")
-    named = settings.get("tokenizer_class")
-    if named is None:
-        named = _CLASSES_OF_TYPES.get(str(read_json(folder / "config.json").get("model_type")))
-    name = str(named).removesuffix("Fast")
+    name = class_of(folder, settings)
     if name not in (*_BERTS, *_GPT2S, "LlamaTokenizer"):
         return tokenizer_json
     try:
