@@ -323,10 +323,10 @@ class TrainingStep(FitArguments, keras.Model):
             ValueError: the model, or a part of it, is `untrainable`; or the strategy or the
                 optimizer is not supported.
         """
-        for layer in (self, *self._flatten_layers()):
-            if reason := getattr(layer, "untrainable", ""):
-                raise ValueError(reason)
-        if self.train_function is None or force:
+        if self.train_function is None or force:  # not with each batch of `train_on_batch`
+            for layer in (self, *self._flatten_layers()):
+                if reason := getattr(layer, "untrainable", ""):
+                    raise ValueError(reason)
             refuse_unsupported(self.distribute_strategy)
             self._prepare_optimizer()
             self.train_function = self._loop(self.train_step, training=True)
