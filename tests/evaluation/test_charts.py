@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.rounding import in_double
-from tfllm.charts import model_charts as charts
+from tfllm.charts import model_charts
 from tfllm.charts.graph_layout import spread, without_overlaps
 
 pytest.importorskip("matplotlib")
@@ -24,7 +24,7 @@ def labels(ticks):
 
 
 def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_label():
-    figure = charts.confusion_matrix([[8, 2], [0, 1000]], ["ham", "spam"])
+    figure = model_charts.confusion_matrix([[8, 2], [0, 1000]], ["ham", "spam"])
     axes = figure.axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), [[0.8, 0.2], [0, 1]])
     assert texts(axes) == ["8", "2", "1,000"]  # nothing is written where nothing is
@@ -32,25 +32,25 @@ def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_label():
 
 
 def test_a_label_that_never_occurs_is_an_empty_row():
-    figure = charts.confusion_matrix([[1, 0], [0, 0]], ["a", "b"])
+    figure = model_charts.confusion_matrix([[1, 0], [0, 0]], ["a", "b"])
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), [[1, 0], [0, 0]])
 
 
 def test_a_confusion_matrix_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"\[2, 2\].*received \[2, 3\]"):
-        charts.confusion_matrix(np.zeros((2, 3)), ["a", "b"])
+        model_charts.confusion_matrix(np.zeros((2, 3)), ["a", "b"])
 
 
 def test_learning_curves_are_sorted_and_have_their_bands():
     curves = {"model": {200: (0.8, 0.7, 0.9), 50: (0.6, 0.5, 0.75)}, "base": {50: 0.4, 200: 0.5}}
-    figure = charts.learning_curves(
+    figure = model_charts.learning_curves(
         curves, x_label="examples", y_label="accuracy", log_x=True, baselines=["base"]
     )
     (axes,) = figure.axes
     model, base = axes.lines
     np.testing.assert_array_equal(model.get_xydata(), [[50, 0.6], [200, 0.8]])
     np.testing.assert_array_equal(base.get_xydata(), [[50, 0.4], [200, 0.5]])
-    assert base.get_color() == charts.BASELINE
+    assert base.get_color() == model_charts.BASELINE
     (band,) = axes.collections  # the base has no interval
     corners = {tuple(np.round(point, 6)) for point in band.get_paths()[0].vertices}
     assert {(50, 0.5), (50, 0.75), (200, 0.7), (200, 0.9)} <= corners
@@ -59,7 +59,7 @@ def test_learning_curves_are_sorted_and_have_their_bands():
 
 def test_bars_have_lengths_intervals_and_a_grey_baseline():
     measures = {"BLEU": {"model": (20.0, 18.0, 23.0), "table": 5.0}, "chrF": {"model": 40.0}}
-    figure = charts.measure_bars(measures, baselines=["table"])
+    figure = model_charts.measure_bars(measures, baselines=["table"])
     bleu, chrf = figure.axes
     assert [bar.get_width() for bar in bleu.patches] == [20.0, 5.0]
     assert [bar.get_width() for bar in chrf.patches] == [40.0]
@@ -67,21 +67,21 @@ def test_bars_have_lengths_intervals_and_a_grey_baseline():
     colours = [bar.get_facecolor() for bar in bleu.patches]
     from matplotlib.colors import to_rgba
 
-    assert colours == [to_rgba(charts.COLOURS[0]), to_rgba(charts.BASELINE)]
+    assert colours == [to_rgba(model_charts.COLOURS[0]), to_rgba(model_charts.BASELINE)]
     (interval,) = bleu.containers[1].lines[2]
     np.testing.assert_array_equal(interval.get_segments()[0][:, 0], [18, 23])
 
 
 def test_an_unknown_baseline_is_refused():
     with pytest.raises(ValueError, match="baselines must be names"):
-        charts.measure_bars({"F1": {"model": 1.0}}, baselines=["other"])
+        model_charts.measure_bars({"F1": {"model": 1.0}}, baselines=["other"])
     with pytest.raises(ValueError, match="every curve needs values"):
-        charts.learning_curves({"model": {}}, x_label="", y_label="")
+        model_charts.learning_curves({"model": {}}, x_label="", y_label="")
 
 
 def test_causal_attention_leaves_what_lies_ahead_out():
     weights = np.tril(np.ones((3, 3))) / np.arange(1, 4)[:, None]
-    figure = charts.attention_map([weights, weights], ["a", "b", "c"], causal=True)
+    figure = model_charts.attention_map([weights, weights], ["a", "b", "c"], causal=True)
     first, second = figure.axes[:2]
     shown = first.images[0].get_array()
     assert shown.mask.tolist() == np.triu(np.ones((3, 3), bool), 1).tolist()
@@ -90,24 +90,24 @@ def test_causal_attention_leaves_what_lies_ahead_out():
 
 
 def test_cross_attention_has_the_keys_along_the_bottom():
-    figure = charts.attention_map([np.full((2, 3), 1 / 3)], ["x", "y"], ["a", "b", "c"])
+    figure = model_charts.attention_map([np.full((2, 3), 1 / 3)], ["x", "y"], ["a", "b", "c"])
     assert labels(figure.axes[0].get_xticklabels()) == ["a", "b", "c"]
     assert labels(figure.axes[0].get_yticklabels()) == ["x", "y"]
     with pytest.raises(ValueError, match=r"\[2, 2\].*\[\[2, 3\]\]"):
-        charts.attention_map([np.zeros((2, 3))], ["x", "y"])
+        model_charts.attention_map([np.zeros((2, 3))], ["x", "y"])
 
 
 def test_a_graph_has_every_name_and_relation():
-    nodes = [charts.GraphNode("Ahab", "person", 5), charts.GraphNode("Pequod", "ship")]
-    edges = [charts.GraphEdge("Ahab", "Pequod", "captain of")]
-    figure = charts.knowledge_graph(nodes, edges)
+    nodes = [model_charts.GraphNode("Ahab", "person", 5), model_charts.GraphNode("Pequod", "ship")]
+    edges = [model_charts.GraphEdge("Ahab", "Pequod", "captain of")]
+    figure = model_charts.knowledge_graph(nodes, edges)
     (axes,) = figure.axes
     assert {"Ahab", "Pequod", "captain of"} <= set(texts(axes))
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["person", "ship"]
     with pytest.raises(ValueError, match="Stubb"):
-        charts.knowledge_graph(nodes, [charts.GraphEdge("Ahab", "Stubb")])
+        model_charts.knowledge_graph(nodes, [model_charts.GraphEdge("Ahab", "Stubb")])
     with pytest.raises(ValueError, match="each name once"):
-        charts.knowledge_graph(nodes * 2, [])
+        model_charts.knowledge_graph(nodes * 2, [])
 
 
 def test_neighbours_stand_nearer_than_others():
@@ -134,8 +134,10 @@ def test_boxes_at_one_place_are_parted():
 
 
 def test_a_picture_is_a_png_and_the_same_each_time(tmp_path):
-    figures = [charts.measure_bars({"F1": {"model": 0.5}}) for _ in range(2)]
-    first, second = (charts.save(f, tmp_path / "new" / f"{i}.png") for i, f in enumerate(figures))
+    figures = [model_charts.measure_bars({"F1": {"model": 0.5}}) for _ in range(2)]
+    first, second = (
+        model_charts.save(f, tmp_path / "new" / f"{i}.png") for i, f in enumerate(figures)
+    )
     assert first.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert first.read_bytes() == second.read_bytes()
 
@@ -150,4 +152,4 @@ def test_a_missing_matplotlib_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"tfllm\[plot\]"):
-        charts.confusion_matrix([[1]], ["a"])
+        model_charts.confusion_matrix([[1]], ["a"])

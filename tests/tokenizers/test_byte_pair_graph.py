@@ -23,7 +23,7 @@ from tfllm.tokenizers import BytePairTokenizer
 from tfllm.tokenizers.graph import merge_loop
 from tfllm.tokenizers.graph.byte_pair_graph import BytePairGraph
 from tfllm.tokenizers.graph.merge_loop import MergeLoop
-from tfllm.tokenizers.specification.specification import read_specification
+from tfllm.tokenizers.specification.byte_pair_specification import read_specification
 
 PARTS = [
     *(" ", "  ", "\n", "\r", "\r\n", "\t", "\0", "\1", "\x85", "\u00a0", "\u2028", "\u3000"),

@@ -107,7 +107,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _mine(options: argparse.Namespace) -> None:
     with quiet_start():
-        from tfllm.charts import model_charts as charts
+        from tfllm.charts import model_charts
         from tfllm.data.reading.sources import documents, find_files
         from tfllm.tasks import load_task
         from tfllm.text_mining.knowledge_graph import check_graph_file
@@ -127,7 +127,7 @@ def _mine(options: argparse.Namespace) -> None:
     )
     graph.save(out)
     if picture is not None:
-        charts.save(graph.figure(), picture)
+        model_charts.save(graph.figure(), picture)
     print(
         f"{out}: {len(graph.entities):,} entities and {len(graph.relations):,} relations in "
         f"{len(texts):,} documents"

@@ -19,8 +19,7 @@ from tfllm.models.heads.sentence_encoder import SentenceEncoder
 from tfllm.models.heads.sequence_classifier import SequenceClassifier
 from tfllm.models.heads.span_classifier import SpanClassifier
 from tfllm.models.heads.token_classifier import TokenClassifier
-from tfllm.pretrained.hugging_face import bert_weight_map
-from tfllm.pretrained.hugging_face import decoder_config as hugging_face_config
+from tfllm.pretrained.hugging_face import bert_weight_map, decoder_config
 from tfllm.pretrained.hugging_face.architectures import ARCHITECTURES
 from tfllm.pretrained.hugging_face.bert_config import (
     read_bert,
@@ -135,9 +134,7 @@ def kind_of_model(model: Any) -> ModelKind:
 
 
 def _read_causal(values: Mapping[str, Any], where: str, dropout: float | None) -> Description:
-    return Description(
-        hugging_face_config.from_hugging_face(values, where=where, dropout=dropout)[1]
-    )
+    return Description(decoder_config.from_hugging_face(values, where=where, dropout=dropout)[1])
 
 
 # ------------------------------------------------------------------ BERT
@@ -219,9 +216,9 @@ MODEL_KINDS: tuple[ModelKind, ...] = (
         (*ARCHITECTURES, "tfllm"),
         (),
         read=_read_causal,
-        write=lambda model: hugging_face_config.to_hugging_face(model.config),
+        write=lambda model: decoder_config.to_hugging_face(model.config),
         weight_map=WEIGHT_MAPS,
-        unlike_dropouts=hugging_face_config.unlike_dropouts,
+        unlike_dropouts=decoder_config.unlike_dropouts,
         generates=True,
     ),
     ModelKind(

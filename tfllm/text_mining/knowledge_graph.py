@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfllm.charts import model_charts as charts
+from tfllm.charts import model_charts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,12 +143,12 @@ class KnowledgeGraph:
         if not chosen:
             raise ValueError("there must be a relation to draw; the graph has none")
         names = {end for r in chosen for end in (r.source, r.target)}
-        nodes = [charts.GraphNode(e.name, e.kind, e.count) for e in self.entities]
+        nodes = [model_charts.GraphNode(e.name, e.kind, e.count) for e in self.entities]
         edges = [
-            charts.GraphEdge(r.source, r.target, "" if r.name == NEAR else r.name, r.count)
+            model_charts.GraphEdge(r.source, r.target, "" if r.name == NEAR else r.name, r.count)
             for r in chosen
         ]
-        return charts.knowledge_graph(
+        return model_charts.knowledge_graph(
             [node for node in nodes if node.name in names], edges, title=title, seed=seed
         )
 

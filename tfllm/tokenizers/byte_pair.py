@@ -170,7 +170,7 @@ class BytePairTokenizer(JsonTokenizer):
 
     def _make_graph(self) -> BytePairGraph:
         from tfllm.tokenizers.graph.byte_pair_graph import BytePairGraph
-        from tfllm.tokenizers.specification.specification import read_specification
+        from tfllm.tokenizers.specification.byte_pair_specification import read_specification
 
         return BytePairGraph(read_specification(self._json, self._added_tokens))
 

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, TypeVar
 from tokenizers import Tokenizer, models
 
 from tfllm.tokenizers.chat.conversation import BREAK
+from tfllm.tokenizers.specification.byte_pair_specification import ids_around
 from tfllm.tokenizers.specification.class_rules import with_class_rules
-from tfllm.tokenizers.specification.specification import ids_around
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.stored_tokenizer import (
     MADE_FROM,

@@ -23,8 +23,8 @@ from tokenizers import (
 
 from tfllm.tokenizers.json_tokenizer import JsonTokenizer
 from tfllm.tokenizers.specification.bert_characters import changing_places
+from tfllm.tokenizers.specification.byte_pair_specification import ids_around
 from tfllm.tokenizers.specification.class_rules import CASING
-from tfllm.tokenizers.specification.specification import ids_around
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.stored_tokenizer import GENERIC_CLASS, read_json, token_content
 from tfllm.tokenizers.token_bytes import valid_text

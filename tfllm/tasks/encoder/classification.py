@@ -155,12 +155,12 @@ class Classification(EncoderTask):
         labels = sorted({record["label"] for record in records})
         if len(labels) > _MOST_DRAWN or importlib.util.find_spec("matplotlib") is None:
             return []
-        from tfllm.charts import model_charts as charts
+        from tfllm.charts import model_charts
 
         references = [record["label"] for record in records]
         counts = confusion_matrix(references, [p["label"] or None for p in predictions], labels)
-        figure = charts.confusion_matrix(counts, labels, title=f"{len(records):,} texts")
-        return [charts.save(figure, folder / "confusion_matrix.png")]
+        figure = model_charts.confusion_matrix(counts, labels, title=f"{len(records):,} texts")
+        return [model_charts.save(figure, folder / "confusion_matrix.png")]
 
 
 def label_id(label: str, information: Mapping[str, Any]) -> int:

@@ -20,8 +20,8 @@ from tfllm.tokenizers.graph.added_tokens_graph import (
 from tfllm.tokenizers.graph.merge_loop import MergeLoop
 from tfllm.tokenizers.graph.normalization import to_nfc
 from tfllm.tokenizers.graph.tokenizer_graph import TokenizerGraph
+from tfllm.tokenizers.specification.byte_pair_specification import Specification, Split
 from tfllm.tokenizers.specification.character_classes import Atoms
-from tfllm.tokenizers.specification.specification import Specification, Split
 
 _ANY = r"[\x01-\x7f]*"
 

@@ -1,4 +1,4 @@
-"""What a tokenizer.json asks for, read into the tables that the in-graph tokenizer runs on.
+"""What a tokenizer.json of byte-level BPE asks for, read into the tables that its graph runs on.
 
 No TensorFlow here. Everything that the graph could not do exactly is refused by name.
 """

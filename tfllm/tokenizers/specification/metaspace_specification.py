@@ -15,7 +15,11 @@ import numpy as np
 
 from tfllm.tokenizers.added_tokens import AddedToken, read_added_tokens, stand_in_for_nul
 from tfllm.tokenizers.leading_space import SPACE, LeadingSpace
-from tfllm.tokenizers.specification.specification import ids_around, made_by_merges, read_merges
+from tfllm.tokenizers.specification.byte_pair_specification import (
+    ids_around,
+    made_by_merges,
+    read_merges,
+)
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 
 # The regular expressions that converters write into tokenizer.json, as RE2 has them.

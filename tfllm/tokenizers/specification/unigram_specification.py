@@ -21,6 +21,7 @@ from tfllm.tokenizers.sentence_piece_model import (
     UNKNOWN,
     sentence_piece_model,
 )
+from tfllm.tokenizers.specification.byte_pair_specification import ids_around
 from tfllm.tokenizers.specification.metaspace_specification import (
     Prepend,
     Replace,
@@ -31,7 +32,6 @@ from tfllm.tokenizers.specification.metaspace_specification import (
     steps_of,
 )
 from tfllm.tokenizers.specification.precompiled import PrecompiledTable, precompiled_table
-from tfllm.tokenizers.specification.specification import ids_around
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 
 _NO_TEXT = "\ufdd0 \ufdd0"

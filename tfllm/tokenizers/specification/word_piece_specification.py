@@ -15,8 +15,8 @@ from tfllm.tokenizers.specification.bert_characters import (
     bert_characters,
     changing_places,
 )
+from tfllm.tokenizers.specification.byte_pair_specification import ids_around
 from tfllm.tokenizers.specification.metaspace_specification import normalizer_of
-from tfllm.tokenizers.specification.specification import ids_around
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 
 
