@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 
 from tfllm.config import PrepareConfig
-from tfllm.data import PreparedData, prepare, rows_dataset
+from tfllm.data import PreparedData, rows_dataset
+from tfllm.tasks import prepare
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "data" / "state_of_the_union.jsonl.gz"
 

@@ -33,8 +33,8 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tfllm
-    from tfllm.evaluation import evaluate
     from tfllm.serving import export
+    from tfllm.tasks import evaluate
 
     path = smollm2()
     head = ("SmolLM2-135M-Instruct", "perplexity", "of float32", "weights exported", "of float32")

@@ -23,8 +23,8 @@ from tfllm.charts.number_format import quantity, three_figures
 from tfllm.charts.run_figures import figures
 from tfllm.charts.run_logs import read_runs
 from tfllm.config import ModelConfig, build
+from tfllm.models.flops import flops_per_token
 from tfllm.models.presets import num_parameters, preset
-from tfllm.training.flops import flops_per_token
 
 BANDWIDTHS = (10, 25, 100, 400, 1600, 3200)
 """Gbit/s of a node"""

@@ -20,10 +20,10 @@ import tensorflow as tf
 from side_by_side import print_table
 
 from tfllm.models.causal_lm import CausalLM
+from tfllm.models.flops import flops_per_token
 from tfllm.models.presets import ModelConfig
 from tfllm.optimization.adamw import AdamW
 from tfllm.optimization.precision import choose_precision, dtype_policy, matmul_peak
-from tfllm.training.flops import flops_per_token
 
 VOCAB, WIDTH, LAYERS, HEADS, ROWS, TIME = 8192, 384, 6, 6, 8, 256
 SHAPE = {"vocab_size": VOCAB, "embedding_dim": WIDTH, "num_layers": LAYERS, "num_heads": HEADS}

@@ -95,7 +95,7 @@ def main() -> int:
     with quiet_start():
         import tfllm
         from tfllm import serving
-        from tfllm.tasks import load_task
+        from tfllm.tasks import load
     out, base = Path(options.out), Path(options.saved_models) / "explain"
     if options.quick:
         model = tiny(model, out / "tiny")
@@ -123,7 +123,7 @@ def main() -> int:
 
     # 2. What the model says before.
     said: dict[str, list[str]] = {question: [] for question in (*HELD_OUT, ELSE)}
-    before = load_task(model)
+    before = load(model)
     loss_before = tfllm.evaluate(before.model, data, sequence_length=256).loss
     for question, replies in said.items():
         replies.append(before.reply(asked(question), max_new_tokens=60))
@@ -137,7 +137,7 @@ def main() -> int:
         return 130
 
     # 4. What it says after, from the merged model.
-    after = load_task(run.model_folder)
+    after = load(run.model_folder)
     loss_after = tfllm.evaluate(after.model, data, sequence_length=256).loss
     for question, replies in said.items():
         replies.append(after.reply(asked(question), max_new_tokens=60))
@@ -151,7 +151,7 @@ def main() -> int:
     sizes = {}
     warmup = {"warmup_prompts": ()} if options.quick else {}
     for dtype in ("int8",) if options.quick else ("float32", "int8"):  # the last one is served
-        folder = serving.export(load_task(run.model_folder, dtype=dtype), base, **warmup)
+        folder = serving.export(load(run.model_folder, dtype=dtype), base, **warmup)
         sizes[dtype] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if not options.quick:
         print("\nchecking the exported model as TensorFlow Serving would run it ...", flush=True)

@@ -84,7 +84,7 @@ def main() -> None:
         from tfllm.charts import model_charts as charts
         from tfllm.data.reading.table_records import read_table
         from tfllm.evaluation.measured import measured
-        from tfllm.tasks import evaluate_task, load_task, task_definition
+        from tfllm.tasks import evaluate, load, task_named
         from tfllm.training import train
 
     own = options.train is not None
@@ -95,7 +95,7 @@ def main() -> None:
     learned, test = options.train, options.test
     if not own:
         learned, test = write_mails(options.out, options.quick)
-    definition = task_definition("classification")
+    definition = task_named("classification")
     first, later = (read_table(path, definition.columns).records for path in (learned, test))
     print(f"{len(first):,} texts to learn from, {len(later):,} to be measured by")
 
@@ -122,7 +122,7 @@ def main() -> None:
     print(f"{name}: {run.step} updates in {seconds:.0f} s, {run.tokens_per_second:,.0f} tokens/s")
     for note in run_notes(options.out / "run"):
         print(f"note: {note}")
-    result = evaluate_task(
+    result = evaluate(
         run.folder, test, task="classification", out=options.out / "predictions.jsonl"
     )
     found[name] = result.measures
@@ -144,7 +144,7 @@ def main() -> None:
     print(f"\ndrawn: {', '.join(map(str, drawn))}")
     said = [record["text"] for record in later[:2]] if own else SAY
     for text, answer in zip(
-        said, load_task(run.folder).predict([{"text": text} for text in said]), strict=True
+        said, load(run.folder).predict([{"text": text} for text in said]), strict=True
     ):
         print(f"{text!r}: {answer['label']} ({answer['probability']:.1%})")
     served = "saved_models/" + (options.out.name if own else "spam")

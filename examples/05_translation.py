@@ -56,10 +56,10 @@ def main() -> None:
     start = time.perf_counter()
     with quiet_start():
         from tfllm.charts import model_charts as charts
-        from tfllm.data import TaskDataConfig
+        from tfllm.config import PrepareConfig
         from tfllm.evaluation.measured import measured
         from tfllm.evaluation.text_measures import bleu, chrf
-        from tfllm.tasks import evaluate_task, load_task
+        from tfllm.tasks import evaluate, load
         from tfllm.training import train
 
     shutil.rmtree(options.out, ignore_errors=True)
@@ -91,7 +91,7 @@ def main() -> None:
         options.out / "run",
         TINY if options.quick else MODEL,
         task="translation",
-        prepare=TaskDataConfig(
+        prepare=PrepareConfig(
             vocab_size=512 if options.quick else 4096, validation=(str(test),)
         ),
         epochs=1 if options.quick else options.epochs,
@@ -107,7 +107,7 @@ def main() -> None:
         f"{time.perf_counter() - start:.0f} s so far",
         flush=True,
     )
-    evaluation = evaluate_task(options.out / "run", test, out=options.out / "predictions.jsonl")
+    evaluation = evaluate(options.out / "run", test, out=options.out / "predictions.jsonl")
     found["Transformer, beam 4"] = list(evaluation.measures)
 
     # 4. Both, with what another choice of verses could give.
@@ -134,7 +134,7 @@ def main() -> None:
     print(f"\ndrawn: {charts.save(figure, pictures / '05_translation.png', dpi=80)}\n")
 
     # 5. What they say.
-    task = load_task(options.out / "run")
+    task = load(options.out / "run")
     answers = task.predict([{"text": text} for text in ASKED])
     for text, answer in zip(ASKED, answers, strict=True):
         print(f"{text}\n  word by word: {table.translate(text)}")

@@ -94,10 +94,10 @@ def fine_tune(
     from pretrained import smollm2
 
     import tfllm
-    from tfllm.tasks import load_task
+    from tfllm.tasks import load
 
     model = smollm2()
-    found = {"SmolLM2 as it comes": replies(load_task(model), held_out)}
+    found = {"SmolLM2 as it comes": replies(load(model), held_out)}
     files = [
         write(
             [
@@ -129,15 +129,15 @@ def fine_tune(
         checkpoint_every=10_000,
     )
     print(f"{run.num_trained:,} of {run.num_parameters:,} parameters, {run.step:,} updates")
-    return {**found, "SmolLM2, fine-tuned": replies(load_task(run.model_folder), held_out)}
+    return {**found, "SmolLM2, fine-tuned": replies(load(run.model_folder), held_out)}
 
 
 def from_nothing(
     learned: list[Pair], held_out: list[Pair], options: argparse.Namespace
 ) -> dict[str, list[str]]:
     """What an encoder-decoder writes that learned from the pairs alone."""
-    from tfllm.data import TaskDataConfig
-    from tfllm.tasks import load_task
+    from tfllm.config import PrepareConfig
+    from tfllm.tasks import load
     from tfllm.training import train
 
     run = train(
@@ -145,7 +145,7 @@ def from_nothing(
         options.out / "run",
         TINY if options.quick else MODEL,
         task="summarization",
-        prepare=TaskDataConfig(
+        prepare=PrepareConfig(
             vocab_size=512 if options.quick else 8192,
             validation=(str(write(held_out, options.out / "watched.jsonl")),),
         ),
@@ -158,7 +158,7 @@ def from_nothing(
         verbose=False,
     )
     print(f"{run.num_parameters:,} parameters, {run.step:,} updates", flush=True)
-    answers = load_task(options.out / "run").predict([{"text": pair["text"]} for pair in held_out])
+    answers = load(options.out / "run").predict([{"text": pair["text"]} for pair in held_out])
     return {"Transformer, beam 4": [answer["summary"] for answer in answers]}
 
 

@@ -69,7 +69,7 @@ def main() -> None:
 
         from tfllm.data.reading.table_records import read_table
         from tfllm.evaluation.measured import measured
-        from tfllm.tasks import evaluate_task, load_task, task_definition
+        from tfllm.tasks import evaluate, load, task_named
         from tfllm.training import train
 
     shutil.rmtree(options.out, ignore_errors=True)
@@ -78,7 +78,7 @@ def main() -> None:
     if learned is None or test is None:
         learned, test = write_questions(options.out, options.quick)
         print("the questions are gaps in sentences, made by a rule, and not asked by people")
-    definition = task_definition("question_answering")
+    definition = task_named("question_answering")
     seen, unseen = (read_table(path, definition.columns).records for path in (learned, test))
     print(f"{len(seen):,} questions to learn from, {len(unseen):,} to be measured by")
 
@@ -102,7 +102,7 @@ def main() -> None:
     )
     seconds = time.perf_counter() - start
     print(f"{name}: {run.step} updates in {seconds:.0f} s, {run.tokens_per_second:,.0f} tokens/s")
-    result = evaluate_task(
+    result = evaluate(
         run.folder, test, task="question_answering", out=options.out / "predictions.jsonl"
     )
     found[name] = result.measures
@@ -110,7 +110,7 @@ def main() -> None:
 
     for system, measures in found.items():
         print(f"{system}\n{table({m.name: m.format() for m in measures})}")
-    task = load_task(run.folder)
+    task = load(run.folder)
     print(f"\n{CONTEXT}")
     for question in ASK:
         answer = task.ask(question, CONTEXT)

@@ -69,7 +69,7 @@ def main() -> None:
 
         from tfllm.data.reading.table_records import read_table
         from tfllm.evaluation.measured import measured
-        from tfllm.tasks import evaluate_task, load_task, task_definition
+        from tfllm.tasks import evaluate, load, task_named
         from tfllm.training import train
 
     shutil.rmtree(options.out, ignore_errors=True)
@@ -77,7 +77,7 @@ def main() -> None:
     learned, test = options.train, options.test
     if learned is None or test is None:
         learned, test = write_paragraphs(options.out, options.quick)
-    definition = task_definition("tagging")
+    definition = task_named("tagging")
     seen, unseen = (read_table(path, definition.columns).records for path in (learned, test))
     number = sum(len(record["spans"]) for record in unseen)
     print(f"{len(seen):,} texts to learn from, {len(unseen):,} with {number:,} spans to find")
@@ -101,13 +101,13 @@ def main() -> None:
     )
     seconds = time.perf_counter() - start
     print(f"{name}: {run.step} updates in {seconds:.0f} s, {run.tokens_per_second:,.0f} tokens/s")
-    result = evaluate_task(run.folder, test, task="tagging", out=options.out / "predictions.jsonl")
+    result = evaluate(run.folder, test, task="tagging", out=options.out / "predictions.jsonl")
     found[name] = result.measures
     print(f"answered {result.num_records / result.seconds:,.0f} texts/s\n")
 
     for system, measures in found.items():
         print(f"{system}\n{table({m.name: m.format() for m in measures})}")
-    for text, spans in zip(SAY, load_task(run.folder).tag(SAY), strict=True):
+    for text, spans in zip(SAY, load(run.folder).tag(SAY), strict=True):
         print(f"\n{text}")
         for span in spans:
             print(f"  {span['begin']:3} {span['text']}: {span['label']} ({span['score']:.0%})")

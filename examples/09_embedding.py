@@ -90,7 +90,7 @@ def main() -> None:
         from tfllm.charts import model_charts as charts
         from tfllm.evaluation.measured import measured
         from tfllm.evaluation.retrieval_measures import mean_reciprocal_rank, ranked, recall_at
-        from tfllm.tasks import evaluate_task, load_task
+        from tfllm.tasks import evaluate, load
         from tfllm.training import train
 
     shutil.rmtree(options.out, ignore_errors=True)
@@ -123,7 +123,7 @@ def main() -> None:
 
     # 3. MiniLM as it comes, and fine-tuned.
     model = minilm()
-    found["MiniLM as it comes"] = list(evaluate_task(model, test, task="embedding").measures)
+    found["MiniLM as it comes"] = list(evaluate(model, test, task="embedding").measures)
     run = train(
         data,
         options.out / "run",
@@ -137,7 +137,7 @@ def main() -> None:
         verbose=False,
     )
     print(f"fine-tuned: {run.step} updates, {time.perf_counter() - start:.0f} s so far", flush=True)
-    found["MiniLM, fine-tuned"] = list(evaluate_task(options.out / "run", test).measures)
+    found["MiniLM, fine-tuned"] = list(evaluate(options.out / "run", test).measures)
 
     names = [measure.name for measure in found["TF-IDF cosine"]]
     print("\n" + " " * 20 + "".join(f"{name:>26}" for name in names))
@@ -160,7 +160,7 @@ def main() -> None:
     print(f"\ndrawn: {charts.save(figure, pictures / '09_embedding.png', dpi=80)}")
 
     # 4. Ask.
-    task = load_task(options.out / "run")
+    task = load(options.out / "run")
     order = ranked(task.embed([ASKED]) @ task.embed(documents).T, 3)[0]
     print(f"\n{ASKED}")
     for place in order:

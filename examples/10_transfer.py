@@ -70,7 +70,7 @@ def main() -> None:
         from tfllm.charts import model_charts as charts
         from tfllm.data.reading.table_records import Record
         from tfllm.evaluation.measured import measured
-        from tfllm.tasks import evaluate_task, task_definition
+        from tfllm.tasks import evaluate, task_named
         from tfllm.training import train
 
     shutil.rmtree(options.out, ignore_errors=True)
@@ -113,7 +113,7 @@ def main() -> None:
         begins["the small one from nothing"] = (small, 5e-4)
 
     # 2. The same labelled mails for each.
-    definition = task_definition("classification")
+    definition = task_named("classification")
     values: dict[str, dict[int, list[float]]] = {
         name: {size: [] for size in passes} for name in (*begins, BASELINE)
     }
@@ -144,7 +144,7 @@ def main() -> None:
                     seed=draw,
                     verbose=False,
                 )
-                found[name] = list(evaluate_task(folder, test).measures)
+                found[name] = list(evaluate(folder, test).measures)
             for name, of in found.items():
                 values[name][size].append(next(m.value for m in of if m.name == "macro F1"))
             said(f"draw {draw + 1}, {size} mails")

@@ -80,7 +80,7 @@ def main() -> int:
         from tfllm.evaluation.bootstrap import confidence_interval
         from tfllm.evaluation.document_losses import DocumentLosses, document_losses
         from tfllm.evaluation.text_measures import first_line, next_line_match
-        from tfllm.tasks import load_task
+        from tfllm.tasks import load
     quick = options.quick
     out = Path(options.out)
     if (out / "run" / "run.json").exists():  # of an earlier time
@@ -127,7 +127,7 @@ def main() -> int:
     )  # fmt: skip
     if run.interrupted_by:
         return 130
-    task = load_task(run.model_folder)  # its tokenizer can fill in: it is a CodeGeneration
+    task = load(run.model_folder)  # its tokenizer can fill in: it is a CodeGeneration
 
     # 4. Bits per byte, and the next line.
     found = document_losses(task.decoder, tokenizer, held_out, sequence_length=length)

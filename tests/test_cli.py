@@ -343,7 +343,7 @@ MILLION = ["sequence_length=1_000_000", "model.max_sequence_length=1_000_000"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--data", "{none}", "--out", "{none}"], "make one with `tfllm prepare"),
+        (["train", "--data", "{none}", "--out", "{none}"], "does not exist; name a text file"),
         (
             ["train", "--data", "{data}", "--out", "{run}"],
             "holds a run whose sequence_length is 16; received 512",

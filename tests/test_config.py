@@ -139,7 +139,8 @@ def test_derived_sizes():
         (RopeScaling, {"original_max_position_embeddings": 0}, "must be at least 1; received 0"),
         (ModelConfig, {"initializer_range": -0.1}, "initializer_range must not be negative"),
         (ModelConfig, {"initializer_range": math.nan}, "initializer_range must not be negative"),
-        (PrepareConfig, {"vocab_size": 256}, "vocab_size must be at least 257 .*received 256"),
+        (PrepareConfig, {"vocab_size": 0}, "vocab_size must be at least 1; received 0"),
+        (PrepareConfig, {"sequence_length": 0}, "sequence_length must be at least 1; received 0"),
         (
             PrepareConfig,
             {"vocab_size": 10**12},

@@ -11,7 +11,7 @@ import pytest
 
 from examples.baselines.overlapping_sentence import overlapping_sentences
 from examples.data.cloze_questions import passages, questions
-from tfllm.tasks import task_definition
+from tfllm.tasks import task_named
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -38,7 +38,7 @@ def test_the_baseline_takes_the_sentence_with_most_words_in_common_and_is_measur
     record = {"question": "when did the road open?", "context": "It rained. The road did open. So."}
     answers = overlapping_sentences([record])
     assert answers == [{"answer": "The road did open."}]
-    task = task_definition("question_answering")
+    task = task_named("question_answering")
     f1, exact = task.measures([{**record, "answer": "The road did open"}], answers)
     assert (f1.value, exact.value) == (100, 100)
 

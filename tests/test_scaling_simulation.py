@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.rounding import in_double
+from tfllm.models.flops import flops_per_token
 from tfllm.models.presets import num_parameters, preset
-from tfllm.training.flops import flops_per_token
 
 ROOT = Path(__file__).parents[1]
 

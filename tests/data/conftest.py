@@ -5,7 +5,8 @@ import pytest
 from tests.data.chat_examples import chat_tokenizer, conversations, preferences, write_lines
 from tests.data.documents import make_documents
 from tfllm.config import PrepareConfig
-from tfllm.data import PreparedData, prepare
+from tfllm.data import PreparedData
+from tfllm.tasks import prepare
 from tfllm.tokenizers import BytePairTokenizer
 
 

@@ -7,8 +7,8 @@ import pytest
 from tests.data.documents import make_documents
 from tests.rounding import in_double
 from tfllm.config import PrepareConfig
-from tfllm.data import prepare
 from tfllm.data.preparing.splitting import CorpusCensus, divided
+from tfllm.tasks import prepare
 
 
 def paragraphs(num, seed=0, mark="\n\n"):

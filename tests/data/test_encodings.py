@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.documents import make_documents
 from tfllm.config import ConfigError, PrepareConfig
-from tfllm.data import prepare
+from tfllm.tasks import prepare
 
 SMALL = {"vocab_size": 300, "num_processes": 1, "validation_fraction": 0.1}
 RUSSIAN = "Кошка сидит на коврике.\nСобака спит.\n\n" * 40

@@ -18,11 +18,14 @@ from tests.data.chat_examples import (
     write_lines,
 )
 from tests.data.documents import make_documents
+from tests.data.prepared_once import prepared
 from tests.tokenizers.conversations import TOOL_CONVERSATION, TOOLS
 from tests.tokenizers.test_chat_template import FOLDER as TEMPLATES
 from tests.tokenizers.test_chat_template import tokenizer as calling_tokenizer
 from tfllm.config import ConfigError, PrepareConfig
-from tfllm.data import PreferenceData, PreparedData, open_data, prepare, prepared
+from tfllm.data import PreferenceData, PreparedData, open_data
+from tfllm.data import prepared as prepared_for
+from tfllm.tasks import prepare, task_named
 from tfllm.tokenizers import BytePairTokenizer
 
 
@@ -30,11 +33,12 @@ from tfllm.tokenizers import BytePairTokenizer
 def run(chat_folder, tmp_path):
     def run(source, out="out", **settings):
         settings = {"tokenizer": str(chat_folder), "num_processes": 1, **settings}
-        overwrite = settings.pop("overwrite", False)
+        overwrite, task = settings.pop("overwrite", False), settings.pop("task", None)
         return prepare(
             source,
             tmp_path / out,
             PrepareConfig(**settings),
+            task=task,
             overwrite=overwrite,
             show_progress=False,
         )
@@ -198,9 +202,9 @@ def test_copies_of_an_example_stand_on_one_side(run, tmp_path):
     assert data.train.num_documents == 3 * len(train)
 
 
-@pytest.mark.parametrize("records", ["text", "examples"])
-def test_files_of_validation_are_the_validation_set(run, tmp_path, records):
-    make = conversations if records == "examples" else lambda n: [{"text": t} for t in texts[:n]]
+@pytest.mark.parametrize("task", ["language_modeling", "instruction"])
+def test_files_of_validation_are_the_validation_set(run, tmp_path, task):
+    make = conversations if task == "instruction" else lambda n: [{"text": t} for t in texts[:n]]
     texts = make_documents(20)
     made = make(20)
     folder = tmp_path / "in"
@@ -208,10 +212,10 @@ def test_files_of_validation_are_the_validation_set(run, tmp_path, records):
     held_out = write_lines(folder / "held_out.jsonl", [*made[15:], made[0]])
     # Named by itself it is not trained on, although it lies in the folder.
     with pytest.warns(UserWarning, match=r"^1 of the .*s to train on is in the validation files"):
-        data = run(folder, validation=(str(held_out),), records=records)
+        data = run(folder, validation=(str(held_out),), task=task)
     assert (data.train.num_documents, data.validation.num_documents) == (15, 6)
     assert [s.get("split") for s in data.manifest["sources"]] == ["validation", None]
-    if records == "examples":
+    if task == "instruction":
         tokenizer = data.tokenizer
         assert list(sequences(data.validation)) == [
             by_hand(tokenizer, record["messages"]) for record in [*made[15:], made[0]]
@@ -220,7 +224,7 @@ def test_files_of_validation_are_the_validation_set(run, tmp_path, records):
         found = [data.tokenizer.decode(ids.tolist()) for ids in data.validation.documents()]
         assert found == [*texts[15:], texts[0]]
     with pytest.raises(ValueError, match="nothing left to train on"):
-        run(held_out, "none", validation=(str(held_out),), records=records)
+        run(held_out, "none", validation=(str(held_out),), task=task)
 
 
 # ------------------------------------------------------------------ which kind
@@ -255,7 +259,7 @@ def test_rows_that_are_single_messages_are_no_texts(run, tmp_path, key):
     source = write_lines(tmp_path / "a.jsonl", rows)
     with pytest.raises(ConfigError, match=rf"a\.jsonl, line 1 is a message .*{key} 'prompter'"):
         run(source)
-    assert run(source, records="text", validation_fraction=0).train.num_documents == 2
+    assert run(source, task="language_modeling", validation_fraction=0).train.num_documents == 2
     other = write_lines(tmp_path / "b.jsonl", [{"text": "the fox", key: "a novel"}] * 2)
     assert run(other, "other", validation_fraction=0).train.num_documents == 2
 
@@ -448,7 +452,7 @@ def test_a_damaged_array_of_examples_says_where(run, tmp_path, at):
 def test_nothing_but_bad_records_is_an_error_that_says_what_is_wrong(run, tmp_path):
     source = write_lines(tmp_path / "a.jsonl", ["{", "["])
     with pytest.raises(ValueError, match=r"2 bad records were skipped \(.*is not JSON"):
-        run(source, records="examples", skip_bad_records=True)
+        run(source, task="instruction", skip_bad_records=True)
     unwritten = {**conversations(1)[0], "tools": [{"name": "weather"}]}
     refused = write_lines(tmp_path / "b.jsonl", [unwritten] * 3)
     with pytest.raises(ValueError, match=r"no example is left to train on.* 3 bad records were"):
@@ -470,7 +474,7 @@ def test_examples_without_anything_to_learn_are_left_out_and_counted(run, tmp_pa
     assert "4 examples have nothing to learn from" in data.describe()
     alone = write_lines(tmp_path / "b.jsonl", nothing)
     with pytest.raises(ValueError, match="there is nothing to learn from: 4 examples were left"):
-        run(alone, "b", records="examples")
+        run(alone, "b", task="instruction")
     same = write_lines(tmp_path / "c.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "a"}])
     with pytest.raises(ValueError, match="both replies are the same"):
         run(same, "c")
@@ -483,7 +487,7 @@ def test_the_command_line_prepares_examples(tmp_path, chat_folder, capsys):
     held_out = write_lines(tmp_path / "b.jsonl", conversations(3, seed=1))
     out = str(tmp_path / "out")
     command = ["prepare", str(source), "--out", out, "--tokenizer", str(chat_folder)]
-    command += ["--validation", str(held_out), "--records", "examples"]
+    command += ["--validation", str(held_out), "--task", "instruction"]
     assert main(command) == 1
     assert "a.jsonl, line 10 is not JSON" in capsys.readouterr().err
     assert main([*command, "--skip-bad-records"]) == 0
@@ -610,8 +614,6 @@ def test_files_are_prepared_once_and_must_stay_the_same(tmp_path, chat_folder):
     again = prepared(str(source), into, config, show_progress=False)
     assert again.manifest == first.manifest
     assert before == {path: path.stat().st_mtime_ns for path in into.iterdir()}
-    assert prepared(into, tmp_path / "unused").manifest == first.manifest
-    assert not (tmp_path / "unused").exists()
     # A version that did not know the setting did as is done by default.
     manifest = {**first.manifest, "settings": dict(first.manifest["settings"])}
     del manifest["settings"]["split"]
@@ -629,6 +631,8 @@ def test_files_are_prepared_once_and_must_stay_the_same(tmp_path, chat_folder):
     with pytest.raises(ValueError, match=r"other files than now"):
         prepared(copy, into, config)
     source.unlink()  # what was made of it is there
-    assert prepared(source, into, config).manifest == first.manifest
+    task = task_named("instruction")
+    how = task.prepare_config(config)
+    assert prepared_for(task, source, into, how).manifest == first.manifest
     with pytest.raises(FileNotFoundError):
         prepared(source, tmp_path / "elsewhere", config)

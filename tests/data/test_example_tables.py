@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from tests.data.chat_examples import assistant, by_hand, user
+from tests.data.prepared_once import prepared
 from tests.data.test_example_preparation import run, sequences  # noqa: F401
 from tfllm.config import ConfigError, PrepareConfig
-from tfllm.data import PreferenceData, prepared
+from tfllm.data import PreferenceData
 from tfllm.data.reading.table_files import table_rows
 
 PAIRS = [("a cat, ran", 'sat "on"\na mat'), ("Where?", "a dog"), ("Why?", "so it is")]

@@ -4,7 +4,7 @@ import pytest
 
 from tests.data.chat_examples import assistant, system, user, write_lines
 from tfllm.config import PrepareConfig
-from tfllm.data import prepare
+from tfllm.tasks import prepare
 
 pytestmark = pytest.mark.slow
 

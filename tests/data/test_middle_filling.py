@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tfllm.config import ConfigError, PrepareConfig
-from tfllm.data import prepare
 from tfllm.data.preparing.middle_filling import MiddleFilling
 from tfllm.data.shards.shard_files import token_dtype
+from tfllm.tasks import prepare
 from tfllm.tokenizers import BytePairTokenizer
 from tfllm.tokenizers.fill_in_the_middle import END, SENTINELS, middle_tokens
 
@@ -151,6 +151,7 @@ def test_shares_out_of_range_are_refused(values):
         PrepareConfig(**values)
 
 
-def test_examples_are_not_rearranged():
-    with pytest.raises(ConfigError, match="fill_in_the_middle is for text"):
-        PrepareConfig(records="examples", fill_in_the_middle=0.5)
+def test_examples_are_not_rearranged(tmp_path):
+    config = PrepareConfig(fill_in_the_middle=0.5)
+    with pytest.raises(ConfigError, match=r"task instruction are.*received fill_in_the_middle=0.5"):
+        prepare([], tmp_path / "out", config, task="instruction")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.data.documents import make_documents
-from tfllm.config import PrepareConfig
-from tfllm.data import PreparedData, prepare
+from tfllm.config import ConfigError, PrepareConfig
+from tfllm.data import PreparedData
+from tfllm.tasks import prepare
 
 SMALL = PrepareConfig(vocab_size=300, validation_fraction=0.1, num_processes=1)
 
@@ -268,6 +269,12 @@ def test_files_that_prepare_did_not_write_are_never_overwritten(tmp_path):
     run(source, tmp_path / "empty")
 
 
+def test_a_vocabulary_without_room_for_the_bytes_is_refused(tmp_path):
+    source = write_corpus(tmp_path / "in", make_documents(10))
+    with pytest.raises(ConfigError, match=r"vocab_size must be at least 257 .*received 256"):
+        run(source, tmp_path / "out", PrepareConfig(vocab_size=256))
+
+
 def test_a_link_to_the_folder_stays_a_link(tmp_path):
     source = write_corpus(tmp_path / "in", make_documents(10))
     run(source, tmp_path / "real")
@@ -329,7 +336,7 @@ def test_a_killed_run_leaves_nothing_that_opens(tmp_path):
     script = f"""
         import os
         from tfllm.config import PrepareConfig
-        from tfllm.data import prepare
+        from tfllm.tasks import prepare
         from tfllm.data.shards import shard_files as shards
         shards.ShardWriter.close = lambda self: os._exit(9)
         prepare({str(source)!r}, {str(tmp_path / "out")!r},
@@ -349,7 +356,7 @@ def test_a_script_without_a_main_guard_may_use_several_processes(tmp_path):
     source = write_corpus(tmp_path / "in", make_documents(30))
     script = tmp_path / "script.py"
     script.write_text(
-        "from tfllm.config import PrepareConfig\nfrom tfllm.data import prepare\n"
+        "from tfllm.config import PrepareConfig\nfrom tfllm.tasks import prepare\n"
         f"data = prepare({str(source)!r}, {str(tmp_path / 'out')!r},\n"
         "               PrepareConfig(vocab_size=300, num_processes=2), show_progress=False)\n"
         "import sys\nprint(data.train.num_documents, 'tensorflow' in sys.modules)\n"
@@ -426,7 +433,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     script = """
         import sys
         from tfllm.config import PrepareConfig
-        from tfllm.data import prepare
+        from tfllm.tasks import prepare
         prepare(sys.argv[1], sys.argv[2],
                 PrepareConfig(vocab_size=1000, num_processes=1), show_progress=False)
         print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]))

@@ -8,7 +8,8 @@ import pytest
 
 from tests.rounding import in_double
 from tfllm.config import PrepareConfig
-from tfllm.data import PreparedData, prepare, rows_dataset
+from tfllm.data import PreparedData, rows_dataset
+from tfllm.tasks import prepare
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from tests.data.conftest import make_documents
 from tfllm.config import PrepareConfig
-from tfllm.data import prepare
+from tfllm.tasks import prepare
 
 
 @pytest.fixture(scope="package")

@@ -8,9 +8,9 @@ import pytest
 from tests.data.conftest import make_documents
 from tests.rounding import about, additions_of, in_double
 from tfllm.config import ModelConfig, PrepareConfig
-from tfllm.data import PreparedData, prepare
-from tfllm.evaluation import evaluate
+from tfllm.data import PreparedData
 from tfllm.models.causal_lm import CausalLM
+from tfllm.tasks import evaluate, prepare
 
 
 @pytest.fixture(scope="module")

@@ -155,43 +155,90 @@ class PrecisionBounds:
             assert_within(a, b, bound, a.path)
 
 
-def precision_bounds(make_model, make_optimizer, batches, dtype, *, clip_norm):
+def precision_bounds(
+    make_model, make_optimizer, batches, dtype, *, clip_norm=None, extra_loss=None, moments=False
+):
     """By how much training may differ that multiplies in `dtype` and keeps its weights in float32.
 
     As for `weight_rounding`, what is rounded on the way through a model and back is what slightly
     other weights would give. So TRIALS trainings by the independent loop, in float32, compute each
     step with weights moved by 2 u of `dtype`, up or down, and update those that were not moved.
-    Training in float32, the other side of the comparison, adds nothing that counts.
+    Weights that are not trained are moved, too.
+
+    Returns:
+        DEVIATIONS standard deviations of each step's loss, of each gradient norm and of each
+        trained weight. Training in float32, the other side of the comparison, adds nothing to them
+        that counts. Where both sides are float32, it is SIDES of them, and what rounding an update
+        adds to each weight. With `moments`, those of AdamW's two moments of each weight follow the
+        weights'.
     """
     model, random = make_model(), np.random.default_rng(0)
     variables = [v.value for v in model.trainable_variables]
     first = [v.numpy().astype(np.float64) for v in variables]
+    fixed = [(v.value, v.numpy()) for v in model.non_trainable_weights if v.dtype == "float32"]
 
     @tf.function
     def loss_and_gradients(x, y, w):
         with tf.GradientTape() as tape:
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x))
             loss = tf.reduce_sum(losses * w) / tf.reduce_sum(w)
+            loss += 0.0 if extra_loss is None else extra_loss(model)
         return loss, [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
 
     def trained(most):
         optimizer, weights, losses, norms = make_optimizer(), first, [], []
         for batch in batches:
-            for variable, weight in zip(variables, weights, strict=True):
+            for variable, weight in [*zip(variables, weights, strict=True), *fixed]:
                 signs = random.choice([-1, 1], size=weight.shape)
                 variable.assign((weight * (1 + most * signs)).astype(np.float32))
             loss, gradients = loss_and_gradients(*map(tf.constant, batch))
             gradients = [g.numpy().astype(np.float64) for g in gradients]
-            weights = optimizer.update(weights, clipped(gradients, clip_norm))
-            losses.append(float(loss))
             norms.append(global_norm(gradients))
-        return [np.array(losses), np.array(norms), *weights]
+            if clip_norm is not None:
+                gradients = clipped(gradients, clip_norm)
+            weights = optimizer.update(weights, gradients)
+            losses.append(float(loss))
+        kept = [*optimizer.m, *optimizer.v] if moments else []
+        return [np.array(losses), np.array(norms), *weights, *kept]
 
     exact = trained(0)
     moved = [trained(2 * UNIT_ROUNDOFF[dtype]) for _ in range(TRIALS)]
     squares = [[(a - b) ** 2 for a, b in zip(m, exact, strict=True)] for m in moved]
     bounds = [DEVIATIONS * np.sqrt(np.mean(s, 0)) for s in zip(*squares, strict=True)]
     return PrecisionBounds(bounds[0], bounds[1], bounds[2:])
+
+
+def checkpoint_bounds(states, rate, additions, beta_2=0.95, epsilon=1e-8):
+    """By how much trained weights may be off that were trained elsewhere on the same batches.
+
+    As in `NumpyAdamW`, of which there is nothing but checkpoints here: a gradient that is off by
+    `rounding`, of values as large as the tensor's largest, moves a weight by that over the
+    gradient's own size, which is the root of its second moment, times the learning rate.
+
+    Args:
+        states: step to the state of one run; between two of them, steps are like the later one.
+        rate: the highest learning rate.
+        additions: those of a gradient.
+
+    Returns:
+        path of a weight to its bound, and the bound of the loss of a step of weights that are off
+        by as much.
+    """
+    bounds, of_loss, before = {}, 0.0, 0
+    last = states[max(states)]
+    paths = [n.removeprefix("model/") for n in last if f"optimizer/velocity/{n[6:]}" in last]
+    squares = {path: 0.0 for path in paths}
+    for step in sorted(states):
+        for path in paths:
+            size = np.sqrt(states[step][f"optimizer/velocity/{path}"] / (1 - beta_2**step))
+            # A gradient that is 0 to the last bit, as of a token that does not occur, stays so.
+            moved = np.where(size > 0, rate * rounding(additions, size) / (size + epsilon), 0.0)
+            squares[path] = squares[path] + (step - before) * moved**2
+        before = step
+    for path in paths:
+        bounds[path] = np.sqrt(squares[path]) + rounding(3 * before) * np.abs(last[f"model/{path}"])
+        of_loss += np.sum(last[f"optimizer/velocity/{path}"] * bounds[path] ** 2)
+    return bounds, float(np.sqrt(of_loss))
 
 
 def make_batches(rng, *, num=20, rows=4, time=8, vocab_size=61, last_rows=None, weights="uneven"):

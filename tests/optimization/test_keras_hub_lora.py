@@ -5,9 +5,10 @@ import pytest
 
 from tests.data.chat_examples import chat_tokenizer, conversations, write_lines
 from tfllm.config import PrepareConfig
-from tfllm.data import prepare, rows_dataset
+from tfllm.data import rows_dataset
 from tfllm.optimization.adamw import AdamW
 from tfllm.optimization.training_step import TrainingStep
+from tfllm.tasks import prepare
 
 
 @pytest.fixture(scope="module")

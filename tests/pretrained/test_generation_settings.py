@@ -15,7 +15,7 @@ from tfllm.pretrained.hugging_face.generation_settings import (
     to_hugging_face,
 )
 from tfllm.pretrained.task_information import search_of
-from tfllm.tasks import Chat, TextGeneration, load_task
+from tfllm.tasks import Chat, TextGeneration, load
 from tfllm.tasks.language_model.text_generation import TextGeneration as Task
 
 RECORDED = json.loads((FOLDERS / "generated.json").read_text())
@@ -107,7 +107,7 @@ def test_what_is_not_followed_is_refused_by_name_where_text_is_made(folder_with,
             refused("a")
     with pytest.raises(ConfigError, match=named):
         task.check_exportable()
-    chat = load_task(folder)
+    chat = load(folder)
     messages = [{"role": "user", "content": "a"}]
     with pytest.raises(ConfigError, match=named):
         chat.reply(messages)

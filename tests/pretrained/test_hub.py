@@ -12,7 +12,7 @@ from tests.pretrained.record_folders import FOLDERS, SENTENCES
 from tests.rounding import assert_within, weight_rounding
 from tfllm.pretrained import load_tokenizer
 from tfllm.pretrained.hugging_face.hub import downloaded
-from tfllm.tasks import load_task
+from tfllm.tasks import load
 
 HERE = Path(__file__).parent
 TOKENIZERS = HERE.parent / "tokenizers" / "translation_tokenizers"
@@ -100,7 +100,7 @@ def test_a_model_of_the_hub_is_that_of_its_folder(repository):
     folder, _ = repository("sentence vectors")
     (folder / "special_tokens_map.json").unlink()
     vectors = np.load(FOLDERS / "vectors.npz")["sentence"]
-    task = load_task("hf://somebody/tiny")
+    task = load("hf://somebody/tiny")
     bound = weight_rounding(task.model, lambda: task.embed(SENTENCES))
     assert_within(task.embed(SENTENCES), vectors, bound)
     assert load_tokenizer("hf://somebody/tiny").end_token == "[SEP]"

@@ -12,7 +12,7 @@ from tests.pretrained.record_folders import FOLDERS, HERE, POOLINGS, PROMPTS, SE
 from tests.rounding import assert_within, weight_rounding
 from tfllm import pretrained
 from tfllm.config import ConfigError
-from tfllm.tasks import load_task
+from tfllm.tasks import load
 
 VECTORS = dict(np.load(FOLDERS / "vectors.npz"))
 
@@ -95,7 +95,7 @@ def close(task, name, run=None):
 def test_a_folder_of_sentence_transformers_6_gives_its_vectors(sentence, tmp_path):
     """Long texts are cut at the length in tokenizer_config.json, prompts are chosen by name."""
     folder = sentence()
-    task = load_task(folder)
+    task = load(folder)
     assert (task.sequence_length, task.prompts, task.prompt_name) == (9, PROMPTS, "query")
     close(task, "sentence")
     close(task, "sentence, document", lambda: task.embed(SENTENCES, prompt_name="document"))
@@ -108,7 +108,7 @@ def test_a_folder_of_sentence_transformers_6_gives_its_vectors(sentence, tmp_pat
         task.embed(SENTENCES, prompt_name="dokument")
     # Saved again, it is the same in all of that.
     model, tokenizer, _ = pretrained.load(folder)
-    again = load_task(pretrained.save(model, tmp_path / "again", tokenizer))
+    again = load(pretrained.save(model, tmp_path / "again", tokenizer))
     assert again.information == task.information
     close(again, "sentence")
 
@@ -116,10 +116,10 @@ def test_a_folder_of_sentence_transformers_6_gives_its_vectors(sentence, tmp_pat
 @pytest.mark.parametrize("name", [*POOLINGS, "lowercase"])
 def test_every_pooling_gives_the_vectors_of_the_library(name, sentence, tmp_path):
     folder = sentence(f"sentence_{name}")
-    task = load_task(folder)
+    task = load(folder)
     close(task, f"sentence_{name}")
     model, tokenizer, _ = pretrained.load(folder)
-    again = load_task(pretrained.save(model, tmp_path / "again", tokenizer))
+    again = load(pretrained.save(model, tmp_path / "again", tokenizer))
     close(again, f"sentence_{name}")
 
 
@@ -187,6 +187,6 @@ def test_the_prompt_is_chosen_on_the_command_line(sentence, tmp_path, capsys):
     folder = sentence()
     assert main(["predict", str(folder), "--prompt-name", "document", "text=ab cd"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    task = load_task(folder)
+    task = load(folder)
     bound = weight_rounding(task.model, lambda: task.embed(SENTENCES[:1]))
     assert_within(answer["vector"], VECTORS["sentence, document"][0], bound[0])

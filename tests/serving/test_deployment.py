@@ -206,7 +206,7 @@ def test_the_command_export_measures_when_asked(monkeypatch, base, capsys):
         return new
 
     monkeypatch.setattr(tfllm.serving, "export", export)
-    monkeypatch.setattr(tfllm.tasks, "load_task", lambda *a, **o: Task())
+    monkeypatch.setattr(tfllm.tasks, "load", lambda *a, **o: Task())
     assert main(["export", "model", str(base / "new"), "--measure"]) == 0
     assert "measured: 1.00 GiB at most, with 8 long texts at once" in capsys.readouterr().out
     assert "new: measured 1.00 GiB" in " ".join((base / "kserve.yaml").read_text().split())

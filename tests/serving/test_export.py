@@ -67,10 +67,7 @@ def options(num, **changed):
 def assert_same(first, second):
     assert set(first) == set(second)
     for name, value in first.items():
-        if value.dtype.is_floating:
-            np.testing.assert_allclose(value.numpy(), second[name].numpy(), rtol=1e-4, atol=1e-5)
-        else:
-            np.testing.assert_array_equal(value.numpy(), second[name].numpy())
+        np.testing.assert_array_equal(value.numpy(), second[name].numpy(), err_msg=name)
 
 
 # ---------------------------------------------------------------------- what is in it

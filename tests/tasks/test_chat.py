@@ -21,7 +21,7 @@ from tests.tokenizers.test_chat_template import WORDS, tokenizer
 from tfllm.config import GenerationConfig
 from tfllm.generation.options import option_values
 from tfllm.pretrained import save
-from tfllm.tasks import Chat, TextGeneration, load_task
+from tfllm.tasks import Chat, TextGeneration, load
 from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
 from tfllm.tokenizers import BytePairTokenizer
 from tfllm.tokenizers.chat import prompt_form_graph
@@ -255,7 +255,7 @@ def test_dates_are_those_of_the_calendar():
 
 def test_a_folder_with_a_template_is_loaded_as_chat(tmp_path, caplog):
     save(model(), tmp_path / "chat", tokenizer("qwen2_5"))
-    of = load_task(tmp_path / "chat").with_generation(GenerationConfig(max_new_tokens=6))
+    of = load(tmp_path / "chat").with_generation(GenerationConfig(max_new_tokens=6))
     assert isinstance(of, Chat)
     messages = CONVERSATIONS["3 turns, system"]
     assert encoded(of, messages) == encoded(chat("qwen2_5"), messages)
@@ -264,13 +264,13 @@ def test_a_folder_with_a_template_is_loaded_as_chat(tmp_path, caplog):
     assert isinstance(of.with_dtype("bfloat16"), Chat)
 
     save(model(), tmp_path / "plain", BytePairTokenizer(tokenizer("qwen2_5")._json))
-    assert type(load_task(tmp_path / "plain")) is TextGeneration
+    assert type(load(tmp_path / "plain")) is TextGeneration
     with pytest.raises(ValueError, match="has no chat template"):
         Chat.load(tmp_path / "plain")
 
     save(model(), tmp_path / "broken", with_template("{% if %}"))
     with caplog.at_level("WARNING", logger="tfllm"):
-        assert type(load_task(tmp_path / "broken")) is TextGeneration
+        assert type(load(tmp_path / "broken")) is TextGeneration
     assert "takes no conversations: the chat template is broken" in caplog.text
 
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tests.tasks.test_chat import QUESTIONS, conversation, encoded, served
 from tests.tokenizers.conversations import CONVERSATIONS, assistant, system, user
-from tfllm.tasks import Chat, load_task
+from tfllm.tasks import Chat, load
 
 pytestmark = pytest.mark.slow
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def smollm2(smollm2_file) -> Chat:
     # In bfloat16 it says something else where the processor does not multiply such numbers.
-    of = load_task(smollm2_file)
+    of = load(smollm2_file)
     assert isinstance(of, Chat)
     return of
 

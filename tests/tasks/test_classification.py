@@ -10,9 +10,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from tests.rounding import about, assert_within, rounding, weight_rounding
-from tests.tasks.tiny_cases import TINY_ENCODER
-from tfllm.config import ConfigError
-from tfllm.data import TaskDataConfig
+from tests.tasks.tiny_cases import TINY_ENCODER, prepare_task
+from tfllm.config import ConfigError, PrepareConfig
 from tfllm.data.reading.table_records import Record
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.heads.sequence_classifier import SequenceClassifier
@@ -22,7 +21,6 @@ from tfllm.tasks.encoder.encoder_inputs import encoder_inputs
 from tfllm.tasks.encoder.encoder_task import encoded_texts
 from tfllm.tasks.example_messages import example_texts
 from tfllm.tokenizers.word_piece import WordPiece
-from tfllm.training.task_preparation import prepare_task
 
 TEXTS = ["the cat sat on the mat", "a dog ran", "naïve 你好", "", "the " * 40]
 
@@ -94,13 +92,13 @@ def test_a_label_that_only_the_validation_records_have_is_named(tmp_path):
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)]
     data = write(tmp_path / "train.jsonl", rows)
     other = write(tmp_path / "validation.jsonl", [{"text": "new", "label": "c"}])
-    config = TaskDataConfig(validation=(str(other),), vocab_size=80)
+    config = PrepareConfig(validation=(str(other),), vocab_size=80)
     with pytest.raises(
         ValueError,
         match=r"validation\.jsonl, line 1 \(validation\): the label 'c'.*known from training",
     ):
         prepare_task(Classification(), data, tmp_path / "out", config, sequence_length=8)
-    config = TaskDataConfig(validation=(str(other),), vocab_size=80, skip_bad_records=True)
+    config = PrepareConfig(validation=(str(other),), vocab_size=80, skip_bad_records=True)
     with pytest.warns(UserWarning, match="1 bad record was skipped"):
         found = prepare_task(Classification(), data, tmp_path / "out", config, sequence_length=8)
     assert found.train.num_examples == 20
@@ -121,7 +119,7 @@ def test_a_label_that_only_the_records_kept_for_validation_have_is_explained(tmp
 def test_records_are_divided_by_their_texts_and_copies_stay_together(tmp_path):
     rows = [{"text": f"text {i % 30}", "label": "ab"[i % 2]} for i in range(60)]
     data = write(tmp_path / "a.jsonl", rows)
-    config = TaskDataConfig(validation_fraction=0.3, vocab_size=80)
+    config = PrepareConfig(validation_fraction=0.3, vocab_size=80)
     found = prepare_task(Classification(), data, tmp_path / "one", config, sequence_length=8)
     kept = {record["text"] for record in found.validation_records()}
     assert 5 <= len(kept) <= 13
@@ -134,7 +132,7 @@ def test_records_are_divided_by_their_texts_and_copies_stay_together(tmp_path):
 
 def test_what_is_cut_off_is_counted(tmp_path):
     rows = [{"text": f"{'long ' * 30 * (i % 2)}{i}", "label": "ab"[i // 10]} for i in range(20)]
-    config = TaskDataConfig(validation_fraction=0.2, vocab_size=80)
+    config = PrepareConfig(validation_fraction=0.2, vocab_size=80)
     data = prepare_task(
         Classification(),
         write(tmp_path / "a.jsonl", rows),

@@ -12,8 +12,8 @@ from tfllm.generation.options import option_values
 from tfllm.models.causal_lm import CausalLM
 from tfllm.serving import check, export
 from tfllm.tasks import CodeGeneration, TextGeneration
+from tfllm.tasks.language_model.special import as_special
 from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
-from tfllm.tasks.loading import as_special
 from tfllm.tokenizers import BytePairTokenizer
 from tfllm.tokenizers.fill_in_the_middle import END, SENTINELS
 

@@ -14,9 +14,9 @@ import pytest
 import tensorflow as tf
 
 from tests.tasks.tiny_cases import CASES, TinyCase
-from tfllm.data import TaskDataConfig
+from tfllm.config import PrepareConfig
 from tfllm.serving import Client, ModelServer, check, export
-from tfllm.tasks import TASKS, evaluate_task, load_task, task_definition
+from tfllm.tasks import evaluate, load, task_named
 from tfllm.tasks.encoder.encoder_task import EncoderTask
 from tfllm.training import train
 
@@ -56,7 +56,7 @@ def run_of(name: str, data: Path, run: Path, **options: Any) -> Any:
         run,
         case.model,
         task=name,
-        prepare=TaskDataConfig(vocab_size=case.vocab_size, validation_fraction=0.2),
+        prepare=PrepareConfig(vocab_size=case.vocab_size, validation_fraction=0.2),
         verbose=False,
         **{**SETTINGS, **case.settings, **options},
     )
@@ -70,7 +70,7 @@ class Trained:
         self.case: TinyCase = CASES[name]
         self.data = write(folder / f"{name}.jsonl", self.case.records())
         self.run = run_of(name, self.data, folder / name)
-        self.served = load_task(self.run.folder)
+        self.served = load(self.run.folder)
         self.base = folder / "served" / name
         self.version = export(self.served, self.base)
 
@@ -90,22 +90,18 @@ def trained(folder):
 
 @pytest.fixture(scope="module")
 def server(trained, folder):
-    for name in TASKS:
+    for name in CASES:
         trained(name)
     with ModelServer(folder / "served", rest_port=0, grpc_port=0) as running:
         yield running
 
 
-every_task = pytest.mark.parametrize("name", list(TASKS))
-
-
-def test_every_task_has_a_case():
-    assert set(TASKS) <= set(CASES)
+every_task = pytest.mark.parametrize("name", list(CASES))
 
 
 @every_task
 def test_a_definition_says_what_it_is(name):
-    definition = task_definition(name)
+    definition = task_named(name)
     assert definition.name == name
     assert definition.input_columns
     assert type(definition).__doc__
@@ -143,7 +139,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(name, trained, folder, monkey
         patch.setattr(RunCallback, "on_train_batch_begin", stop)
         stopped = run_of(name, made.data, folder / f"{name}-again")
     assert (stopped.interrupted_by, stopped.step) == ("SIGTERM", 1)
-    monkeypatch.setattr(type(task_definition(name)), "most_measured", 0)  # takes a while
+    monkeypatch.setattr(type(task_named(name)), "most_measured", 0)  # takes a while
     run = train(made.data, folder / f"{name}-again", resume=True, verbose=False)
     assert run.step == 2
     for here, there in zip(
@@ -165,7 +161,7 @@ def test_other_settings_or_data_do_not_continue_a_run(name, trained, folder):
 @every_task
 def test_the_saved_model_is_the_trained_one(name, trained):
     made = trained(name)
-    loaded = task_definition(name).load(made.run.folder)
+    loaded = task_named(name).load(made.run.folder)
     pairs = list(zip(loaded.model.trainable_weights, made.run.model.trainable_weights, strict=True))
     assert pairs
     for here, there in pairs:
@@ -184,7 +180,7 @@ def test_a_row_is_answered_alike_alone_and_in_a_batch(name, trained):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in TASKS if isinstance(task_definition(name), EncoderTask)]
+    "name", [name for name in CASES if isinstance(task_named(name), EncoderTask)]
 )
 def test_what_is_served_never_exceeds_the_models_context(name, trained):
     made = trained(name)
@@ -256,7 +252,7 @@ def test_a_client_gives_spans_as_objects(trained, server):
 @every_task
 def test_evaluation_keeps_every_answer(name, trained, tmp_path):
     made = trained(name)
-    found = evaluate_task(made.served, made.data, task=name, out=tmp_path / "answers.jsonl")
+    found = evaluate(made.served, made.data, task=name, out=tmp_path / "answers.jsonl")
     records = made.case.records()
     assert found.num_records == len(records)
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]

@@ -11,7 +11,7 @@ from tests.tasks.tiny_cases import ADDITIONS, TINY_ENCODER
 from tfllm.data.reading.table_records import Record
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.heads.sentence_encoder import SentenceEncoder
-from tfllm.tasks import load_task
+from tfllm.tasks import load
 from tfllm.tasks.encoder.embedding import Embedding, TextEmbedding
 from tfllm.tokenizers.word_piece import WordPiece
 
@@ -142,7 +142,7 @@ def test_minilm_is_a_task_as_it_comes(minilm_folder, tmp_path):
     from tfllm import pretrained
     from tfllm.serving import check, export
 
-    task = load_task(minilm_folder)
+    task = load(minilm_folder)
     assert isinstance(task, TextEmbedding) and task.sequence_length == 256
     expected = np.load(MINILM_REFERENCE)["vectors"]
     some = [i for i, text in enumerate(SENTENCES) if text.strip()]
@@ -150,6 +150,6 @@ def test_minilm_is_a_task_as_it_comes(minilm_folder, tmp_path):
     bound = weight_rounding(task.model, lambda: task.embed(SENTENCES))
     assert_within(given[some], expected[some], bound[some])
     folder = pretrained.save(task.model, tmp_path / "model", task.tokenizer)
-    assert_within(load_task(folder).embed(SENTENCES[:2]), given[:2], bound[:2])
-    report = check(export(load_task(minilm_folder, dtype="bfloat16"), tmp_path / "served"))
+    assert_within(load(folder).embed(SENTENCES[:2]), given[:2], bound[:2])
+    report = check(export(load(minilm_folder, dtype="bfloat16"), tmp_path / "served"))
     assert report.ok, report.format()

@@ -14,7 +14,7 @@ from tfllm.cli import main
 from tfllm.config import ConfigError, GenerationConfig
 from tfllm.generation.options import option_values
 from tfllm.serving import Client, check, export
-from tfllm.tasks import TextGeneration, load_task
+from tfllm.tasks import TextGeneration, load
 from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
 from tfllm.training import TrainingStep
 
@@ -188,7 +188,7 @@ def test_an_export_passes_the_check_and_answers_as_the_task(tmp_path):
 def test_a_preset_goes_through_the_command_line_to_a_server_and_back(tmp_path, capsys):
     preset = tmp_path / "preset"
     text_model("Gemma").save_to_preset(str(preset))
-    task = load_task(preset)
+    task = load(preset)
     expected = task.generate("the cat", max_new_tokens=5)
     assert main(["generate", str(preset), "the cat", "--max-new-tokens", "5"]) in (0, None)
     assert capsys.readouterr().out == f"the cat{expected}\n"

@@ -16,7 +16,7 @@ from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.heads.masked_language_model import MaskedLanguageModel
 from tfllm.models.token_masking import mask_tokens
 from tfllm.tasks.encoder.masked_language_model import GapFilling, MaskedText, token_masking
-from tfllm.tasks.evaluating import evaluate_task
+from tfllm.tasks.evaluating import evaluate
 from tfllm.tokenizers.word_piece import WordPiece
 from tfllm.training import train
 
@@ -90,7 +90,7 @@ def test_what_is_cut_off_is_counted(task, tmp_path):
     assert [answer["truncated_tokens"] for answer in answers] == [0, 0, 1, 30]
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS if text != ""))
-    result = evaluate_task(task, file, task="masked_language_model")
+    result = evaluate(task, file, task="masked_language_model")
     assert result.notes == (
         "1 of 4 records are longer than what the model takes at once and lost their ends "
         "(truncated_tokens of each answer)",

@@ -13,25 +13,23 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from tests.generation.plain_beam_search import beam_search
 from tests.rounding import about, assert_rounded, in_double
-from tests.tasks.tiny_cases import ADDITIONS, CASES, TINY_ENCODER_DECODER
+from tests.tasks.tiny_cases import ADDITIONS, CASES, TINY_ENCODER_DECODER, prepare_task
 from tests.tokenizers.record_translation_tokenizers import FOLDER
 from tfllm import pretrained
 from tfllm.cli import main
-from tfllm.config import ConfigError
-from tfllm.data import TaskDataConfig
+from tfllm.config import ConfigError, PrepareConfig
+from tfllm.data.preparing.record_preparation import TRUNCATED
 from tfllm.data.reading.table_records import Record
 from tfllm.data.shards.prepared_data import open_data
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.encoder_decoder_presets import encoder_decoder_preset
 from tfllm.serving import Client, ModelServer
-from tfllm.tasks import evaluate_task, load_task
-from tfllm.tasks.definition import TRUNCATED
+from tfllm.tasks import evaluate, load
 from tfllm.tasks.sequence_to_sequence.sequence_generation import SearchSettings
 from tfllm.tasks.sequence_to_sequence.summarization import Summarization
 from tfllm.tasks.sequence_to_sequence.translation import Translation
 from tfllm.tokenizers.byte_pair import BytePairTokenizer
 from tfllm.training import train
-from tfllm.training.task_preparation import prepare_task
 
 LENGTH = 24
 UNSEEN = ["你好，世界", "Ελληνικά και العربية", "👋🏽 \u202e naïve", "\x00\x1f", "e\u0301\ufffd"]
@@ -64,7 +62,7 @@ SETTINGS = {"num_beams": 3, "length_penalty": 0.7, "no_repeat_ngram_size": 2, "m
 
 @pytest.fixture(scope="module")
 def served(model, tokenizer):
-    task = Translation().served(model, tokenizer, {"sequence_length": LENGTH})
+    task = Translation().text_model(model, tokenizer, {"sequence_length": LENGTH})
     return task.with_settings(SETTINGS)
 
 
@@ -84,7 +82,7 @@ def write(path, rows):
 
 
 def prepared(data, folder, definition=None, **options):
-    config = TaskDataConfig(**{"vocab_size": 300, "validation_fraction": 0.2, **options})
+    config = PrepareConfig(**{"vocab_size": 300, "validation_fraction": 0.2, **options})
     return prepare_task(definition or Translation(), data, folder, config, sequence_length=LENGTH)
 
 
@@ -291,7 +289,7 @@ def run(tmp_path_factory):
             folder / "run",
             TINY_ENCODER_DECODER,
             task="translation",
-            prepare=TaskDataConfig(vocab_size=300, validation_fraction=0.3),
+            prepare=PrepareConfig(vocab_size=300, validation_fraction=0.3),
             sequence_length=LENGTH,
             batch_size=4,
             steps=3,
@@ -303,7 +301,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(run):
-    return load_task(run.folder)
+    return load(run.folder)
 
 
 def test_a_runs_validation_loss_is_that_of_its_records(run, trained):
@@ -394,7 +392,7 @@ def test_a_text_gets_at_most_twice_its_sources_tokens_and_16(trained):
 
 
 def test_a_summary_is_short_and_says_nothing_twice_by_default(model, tokenizer):
-    task = Summarization().served(model, tokenizer, {"sequence_length": 32})
+    task = Summarization().text_model(model, tokenizer, {"sequence_length": 32})
     assert task.settings == SearchSettings(max_new_tokens=64, no_repeat_ngram_size=3)
     assert (task.input_name, task.output_name) == ("text", "summary")
 
@@ -442,7 +440,7 @@ def test_evaluation_measures_the_answers_that_it_writes(trained, tmp_path):
     """A record without a source counts, with an empty translation."""
     rows = [*CASES["translation"].records()[:8], {"text": " ", "translation": "NIGHT"}]
     data = write(tmp_path / "test.jsonl", rows)
-    found = evaluate_task(trained, data, task="translation", out=tmp_path / "answers.jsonl")
+    found = evaluate(trained, data, task="translation", out=tmp_path / "answers.jsonl")
     assert (found.num_records, found.num_errors) == (9, 1)
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     said = [line["prediction"]["translation"] for line in lines]
@@ -485,10 +483,10 @@ def test_a_marian_translates_and_its_folder_is_exported_as_it_is(folder_of, tmp_
     assert pretrained.task_of(folder) == {"name": "translation", "information": {}}
 
     def load(*given, **options):
-        loaded.append(load_task(*given, **options))
+        loaded.append(load(*given, **options))
         return loaded[0]
 
-    monkeypatch.setattr("tfllm.tasks.load_task", load)
+    monkeypatch.setattr("tfllm.tasks.load", load)
     assert main(["export", str(folder), str(tmp_path / "served" / "marian")]) == 0
     (task,) = loaded
     texts = ["the film was", "", "naïve 你好 👋🏽"]
@@ -508,16 +506,16 @@ def test_a_t5_does_what_it_is_told_and_an_error_says_how(folder_of, tmp_path, ca
     folder = str(folder_of("t5"))
     assert pretrained.task_of(folder) is None
     with pytest.raises(ValueError, match=r'does not say its task.*task="translation".*--task'):
-        load_task(folder)
+        load(folder)
     assert main(["export", folder, str(tmp_path / "served")]) == 1
     assert "--task summarization" in capsys.readouterr().err
-    assert load_task(folder, task="translation").output_name == "translation"
+    assert load(folder, task="translation").output_name == "translation"
     words = ["predict", folder, "--task", "summarization", "text=the film was"]
     assert main(words) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["error"] == "" and "summary" in answer
     with pytest.raises(ValueError, match="was trained for no task; classification needs"):
-        load_task(folder, task="classification")
+        load(folder, task="classification")
 
 
 @pytest.mark.parametrize("name", ["marian", "t5"])
@@ -532,7 +530,7 @@ def test_texts_are_searched_as_the_folder_says(folder_of, tmp_path, name):
         file.write_text(json.dumps(known | said))
 
     def settings(task):
-        return load_task(folder, task=task).settings
+        return load(folder, task=task).settings
 
     say(folder / "config.json", num_beams=7, length_penalty=0.5)
     assert settings("translation") == SearchSettings()
@@ -548,7 +546,7 @@ def test_texts_are_searched_as_the_folder_says(folder_of, tmp_path, name):
         found |= {"early_stopping": True, "renormalize_logits": True}
         assert settings("translation") == SearchSettings(**found)
     say(path, repetition_penalty=1.2)
-    refused = load_task(folder, task="translation")
+    refused = load(folder, task="translation")
     with pytest.raises(ValueError, match=r"asks for repetition_penalty=1\.2.*not_followed=\(\)"):
         refused.predict([{"text": "a"}])
     refused.with_settings({"not_followed": ()}).predict([{"text": "a"}])
@@ -562,32 +560,32 @@ def test_texts_are_searched_as_the_folder_says(folder_of, tmp_path, name):
 def test_a_model_of_another_task_is_refused(run, folder_of):
     for folder in (run.folder, folder_of("marian")):
         with pytest.raises(ValueError, match="for translation; summarization needs a model"):
-            load_task(folder, task="summarization")
+            load(folder, task="summarization")
 
 
 def test_the_tokenizers_of_measures_are_settings_of_their_tasks(monkeypatch, capsys):
     from tfllm.cli import main
     from tfllm.data.reading.table_records import Record
-    from tfllm.tasks import evaluate_task, evaluating, task_definition
+    from tfllm.tasks import evaluate, evaluating, task_named
 
     zh = "猫坐在垫子上。"
     records = [Record({"translation": zh, "summary": zh}, "record 1")]
     given = [{"translation": zh, "summary": zh}]
     (bleu, _), rouge = (
-        task_definition("translation").measures(records, given, bleu_tokenizer="char"),
-        task_definition("summarization").measures(records, given, rouge_tokenizer="english"),
+        task_named("translation").measures(records, given, bleu_tokenizer="char"),
+        task_named("summarization").measures(records, given, rouge_tokenizer="english"),
     )
     assert "tok:char|" in bleu.note and rouge[0].value == 0
-    with pytest.raises(ValueError, match="rouge_tokenizer is no setting of the measures of trans"):
-        evaluate_task("m", "d", task="translation", measure_settings={"rouge_tokenizer": "auto"})
+    with pytest.raises(ValueError, match="rouge_tokenizer is not for the task translation"):
+        evaluate("m", "d", task="translation", rouge_tokenizer="auto")
     asked = {}
 
     def record(*args, **settings):
         asked.update(settings)
         raise ValueError("asked")
 
-    monkeypatch.setattr("tfllm.tasks.evaluate_task", record)
-    assert evaluating.evaluate_task is not record
+    monkeypatch.setattr("tfllm.tasks.evaluate", record)
+    assert evaluating.evaluate is not record
     main(["evaluate", "m", "--data", "m", "--task", "translation", "--bleu-tokenizer", "zh"])
     capsys.readouterr()
-    assert asked["measure_settings"] == {"bleu_tokenizer": "zh"}
+    assert asked["bleu_tokenizer"] == "zh"

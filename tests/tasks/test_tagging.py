@@ -8,14 +8,13 @@ import pytest
 import tensorflow as tf
 
 from tests.tasks.oracles import Oracle, one_hot_logits
-from tfllm.config import ConfigError
-from tfllm.data import TaskDataConfig
+from tests.tasks.tiny_cases import prepare_task
+from tfllm.config import ConfigError, PrepareConfig
 from tfllm.data.reading.table_records import Record, read_table
 from tfllm.evaluation.measured import measured
 from tfllm.tasks.encoder.span_labels import Span, read_spans, tags_of, token_tags
 from tfllm.tasks.encoder.tagging import SpanTagger, Tagging
 from tfllm.tokenizers.word_piece import WordPiece
-from tfllm.training.task_preparation import prepare_task
 
 LABELS = ["PERSON", "PLACE"]
 TEXT = "Mr Smith met Anna Maria in São Paulo, so mr Jones"
@@ -211,12 +210,12 @@ def test_bad_records_can_be_skipped_and_are_counted(tmp_path):
     rows += [{"text": "so Anna", "spans": [[4, 7, "PERSON"]]}, {"text": "a", "spans": []}]
     data = tmp_path / "a.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = TaskDataConfig(vocab_size=40, validation_fraction=0.0)
+    config = PrepareConfig(vocab_size=40, validation_fraction=0.0)
     with pytest.raises(ValueError, match=r"line 6 .*begin and end where words do"):
         prepare_task(
             Tagging(), str(data), tmp_path / "no", config, sequence_length=8, show_progress=False
         )
-    skipping = TaskDataConfig(vocab_size=40, validation_fraction=0.0, skip_bad_records=True)
+    skipping = PrepareConfig(vocab_size=40, validation_fraction=0.0, skip_bad_records=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         made = prepare_task(
@@ -242,7 +241,7 @@ def test_a_sequence_length_without_room_for_text_is_refused(tmp_path):
 def test_a_wrong_span_of_a_validation_record_is_no_matter_of_training(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "so Anna", "spans": [[3, 7, "PERSON"]]}\n' * 2)
     (tmp_path / "b.jsonl").write_text('{"text": "so Anna", "spans": [[4, 7, "PERSON"]]}\n')
-    config = TaskDataConfig(vocab_size=40, validation=(str(tmp_path / "b.jsonl"),))
+    config = PrepareConfig(vocab_size=40, validation=(str(tmp_path / "b.jsonl"),))
     with pytest.raises(ValueError, match=r"line 1 \(validation\): a span must begin") as caught:
         prepare_task(
             Tagging(), str(tmp_path / "a.jsonl"), tmp_path / "no", config, sequence_length=8,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfllm.data import prepared
+
 _WORDS = ["the", "a", "film", "day", "night", "road", "was", "is", "very", "quite", "not", "so"]
 TINY_ENCODER: dict[str, Any] = {
     "num_layers": 1,
@@ -41,6 +43,12 @@ class TinyCase:
     settings: dict[str, Any] = field(default_factory=dict)
     """of the training, over the contract's own"""
     vocab_size: int = 120
+
+
+def prepare_task(task, source, out, config=None, *, base=None, sequence_length, **options):
+    """Records as the examples of a task, in a folder."""
+    config = task.prepare_config(config, base=base, sequence_length=sequence_length)
+    return prepared(task, source, out, config, **options)
 
 
 def sentence(rng: random.Random, extra: list[str], longest: int = 12) -> str:

@@ -11,7 +11,8 @@ import pytest
 
 from tests.data.conftest import make_documents
 from tfllm.config import ModelConfig, PrepareConfig
-from tfllm.data import PreparedData, prepare
+from tfllm.data import PreparedData
+from tfllm.tasks import prepare
 
 LOSSES = {4: 3.0, 8: 1.0, 12: 2.0}
 """what validation is made to find at each step: the best is not the last"""

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfllm.config import ModelConfig, TrainingConfig
 from tfllm.models.causal_lm import CausalLM
 from tfllm.optimization.precision import dtype_policy
-from tfllm.training.fitted_model import compile_for_run
+from tfllm.training.compiling import compile_for_run
 
 
 def main(model_settings, training_settings):

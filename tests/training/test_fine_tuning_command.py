@@ -109,5 +109,5 @@ def test_columns_of_a_table_are_named_as_for_tasks(base, tmp_path, capsys):
     )
     again = open_data(in_python.folder / "data")
     assert again.manifest["splits"] == data.manifest["splits"]
-    with pytest.raises(ConfigError, match="validation and TaskDataConfig are of records for a ta"):
+    with pytest.raises(ConfigError, match="validation and PrepareConfig are of records for a ta"):
         train(table, tmp_path / "c", base, validation=table)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfllm.config import LoraConfig, ModelConfig
 from tfllm.models.causal_lm import CausalLM
-from tfllm.training.flops import flops_per_token
+from tfllm.models.flops import flops_per_token
 
 CONFIG = ModelConfig(
     vocab_size=50,

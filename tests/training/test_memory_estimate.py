@@ -13,10 +13,10 @@ from tfllm.config import ConfigError, ModelConfig, TrainingConfig
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.longer_context import with_context
 from tfllm.models.presets import num_parameters, preset
+from tfllm.tasks.language_model.language_modeling import LanguageModeling
 from tfllm.training import train
 from tfllm.training.memory_check import available_memory, check_memory
 from tfllm.training.memory_estimate import estimate_memory, settings_that_fit
-from tfllm.training.run_settings import fitted
 
 SMALL = ModelConfig(
     vocab_size=4096,
@@ -204,7 +204,12 @@ def test_a_longer_context_is_said_or_refused():
 
 def test_a_new_model_for_longer_rows_is_warned_of(data, model_config):
     with pytest.warns(UserWarning, match="sequence_length=48 is longer than the model's context"):
-        assert fitted(model_config, data, training(sequence_length=48)).max_sequence_length == 48
+        assert (
+            LanguageModeling()
+            .architecture(model_config, data, training(sequence_length=48))
+            .max_sequence_length
+            == 48
+        )
     learned = dataclasses.replace(model_config, positions="learned")
     with pytest.raises(ConfigError, match=r"learned \(32 tokens\); received 48"):
-        fitted(learned, data, training(sequence_length=48))
+        LanguageModeling().architecture(learned, data, training(sequence_length=48))

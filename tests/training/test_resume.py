@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 
 from tests.training.conftest import SETTINGS
 from tfllm.config import ConfigError, PrepareConfig
-from tfllm.data import prepare
+from tfllm.tasks import prepare
+from tfllm.tasks.language_model.language_modeling import LanguageModeling
 from tfllm.training import CheckpointError, train
 from tfllm.training.run_folder import RunFolder
 from tfllm.training.run_settings import resumed
@@ -104,7 +105,9 @@ def test_a_resumed_run_keeps_its_settings_data_and_model(data, model_config, who
 def test_the_same_settings_may_be_said_again(data, model_config, whole_run):
     settings = {"learning_rate": "1e-2", "precision": "auto"}
     folder = RunFolder(whole_run.folder)
-    model, config, *_ = resumed(folder, data, model_config, None, settings, all_of_them=False)
+    model, config, *_ = resumed(
+        LanguageModeling(), folder, data, model_config, None, settings, all_of_them=False
+    )
     assert (model, config.precision, config.steps) == (model_config, "float32", 12)
 
 

@@ -60,7 +60,8 @@ def test_terminal_log_and_report_of_a_run_agree(command, capsys, tmp_path):
         share = percentage(part / end["seconds"])
         assert page[f"of it: {name}"] == share and f"{shares[name]} %" == share
     told = [float(share) for share in shares.values()]
-    assert sum(told) == pytest.approx(100, abs=0.5)  # each is rounded to three figures
+    # Each is rounded to three figures, half a tenth at most.
+    assert sum(told) == pytest.approx(100, rel=0, abs=0.05 * len(told))
     assert sum(seconds) <= end["seconds"]
     assert end["validation_seconds"] > 0  # the last step's validation among them
     worked = end["input_seconds"] + end["compute_seconds"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
 
 from tfllm.cli.settings import SECTIONS
 from tfllm.config import ConfigError, field_types
@@ -90,11 +89,3 @@ def columns_of(options: argparse.Namespace) -> dict[str, str]:
             )
         found[column] = name
     return found
-
-
-def parsed_source(text: str) -> Any:
-    """A path; or, as `source=a.en,target=a.de`, a file of lines for each column."""
-    parts = [part.partition("=") for part in text.split(",")]
-    if all(name.isidentifier() and equals and path for name, equals, path in parts):
-        return {name: path for name, _, path in parts}
-    return text

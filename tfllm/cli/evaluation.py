@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import math
 import sys
-from pathlib import Path
 
 from tfllm.cli.arguments import (
     AddCommand,
@@ -16,7 +13,6 @@ from tfllm.cli.arguments import (
     add_model,
     columns_of,
     encoding_of,
-    parsed_source,
 )
 from tfllm.cli.terminal import quiet_start, table
 from tfllm.config import ConfigError
@@ -29,10 +25,12 @@ def add_commands(add: AddCommand) -> None:
     )
     add_model(evaluate, adapter=True)
     evaluate.add_argument(
-        "--data", required=True, help="what `tfllm prepare` wrote; of a task: files of records"
+        "--data",
+        required=True,
+        help="what `tfllm prepare` wrote, or files; of a task with columns: files of records",
     )
     evaluate.add_argument(
-        "--task", help="measure the answers to records; a model folder of a task says it itself"
+        "--task", help="what is measured, such as translation; default: what the model says"
     )
     add_columns(evaluate)
     add_encoding(evaluate)
@@ -54,13 +52,15 @@ def add_commands(add: AddCommand) -> None:
         "script of the references",
     )
     evaluate.add_argument(
-        "--split", choices=["validation", "train"], default="validation", help="which documents"
+        "--split",
+        choices=["validation", "train"],
+        help="of prepared data: which documents; default: validation",
     )
     evaluate.add_argument(
         "--sequence-length", type=int, help="tokens in a row; default: as trained with"
     )
-    evaluate.add_argument("--batch-size", type=int, default=8, help="rows or records at once")
-    evaluate.add_argument("--batches", type=int, default=0, help="stop after so many; 0: all")
+    evaluate.add_argument("--batch-size", type=int, help="rows or records at once")
+    evaluate.add_argument("--batches", type=int, help="of text: stop after so many; 0: all")
     evaluate.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "int8"],
@@ -106,119 +106,52 @@ def _add_harness(evaluate: argparse.ArgumentParser) -> None:
     )
 
 
-_OF_RECORDS = ("columns", "encoding", "skip_bad_records", "bleu_tokenizer", "rouge_tokenizer")
-
-
-def _refuse_of_records(options: argparse.Namespace, what: str) -> None:
-    """Refuse what says how a task's records are read or measured, where none are."""
-    for name in _OF_RECORDS:
-        if hasattr(options, name):
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag} is for the records of a task, and {what}; leave it out")
+_SETTINGS = {
+    **{name: name for name in ("split", "sequence_length", "batch_size", "encoding")},
+    **{name: name for name in ("skip_bad_records", "bleu_tokenizer", "rouge_tokenizer")},
+    "batches": "num_batches",
+    "predictions": "out",
+}
+"""flag to what `evaluate` calls it; only those that are given are passed on"""
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     if hasattr(options, "harness"):
-        _refuse_of_records(options, "a harness reads its own files, in UTF-8")
+        for name in ("columns", "encoding", "skip_bad_records", *_METRIC_TOKENIZERS):
+            if hasattr(options, name):
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(
+                    f"{flag} is for the records of a task, and a harness reads its own files, in "
+                    "UTF-8; leave it out"
+                )
         _evaluate_harness(options)
         return
-    if getattr(options, "task", None) is not None or not _is_prepared(options.data):
-        with quiet_start():
-            pass
-        _evaluate_task(options)
-        return
-    _refuse_of_records(options, f"{options.data} is prepared text")
     with quiet_start():
-        from tfllm.data import PreparedData
-        from tfllm.evaluation import evaluate
-        from tfllm.pretrained import load
-        from tfllm.pretrained.adapters import load_merged
-        from tfllm.pretrained.model_folder import model_folder
-    folder = model_folder(options.model)
-    data = PreparedData.open(options.data)  # before the model, which takes longer
-    adapter = getattr(options, "adapter", None)
-    dtype = options.dtype
-    pretrained = (
-        load(folder, dtype=dtype) if adapter is None else load_merged(folder, adapter, dtype=dtype)
-    )
-    sequence_length = getattr(options, "sequence_length", None)
-    result = evaluate(
-        pretrained.model,
-        data,
-        split=options.split,
-        sequence_length=_trained_length(folder) if sequence_length is None else sequence_length,
-        batch_size=options.batch_size,
-        num_batches=options.batches,
-        tokenizer=pretrained.tokenizer,
-    )
-    if getattr(options, "json", False):
-        values = dataclasses.asdict(result)
-        print(json.dumps({n: None if math.isnan(v) else v for n, v in values.items()}))
-        return
-    rows = {
-        f"tokens of the {options.split} text": f"{result.num_tokens:,}",
-        "loss": f"{result.loss:.4f}",
-        "perplexity": f"{result.perplexity:.2f}",
-        "of a unigram model": f"{result.unigram_perplexity:.2f}",
-        "bits per byte": f"{result.bits_per_byte:.3f}",
+        from tfllm.tasks import evaluate
+    given = {
+        name: getattr(options, flag) for flag, name in _SETTINGS.items() if hasattr(options, flag)
     }
-    if options.split != "validation" or math.isnan(result.unigram_perplexity):
-        del rows["of a unigram model"]  # it is about the validation text
-    print(table(rows))
-
-
-def _is_prepared(data: str) -> bool:
-    """Whether it is a folder of prepared text, or none at all, whose error tells of such."""
-    path = Path(data)
-    return (path / "manifest.json").exists() or not path.exists()
-
-
-def _trained_length(folder: Path) -> int | None:
-    """The sequence length that a model was trained with, where its folder says so."""
-    try:
-        values = json.loads((folder / "tfllm.json").read_text(encoding="utf-8"))
-        return int(values["training"]["sequence_length"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _evaluate_task(options: argparse.Namespace) -> None:
-    from tfllm.tasks import evaluate_task
-
-    result = evaluate_task(
+    if "encoding" in given:
+        encoding_of(options)
+    if columns := columns_of(options):
+        given["columns"] = columns
+    result = evaluate(
         options.model,
-        parsed_source(options.data),
+        options.data,
         task=getattr(options, "task", None),
-        columns=columns_of(options),
-        encoding=encoding_of(options),
-        skip_bad_records=getattr(options, "skip_bad_records", False),
-        out=getattr(options, "predictions", None),
         dtype=options.dtype,
-        batch_size=options.batch_size,
-        measure_settings={
-            name: getattr(options, name)
-            for name in ("bleu_tokenizer", "rouge_tokenizer")
-            if hasattr(options, name)
-        },
+        adapter=getattr(options, "adapter", None),
+        **given,
     )
     if getattr(options, "json", False):
         print(json.dumps(result.to_dict()))
         return
-    rows = {f"records of {result.task}": f"{result.num_records:,}"}
-    if result.num_errors:
-        rows["refused, which counts as wrong"] = f"{result.num_errors:,}"
-    for measure in result.measures:
-        rows[measure.name] = measure.format() + (f"  ({measure.note})" if measure.note else "")
-    rows["records/s"] = f"{result.num_records / max(result.seconds, 1e-9):,.1f}"
-    if result.predictions is not None:
-        rows["answers"] = str(result.predictions)
-    if result.pictures:
-        rows["pictures"] = ", ".join(map(str, result.pictures))
-    print(table(rows))
-    for note in result.notes:
-        print(f"note: {note}")
+    print(table(result.rows()))
+    for remark in result.remarks():
+        print(f"note: {remark}")
 
 
+_METRIC_TOKENIZERS = ("bleu_tokenizer", "rouge_tokenizer")
 _HARNESS_SETTINGS = (
     *("limit", "num_shots", "chat", "extract", "template", "delimiter", "num_samples"),
     *("temperature", "max_new_tokens", "allow_code_execution"),
@@ -239,9 +172,9 @@ def _evaluate_harness(options: argparse.Namespace) -> None:
     task = Chat if given.get("chat") else TextGeneration
     adapter = getattr(options, "adapter", None)
     model = task.load(options.model, dtype=options.dtype, adapter=adapter)
-    result = run_harness(
-        options.harness, model, options.data, batch_size=options.batch_size, **given
-    )
+    if hasattr(options, "batch_size"):
+        given["batch_size"] = options.batch_size
+    result = run_harness(options.harness, model, options.data, **given)
     measured = result.measured()
     if hasattr(options, "predictions"):
         result.save(options.predictions)

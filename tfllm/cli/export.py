@@ -71,10 +71,10 @@ def _export(options: argparse.Namespace) -> None:
     with quiet_start():
         from tfllm.serving import export, write_deployment_files
         from tfllm.serving.footprint import footprint
-        from tfllm.tasks import load_task
+        from tfllm.tasks import load
     adapter = getattr(options, "adapter", None)
     name = getattr(options, "task", None)
-    task = load_task(options.model, dtype=options.dtype, adapter=adapter, task=name)
+    task = load(options.model, dtype=options.dtype, adapter=adapter, task=name)
     if given:
         task = task.with_settings(given)
     if hasattr(options, "prompt_name"):

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from tfllm import __version__
 from tfllm.cli import (
     evaluation,
     export,
@@ -22,6 +21,7 @@ from tfllm.cli import (
 )
 from tfllm.cli.arguments import RunCommand
 from tfllm.config import GenerationConfig, field_types, unknown_name
+from tfllm.version import __version__
 
 FREE_TEXT = {"generate": "prompt", "chat": "message", "query": "prompt"}
 """the commands whose arguments are texts, which may hold a =, and where these are kept"""

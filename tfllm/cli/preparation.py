@@ -12,9 +12,7 @@ from tfllm.config import PrepareConfig, build
 
 def add_commands(add: AddCommand) -> None:
     """Add the commands of this module."""
-    prepare = add(
-        "prepare", "Write token shards from text, or from examples to learn from", _prepare
-    )
+    prepare = add("prepare", "Write token shards from the records of a task", _prepare)
     prepare.add_argument(
         "text",
         nargs="+",
@@ -22,6 +20,11 @@ def add_commands(add: AddCommand) -> None:
         "globs",
     )
     prepare.add_argument("--out", required=True, help="the folder to write")
+    prepare.add_argument(
+        "--task",
+        help="what is to be learned, such as classification; default: what the records say, text "
+        "(language_modeling), conversations (instruction) or preferences (preference)",
+    )
     prepare.add_argument("--overwrite", action="store_true", help="replace the folder")
     add_settings(prepare, "prepare")
 
@@ -31,11 +34,15 @@ def _prepare(options: argparse.Namespace) -> None:
     if config.tokenizer:  # a model's is read by what imports TensorFlow
         with quiet_start():
             pass
-    from tfllm.data import prepare
+    from tfllm.tasks.preparing import prepare
 
     data = prepare(
-        options.text, options.out, config, overwrite=getattr(options, "overwrite", False)
+        options.text,
+        options.out,
+        config,
+        task=getattr(options, "task", None),
+        overwrite=getattr(options, "overwrite", False),
     )
     print(data.describe())
-    model = "" if data.records == "text" else f" --model {config.tokenizer}"
+    model = f" --model {config.tokenizer}" if config.tokenizer else ""
     print(f"train with: tfllm train --data {options.out}{model} --out runs/NAME")

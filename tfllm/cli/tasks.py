@@ -60,12 +60,12 @@ def add_commands(add: AddCommand) -> None:
 def _predict(options: argparse.Namespace) -> None:
     with quiet_start():
         from tfllm.pretrained import task_of
-        from tfllm.tasks import TASKS, load_task, task_definition
+        from tfllm.tasks import TASKS, load, task_named
     words = options.record
     if not words:
         raise ConfigError("name a record, such as text='How lovely!', or files of records")
     task = getattr(options, "task", None)
-    served = load_task(options.model, task=task)
+    served = load(options.model, task=task)
     if hasattr(options, "prompt_name"):
         served = served.with_settings({"prompt_name": options.prompt_name})
     pairs = [word.partition("=") for word in words]
@@ -85,7 +85,7 @@ def _predict(options: argparse.Namespace) -> None:
         from tfllm.data.reading.table_records import Column, read_table
 
         task = task or (task_of(options.model) or {}).get("name")
-        known = task_definition(task).columns if task in TASKS else {}
+        known = task_named(task).columns if task in TASKS else {}
         columns = {
             n: Column(
                 aliases=known[n].aliases if n in known else (),
@@ -109,14 +109,14 @@ def _mine(options: argparse.Namespace) -> None:
     with quiet_start():
         from tfllm.charts import model_charts
         from tfllm.data.reading.sources import documents, find_files
-        from tfllm.tasks import load_task
+        from tfllm.tasks import load
         from tfllm.text_mining.knowledge_graph import check_graph_file
         from tfllm.text_mining.text_mining import mine
     out, picture = Path(options.out), getattr(options, "picture", None)
     check_graph_file(out)  # before the work
     tagger: Any = None
     if hasattr(options, "tagger"):
-        tagger = load_task(options.tagger, task="tagging")
+        tagger = load(options.tagger, task="tagging")
     files = find_files(options.text, encoding=encoding_of(options))
     texts = [text for file in files for text in documents(file)]
     graph = mine(

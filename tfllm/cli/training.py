@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfllm.cli.arguments import AddCommand, add_columns, columns_of, parsed_source
+from tfllm.cli.arguments import AddCommand, add_columns, columns_of
 from tfllm.cli.settings import add_fields, add_settings, settings
 from tfllm.cli.terminal import quiet_start, table
 from tfllm.config import (
@@ -37,11 +38,13 @@ def add_commands(add: AddCommand) -> None:
     train.add_argument(
         "--data",
         required=True,
-        help="what `tfllm prepare` wrote; with --model also the files that it reads; with --task "
-        "records: JSON lines, CSV, TSV, or a file of lines for each column (text=A,translation=B)",
+        help="what `tfllm prepare` wrote, or the files that it reads: text, JSON lines, CSV, TSV; "
+        "of a task with columns also a file of lines for each (text=A,translation=B)",
     )
     train.add_argument(
-        "--task", help="train the model of a task, such as classification, from records"
+        "--task",
+        help="what is learned, such as classification; default: what the data say, text "
+        "(language_modeling), conversations (instruction) or preferences (preference)",
     )
     add_columns(train)
     train.add_argument("--out", required=True, help="the run's folder")
@@ -68,10 +71,9 @@ def add_commands(add: AddCommand) -> None:
     )
     add_settings(train, "training", "model")
     add_fields(
-        train.add_argument_group("data, where they are prepared for --model or --task"),
+        train.add_argument_group("data, where they are not prepared yet"),
         "prepare",
         (
-            "records",
             "validation_fraction",
             "validation",
             "text_field",
@@ -106,36 +108,30 @@ def _train(options: argparse.Namespace) -> int:
     found["model"].pop("preset", None)
     build(TrainingConfig, found["training"])  # before TensorFlow's slow import
     model: Any = getattr(options, "model", None)
-    task = getattr(options, "task", None)
-    vocab_size = found["model"].pop("vocab_size", None) if task is not None else None
-    if model is not None and (preset_name or found["model"] or vocab_size):
-        named = preset_name or ", ".join(found["model"]) or "vocab_size"
+    if model is not None and (preset_name or found["model"]):
+        named = preset_name or ", ".join(found["model"])
         raise ConfigError(
             f"a pretrained model has its own architecture: leave {named} out, or --model {model}"
         )
-    data: Any = options.data
-    prepare: Any
-    if task is not None:
-        prepare = _task_data(found["prepare"], columns_of(options), vocab_size)
-        data = parsed_source(data)
-        if model is None and (preset_name or found["model"]):
-            model = {"preset": preset_name, **found["model"]}
-    else:
-        if columns := columns_of(options):
-            found["prepare"]["columns"] = [f"{name}={key}" for name, key in columns.items()]
-        prepare = build(PrepareConfig, found["prepare"])
-        resume = getattr(options, "resume", False)
-        if model is None and (not resume or preset_name or found["model"]):
-            model = _model_config(preset_name, found["model"], options.data)
+    is_prepared = (Path(options.data) / "manifest.json").is_file()
+    if not is_prepared and "vocab_size" in found["model"]:  # of the tokenizer that is trained
+        found["prepare"]["vocab_size"] = found["model"].pop("vocab_size")
+    if columns := columns_of(options):
+        found["prepare"]["columns"] = [f"{name}={key}" for name, key in columns.items()]
+    if model is None and (preset_name or found["model"]):
+        sizes = field_types(ModelConfig)
+        model = {n: read_value(n, v, sizes[n]) for n, v in found["model"].items()}
+        model["preset"] = preset_name
+    prepare = build(PrepareConfig, found["prepare"])
     with quiet_start():
         from tfllm.training import train
     types = field_types(TrainingConfig)
     chosen = {n: read_value(n, v, types[n]) for n, v in found["training"].items()}
     run = train(
-        data,
+        options.data,
         options.out,
         model,
-        task=task,
+        task=getattr(options, "task", None),
         prepare=prepare,
         strategy=getattr(options, "strategy", "auto"),
         replicas=getattr(options, "replicas", None),
@@ -205,36 +201,6 @@ def _print_results(run: TrainedRun) -> None:
     print(table(rows))
     for warning in dict.fromkeys(m.warning for m in run.task_measures if m.warning):
         print(f"note: {warning}")
-
-
-def _task_data(given: dict[str, Any], columns: dict[str, str], vocab_size: Any) -> Any:
-    """How records are read; of the settings of `prepare` a task knows some."""
-    from tfllm.data import TaskDataConfig
-
-    known = {"validation", "validation_fraction", "skip_bad_records", "encoding"}
-    if unknown := set(given) - known:
-        raise ConfigError(
-            f"records of a task are prepared with {', '.join(sorted(known))}; received "
-            f"{', '.join(sorted(unknown))}"
-        )
-    values = {**given}
-    read = build(PrepareConfig, values)
-    values = {name: getattr(read, name) for name in values}
-    if len(read.validation) == 1:
-        values["validation"] = parsed_source(read.validation[0])
-    if vocab_size is not None:
-        values["vocab_size"] = read_value("vocab_size", vocab_size, int)
-    return TaskDataConfig(columns=columns, **values)
-
-
-def _model_config(preset_name: str | None, overrides: dict[str, Any], data: str) -> ModelConfig:
-    from tfllm.data import PreparedData
-    from tfllm.models.presets import preset
-
-    types = field_types(ModelConfig)
-    values = {n: read_value(n, v, types[n]) for n, v in overrides.items()}
-    vocab_size = PreparedData.open(data).vocab_size
-    return preset(preset_name or "llama-4m", **{"vocab_size": vocab_size, **values})
 
 
 def _launch(options: argparse.Namespace) -> int:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tfllm.config.rules import check, require
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """How text, or examples, become token shards."""
+    """How the records of a task become the rows that a model is trained on."""
 
-    records: Literal["auto", "text", "examples", "preference"] = "auto"
-    """what JSON lines and tables (CSV, TSV, Parquet) hold: text to be packed end to end; examples
-    (messages, prompt and response, instruction and output, or text) that are learned one by one;
-    preferences (prompt, chosen and rejected). auto: what their keys or columns say"""
     vocab_size: int = 8192
     """size of the tokenizer to train, special tokens included"""
     split: Literal["tfllm", "qwen2"] = "tfllm"
@@ -26,17 +23,22 @@ class PrepareConfig:
     transformers with that alone"""
     tokenizer: str | None = None
     """whose tokenizer to use instead of training one: a model folder, a GGUF file or a
-    tokenizer.json; examples and preferences need the model's that is to learn from them"""
-    validation_fraction: float = 0.02
-    """share of the text kept out of training, in whole documents or examples, chosen by a hash; of
-    text a document that is too large for it is split at paragraphs"""
+    tokenizer.json; conversations and preferences need that of the model that is to learn from
+    them"""
+    sequence_length: int | None = None
+    """the most tokens of an example, for tasks whose records become examples of their own; default:
+    that of the training, or the task's"""
+    validation_fraction: float | None = None
+    """share of the records kept out of training, chosen by a hash; default: 0.02 of documents,
+    conversations and preferences, else 0.1. Documents are kept out whole, unless one is too large
+    for that: it is split at paragraphs"""
     validation: tuple[str, ...] = ()
     """files, folders or globs that are the validation set; nothing else is kept out then"""
     text_field: str = "text"
-    """the key of a JSON line, or the column of a table, that holds the text"""
+    """the key of a JSON line, or the column of a table, that holds the text of a document"""
     columns: tuple[str, ...] = ()
-    """what the keys or columns of examples are called in the files, each as COLUMN=NAME, such as
-    prompt=task response=reply; in Python a dictionary may be given"""
+    """what the columns of the records are called in the files, each as COLUMN=NAME, such as
+    prompt=task response=reply or label=stars; in Python a dictionary may be given"""
     ignore_keys: tuple[str, ...] = ()
     """keys of examples to pass over although they have a meaning, such as label or weight"""
     encoding: str = "utf-8"
@@ -68,6 +70,7 @@ class PrepareConfig:
         if isinstance(self.columns, Mapping):
             columns = tuple(f"{name}={key}" for name, key in self.columns.items())
             object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "validation", _source(self.validation))
         for column in self.columns:
             name, _, key = column.partition("=")
             require(bool(name and key), "a column is given as COLUMN=NAME", column)
@@ -78,11 +81,7 @@ class PrepareConfig:
                 self.text_field,
             )
             object.__setattr__(self, "text_field", text)
-        require(
-            self.vocab_size >= 257,
-            "vocab_size must be at least 257 (256 bytes and the end token)",
-            self.vocab_size,
-        )
+        check(self, "must be at least 1", "vocab_size", "sequence_length")
         # The trainer takes memory for all of them at once, and ends the process where it gets none.
         require(self.vocab_size <= 2**20, "vocab_size must be at most 1048576", self.vocab_size)
         check(self, "must lie in [0, 1)", "validation_fraction")
@@ -90,13 +89,17 @@ class PrepareConfig:
         for name in ("fill_in_the_middle", "fill_suffix_first"):
             share = getattr(self, name)
             require(0 <= share <= 1, f"{name} must lie in [0, 1]", share)
-        require(
-            not self.fill_in_the_middle or self.records in ("auto", "text"),
-            "fill_in_the_middle is for text; records must then be auto or text",
-            self.records,
-        )
         check(self, "must be at least 1", "shard_tokens", "fill_chars")
         check(self, "must be at least 0", "num_processes")
+
+
+def _source(given: Any) -> tuple[str, ...]:
+    """Files as strings; a file of lines for each column as one: "source=a.en,target=a.de"."""
+    if isinstance(given, Mapping):
+        return (",".join(f"{name}={path}" for name, path in given.items()),)
+    if isinstance(given, str | os.PathLike):
+        given = [given]
+    return tuple(map(str, given))
 
 
 def check_encoding(name: str) -> None:

@@ -137,17 +137,20 @@ class TrainingConfig:
             layers=self.lora_layers,
         )
 
-    def resolved(self, *, pretrained: bool, preferences: bool = False) -> TrainingConfig:
+    def resolved(
+        self, *, pretrained: bool, fine_tuning_rates: tuple[float, float] = (1e-5, 2e-4)
+    ) -> TrainingConfig:
         """The same with a value for each setting whose default depends on others.
 
         What is measured, `precision` and `base_dtype`, stays open.
 
         Args:
             pretrained: whether the run begins with a pretrained model.
-            preferences: whether it learns from preferences.
+            fine_tuning_rates: default learning rates of such a model: of all its weights, of an
+                adapter.
 
         Raises:
-            ConfigError: only a pretrained model can be trained in part, or learn preferences.
+            ConfigError: only a pretrained model can be trained in part.
         """
         trainable = self.trainable
         if trainable == "auto":
@@ -160,7 +163,6 @@ class TrainingConfig:
         if not pretrained:
             advice = "only a pretrained model can be; name one (--model PATH)"
             require(trainable == "all", f"trained in part: {advice}", trainable)
-            require(not preferences, f"tuned on preferences: {advice}", None)
         values: dict[str, Any] = {
             "trainable": trainable,
             "batch_size": 8 if pretrained else 16,
@@ -168,8 +170,10 @@ class TrainingConfig:
             "weight_decay": 0.1,
         }
         if pretrained:
-            rates = (1e-6, 1e-5) if preferences else (1e-5, 2e-4)
-            values |= {"learning_rate": rates[lora], "weight_decay": 0.0 if lora else 0.01}
+            values |= {
+                "learning_rate": fine_tuning_rates[lora],
+                "weight_decay": 0.0 if lora else 0.01,
+            }
         if lora:
             values |= {"lora_rank": self.lora().rank, "lora_alpha": self.lora().alpha}
         if trainable == "top":

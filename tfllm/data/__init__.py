@@ -1,11 +1,10 @@
-"""From text or examples to rows of tokens: `prepare` writes shards, `rows_dataset` reads them.
+"""From records to rows of tokens: `prepare_data` writes shards, `rows_dataset` reads them.
 
 TensorFlow is imported when `rows_dataset` is called or a model's tokenizer is loaded, not before:
 preparing text needs none.
 """
 
-from tfllm.data.preparation import prepare
-from tfllm.data.prepared_once import prepared
+from tfllm.data.preparation import prepare_data, prepared
 from tfllm.data.reading.sources import SourceFile, documents, find_files
 from tfllm.data.shards.example_rows import ExampleRows
 from tfllm.data.shards.packing import pack_rows
@@ -15,7 +14,6 @@ from tfllm.data.shards.rows_dataset import rows_dataset, steps_per_epoch
 from tfllm.data.shards.splits import RowBatch, Split
 from tfllm.data.shards.task_rows import TaskRows
 from tfllm.data.shards.token_rows import TokenRows
-from tfllm.data.task_data_config import TaskDataConfig
 
 __all__ = [
     "ExampleRows",
@@ -26,14 +24,13 @@ __all__ = [
     "SourceFile",
     "Split",
     "TaskData",
-    "TaskDataConfig",
     "TaskRows",
     "TokenRows",
     "documents",
     "find_files",
     "open_data",
     "pack_rows",
-    "prepare",
+    "prepare_data",
     "prepared",
     "rows_dataset",
     "steps_per_epoch",

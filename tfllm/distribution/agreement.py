@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfllm import __version__
 from tfllm.distribution.strategy import is_multi_worker, num_workers, worker_index
+from tfllm.version import __version__
 
 
 class WorkersDisagree(ValueError):

@@ -1,5 +1,6 @@
-"""How well a model foretells text."""
+"""How good a model is: metrics with intervals, perplexity, and published tests."""
 
-from tfllm.evaluation.perplexity import Evaluation, evaluate
+from tfllm.evaluation.evaluation import Evaluation, RecordEvaluation
+from tfllm.evaluation.perplexity import Perplexity, perplexity
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "Perplexity", "RecordEvaluation", "perplexity"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tensorflow as tf
 
 from tfllm.data import PreparedData, rows_dataset
+from tfllm.evaluation.evaluation import Evaluation
 from tfllm.models.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` measured."""
+class Perplexity(Evaluation):
+    """How well a language model predicts text."""
 
+    split: str
+    """which documents"""
     num_tokens: int
     """tokens that were predicted"""
     loss: float
@@ -32,8 +35,20 @@ class Evaluation:
     """on the validation split, of a model that knows only how frequent each token is in the
     training text; NaN without such a split"""
 
+    def rows(self) -> dict[str, str]:
+        """Loss and perplexity, and those of a baseline where there is one."""
+        rows = {
+            f"tokens of the {self.split} text": f"{self.num_tokens:,}",
+            "loss": f"{self.loss:.4f}",
+            "perplexity": f"{self.perplexity:.2f}",
+        }
+        if self.split == "validation" and not math.isnan(self.unigram_perplexity):
+            rows["of a unigram model"] = f"{self.unigram_perplexity:.2f}"
+        rows["bits per byte"] = f"{self.bits_per_byte:.3f}"
+        return rows
 
-def evaluate(
+
+def perplexity(
     model: CausalLM,
     data: str | Path | PreparedData,
     *,
@@ -43,8 +58,8 @@ def evaluate(
     num_batches: int = 0,
     separate_documents: bool = True,
     tokenizer: Tokenizer | None = None,
-) -> Evaluation:
-    """Measure a model on a split, once over.
+) -> Perplexity:
+    """Measure a causal language model on a split of prepared data, once over.
 
     Args:
         model: the model.
@@ -65,7 +80,7 @@ def evaluate(
         data = PreparedData.open(data)
     if data.records == "preference":
         raise ValueError(
-            f"evaluate measures text or examples; {data.folder} holds preferences, on which a run "
+            f"perplexity is of text or examples; {data.folder} holds preferences, on which a run "
             "measures its loss, accuracy and margin while it trains"
         )
     _check_tokenizer(model, data, split, tokenizer)
@@ -100,7 +115,9 @@ def evaluate(
             f"the {split} text of {data.folder} has no token with one before it; prepare more text"
         )
     loss = total / num_tokens
-    return Evaluation(
+    return Perplexity(
+        task=data.task,
+        split=split,
         num_tokens=round(num_tokens),
         loss=loss,
         perplexity=math.exp(min(loss, 700.0)),

@@ -47,6 +47,11 @@ class PreferenceTuning(TrainingStep):
         self.beta = beta
         self.built = True
 
+    @property
+    def kept(self) -> CausalLM:
+        """The model that is tuned."""
+        return self.model
+
     classes_name = "vocab_size"
 
     @property

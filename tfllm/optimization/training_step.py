@@ -105,6 +105,11 @@ class TrainingStep(FitArguments, keras.Model):
     is_log_loss = True
     """whether the loss is a mean of negative log-probabilities, so that there is a perplexity"""
 
+    @property
+    def kept(self) -> Any:
+        """The model that is kept of the one that is fitted."""
+        return self
+
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
     ) -> tuple[tf.Tensor, ...]:

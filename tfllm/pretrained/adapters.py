@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfllm import __version__
 from tfllm.files import atomic_folder
 from tfllm.layers.lora import LoraPart
 from tfllm.models.adapters import Adapter, AdapterPart, projection_at
@@ -28,6 +27,7 @@ from tfllm.pretrained.hugging_face.tensor_files import (
 from tfllm.pretrained.hugging_face.weight_map import WEIGHT_MAPS, StoredRows, stored_projections
 from tfllm.pretrained.loading import Pretrained, load
 from tfllm.pretrained.replaced_folder import OURS
+from tfllm.version import __version__
 
 WEIGHTS = "adapter_model.safetensors"
 

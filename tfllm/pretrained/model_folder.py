@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from tfllm.files import earlier_version
+from tfllm.models.presets import PRESETS
 from tfllm.path_kinds import instead_of
 
 
@@ -42,6 +44,16 @@ def model_folder(path: str | Path, *, holds_model: bool = True) -> Path:
             f"`tfllm train --out {path} --resume`"
         )
     return path / "model"
+
+
+def is_pretrained(model: Any) -> bool:
+    """Whether what a run was given is the path or name of a pretrained model, and no preset."""
+    if isinstance(model, Path):
+        return True
+    if not isinstance(model, str) or model in PRESETS:
+        return False
+    looks_like_a_path = any(mark in model for mark in ("/", "\\")) or model.endswith(".gguf")
+    return looks_like_a_path or Path(model).exists()
 
 
 def existing(path: Path) -> Path:

@@ -12,7 +12,6 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from tfllm import __version__
 from tfllm.config import GenerationConfig
 from tfllm.layers.quantized import is_int8
 from tfllm.models.heads.sentence_encoder import SentenceEncoder
@@ -25,6 +24,7 @@ from tfllm.pretrained.hugging_face.weight_map import StoredWeight, stored_weight
 from tfllm.pretrained.loading import check_vocabulary
 from tfllm.pretrained.model_kinds import kind_of_model
 from tfllm.pretrained.replaced_folder import OURS, replaced
+from tfllm.version import __version__
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer

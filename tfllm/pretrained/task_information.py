@@ -57,6 +57,18 @@ def task_of(path: str | Path) -> dict[str, Any] | None:
     return None
 
 
+def trained_length(path: str | Path) -> int | None:
+    """The sequence length that a model was trained with, where its folder says so.
+
+    Args:
+        path: as of `load`.
+    """
+    folder = model_folder(path)
+    training = _json(folder / OURS).get("training") if folder.is_dir() else None
+    length = training.get("sequence_length") if isinstance(training, dict) else None
+    return length if isinstance(length, int) else None
+
+
 def search_of(folder: Path) -> dict[str, Any]:
     """How texts are searched in a model folder that others wrote, as fields of `SearchSettings`.
 

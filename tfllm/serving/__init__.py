@@ -5,42 +5,18 @@ The names load on first use: a client needs no TensorFlow.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_PUBLIC = {
-    "CheckReport": "checks.report",
-    "Client": "client.client",
-    "ModelServer": "server.server",
-    "GenerationError": "protocol.errors",
-    "ServingError": "protocol.errors",
-    "check": "checks.checking",
-    "export": "exporting",
-    "write_deployment_files": "deployment",
-}
-__all__ = [
-    "CheckReport",
-    "Client",
-    "GenerationError",
-    "ModelServer",
-    "ServingError",
-    "check",
-    "export",
-    "write_deployment_files",
-]
+from tfllm.lazy_names import lazy_names
 
+__all__, __getattr__, __dir__ = lazy_names(__name__)
 
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(f"tfllm.serving.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module 'tfllm.serving' has no attribute {name!r}")
-
-
-if TYPE_CHECKING:
-    from tfllm.serving.checks.checking import check
-    from tfllm.serving.checks.report import CheckReport
-    from tfllm.serving.client.client import Client
-    from tfllm.serving.deployment import write_deployment_files
-    from tfllm.serving.exporting import export
-    from tfllm.serving.protocol.errors import GenerationError, ServingError
-    from tfllm.serving.server.server import ModelServer
+if TYPE_CHECKING:  # the names, for type checkers and for `lazy_names`
+    from tfllm.serving.checks.checking import check as check
+    from tfllm.serving.checks.report import CheckReport as CheckReport
+    from tfllm.serving.client.client import Client as Client
+    from tfllm.serving.deployment import write_deployment_files as write_deployment_files
+    from tfllm.serving.exporting import export as export
+    from tfllm.serving.protocol.errors import GenerationError as GenerationError
+    from tfllm.serving.protocol.errors import ServingError as ServingError
+    from tfllm.serving.server.server import ModelServer as ModelServer

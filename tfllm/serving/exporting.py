@@ -18,14 +18,14 @@ from tfllm.serving.footprint import write_footprint
 from tfllm.serving.measuring import measure_footprint
 from tfllm.serving.protocol.model_config import MAX_VERSION
 from tfllm.serving.protocol.warmup_requests import write_warmup_requests
-from tfllm.tasks.loading import as_special
-from tfllm.tasks.served import ServedTask
+from tfllm.tasks.language_model.special import as_special
+from tfllm.tasks.text_model import TextModel
 
 _DTYPES = ("float32", "bfloat16", "int8")
 
 
 def export(
-    task: ServedTask | Any,
+    task: TextModel | Any,
     base: str | Path,
     *,
     version: int | None = None,
@@ -55,7 +55,7 @@ def export(
     several, without a change in what each row gets.
 
     Args:
-        task: what `tfllm.load_task` gives; the generation settings of a `TextGeneration` are those
+        task: what `tfllm.load` gives; the generation settings of a `TextGeneration` are those
             of serving_default. Or a `CausalLM` of KerasHub with its preprocessor.
         base: the model's folder, such as `saved_models/NAME`.
         version: the version; default: one above the highest that is there, or 1.
@@ -132,7 +132,7 @@ def export(
 class _Served(tf.Module):
     """What goes into the SavedModel: functions and the variables they read, no Keras objects."""
 
-    def __init__(self, task: ServedTask) -> None:
+    def __init__(self, task: TextModel) -> None:
         super().__init__(name="served")
         for name, part in task.served_state.items():
             if isinstance(part, list | tuple):  # a Keras variable is tracked, but not as one
@@ -154,7 +154,7 @@ def _check_widths(signatures: Mapping[str, Any]) -> None:
                 )
 
 
-def _with_defaults(task: ServedTask, name: str, function: Any) -> Any:
+def _with_defaults(task: TextModel, name: str, function: Any) -> Any:
     """A signature with the task's settings as defaults of its options."""
     defaults = task.input_defaults(name)
     if not defaults:

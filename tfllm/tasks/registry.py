@@ -1,13 +1,17 @@
-"""The tasks that learn from records, by name. Their definitions are imported when asked for."""
+"""The tasks, by name. Their classes are imported when asked for."""
 
 from __future__ import annotations
 
 import importlib
 
 from tfllm.config import unknown_name
-from tfllm.tasks.definition import TaskDefinition
+from tfllm.tasks.task import Task
 
 TASKS: dict[str, str] = {
+    "language_modeling": "tfllm.tasks.language_model.language_modeling:LanguageModeling",
+    "code": "tfllm.tasks.language_model.language_modeling:Code",
+    "instruction": "tfllm.tasks.language_model.instruction:Instruction",
+    "preference": "tfllm.tasks.language_model.preference:Preference",
     "classification": "tfllm.tasks.encoder.classification:Classification",
     "embedding": "tfllm.tasks.encoder.embedding:Embedding",
     "masked_language_model": "tfllm.tasks.encoder.masked_language_model:MaskedText",
@@ -16,14 +20,14 @@ TASKS: dict[str, str] = {
     "tagging": "tfllm.tasks.encoder.tagging:Tagging",
     "translation": "tfllm.tasks.sequence_to_sequence.translation:Translation",
 }
-"""name to "module:class" of its `TaskDefinition`"""
+"""name to "module:class" of its `Task`"""
 
 
-def task_definition(name: str) -> TaskDefinition:
-    """The definition of a task.
+def task_named(name: str) -> Task:
+    """A task.
 
     Raises:
-        ValueError: there is no such task.
+        ValueError: there is none of that name.
     """
     if name not in TASKS:
         raise ValueError(unknown_name("task", name, TASKS))

@@ -5,57 +5,21 @@ The names load on first use: a report on a run's logs needs no TensorFlow.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_PUBLIC = {
-    "AdamW": "tfllm.optimization.adamw",
-    "CheckpointError": "tfllm.training.checkpoints.checkpoints",
-    "LossIsNaN": "tfllm.training.callbacks",
-    "TrainedRun": "tfllm.training.trained_run",
-    "TrainingStep": "tfllm.optimization.training_step",
-    "WarmupSchedule": "tfllm.optimization.schedules",
-    "WorkerLost": "tfllm.distribution.worker_lost",
-    "WorkersDisagree": "tfllm.distribution.agreement",
-    "report": "tfllm.training.reports.run_report",
-    "strategy": "tfllm.distribution.strategy",
-    "train": "tfllm.training.training_run",
-}
+from tfllm.lazy_names import lazy_names
 
-__all__ = [
-    "AdamW",
-    "CheckpointError",
-    "LossIsNaN",
-    "TrainedRun",
-    "TrainingStep",
-    "WarmupSchedule",
-    "WorkerLost",
-    "WorkersDisagree",
-    "report",
-    "strategy",
-    "train",
-]
+__all__, __getattr__, __dir__ = lazy_names(__name__)
 
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'tfllm.training' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
-
-if TYPE_CHECKING:  # what an editor and a type checker see
-    from tfllm.distribution.agreement import WorkersDisagree
-    from tfllm.distribution.strategy import strategy
-    from tfllm.distribution.worker_lost import WorkerLost
-    from tfllm.optimization.adamw import AdamW
-    from tfllm.optimization.schedules import WarmupSchedule
-    from tfllm.optimization.training_step import TrainingStep
-    from tfllm.training.callbacks import LossIsNaN
-    from tfllm.training.checkpoints.checkpoints import CheckpointError
-    from tfllm.training.reports.run_report import report
-    from tfllm.training.trained_run import TrainedRun
-    from tfllm.training.training_run import train
+if TYPE_CHECKING:  # the names, for type checkers and for `lazy_names`
+    from tfllm.distribution.agreement import WorkersDisagree as WorkersDisagree
+    from tfllm.distribution.strategy import strategy as strategy
+    from tfllm.distribution.worker_lost import WorkerLost as WorkerLost
+    from tfllm.optimization.adamw import AdamW as AdamW
+    from tfllm.optimization.schedules import WarmupSchedule as WarmupSchedule
+    from tfllm.optimization.training_step import TrainingStep as TrainingStep
+    from tfllm.training.callbacks import LossIsNaN as LossIsNaN
+    from tfllm.training.checkpoints.checkpoints import CheckpointError as CheckpointError
+    from tfllm.training.reports.run_report import report as report
+    from tfllm.training.trained_run import TrainedRun as TrainedRun
+    from tfllm.training.training_run import train as train

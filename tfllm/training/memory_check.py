@@ -24,7 +24,7 @@ def check_memory(
     rows: int,
     replicas: int = 1,
     replicas_here: int = 1,
-    pairs: bool = False,
+    sequences_per_row: int = 1,
     device_memory: int | None = None,
     verbose: bool = False,
 ) -> MemoryEstimate:
@@ -37,7 +37,7 @@ def check_memory(
         rows: of a micro-batch on one replica.
         replicas: of all processes.
         replicas_here: of this process, which share its memory where they are no devices.
-        pairs: whether a row is a pair of preferences.
+        sequences_per_row: 2 where a row is a pair of replies.
         device_memory: bytes of an accelerator; None: the process' memory counts.
         verbose: print the estimate.
 
@@ -46,7 +46,7 @@ def check_memory(
     """
     on_cpu = device_memory is None
     estimate = estimate_memory(
-        model, training, rows=rows * (2 if pairs else 1), on_cpu=on_cpu, replicas=replicas
+        model, training, rows=rows * sequences_per_row, on_cpu=on_cpu, replicas=replicas
     )
     if training.memory_check == "off":
         return estimate
@@ -61,7 +61,14 @@ def check_memory(
         return estimate
     room = (_NEAR * available - estimate.process) / copies + estimate.process
     advice = advised(
-        settings_that_fit(model, training, room, replicas=replicas, pairs=pairs, on_cpu=on_cpu)
+        settings_that_fit(
+            model,
+            training,
+            room,
+            replicas=replicas,
+            sequences_per_row=sequences_per_row,
+            on_cpu=on_cpu,
+        )
     )
     where = "of this process" if on_cpu else "of the device"
     told = (

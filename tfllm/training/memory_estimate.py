@@ -117,7 +117,7 @@ def settings_that_fit(
     available: float,
     *,
     replicas: int = 1,
-    pairs: bool = False,
+    sequences_per_row: int = 1,
     on_cpu: bool = True,
 ) -> dict[str, Any]:
     """The least change of the settings with which a run fits; empty where none is found.
@@ -130,7 +130,7 @@ def settings_that_fit(
         training: as of `estimate_memory`.
         available: bytes.
         replicas: that a batch is divided among.
-        pairs: whether a row is a pair of preferences.
+        sequences_per_row: 2 where a row is a pair of replies.
         on_cpu: as of `estimate_memory`.
     """
     assert training.batch_size is not None
@@ -149,7 +149,7 @@ def settings_that_fit(
                     rematerialize=again,
                     gradient_accumulation=count,
                 )
-                rows = parts // count * (2 if pairs else 1)
+                rows = parts // count * sequences_per_row
                 found = estimate_memory(model, changed, rows=rows, on_cpu=on_cpu, replicas=replicas)
                 if found.total <= available:
                     names = ("gradient_accumulation", "rematerialize", "sequence_length")

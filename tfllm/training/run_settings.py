@@ -6,19 +6,17 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfllm.config import ConfigError, ModelConfig, TrainingConfig, build, to_dict
+from tfllm.config import ConfigError, TrainingConfig, build, to_dict
 from tfllm.data import PreparedData
-from tfllm.models.longer_context import with_context
-from tfllm.models.presets import preset
 from tfllm.optimization.schedules import WarmupSchedule
+from tfllm.pretrained.model_folder import is_pretrained
+from tfllm.tasks.task import Task
 from tfllm.training.checkpoints.checkpoints import Checkpoints
-from tfllm.training.pretrained_base import is_pretrained, pretrained_config
 from tfllm.training.run_folder import RunFolder
 
 
@@ -26,7 +24,7 @@ class RunSettings(NamedTuple):
     """What a run is made of besides its data.
 
     Args:
-        model: the architecture: a `ModelConfig`, of a task what its definition says.
+        model: the architecture, as the task says it.
         training: settings of the training, with nothing left open but what is measured.
         base: the path or name of the pretrained model that the run begins with, or None.
         steps_before: of a run that is made longer, how many it had; else None.
@@ -38,76 +36,22 @@ class RunSettings(NamedTuple):
     steps_before: int | None = None
 
 
-def fitted(model: Any, data: PreparedData, config: TrainingConfig) -> ModelConfig:
-    """The architecture, with the tokenizer's vocabulary and room for a row where it is a new one.
-
-    Raises:
-        ConfigError: it is none, the model has no such ids, or a pretrained one no room for a row.
-    """
-    pretrained = is_pretrained(model)
-    if pretrained:
-        assert isinstance(model, str | Path)
-        model = pretrained_config(model)
-    elif model is None or isinstance(model, str | Mapping):
-        sizes = {"preset": model} if isinstance(model, str) else dict(model or {})
-        name = sizes.pop("preset", None) or "llama-4m"
-        model = preset(name, **{"vocab_size": data.vocab_size, **sizes})
-    elif not isinstance(model, ModelConfig):
-        raise ConfigError(
-            "the model must be a preset's name, sizes, the path of a pretrained model or a "
-            f"ModelConfig; received {type(model).__name__}"
-        )
-    if model.vocab_size < data.vocab_size:
-        raise ConfigError(
-            f"the tokenizer does not fit the model: {data.folder} has {data.vocab_size} token ids, "
-            f"the model's vocab_size is {model.vocab_size}; "
-            + (
-                "prepare the data with the model's own tokenizer"
-                if pretrained
-                else "leave vocab_size out, or raise it"
-            )
-        )
-    if pretrained and config.sequence_length > model.max_sequence_length:
-        raise ConfigError(
-            "sequence_length must be at most the model's context "
-            f"({model.max_sequence_length}); received {config.sequence_length}"
-        )
-    return with_context(model, config.sequence_length)
-
-
-class SettingsKind(NamedTuple):
-    """What the settings of a run depend on besides what was asked for.
-
-    Args:
-        config_class: of the architecture.
-        fitted: the architecture, given the model asked for, the data and the training's settings.
-        defaults: fields of `TrainingConfig` whose defaults are others.
-    """
-
-    config_class: type = ModelConfig
-    fitted: Callable[[Any, PreparedData, TrainingConfig], Any] = fitted
-    defaults: Mapping[str, Any] = {}
-
-
-LANGUAGE_MODEL = SettingsKind()
-
-
 def new(
+    task: Task,
     data: PreparedData,
     model: Any,
     config: TrainingConfig | None,
     settings: dict[str, Any],
-    kind: SettingsKind = LANGUAGE_MODEL,
 ) -> RunSettings:
     """The settings that a command asks for, with nothing left open but what is measured."""
-    asked = build(TrainingConfig, {**kind.defaults, **chosen(config), **settings})
     base = str(model) if is_pretrained(model) else None
-    preferences = data.records == "preference"
-    asked = asked.resolved(pretrained=base is not None, preferences=preferences)
-    return RunSettings(kind.fitted(model, data, asked), asked, base)
+    given = {**task.defaults(pretrained=base is not None), **chosen(config), **settings}
+    asked = task.resolved(build(TrainingConfig, given), pretrained=base is not None)
+    return RunSettings(task.architecture(model, data, asked), asked, base)
 
 
 def resumed(
+    task: Task,
     folder: RunFolder,
     data: PreparedData,
     model: Any,
@@ -115,11 +59,11 @@ def resumed(
     settings: dict[str, Any],
     *,
     all_of_them: bool,
-    kind: SettingsKind = LANGUAGE_MODEL,
 ) -> RunSettings:
     """The settings of the run in `folder`, after a check that nothing else is asked for.
 
     Args:
+        task: of the run.
         folder: of the run.
         data: that was given.
         model: that was given; a pretrained one may lie elsewhere now, but not be another.
@@ -127,13 +71,12 @@ def resumed(
         settings: that were given over `config`.
         all_of_them: what was not given is asked for, too, as by the command that began the run;
             else only what was given must be the run's.
-        kind: of the run.
 
     Raises:
         ConfigError: something else is asked for.
     """
     saved = folder.read()
-    model_config: Any = build(kind.config_class, saved["model"])
+    model_config: Any = build(task.config_class, saved["model"])
     training = build(TrainingConfig, saved["training"])
     asked_check = {**chosen(config), **settings}.get("memory_check")
     if asked_check is not None or all_of_them:  # of the machine: no other run for that
@@ -157,11 +100,9 @@ def resumed(
             f"received {data.folder}"
         )
     given = {**chosen(config), **settings}
-    asked = build(TrainingConfig, {**kind.defaults, **given})
+    asked = build(TrainingConfig, {**task.defaults(pretrained=base is not None), **given})
     if all_of_them:
-        asked = asked.resolved(
-            pretrained=base is not None, preferences=data.records == "preference"
-        )
+        asked = task.resolved(asked, pretrained=base is not None)
     longer = _made_longer(folder, training, asked, given, data)
     steps_before = None
     if longer is not None:
@@ -174,7 +115,7 @@ def resumed(
                 f"{value!r}; {hint}"
             )
     if model is not None or all_of_them:
-        wanted = to_dict(kind.fitted(model, data, training))
+        wanted = to_dict(task.architecture(model, data, training))
         for name, value in to_dict(model_config).items():
             if wanted[name] != value:
                 raise ConfigError(

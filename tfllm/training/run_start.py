@@ -1,4 +1,4 @@
-"""The start of a run, the same for every kind of model: its settings are decided, and it goes."""
+"""The start of a run: its settings are decided, and every worker begins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -20,21 +20,15 @@ from tfllm.distribution.strategy import strategy as strategy_named
 from tfllm.distribution.worker_lost import lost_workers_named
 from tfllm.models.longer_context import LongerContextWarning
 from tfllm.optimization.precision import choose_precision
+from tfllm.tasks.task import Task
 from tfllm.training.run_folder import RunFolder
-from tfllm.training.run_settings import (
-    LANGUAGE_MODEL,
-    RunSettings,
-    SettingsKind,
-    chosen,
-    digest,
-    new,
-    resumed,
-)
+from tfllm.training.run_settings import RunSettings, chosen, digest, new, resumed
 from tfllm.training.trained_run import TrainedRun
 from tfllm.training.worker_run import WorkerRun
 
 
 def run_workers(
+    task: Task,
     folder: RunFolder,
     data: PreparedData,
     model: Any,
@@ -46,12 +40,11 @@ def run_workers(
     resume: bool,
     verbose: bool,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    kind: SettingsKind = LANGUAGE_MODEL,
-    worker: Callable[..., WorkerRun] = WorkerRun,
 ) -> TrainedRun:
     """Begin a run, or go on with it; every worker calls this with the same.
 
     Args:
+        task: of the run.
         folder: of the run.
         data: of the run.
         model: as asked for.
@@ -62,17 +55,16 @@ def run_workers(
         resume: as of `train`.
         verbose: as of `train`.
         callbacks: as of `train`, checked.
-        kind: what the settings depend on besides.
-        worker: the part of each worker.
     """
     # Either finds what is wrong before all else.
-    given = build(TrainingConfig, {**kind.defaults, **chosen(config), **settings})
+    given = build(TrainingConfig, {**task.training_defaults, **chosen(config), **settings})
     with _without_warning_of_context():  # `_start` warns, once it is known that a run begins
-        asked = None if resume else new(data, model, config, settings, kind)
+        asked = None if resume else new(task, data, model, config, settings)
     if isinstance(strategy, str):
         strategy = strategy_named(strategy, replicas=replicas)
     asks = {
         "settings": to_dict(given if asked is None else asked.training),
+        "task": task.name,
         "model": None if asked is None else to_dict(asked.model),
         "data": digest(data),
         "resume": resume,
@@ -82,13 +74,14 @@ def run_workers(
     with lost_workers_named(worker_index(strategy), several=is_multi_worker(strategy)):
         agree(asks, strategy)
         try:
-            start = functools.partial(_start, folder, data, model, config, settings, resume, kind)
+            start = functools.partial(_start, task, folder, data, model, config, settings, resume)
             started = on_chief(strategy, start, "begin the run")
-            worker_run = worker(
+            worker_run = WorkerRun(
+                task,
                 folder,
                 data,
                 RunSettings(
-                    build(kind.config_class, started["model"]),
+                    build(task.config_class, started["model"]),
                     build(TrainingConfig, started["training"]),
                     started["base"],
                     started["steps_before"],
@@ -103,23 +96,21 @@ def run_workers(
 
 
 def _start(
+    task: Task,
     folder: RunFolder,
     data: PreparedData,
     model: Any,
     config: TrainingConfig | None,
     settings: dict[str, Any],
     resume: bool,
-    kind: SettingsKind,
 ) -> dict[str, Any]:
     """Take the folder, and decide what the run is made of; on the chief."""
     goes_on = folder.open(resume=resume)
     if goes_on:
         with _without_warning_of_context():
-            started = resumed(
-                folder, data, model, config, settings, all_of_them=not resume, kind=kind
-            )
+            started = resumed(task, folder, data, model, config, settings, all_of_them=not resume)
     else:
-        started = new(data, model, config, settings, kind)
+        started = new(task, data, model, config, settings)
         started = started._replace(training=_measured(started.training))
     return {
         "model": to_dict(started.model),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,18 @@ import keras
 import tensorflow as tf
 
 from tfllm.config import ConfigError, PrepareConfig, TrainingConfig, build
-from tfllm.data import PreparedData, TaskDataConfig, open_data, prepared
+from tfllm.data import PreparedData, open_data, prepared
+from tfllm.data.shards.prepared_data import MANIFEST
 from tfllm.distribution.agreement import on_chief
 from tfllm.distribution.strategy import is_multi_worker, worker_index
 from tfllm.distribution.strategy import strategy as strategy_named
 from tfllm.distribution.worker_lost import lost_workers_named
-from tfllm.training.pretrained_base import is_pretrained
+from tfllm.pretrained.model_folder import is_pretrained
+from tfllm.tasks.choosing import opened, task_of_run
+from tfllm.tasks.task import Task
 from tfllm.training.run_folder import RunFolder
+from tfllm.training.run_settings import chosen
 from tfllm.training.run_start import run_workers
-from tfllm.training.task_run import is_task_data, is_task_run, task_data_config, train_task
 from tfllm.training.trained_run import TrainedRun
 from tfllm.training.user_callbacks import checked_callbacks
 
@@ -33,7 +37,7 @@ def train(
     task: str | None = None,
     validation: Any = None,
     columns: Mapping[str, str] | None = None,
-    prepare: PrepareConfig | TaskDataConfig | None = None,
+    prepare: PrepareConfig | None = None,
     strategy: str | tf.distribute.Strategy = "auto",
     replicas: int | None = None,
     resume: bool = False,
@@ -43,8 +47,8 @@ def train(
 ) -> TrainedRun:
     """Train a model through `model.fit`, from nothing or from a pretrained one.
 
-    It is a causal language model, which learns from text, examples or preferences; or with `task`
-    the model of a task, which learns from records with columns, such as a text and its label.
+    What it learns is a task: the next token of documents, the replies in conversations, the better
+    one of two replies, or what records with columns say, such as a text and its label.
 
     A run is a function of its settings: called again with the same ones on the same folder, it goes
     on from the last good checkpoint, and ends with the weights that it would have had.
@@ -64,26 +68,27 @@ def train(
     adapter alone in `RUN/adapter`. Data of preferences tune the model by them (DPO), against what
     it was at the start.
 
-    Records become examples once, in `RUN/data`; some of them are kept out of training, by a hash,
-    or `validation` names such. The run ends with the finished model's answers to these records,
-    measured (`TrainedRun.task_measures`).
+    Files become rows once, in `RUN/data`; some records are kept out of training, by a hash, or
+    `validation` names such. A run of a task with columns ends with the finished model's answers to
+    these records, measured (`TrainedRun.task_measures`).
 
     Args:
-        data: what `tfllm.prepare` wrote; for a pretrained model also files that it reads, which
-            are then prepared in `RUN/data` with the model's tokenizer. Of a task: files, folders
-            and globs of JSON lines, CSV, TSV or Parquet (see `tfllm.data.reading.table_records`).
+        data: what `tfllm.prepare` wrote; or files, folders and globs that it reads, which are then
+            prepared in `RUN/data` with the model's tokenizer, or with a new one.
         run: the run's folder.
-        model: a preset's name, whose vocabulary becomes the tokenizer's; a mapping of a preset with
-            other sizes, such as `{"preset": "llama-4m", "num_layers": 2}`; an architecture, whose
-            vocabulary may be larger; or the path of a pretrained model, as `tfllm.load` takes it.
-            The context of a new one becomes at least the sequence length. Default: "llama-4m". Of a
-            task: as its definition says.
+        model: a preset's name, whose vocabulary becomes the tokenizer's; an architecture, whose
+            vocabulary may be larger; a mapping of sizes over a preset's, such as
+            `{"preset": "bert-mini", "num_layers": 2}`; or the path of a pretrained model, as
+            `tfllm.load` takes it. The context of a new one becomes at least the sequence length.
+            Default: a small preset of the task.
         config: settings of the training; default: `TrainingConfig()`, with a task's own defaults.
-        task: the name of a task, a key of `tfllm.tasks.TASKS`.
-        validation: of a task: files as `data`, which are the validation records.
-        columns: of a task its columns, of examples theirs, such as prompt and response, to the
-            names that they have in the files.
-        prepare: how files are prepared; its tokenizer is the model's. Of a task a `TaskDataConfig`.
+        task: the name of a task, a key of `tfllm.tasks.TASKS`. Default: that of the run or of the
+            prepared data; of files what the keys of their records say, `language_modeling`,
+            `instruction` or `preference`.
+        validation: files as `data`, which are the validation records.
+        columns: the task's columns, such as prompt and response, to the names that they have in
+            the files.
+        prepare: how files are prepared.
         strategy: as in `tfllm.training.strategy`, or what that gave.
         replicas: as in `tfllm.training.strategy`. It may be another when a run goes on: the data
             and their order stay the same.
@@ -117,48 +122,35 @@ def train(
     """
     folder = RunFolder(run)
     callbacks = checked_callbacks(callbacks)
-    if task is not None or is_task_run(folder) or is_task_data(data):
-        if isinstance(prepare, PrepareConfig):
-            if prepare != PrepareConfig():
-                raise ConfigError("prepare must be a TaskDataConfig where a task is trained")
-            prepare = None
-        return train_task(
-            data,
-            folder,
-            model,
-            config,
-            settings,
-            task=task,
-            prepare=task_data_config(prepare, validation, columns),
-            strategy=strategy,
-            replicas=replicas,
-            resume=resume,
-            callbacks=callbacks,
-            verbose=verbose,
-        )
-    if validation is not None or isinstance(prepare, TaskDataConfig):
-        raise ConfigError(
-            "validation and TaskDataConfig are of records for a task; name it with task="
-        )
-    if columns is not None:
-        named = tuple(f"{name}={key}" for name, key in columns.items())
-        prepare = dataclasses.replace(prepare or PrepareConfig(), columns=named)
+    build(TrainingConfig, settings)  # finds what is wrong before all else
+    prepare = _with(prepare, validation, columns)
+    saved = folder.read() if (folder.path / "run.json").exists() else {}
+    data = opened(data)
+    chosen_task = task_of_run(task, data, prepare, saved, folder.path)
+    base = str(model) if is_pretrained(model) else None
+    if model is None:
+        base = saved.get("base", {}).get("path")
+    given = {**chosen_task.defaults(pretrained=base is not None), **chosen(config), **settings}
+    asked = build(TrainingConfig, given)
+    if not resume:
+        chosen_task.resolved(asked, pretrained=base is not None)
     if not isinstance(data, PreparedData):
-        if (Path(data) / "manifest.json").exists() or not (
-            is_pretrained(model) or folder.data.exists()
-        ):
-            data = open_data(data)
-        else:
-            build(TrainingConfig, settings)  # finds what is wrong before all else
-            if isinstance(strategy, str):
-                strategy = strategy_named(strategy, replicas=replicas)
-            how = None  # as it was done when the run began
-            if model is not None:
-                how = dataclasses.replace(prepare or PrepareConfig(), tokenizer=str(model))
-            data = _prepared(data, folder, how, strategy, verbose)
+        if isinstance(strategy, str):
+            strategy = strategy_named(strategy, replicas=replicas)
+        length = asked.sequence_length
+        if resume and saved:
+            length = saved["training"]["sequence_length"]
+        how = chosen_task.prepare_config(prepare, base=base, sequence_length=length)
+        data = _prepared(chosen_task, data, folder, how, resume, strategy, verbose)
+    elif prepare != PrepareConfig():
+        raise ConfigError(
+            f"{data.folder} is prepared already; leave the settings of prepare out, such as "
+            "columns and validation, or give the files"
+        )
     return run_workers(
+        chosen_task,
         folder,
-        data,
+        chosen_task.opened(data),
         model,
         config,
         settings,
@@ -170,27 +162,43 @@ def train(
     )
 
 
+def _with(
+    config: PrepareConfig | None, validation: Any, columns: Mapping[str, str] | None
+) -> PrepareConfig:
+    """The settings of preparation, with what was given beside them."""
+    given = {"validation": validation, "columns": columns}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(config or PrepareConfig(), **values)
+
+
 def _prepared(
-    data: str | Path,
+    task: Task,
+    data: Any,
     folder: RunFolder,
-    config: PrepareConfig | None,
+    config: PrepareConfig,
+    resume: bool,
     strategy: tf.distribute.Strategy,
     verbose: bool,
 ) -> PreparedData:
     """The data of files, prepared by the chief in the run's folder.
 
     Args:
+        task: of the run.
         data: the files.
         folder: of the run.
-        config: how they are prepared; None: as they were when the run began.
+        config: how they are prepared.
+        resume: they are as they were when the run began, if they are prepared.
         strategy: of the run.
-        verbose: draw a progress bar.
+        verbose: draw a progress bar, and say what the data are.
     """
 
     def prepare() -> None:
-        if config is not None:
-            prepared(data, folder.data, config, show_progress=verbose)
+        if not (resume and (folder.data / MANIFEST).is_file()):
+            prepared(task, data, folder.data, config, same_tokenizer=False, show_progress=verbose)
 
     with lost_workers_named(worker_index(strategy), several=is_multi_worker(strategy)):
         on_chief(strategy, prepare, "prepare the data")
-    return open_data(folder.data)
+    found = open_data(folder.data)
+    if verbose and worker_index(strategy) == 0:
+        print(found.describe(), file=sys.stderr)
+    return found

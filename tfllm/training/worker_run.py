@@ -15,51 +15,44 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfllm import __version__
 from tfllm.config import ConfigError, to_dict
 from tfllm.data import PreferenceData, PreparedData, rows_dataset, steps_per_epoch
 from tfllm.distribution.agreement import exchange, on_all, on_chief
 from tfllm.distribution.strategy import is_multi_worker, plan_batch, worker_index
-from tfllm.evaluation.measured import Measured
 from tfllm.models.preference_tuning import PreferenceTuning
 from tfllm.optimization.precision import matmul_peak
 from tfllm.optimization.training_step import TrainingStep
-from tfllm.pretrained import Pretrained, save
+from tfllm.pretrained import Pretrained
 from tfllm.pretrained.adapters import load_merged, save_adapter
 from tfllm.pretrained.fingerprint import fingerprint
+from tfllm.tasks.task import Task
 from tfllm.training.callbacks import RunCallback, num_updates
 from tfllm.training.checkpoints.background_checkpoints import BackgroundCheckpoints
 from tfllm.training.checkpoints.checkpoint_files import read_state
 from tfllm.training.checkpoints.checkpoints import CheckpointError, Progress
 from tfllm.training.checkpoints.model_state import restore_state
 from tfllm.training.checkpoints.restoring import leave_end_out, restore_last_good
-from tfllm.training.fitted_model import fitted_model
-from tfllm.training.flops import flops_per_token
+from tfllm.training.compiling import compile_for_run
 from tfllm.training.interruption import Interruption
 from tfllm.training.memory_check import check_memory
 from tfllm.training.preference_reference import read_reference, write_reference
-from tfllm.training.pretrained_base import (
-    check_fingerprint,
-    check_tokenizer,
-    num_trained,
-)
+from tfllm.training.pretrained_base import check_fingerprint, num_trained
 from tfllm.training.run_folder import RunFolder
 from tfllm.training.run_settings import RunSettings, digest, total_steps
 from tfllm.training.run_writer import RunWriter
 from tfllm.training.throughput import Throughput, device_memory
 from tfllm.training.trained_run import TrainedRun
 from tfllm.training.user_callbacks import UserCallbacks, history_of
+from tfllm.version import __version__
 
 
 class WorkerRun:
     """One worker's part of a run; every worker of the run has one, and they go in step.
 
-    This one trains a causal language model. What differs for other models stands in the methods
-    under "what is trained", which `TaskRun` has its own of.
-
     Args:
+        task: what is learned.
         folder: of the run, open on the chief.
-        data: prepared text.
+        data: prepared for the task.
         settings: of the run.
         strategy: of the run.
         verbose: print how the batch is divided, and draw a progress bar.
@@ -67,12 +60,14 @@ class WorkerRun:
 
     def __init__(
         self,
+        task: Task,
         folder: RunFolder,
         data: PreparedData,
         settings: RunSettings,
         strategy: tf.distribute.Strategy,
         verbose: bool,
     ) -> None:
+        self.task = task
         self.folder = folder
         self.data = data
         self.config = config = settings.training
@@ -105,7 +100,10 @@ class WorkerRun:
             print(f"{device}, products in {config.precision}: {batch}", file=sys.stderr)
         self._check_memory()
         with self.strategy.scope():
-            model = self._fitted_model()
+            model, self.base = self.task.fitted(
+                self.settings.base, self.model_config, config, self.data
+            )
+            compile_for_run(model, config, self.total_steps)
         if self.settings.base is not None:
             self._check_base(model, goes_on)
         if is_multi_worker(self.strategy):
@@ -131,7 +129,7 @@ class WorkerRun:
         on_chief(self.strategy, prepare_folder, "write to the run's folder")
         # Later every worker reads what the chief writes; here is the time to find out.
         on_all(self.strategy, lambda: self.folder.read() and None, "read the run's folder")
-        if isinstance(self.data, PreferenceData):
+        if self.task.has_reference:
             self._attach_reference(model, progress)
         with contextlib.ExitStack() as open_now:
             writer = None
@@ -236,13 +234,14 @@ class WorkerRun:
         """Say what memory the run takes, and refuse one that cannot have it."""
         if self._has("TPU"):  # whose memory TensorFlow does not tell
             return
+        longest = self.task.longest_row(self.data, self.config.sequence_length)
         check_memory(
             self.model_config,
-            dataclasses.replace(self.config, sequence_length=self._longest_row()),
+            dataclasses.replace(self.config, sequence_length=longest),
             rows=self.batch.rows_per_micro_batch,
             replicas=self.batch.replicas,
             replicas_here=self.batch.replicas // self.batch.workers,
-            pairs=self.data.records == "preference",
+            sequences_per_row=self.task.sequences_per_row,
             device_memory=device_memory(),
             verbose=self.verbose,
         )
@@ -251,9 +250,9 @@ class WorkerRun:
         peak = matmul_peak(self.config.precision)
         on_cpu = not self._has("GPU") and not self._has("TPU")  # replicas share its cores
         return Throughput(
-            self._tokens_per_step(),
+            self.task.tokens_per_step(self.data, self.batch_size, self.config.sequence_length),
             self.batch.replicas,
-            self._flops_per_token(model),
+            self.task.flops_per_token(model, self.model_config, self.config),
             peak * (self.batch.workers if on_cpu else self.batch.replicas),
         )
 
@@ -261,74 +260,19 @@ class WorkerRun:
         """All workers have the weights that the run began with, and the data's tokenizer."""
         path = self.settings.base
         assert path is not None
-        self.base_fingerprint = fingerprint(self._trained(model))
+        self.base_fingerprint = fingerprint(model.kept)
         of_chief = exchange(self.base_fingerprint, self.strategy)[0]
 
         def check() -> None:
             began_with = self.folder.read()["base"]["fingerprint"] if goes_on else of_chief
             check_fingerprint(path, self.base_fingerprint, began_with)
-            self._check_tokenizer(path)
+            self.task.check_data(self.data, path, self.base)
 
         on_all(self.strategy, check, "use the pretrained model")
 
-    # ---- what is trained
-
-    def _fitted_model(self) -> TrainingStep:
-        """The model, with its optimizer built."""
-        model, self.base = fitted_model(self.settings, self.data, self.total_steps)
-        return model
-
-    def _check_tokenizer(self, path: str) -> None:
-        """Refuse data that were prepared with another tokenizer than the pretrained model's."""
-        assert self.base is not None
-        check_tokenizer(self.base, path, self.data)
-
-    def _longest_row(self) -> int:
-        """Tokens of the longest row that is computed."""
-        return self.config.sequence_length
-
-    def _tokens_per_step(self) -> int:
-        rows = self.batch_size * (2 if self.data.records == "preference" else 1)
-        return rows * self.config.sequence_length
-
-    def _flops_per_token(self, model: TrainingStep) -> float:
-        assert self.config.trainable != "auto"
-        return flops_per_token(
-            self.model_config,
-            self.config.sequence_length,
-            trained=self.config.trainable,
-            top_layers=self.config.top_layers or 0,
-        )
-
-    def _trained(self, model: TrainingStep) -> Any:
-        """The model that is kept, of the one that is fitted."""
-        return model.model if isinstance(model, PreferenceTuning) else model
-
-    def _task_settings(self) -> dict[str, Any]:
-        """What run.json says of the task."""
-        return {}
-
-    def _measured(self, model: Any) -> tuple[Measured, ...]:
-        """What the finished model is measured by besides its loss; on the chief."""
-        return ()
-
-    def _save(self, run: TrainedRun, summary: dict[str, Any]) -> None:
-        """Write the finished model."""
-        model, tokenizer, generation = run.model, self.data.tokenizer, None
-        if self.base is not None:
-            tokenizer, generation = self.base.tokenizer or tokenizer, self.base.generation
-        if run.adapter_folder is not None:
-            assert self.settings.base is not None
-            # Into the base anew, whose weights may be rounded where it was trained.
-            save_adapter(model, run.adapter_folder, base=self._base_settings()["base"]["path"])
-            model = load_merged(self.settings.base, run.adapter_folder).model
-        save(model, self.folder.model, tokenizer, generation=generation, training_summary=summary)
-
-    # ---- the rest of what is alike
-
     def _attach_reference(self, model: TrainingStep, progress: Progress) -> None:
         """Give the pairs what the model thought of them before it was tuned."""
-        assert isinstance(model, PreferenceTuning) and isinstance(self.data, PreferenceData)
+        assert isinstance(self.data, PreferenceData) and isinstance(model, PreferenceTuning)
         folder = self.folder.reference
         of = {
             "data": digest(self.data),
@@ -405,7 +349,7 @@ class WorkerRun:
                 "model": to_dict(self.model_config),
                 "training": to_dict(self.config),
                 **self._base_settings(),
-                **self._task_settings(),
+                "task": {"name": self.task.name},
                 "data": {
                     "folder": str(Path(self.data.folder).resolve()),
                     "digest": digest(self.data),
@@ -444,7 +388,7 @@ class WorkerRun:
         # Of a run that had finished already.
         before = self.folder.read().get("result", {}) if self.worker == 0 else {}
         throughput = callback.throughput
-        trained = self._trained(model)
+        trained = model.kept
         has_adapter = getattr(trained, "adapter", None) is not None and not callback.interrupted
         run = TrainedRun(
             folder=self.folder.path,
@@ -468,7 +412,9 @@ class WorkerRun:
             history=history_of(progress.history),
             stopped_early=progress.stopped,
             task_measures=(
-                self._measured(trained) if self.worker == 0 and not callback.interrupted else ()
+                self.task.measured(trained, self.data)
+                if self.worker == 0 and not callback.interrupted
+                else ()
             ),
         )
         if self.worker == 0 and not callback.interrupted:
@@ -492,5 +438,11 @@ class WorkerRun:
         }
         if run.task_measures:
             summary["measures"] = [dataclasses.asdict(measure) for measure in run.task_measures]
-        self._save(run, summary)
+        model = run.model
+        if run.adapter_folder is not None:
+            assert self.settings.base is not None
+            # Into the base anew, whose weights may be rounded where it was trained.
+            save_adapter(model, run.adapter_folder, base=self._base_settings()["base"]["path"])
+            model = load_merged(self.settings.base, run.adapter_folder).model
+        self.task.save(model, self.folder.model, self.data, self.base, summary)
         self.folder.write({**self.folder.read(), "result": summary})

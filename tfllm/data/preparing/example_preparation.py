@@ -17,6 +17,7 @@ from tfllm.data.preparing.preparation_inputs import (
     Division,
     PreparationInputs,
     empty_files,
+    end_of,
     expect_unchanged,
     given_tokenizer,
 )
@@ -29,7 +30,7 @@ from tfllm.data.reading.preference_records import PreferenceReader
 from tfllm.data.reading.record_keys import note_of_unused
 from tfllm.data.reading.record_kinds import Kind
 from tfllm.data.reading.sources import SourceFile, records
-from tfllm.data.shards.shard_files import ShardWriter, file_sha256
+from tfllm.data.shards.shard_files import ShardWriter, file_sha256, token_dtype
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
@@ -51,7 +52,7 @@ class ExamplePreparation:
         """what there is to say about the result"""
         self._inputs = inputs
         self._config = inputs.config
-        self._kind = kind
+        self.layout = self._kind = kind
         self._division = Division(inputs)
         self._counts: list[int] = []
         self._bad = BadRecords(inputs.config.skip_bad_records)
@@ -64,7 +65,8 @@ class ExamplePreparation:
                 f"{'examples' if kind == 'examples' else 'preferences'} need the tokenizer of the "
                 f"model that is to learn from them ({inputs.all_files[0].path} holds such); set "
                 "tokenizer to the model's folder or its GGUF file. (To train a tokenizer and a "
-                "model from nothing, give text, and set records to text)"
+                "model from nothing, give text, or have the records read as such with --task "
+                "language_modeling)"
             )
         self._tokenizer = given_tokenizer(path)
         self._template: ChatTemplate | None = None
@@ -109,8 +111,8 @@ class ExamplePreparation:
         """The model's."""
         return self._tokenizer
 
-    def write(self, folder: Path, dtype: str) -> dict[str, Any]:
-        """Write the shards; the splits' entries in the manifest.
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write the shards; what the manifest says of them.
 
         Raises:
             ValueError: the chat template refuses a conversation, nothing is left to learn, or the
@@ -118,6 +120,7 @@ class ExamplePreparation:
         """
         inputs, census = self._inputs, self._division.census
         has_template = self._template is not None
+        dtype = token_dtype(self._tokenizer.vocab_size)
         job = ExampleJob(self._tokenizer, has_template, dtype, self._config.seed)
         reader = self._new_reader()
         writers = {
@@ -154,9 +157,24 @@ class ExamplePreparation:
             raise ValueError(self._why_nothing())
         self.notes += self._bad.warn()
         self.notes += self._warn_nothing()
-        return {name: writer.entry() for name, writer in writers.items()}
+        return {
+            "records": self._kind,
+            "dtype": dtype,
+            **end_of(self._tokenizer),
+            "splits": {name: writer.entry() for name, writer in writers.items()},
+            "sources": self._sources(),
+            "chat_template": self._template is not None,
+            "num_bad_records": self._bad.count,
+            "num_left_out": len(self._reader.left_out),
+            "unused_keys": dict(self._reader.unused),
+            "unused_message_keys": dict(self._reader.unused_in_messages),
+        }
 
-    def sources(self) -> list[dict[str, Any]]:
+    def all_notes(self) -> list[str]:
+        """What there is to say about the result."""
+        return self._inputs.all_notes(self.notes)
+
+    def _sources(self) -> list[dict[str, Any]]:
         """The files' entries in the manifest."""
         counted = zip(self._inputs.all_files, self._counts, strict=True)
         return [
@@ -167,16 +185,6 @@ class ExamplePreparation:
             }
             for file, count in counted
         ]
-
-    def extra(self) -> dict[str, Any]:
-        """What the manifest says of examples alone."""
-        return {
-            "chat_template": self._template is not None,
-            "num_bad_records": self._bad.count,
-            "num_left_out": len(self._reader.left_out),
-            "unused_keys": dict(self._reader.unused),
-            "unused_message_keys": dict(self._reader.unused_in_messages),
-        }
 
     def _new_reader(self) -> ExampleReader:
         kind = PreferenceReader if self._kind == "preference" else ExampleReader

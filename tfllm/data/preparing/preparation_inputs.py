@@ -1,9 +1,10 @@
-"""What a preparation is given, and what every kind of it does alike."""
+"""The files that a preparation of documents or conversations reads, and how they are divided."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ import numpy as np
 
 from tfllm.config import PrepareConfig
 from tfllm.data.preparing.splitting import Boundary, CorpusCensus, divided
-from tfllm.data.reading.sources import SourceFile
+from tfllm.data.reading.record_kinds import Kind, check_kind, without_other_tables
+from tfllm.data.reading.sources import LeftOut, SourceFile, find_files
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
@@ -33,6 +35,55 @@ class PreparationInputs:
     """the validation set; empty: a share of `files` is kept out"""
     bar: Callable[..., Any]
     """makes a progress bar"""
+    notes: list[str]
+    """on files that were left out"""
+    left_out: LeftOut
+    """files of folders that hold no records"""
+
+    @classmethod
+    def find(
+        cls,
+        source: str | Path | Sequence[str | Path],
+        config: PrepareConfig,
+        kind: Kind,
+        *,
+        exclude: Sequence[str | Path] = (),
+        bar: Callable[..., Any],
+        tell: bool = True,
+    ) -> PreparationInputs:
+        """The files that are there.
+
+        Args:
+            source: files, folders and globs.
+            config: settings.
+            kind: of their records.
+            exclude: folders that are not searched.
+            bar: makes a progress bar.
+            tell: warn of tables that are left out.
+
+        Raises:
+            FileNotFoundError: there are no such files.
+            ConfigError: a file cannot hold records of that kind.
+            ValueError: nothing is left to train on, or a table has no column that is known.
+        """
+        left_out = LeftOut()
+        options: dict[str, Any] = {
+            "exclude": exclude,
+            "encoding": config.encoding,
+            "left_out": left_out,
+        }
+        files = find_files(source, **options)
+        held_out = find_files(config.validation, **options) if config.validation else []
+        files, notes = without_other_tables(_without(files, held_out), config, kind)
+        held_out, more_notes = without_other_tables(held_out, config, kind)
+        for note in notes + more_notes if tell else ():
+            warnings.warn(note, UserWarning, stacklevel=6)  # the caller of `prepare`
+        check_kind([*files, *held_out], kind)
+        return cls(config, files, held_out, bar, notes + more_notes, left_out)
+
+    def all_notes(self, notes: list[str]) -> list[str]:
+        """What a preparation has to say, together with what is to be told of the files."""
+        return [*self.notes, *notes, *self.left_out.notes()]
 
     @property
     def all_files(self) -> list[SourceFile]:
@@ -59,7 +110,9 @@ class Division:
         self.copies = 0
         """documents of the files to train on that the validation files hold, too"""
         self._explicit = bool(inputs.held_out)
-        self._fraction = inputs.config.validation_fraction
+        fraction = inputs.config.validation_fraction
+        assert fraction is not None
+        self._fraction = fraction
         self._held_out: set[int] = set()
         self._limit = -1
         self.boundary: Boundary | None = None
@@ -134,6 +187,18 @@ class Division:
         return hashes <= np.uint64(self._limit)
 
 
+def _without(files: list[SourceFile], others: list[SourceFile]) -> list[SourceFile]:
+    """The files that are not among `others`, such as those of a folder but for its validation."""
+    taken = {os.path.realpath(file.path) for file in others}
+    left = [file for file in files if os.path.realpath(file.path) not in taken]
+    if not left:
+        raise ValueError(
+            "there is nothing left to train on: all files are those of validation "
+            f"({', '.join(str(file.path) for file in others[:5])}); name others"
+        )
+    return left
+
+
 def given_tokenizer(path: str) -> Tokenizer:
     """The tokenizer of a model folder or file, or of a tokenizer.json.
 
@@ -159,6 +224,11 @@ def given_tokenizer(path: str) -> Tokenizer:
         ) from None
     assert 0 <= end < tokenizer.vocab_size
     return tokenizer
+
+
+def end_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What the manifest says of the token that follows each document."""
+    return {"end_token": tokenizer.end_token, "end_token_id": tokenizer.end_token_id}
 
 
 def empty_files(files: list[SourceFile], counts: list[int]) -> list[str]:

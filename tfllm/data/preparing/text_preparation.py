@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfllm.config.rules import require
 from tfllm.data.preparing.document_tokenizing import Document, DocumentJob, TokenizedBatch
 from tfllm.data.preparing.middle_filling import MiddleFilling
 from tfllm.data.preparing.preparation_inputs import (
     Division,
     PreparationInputs,
     empty_files,
+    end_of,
     expect_unchanged,
     given_tokenizer,
 )
@@ -26,7 +28,7 @@ from tfllm.data.preparing.tokenizing import count_processes, tokenize
 from tfllm.data.reading.json_records import BadRecords, OnBad
 from tfllm.data.reading.record_keys import note_of_unused
 from tfllm.data.reading.sources import SourceFile, check_text, documents, pieces
-from tfllm.data.shards.shard_files import ShardWriter
+from tfllm.data.shards.shard_files import ShardWriter, token_dtype
 from tfllm.tokenizers.fill_in_the_middle import (
     END,
     SENTINELS,
@@ -42,7 +44,14 @@ SAMPLE_BYTES = 100_000_000
 
 
 class TextPreparation:
-    """Text on its way to shards."""
+    """Text on its way to shards.
+
+    Raises:
+        ConfigError: the tokenizer to train would be too small.
+        ValueError: the tokenizer that is given cannot be used.
+    """
+
+    layout = "text"
 
     def __init__(self, inputs: PreparationInputs) -> None:
         self.notes: list[str] = []
@@ -63,6 +72,12 @@ class TextPreparation:
         self._tokenizer = None if path is None else given_tokenizer(path)
         if self._tokenizer is not None:
             self._middle_filling()  # refuses a tokenizer before all is read
+        else:
+            require(
+                self._config.vocab_size >= 257,
+                "vocab_size must be at least 257 (256 bytes and the end token)",
+                self._config.vocab_size,
+            )
 
     def survey(self) -> None:
         """Read everything once, and decide what is kept for validation.
@@ -148,13 +163,15 @@ class TextPreparation:
             self._tokenizer.settings[SUFFIX_FIRST] = True
         return self._tokenizer
 
-    def write(self, folder: Path, dtype: str) -> dict[str, Any]:
-        """Write the shards; the splits' entries in the manifest.
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write the shards; what the manifest says of them.
 
         Raises:
             ValueError: the text is not what `survey` read.
         """
         inputs, census = self._inputs, self._division.census
+        tokenizer = self.tokenizer()
+        dtype = token_dtype(tokenizer.vocab_size)
         filling = self._middle_filling()
         writers = {
             name: ShardWriter(folder, name, dtype, self._config.shard_tokens)
@@ -166,7 +183,7 @@ class TextPreparation:
                 for held_out, files in inputs.sides():
                     items = (item for file in files for item in self._items(file, held_out))
                     job = DocumentJob(
-                        self.tokenizer(), dtype, self._config.seed,
+                        tokenizer, dtype, self._config.seed,
                         None if held_out else filling, self._division.limit,
                     )  # fmt: skip
                     with closing(tokenize(items, job, num_processes)) as batches:
@@ -185,7 +202,17 @@ class TextPreparation:
         )
         if self._division.boundary is not None:
             self.notes.insert(self._num_notes, self._about_division())
-        return {name: _split_entry(writer) for name, writer in writers.items()}
+        return {
+            "dtype": dtype,
+            **end_of(tokenizer),
+            "splits": {name: _split_entry(writer) for name, writer in writers.items()},
+            "sources": self._sources(),
+            "max_document_chars": self._max_document_chars,
+        }
+
+    def all_notes(self) -> list[str]:
+        """What there is to say about the result."""
+        return self._inputs.all_notes(self.notes)
 
     def _about_division(self) -> str:
         if self._num_divided:
@@ -226,14 +253,10 @@ class TextPreparation:
             tokens, config.fill_in_the_middle, config.fill_suffix_first, config.fill_chars
         )
 
-    def sources(self) -> list[dict[str, Any]]:
+    def _sources(self) -> list[dict[str, Any]]:
         """The files' entries in the manifest."""
         counted = zip(self._inputs.all_files, self._counts, strict=True)
         return [{**self._inputs.entry(file), "num_documents": count} for file, count in counted]
-
-    def extra(self) -> dict[str, Any]:
-        """What the manifest says of text alone."""
-        return {"max_document_chars": self._max_document_chars}
 
     def _read(self, file: SourceFile, on_bad: OnBad | None = None, **options: Any) -> Iterator[str]:
         if file.path in self._skipped:

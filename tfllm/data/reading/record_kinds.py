@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from tfllm.data.reading.table_files import table_columns
 
 Kind = Literal["text", "examples", "preference"]
 
+_KINDS: tuple[Kind, ...] = ("preference", "examples")
 _LOOK_AT = 20
 """records at the start of a file"""
 
@@ -40,46 +40,47 @@ def kind_of_record(record: Any, text_field: str, keys: RecordKeys | None = None)
 
 
 def kind_of_files(files: Sequence[SourceFile], config: PrepareConfig) -> Kind:
-    """What files hold: by the settings, by what columns name, or by the first records of each.
+    """What files hold: by what columns name, or by the first records of each.
 
     Raises:
-        ConfigError: some hold one kind and others another, or examples stand beside plain text, or
-            records are single messages.
-        ValueError: a file is damaged, or a table has no column that is known.
+        ConfigError: some hold preferences and others examples.
+        ValueError: a file is damaged.
     """
+    if named := set(config.column_names) - {"text"}:
+        return "preference" if named & {"chosen", "rejected"} else "examples"
     keys = RecordKeys(config.column_names)
     found: dict[Kind, SourceFile] = {}
-    kind: Kind
-    named = set(config.column_names) - {"text"}
-    if config.records != "auto":
-        kind = config.records
-    elif named:
-        kind = "preference" if named & {"chosen", "rejected"} else "examples"
-    else:
-        for file in files:
-            for here in _kinds_at_start(file, config.text_field, keys):
-                found.setdefault(here, file)
-        if "preference" in found and "examples" in found:
+    for file in files:
+        for here in _kinds_at_start(file, config.text_field, keys):
+            found.setdefault(here, file)
+    if "preference" in found and "examples" in found:
+        raise ConfigError(
+            f"records must be of one kind, and {found['preference'].path} holds preferences "
+            f"(chosen, rejected), {found['examples'].path} examples; prepare them one by one, or "
+            "name the task that is meant: --task preference or --task instruction"
+        )
+    return next((k for k in _KINDS if k in found), "text")
+
+
+def check_kind(files: Sequence[SourceFile], kind: Kind) -> None:
+    """Refuse files that cannot hold records of a kind.
+
+    Raises:
+        ConfigError: one of them is plain text, where examples or preferences are wanted.
+    """
+    if kind == "text":
+        return
+    for file in files:
+        if file.format == "text":
             raise ConfigError(
-                f"records must be of one kind, and {found['preference'].path} holds preferences "
-                f"(chosen, rejected), {found['examples'].path} examples; prepare them one by one, "
-                "or set records to the kind that is meant"
+                f"{'examples' if kind == 'examples' else 'preferences'} are JSON lines (.jsonl, "
+                f".ndjson, .json) or tables (.csv, .tsv, .parquet), and {file.path} is not; leave "
+                "it out, or have all files read as text with --task language_modeling"
             )
-        kind = next((k for k in ("preference", "examples") if k in found), "text")
-    if kind != "text":
-        for file in files:
-            if file.format == "text":
-                what = "examples" if kind == "examples" else "preferences"
-                raise ConfigError(
-                    f"{what} are JSON lines (.jsonl, .ndjson, .json) or tables (.csv, .tsv, "
-                    f".parquet), and {file.path} is not; leave it out, or set records to text to "
-                    "have all files read as text"
-                )
-    return kind
 
 
 def without_other_tables(
-    files: Sequence[SourceFile], config: PrepareConfig
+    files: Sequence[SourceFile], config: PrepareConfig, kind: Kind
 ) -> tuple[list[SourceFile], list[str]]:
     """The files without those tables of a folder that hold neither text nor examples.
 
@@ -91,7 +92,7 @@ def without_other_tables(
     """
     kept, others = [], []
     for file in files:
-        if file.format != "table" or _is_known_table(file, config):
+        if file.format != "table" or _is_known_table(file, config, kind):
             kept.append(file)
         elif file.of_folder:
             others.append(file)
@@ -107,16 +108,15 @@ def without_other_tables(
         f"{len(others)} table{'' if one else 's'} without a column of text or of examples "
         f"{'was' if one else 'were'} left out: {names}"
     )
-    warnings.warn(note, UserWarning, stacklevel=3)  # the caller of `prepare`
     return kept, [note]
 
 
-def _is_known_table(file: SourceFile, config: PrepareConfig) -> bool:
+def _is_known_table(file: SourceFile, config: PrepareConfig, kind: Kind) -> bool:
     columns = table_columns(file.path, file.encoding)
     if not any(columns):  # an empty file
         return True
     row = dict.fromkeys(columns, "")
-    if config.records == "text":
+    if kind == "text":
         return key_of(row, config.text_field) is not None
     if config.column_names and not file.of_folder:
         return True  # whoever reads it says which one is missing
@@ -148,7 +148,7 @@ def _kinds_at_start(file: SourceFile, text_field: str, keys: RecordKeys) -> set[
                 f"{record.where} is a message of a conversation, {key} {record.value[key]!r}, and "
                 "not a whole one; write each conversation as one record, "
                 '{"messages": [{"role": ..., "content": ...}, ...]}, or, to learn each message as '
-                "a text of its own, set records to text"
+                "a text of its own, name the task: --task language_modeling"
             )
         if kind is not None:
             kinds.add(kind)

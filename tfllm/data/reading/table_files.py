@@ -196,9 +196,9 @@ def _parquet_file(path: Path) -> Any:
 
 
 def _of_parquet(path: Path, on_read: Callable[[int], object] | None) -> Rows:
+    file = _parquet_file(path)
     import pyarrow
 
-    file = _parquet_file(path)
     total, num_rows = path.stat().st_size, file.metadata.num_rows
     number = told = 0
     with file:

@@ -18,6 +18,7 @@ Formats, each plain or gzip-compressed (`.gz`), in UTF-8 unless another encoding
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,7 @@ def read_table(
     for name in names or {}:
         if name not in columns:
             raise ConfigError(unknown_name("column", name, columns))
+    source = as_source(source)
     bad = BadRecords(skip_bad_records)
     read = _Columns(columns, dict(names or {}), only_inputs, empty_inputs)
     files = source_files(source, exclude=exclude, encoding=encoding)
@@ -136,6 +138,20 @@ def read_table(
             + (f": {bad.note()}" if bad.count else "; name files that hold some")
         )
     return Table(records, files, bad.warn())
+
+
+def as_source(given: Source) -> Source:
+    """A source as it is given, or a file of lines for each column where it is "a=FILE,b=FILE".
+
+    Args:
+        given: a source, or a list that holds such a text alone.
+    """
+    text = given[0] if isinstance(given, list | tuple) and len(given) == 1 else given
+    if isinstance(text, str) and not os.path.exists(text):
+        parts = [part.partition("=") for part in text.split(",")]
+        if all(name.isidentifier() and equals and path for name, equals, path in parts):
+            return {name: path for name, _, path in parts}
+    return given
 
 
 def source_files(

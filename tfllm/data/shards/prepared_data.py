@@ -30,6 +30,12 @@ MANIFEST = "manifest.json"
 FORMAT = "tfllm-tokens"
 FORMAT_VERSIONS = {"text": 1, "examples": 2, "preference": 2, "task": 3}
 """by what the folder holds: the manifest's "records", which is missing for text"""
+TASK_OF_LAYOUT = {
+    "text": "language_modeling",
+    "examples": "instruction",
+    "preference": "preference",
+}
+"""of folders that were prepared before they named their task"""
 SPLITS = ("train", "validation")
 SHARD_LISTS = ("shards", "learned", "index")
 """of a split in the manifest"""
@@ -169,6 +175,12 @@ class PreparedData:
         return kind_of_manifest(self.manifest)
 
     @property
+    def task(self) -> str:
+        """The name of the task that the folder was prepared for."""
+        named = self.manifest.get("task")
+        return TASK_OF_LAYOUT[self.records] if named is None else str(named["name"])
+
+    @property
     def vocab_size(self) -> int:
         """How many ids the tokenizer has."""
         return int(self.manifest["vocab_size"])
@@ -288,11 +300,6 @@ class TaskData(PreparedData):
     """The examples of a task, and the records that are kept for validation."""
 
     @property
-    def task(self) -> str:
-        """The task's name."""
-        return str(self.manifest["task"]["name"])
-
-    @property
     def information(self) -> dict[str, Any]:
         """What the training records say that the model must know."""
         return dict(self.manifest["task"]["information"])
@@ -315,7 +322,7 @@ class TaskData(PreparedData):
             return [Record(json.loads(line), f"{name}, line {i}") for i, line in enumerate(file, 1)]
 
     def collated(self, collate: Collate) -> TaskData:
-        """The same data, batched by the task (`TaskDefinition.batch`)."""
+        """The same data, batched by the task (`RecordTask.batch`)."""
         data = TaskData(self.folder, self.manifest)
         for split in (data.train, data.validation):
             assert isinstance(split, TaskRows)

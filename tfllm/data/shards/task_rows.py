@@ -14,7 +14,7 @@ from tfllm.data.shards.shard_stream import ShardStream
 from tfllm.data.shards.splits import NO_ROW, RowBatch
 
 Collate = Callable[[Sequence[dict[str, np.ndarray]], int], RowBatch]
-"""examples and a sequence length to a batch: `TaskDefinition.batch`"""
+"""examples and a sequence length to a batch: `RecordTask.batch`"""
 
 
 class TaskRows:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from tfllm.data.preparing.record_preparation import UnknownInTraining
 from tfllm.data.reading.table_records import Column, Record
 from tfllm.data.shards.splits import RowBatch
 from tfllm.models.heads.sequence_classifier import SequenceClassifier
-from tfllm.tasks.definition import Example, UnknownInTraining
 from tfllm.tasks.encoder.encoder_inputs import encoder_inputs, is_blank
 from tfllm.tasks.encoder.encoder_task import EncoderTask, encoded_texts
 from tfllm.tasks.example_messages import example_texts
-from tfllm.tasks.served import ServedTask, plain
+from tfllm.tasks.record_task import Example
+from tfllm.tasks.text_model import TextModel, plain
 
 if TYPE_CHECKING:
     from tfllm.evaluation.measures import Measure
@@ -114,7 +115,7 @@ class Classification(EncoderTask):
         """A `SequenceClassifier` with the labels' names."""
         return SequenceClassifier(encoder, label_names=information["labels"], **options)
 
-    def served(
+    def text_model(
         self, model: Any, tokenizer: Tokenizer, information: Mapping[str, Any]
     ) -> TextClassifier:
         """A `TextClassifier`."""
@@ -178,7 +179,7 @@ def label_id(label: str, information: Mapping[str, Any]) -> int:
     return labels.index(label)
 
 
-class TextClassifier(ServedTask):
+class TextClassifier(TextModel):
     """A classifier as functions from text to labels.
 
     Signatures, of texts string [B]; `second_text` only where the model was trained with it:
@@ -199,6 +200,8 @@ class TextClassifier(ServedTask):
         tokenizer: of the model.
         information: `labels`, and whether there are `pairs`.
     """
+
+    task_name = "classification"
 
     def __init__(
         self, model: SequenceClassifier, tokenizer: Tokenizer, information: Mapping[str, Any]

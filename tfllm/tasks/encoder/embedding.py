@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.config import ConfigError, unknown_name
+from tfllm.data.preparing.record_preparation import TRUNCATED
 from tfllm.data.reading.table_records import Column, Record
 from tfllm.data.shards.padding import padded, padded_width, padding_mask
 from tfllm.data.shards.splits import RowBatch
@@ -21,10 +22,10 @@ from tfllm.models.heads.sentence_encoder import SentenceEncoder
 from tfllm.pretrained.hugging_face.sentence_modules import SETTINGS
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_source import open_source
-from tfllm.tasks.definition import TRUNCATED, Example
 from tfllm.tasks.encoder.encoder_inputs import encoder_inputs, is_blank
 from tfllm.tasks.encoder.encoder_task import EncoderTask, encoded_texts
-from tfllm.tasks.served import MAX_OPEN_BATCH, ServedTask
+from tfllm.tasks.record_task import Example
+from tfllm.tasks.text_model import MAX_OPEN_BATCH, TextModel
 
 if TYPE_CHECKING:
     from tfllm.config import TrainingConfig
@@ -141,7 +142,7 @@ class Embedding(EncoderTask):
         assert isinstance(made, SentenceEncoder)
         return SentenceEncoder(made.encoder, seed=training.seed, **source.config[SETTINGS])
 
-    def served(
+    def text_model(
         self, model: Any, tokenizer: Tokenizer, information: Mapping[str, Any]
     ) -> TextEmbedding:
         """A `TextEmbedding`."""
@@ -226,7 +227,7 @@ def _score_of(record: Mapping[str, Any]) -> float:
     raise ValueError(f"a score must be a number; received {record['score']!r}")
 
 
-class TextEmbedding(ServedTask):
+class TextEmbedding(TextModel):
     """Vectors of texts.
 
     Signatures:
@@ -246,6 +247,8 @@ class TextEmbedding(ServedTask):
     Raises:
         ConfigError: `default_prompt_name` is none of the prompts.
     """
+
+    task_name = "embedding"
 
     def __init__(
         self, model: SentenceEncoder, tokenizer: Tokenizer, information: Mapping[str, Any]
@@ -323,7 +326,7 @@ class TextEmbedding(ServedTask):
             ConfigError: the model has no such prompt.
         """
         task = self if prompt_name is None else self.with_settings({"prompt_name": prompt_name})
-        answers = ServedTask.predict(task, [{"text": t} for t in texts], batch_size=batch_size)
+        answers = TextModel.predict(task, [{"text": t} for t in texts], batch_size=batch_size)
         return np.array([a["vector"] for a in answers], np.float32).reshape(
             -1, self.model.vector_dim
         )

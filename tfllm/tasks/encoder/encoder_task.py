@@ -10,6 +10,7 @@ import numpy as np
 
 from tfllm import pretrained
 from tfllm.config import ConfigError, TrainingConfig, build, unknown_name
+from tfllm.data.preparing.record_preparation import TRUNCATED
 from tfllm.data.reading.table_records import Record
 from tfllm.data.shards.padding import padded, padding_mask
 from tfllm.models.encoder import Encoder
@@ -19,7 +20,7 @@ from tfllm.optimization.precision import dtype_policy
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_kinds import kind_of_config
 from tfllm.pretrained.model_source import open_source
-from tfllm.tasks.definition import TRUNCATED, Example, TaskDefinition
+from tfllm.tasks.record_task import Example, RecordTask
 
 if TYPE_CHECKING:
     from tfllm.optimization.training_step import TrainingStep
@@ -35,7 +36,7 @@ ENCODER_SIZES: dict[str, dict[str, int]] = {
 """presets of new encoders"""
 
 
-class EncoderTask(TaskDefinition):
+class EncoderTask(RecordTask):
     """A task whose model is an encoder with a head. A class says `head` and the rest of its own."""
 
     config_class: ClassVar[type] = EncoderConfig

@@ -15,10 +15,10 @@ from tfllm.data.shards.splits import RowBatch
 from tfllm.models.heads.masked_language_model import MaskedLanguageModel
 from tfllm.models.token_masking import TokenMasking, mask_tokens
 from tfllm.optimization.precision import dtype_policy
-from tfllm.tasks.definition import Example
 from tfllm.tasks.encoder.encoder_inputs import first_tokens
 from tfllm.tasks.encoder.encoder_task import EncoderTask
-from tfllm.tasks.served import MAX_OPEN_BATCH, ServedTask
+from tfllm.tasks.record_task import Example
+from tfllm.tasks.text_model import MAX_OPEN_BATCH, TextModel
 
 if TYPE_CHECKING:
     from tfllm.evaluation.measures import Measure
@@ -102,7 +102,7 @@ class MaskedText(EncoderTask):
         found.masking = token_masking(tokenizer, training.seed)
         return found
 
-    def served(
+    def text_model(
         self, model: Any, tokenizer: Tokenizer, information: Mapping[str, Any]
     ) -> GapFilling:
         """A `GapFilling`."""
@@ -135,7 +135,7 @@ def token_masking(tokenizer: Any, seed: int) -> TokenMasking:
     )
 
 
-class GapFilling(ServedTask):
+class GapFilling(TextModel):
     """What may stand in the gaps of a text, and how well a model tells hidden tokens.
 
     Signatures, of `text` string [B]:
@@ -155,6 +155,8 @@ class GapFilling(ServedTask):
         tokenizer: of the model.
         information: of the task.
     """
+
+    task_name = "masked_language_model"
 
     warmup_texts = ("The [MASK].", "")
 

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from tfllm.data.preparing.record_preparation import TRUNCATED, UnknownInTraining
 from tfllm.data.reading.table_records import Column, Record
 from tfllm.data.shards.splits import RowBatch
 from tfllm.models.heads.span_classifier import SpanClassifier
-from tfllm.tasks.definition import TRUNCATED, Example, UnknownInTraining
 from tfllm.tasks.encoder.encoder_inputs import first_tokens, is_blank
 from tfllm.tasks.encoder.encoder_task import EncoderTask
 from tfllm.tasks.encoder.text_spans import cut_out
 from tfllm.tasks.encoder.windows import in_chunks, tokens_of, windows_in_graph, windows_of
-from tfllm.tasks.served import ServedTask, plain
+from tfllm.tasks.record_task import Example
+from tfllm.tasks.text_model import TextModel, plain
 
 if TYPE_CHECKING:
     from tfllm.evaluation.measures import Measure
@@ -143,7 +144,7 @@ class QuestionAnswering(EncoderTask):
         """A `SpanClassifier`."""
         return SpanClassifier(encoder, **options)
 
-    def served(
+    def text_model(
         self, model: Any, tokenizer: Tokenizer, information: Mapping[str, Any]
     ) -> QuestionAnswerer:
         """A `QuestionAnswerer`."""
@@ -224,7 +225,7 @@ def answers_of(record: Mapping[str, Any]) -> list[tuple[str, int]]:
     return answers
 
 
-class QuestionAnswerer(ServedTask):
+class QuestionAnswerer(TextModel):
     """A span classifier as a function from questions and contexts to answers.
 
     Signature `serving_default`: `question` and `context` string [B] to `answer` string [B] ("":
@@ -241,6 +242,8 @@ class QuestionAnswerer(ServedTask):
         tokenizer: of the model.
         information: `may_be_unanswered`.
     """
+
+    task_name = "question_answering"
 
     def __init__(
         self, model: SpanClassifier, tokenizer: Tokenizer, information: Mapping[str, Any]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tfllm.tasks.definition import UnknownInTraining
+from tfllm.data.preparing.record_preparation import UnknownInTraining
 
 OUTSIDE = "O"
 _NAMES = {

@@ -14,14 +14,14 @@ from tfllm.data.reading.table_records import Column, Record
 from tfllm.data.shards.padding import padded
 from tfllm.data.shards.splits import RowBatch
 from tfllm.models.heads.token_classifier import TokenClassifier
-from tfllm.tasks.definition import Example
 from tfllm.tasks.encoder.encoder_inputs import is_blank
 from tfllm.tasks.encoder.encoder_task import EncoderTask
 from tfllm.tasks.encoder.span_labels import read_spans, tags_of, token_tags
 from tfllm.tasks.encoder.text_spans import cut_out
 from tfllm.tasks.encoder.windows import in_chunks, tokens_of, windows_in_graph, windows_of
 from tfllm.tasks.json_rows import json_lists, json_numbers, json_objects, json_strings
-from tfllm.tasks.served import ServedTask, plain
+from tfllm.tasks.record_task import Example
+from tfllm.tasks.text_model import TextModel, plain
 
 if TYPE_CHECKING:
     from tfllm.evaluation.measures import Measure
@@ -118,7 +118,7 @@ class Tagging(EncoderTask):
         """A `TokenClassifier` of O, B- and I-."""
         return TokenClassifier(encoder, label_names=tags_of(information["labels"]), **options)
 
-    def served(
+    def text_model(
         self, model: Any, tokenizer: Tokenizer, information: Mapping[str, Any]
     ) -> SpanTagger:
         """A `SpanTagger`."""
@@ -151,7 +151,7 @@ class Tagging(EncoderTask):
         ]
 
 
-class SpanTagger(ServedTask):
+class SpanTagger(TextModel):
     """A token classifier as a function from texts to spans.
 
     Signature `serving_default`: `text` string [B] to `spans_json` string [B], each row a JSON list
@@ -166,6 +166,8 @@ class SpanTagger(ServedTask):
         tokenizer: of the model.
         information: `labels`.
     """
+
+    task_name = "tagging"
 
     warmup_texts = ("The President of the United States", "")
 

@@ -18,7 +18,7 @@ from tfllm.generation.stream_state import valid_text
 from tfllm.generation.token_rules import TokenRules
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.tasks.encoder.encoder_inputs import first_tokens
-from tfllm.tasks.served import ServedTask
+from tfllm.tasks.text_model import TextModel
 from tfllm.tokenizers.base import Tokenizer
 
 _LEAST_SCORE = -3.4e38
@@ -67,7 +67,7 @@ class SearchSettings:
                 raise ConfigError(f"{name} must be {rule}; received {getattr(self, name)!r}")
 
 
-class SequenceGeneration(ServedTask):
+class SequenceGeneration(TextModel):
     """An encoder-decoder and its tokenizer as a function from text to text.
 
     Signatures, with INPUT and OUTPUT as the task names them (`text` and `translation`):
@@ -101,6 +101,7 @@ class SequenceGeneration(ServedTask):
         name: str = "sequence_generation",
     ) -> None:
         super().__init__(name=name)
+        self.task_name = name
         decoder = EncoderDecoderDecoder(model) if isinstance(model, EncoderDecoder) else model
         self.decoder = decoder
         self.tokenizer = tokenizer

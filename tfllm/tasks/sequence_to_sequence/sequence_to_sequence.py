@@ -10,6 +10,7 @@ import numpy as np
 
 from tfllm import pretrained
 from tfllm.config import ConfigError, TrainingConfig, build, unknown_name
+from tfllm.data.preparing.record_preparation import TRUNCATED
 from tfllm.data.reading.table_records import Record
 from tfllm.data.shards.padding import padded, padding_mask
 from tfllm.data.shards.splits import RowBatch
@@ -22,7 +23,7 @@ from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_kinds import kind_of_config
 from tfllm.pretrained.model_source import open_source
 from tfllm.pretrained.task_information import search_of
-from tfllm.tasks.definition import TRUNCATED, Example, LoadedTask, TaskDefinition
+from tfllm.tasks.record_task import Example, LoadedTask, RecordTask
 from tfllm.tasks.sequence_to_sequence.sequence_generation import SearchSettings, SequenceGeneration
 from tfllm.tokenizers.byte_pair import BytePairTokenizer
 from tfllm.tokenizers.marian import target_tokenizer
@@ -36,7 +37,7 @@ END, PAD = "</s>", "<pad>"
 ends at the one, and the decoder begins with the other."""
 
 
-class SequenceToSequenceTask(TaskDefinition):
+class SequenceToSequenceTask(RecordTask):
     """A task whose model is an encoder-decoder. A class says the columns and the measures.
 
     Sources and targets share one tokenizer: that of the pretrained model, or byte-level BPE learned
@@ -197,7 +198,7 @@ class SequenceToSequenceTask(TaskDefinition):
             )
         return model
 
-    def load(self, folder: str | Path, *, dtype: str = "float32") -> LoadedTask:
+    def read(self, folder: str | Path, *, dtype: str = "float32") -> LoadedTask:
         """A model of this task, or an encoder-decoder whose folder names none, such as a T5.
 
         A folder that others wrote may say how texts are searched: `search_of`.
@@ -223,11 +224,11 @@ class SequenceToSequenceTask(TaskDefinition):
                 if tokenizer is None:
                     raise FileNotFoundError(f"{place} has no tokenizer; text needs one")
                 return LoadedTask(model, tokenizer, {"search": search_of(place)})
-        return super().load(place, dtype=dtype)
+        return super().read(place, dtype=dtype)
 
     # ---- what it is for
 
-    def served(
+    def text_model(
         self, model: TrainingStep, tokenizer: Tokenizer, information: Mapping[str, Any]
     ) -> SequenceGeneration:
         """The text to the text that is likeliest by beam search."""

@@ -34,7 +34,7 @@ class Summarization(SequenceToSequenceTask):
         "no_repeat_ngram_size": 3,
     }
 
-    measure_settings = ("rouge_tokenizer",)
+    evaluate_settings = (*SequenceToSequenceTask.evaluate_settings, "rouge_tokenizer")
 
     def measures(
         self,

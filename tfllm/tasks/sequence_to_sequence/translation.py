@@ -31,7 +31,7 @@ class Translation(SequenceToSequenceTask):
     source = "text"
     target = "translation"
 
-    measure_settings = ("bleu_tokenizer",)
+    evaluate_settings = (*SequenceToSequenceTask.evaluate_settings, "bleu_tokenizer")
 
     def measures(
         self,

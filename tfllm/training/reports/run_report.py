@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from tfllm import __version__
 from tfllm.charts.run_charts import (
     LOSS,
     PANELS,
@@ -20,6 +19,7 @@ from tfllm.charts.run_charts import (
 )
 from tfllm.charts.run_logs import RunLog, XAxis, read_runs
 from tfllm.training.reports.run_comparison import Table, comparison, differences
+from tfllm.version import __version__
 
 
 def report(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfllm import model_verbs
 from tfllm.config import ConfigError
 
 MAX_OPEN_BATCH = 32
 """rows that `predict` answers at once, unless told otherwise"""
 
 
-class ServedTask(tf.Module):
+class TextModel(tf.Module):
     """A model and its tokenizer as functions that the same code calls locally and serves.
 
     `signatures` are `tf.function`s with an input signature: strings or numbers in, strings, float32
@@ -26,6 +28,27 @@ class ServedTask(tf.Module):
     A class says `signatures` and `served_state`; the rest has defaults, which suit a task whose
     answer is one call of `serving_default`.
     """
+
+    task_name = "language_modeling"
+    """a key of `TASKS`: the task that it answers for"""
+    model: Any
+    """the Keras model, token ids to logits or vectors"""
+    tokenizer: Any
+    trained_length: int | None = None
+    """tokens of the rows that a language model was trained on, where its folder says it"""
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> Any:
+        """A model of this class: `tfllm.load(path, ...)`.
+
+        Raises:
+            ValueError: the model there is for something else; or as `tfllm.load`.
+            OSError: as `tfllm.load`.
+        """
+        found = model_verbs.call("load", path, **options)
+        if not isinstance(found, cls):
+            raise ValueError(f"{path} is a {type(found).__name__}, and no {cls.__name__}")
+        return found
 
     # ---- what a task must say
 
@@ -44,7 +67,7 @@ class ServedTask(tf.Module):
         """
 
     @abstractmethod
-    def with_dtype(self, dtype: str) -> ServedTask:
+    def with_dtype(self, dtype: str) -> TextModel:
         """The same with weights and products of another dtype, or itself.
 
         Args:
@@ -56,7 +79,7 @@ class ServedTask(tf.Module):
 
     # ---- what a task may say
 
-    def with_settings(self, settings: Mapping[str, Any]) -> ServedTask:
+    def with_settings(self, settings: Mapping[str, Any]) -> TextModel:
         """The same with other settings where a request says none, such as `max_new_tokens`.
 
         Raises:

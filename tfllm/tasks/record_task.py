@@ -1,84 +1,108 @@
-"""What a task is for training and evaluation.
+"""Tasks that learn from records with columns, such as a text and its label.
 
-A task that learns from records (a text and its label, a sentence and its translation) is one class
-that defines what its columns are, how a record becomes arrays, which model learns from them, and
-how what the model says is measured. `train(task=...)`, `evaluate`, `predict`, `load_task` and
-`export` ask this class, and nothing else in tfllm knows a task by name.
-
-The steps of a run, in order, each worker with the same definition:
-
-1. The chief reads the files (`columns`) and divides the records into training and validation.
-2. `information` looks at the training records: what the model has to know besides its weights.
-3. `tokenizer` takes the pretrained model's, or trains one; `examples` makes the arrays, once; they
-   are written to RUN/data with the information, the tokenizer and the validation records.
-4. `config` and `model`: the architecture and the model, on every worker.
-5. `batch`: some examples as a step takes them.
-6. `served` and `measures`: the validation records answered as a server would, and measured.
+What such a task says is what its columns are, how a record becomes arrays, which model learns from
+them, and how its answers are measured. A class for a kind of model (`EncoderTask`,
+`SequenceToSequence`) says what the tasks of that kind have in common.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from tfllm.config import TrainingConfig
-from tfllm.data.reading.table_records import Column, Record
+from tfllm.config import PrepareConfig, TrainingConfig
+from tfllm.data import PreparedData, TaskData, TaskRows
+from tfllm.data.preparing.record_preparation import RecordPreparation, record_files
+from tfllm.data.reading.table_records import Column, Record, Source
+from tfllm.data.shards.padding import padded_width
 from tfllm.data.shards.splits import RowBatch
+from tfllm.evaluation.evaluation import RecordEvaluation
+from tfllm.evaluation.measured import Measured, measured
+from tfllm.pretrained.saving import save
+from tfllm.tasks.record_evaluation import evaluate_records
+from tfllm.tasks.task import Task
 
 if TYPE_CHECKING:
+    from tfllm.data.reading.sources import SourceFile
     from tfllm.evaluation.measures import Measure
     from tfllm.optimization.training_step import TrainingStep
-    from tfllm.tasks.served import ServedTask
+    from tfllm.pretrained import Pretrained
+    from tfllm.tasks.text_model import TextModel
     from tfllm.tokenizers.base import Tokenizer
 
 Example = dict[str, np.ndarray]
 """int32 arrays of one dimension each, by name; every example of a task has the same names"""
 
-TRUNCATED = "truncated"
-"""The name of an example that says how many texts lost a part to the sequence length, [1]. It is
-counted and told, and never reaches `batch`."""
-
-
-class UnknownInTraining(ValueError):
-    """A good record that a model cannot know: of a label that no training record has, or alike."""
-
 
 class LoadedTask(NamedTuple):
-    """What `TaskDefinition.load` finds in a model folder."""
+    """What `RecordTask.read` finds in a model folder."""
 
     model: TrainingStep
     tokenizer: Tokenizer
     information: dict[str, Any]
 
 
-class TaskDefinition(ABC):
-    """What a task is. It has no state: an instance is made where one is asked for.
+class RecordTask(Task):
+    """A task that learns from records with columns."""
 
-    A definition for a kind of model (`EncoderTask`) does steps 3 and 4 for the tasks of that kind.
-    """
-
-    name: ClassVar[str]
-    """as `train(task=...)` and tfllm.json call it, such as "classification" """
     columns: ClassVar[Mapping[str, Column]]
     """what a record has, by the name that `examples` and `measures` read it under"""
-    config_class: ClassVar[type]
-    """the frozen dataclass of the model's architecture, such as EncoderConfig"""
     token_features: ClassVar[tuple[str, ...]] = ("token_ids",)
     """the arrays of an example whose elements are counted as tokens, for the throughput"""
-    training_defaults: ClassVar[Mapping[str, Any]] = {}
-    """fields of `TrainingConfig` whose defaults are others for this task"""
-    pretrained_defaults: ClassVar[Mapping[str, Any]] = {}
-    """the same, over these, for a run that begins with a pretrained model"""
     least_sequence_length: ClassVar[int] = 1
     """the smallest sequence length that leaves room for text"""
     most_measured: ClassVar[int] = 2000
     """validation records, the first ones, that are answered and measured at the end of a run"""
+    prepare_settings: ClassVar[tuple[str, ...]] = (
+        *("vocab_size", "tokenizer", "sequence_length", "validation_fraction", "validation"),
+        *("columns", "encoding", "skip_bad_records", "seed"),
+    )
+    prepare_defaults: ClassVar[Mapping[str, Any]] = {"validation_fraction": 0.1}
+    evaluate_settings: ClassVar[tuple[str, ...]] = (
+        *("columns", "encoding", "skip_bad_records", "out", "batch_size"),
+    )
 
-    # ---- from records to arrays
+    # ---- from records to rows
+
+    def files(
+        self, source: Source, config: PrepareConfig, *, exclude: Sequence[str | Path] = ()
+    ) -> list[SourceFile]:
+        """All files of records, those of validation among them."""
+        return record_files(source, config, exclude=exclude)
+
+    def preparation(
+        self,
+        source: Source,
+        config: PrepareConfig,
+        *,
+        exclude: Sequence[str | Path],
+        bar: Callable[..., Any],
+    ) -> RecordPreparation:
+        """Records to arrays."""
+        return RecordPreparation(self, source, config, exclude=exclude, bar=bar)
+
+    def prepare_config(
+        self,
+        config: PrepareConfig | None = None,
+        *,
+        base: str | None = None,
+        sequence_length: int | None = None,
+    ) -> PrepareConfig:
+        """The settings with nothing left open: without a training its default length counts."""
+        if sequence_length is None:
+            default = TrainingConfig().sequence_length
+            sequence_length = self.training_defaults.get("sequence_length", default)
+        return super().prepare_config(config, base=base, sequence_length=sequence_length)
+
+    def opened(self, data: PreparedData) -> TaskData:
+        """Data whose rows become the batches of this task."""
+        assert isinstance(data, TaskData), "whoever opens a folder has looked at its task"
+        return data.collated(self.batch)
 
     @abstractmethod
     def information(self, records: Sequence[Record]) -> dict[str, Any]:
@@ -140,29 +164,6 @@ class TaskDefinition(ABC):
     # ---- the model
 
     @abstractmethod
-    def config(
-        self,
-        base: str | None,
-        preset: str | None,
-        sizes: Mapping[str, Any],
-        *,
-        vocab_size: int,
-        sequence_length: int,
-    ) -> Any:
-        """The architecture, an instance of `config_class`. Reads no weights.
-
-        Args:
-            base: path or name of a pretrained model, whose architecture it is.
-            preset: without one, the name of a preset; None: a small one.
-            sizes: fields of the architecture, over the preset's.
-            vocab_size: ids of the tokenizer.
-            sequence_length: the most tokens of an example: room that a new model must have.
-
-        Raises:
-            ConfigError: no such preset or field; the pretrained model has fewer ids, or no room.
-        """
-
-    @abstractmethod
     def model(
         self,
         base: str | None,
@@ -177,7 +178,69 @@ class TaskDefinition(ABC):
         same one, in its strategy's scope. `loss_sums` and `measures` of the model are its own.
         """
 
-    def load(self, folder: str | Path, *, dtype: str = "float32") -> LoadedTask:
+    def fitted(
+        self, base: str | None, config: Any, training: TrainingConfig, data: PreparedData
+    ) -> tuple[TrainingStep, None]:
+        """The model; its tokenizer is the data's, which are prepared with the pretrained one's."""
+        assert isinstance(data, TaskData)
+        return self.model(base, config, data.information, training, data.tokenizer), None
+
+    def longest_row(self, data: PreparedData, sequence_length: int) -> int:
+        """A batch is as wide as its longest example."""
+        assert isinstance(data.train, TaskRows)
+        return max(1, padded_width([data.train.longest], sequence_length))
+
+    def tokens_per_step(self, data: PreparedData, batch_size: int, sequence_length: int) -> int:
+        """Tokens of a batch, on average."""
+        assert isinstance(data.train, TaskRows)
+        return max(1, round(batch_size * data.train.num_tokens / data.train.num_examples))
+
+    def flops_per_token(self, model: TrainingStep, config: Any, training: TrainingConfig) -> float:
+        """6 for each number in the matrices, tables aside (Kaplan et al., 2020): an estimate."""
+        kernels = [
+            v for v in model.trainable_weights if len(v.shape) > 1 and "embedding" not in v.path
+        ]
+        return 6.0 * sum(math.prod(v.shape) for v in kernels)
+
+    def measured(self, model: TrainingStep, data: PreparedData) -> tuple[Measured, ...]:
+        """The answers to the validation records, measured."""
+        assert isinstance(data, TaskData)
+        records = data.validation_records()[: self.most_measured]
+        if not records:
+            return ()
+        answered = self.text_model(model, data.tokenizer, data.information).predict(records)
+        return tuple(measured(self.measures(records, answered)))
+
+    def save(
+        self,
+        model: TrainingStep,
+        folder: Path,
+        data: PreparedData,
+        base: Pretrained | None,
+        summary: dict[str, Any],
+    ) -> None:
+        """Write a finished model, with what its training records said."""
+        assert isinstance(data, TaskData)
+        task = {"name": self.name, "information": data.information}
+        save(model, folder, data.tokenizer, training_summary=summary, task=task)
+
+    def load(
+        self, path: str | Path, *, dtype: str = "float32", adapter: str | Path | None = None
+    ) -> TextModel:
+        """The functions from text to text of a model of this task."""
+        if adapter is not None:
+            raise ValueError(
+                f"an adapter is for a language model, and {path} is of the task {self.name}"
+            )
+        # Weights of another dtype than float32 are made by the text model, which knows what stays.
+        model = self.text_model(*self.read(path))
+        return model if dtype == "float32" else model.with_dtype(dtype)
+
+    def evaluate(self, model: TextModel, data: Any, **settings: Any) -> RecordEvaluation:
+        """Answer records, and measure the answers: see `tfllm.tasks.record_evaluation`."""
+        return evaluate_records(self, model, data, **settings)
+
+    def read(self, folder: str | Path, *, dtype: str = "float32") -> LoadedTask:
         """A model of this task from its folder, as `pretrained.save` wrote it.
 
         Raises:
@@ -203,13 +266,10 @@ class TaskDefinition(ABC):
     # ---- what it is for
 
     @abstractmethod
-    def served(
+    def text_model(
         self, model: TrainingStep, tokenizer: Tokenizer, information: Mapping[str, Any]
-    ) -> ServedTask:
+    ) -> TextModel:
         """The functions from text to text that are called locally, exported and served."""
-
-    measure_settings: tuple[str, ...] = ()
-    """names of what `measures` takes besides, such as the tokenizer of a metric"""
 
     @abstractmethod
     def measures(
@@ -219,7 +279,7 @@ class TaskDefinition(ABC):
 
         Args:
             records: with the columns that are no inputs, too.
-            predictions: what `served(...).predict(records)` gave for each, or of a baseline the
+            predictions: what `text_model(...).predict(records)` gave for each, or of a baseline the
                 same without what is not measured. One whose "error" is not empty counts as wrong.
         """
 
@@ -229,7 +289,7 @@ class TaskDefinition(ABC):
         """Draw what there is to see (a confusion matrix) into `folder`; the files, maybe none."""
         return []
 
-    def remarks(self, records: Sequence[Record], served: ServedTask) -> list[str]:
+    def remarks(self, records: Sequence[Record], served: TextModel) -> list[str]:
         """What is to be told of records that a model is measured on, such as unknown labels."""
         return []
 

@@ -1,0 +1,20 @@
+"""Instructions: conversations, or prompts with responses, of which the replies are learned."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tfllm.data.reading.record_kinds import Kind
+from tfllm.tasks.language_model.language_task import LanguageTask
+
+
+class Instruction(LanguageTask):
+    """The assistant's words in conversations, or the responses to prompts."""
+
+    name = "instruction"
+    kind: ClassVar[Kind] = "examples"
+    prepare_settings: ClassVar[tuple[str, ...]] = tuple(
+        name
+        for name in LanguageTask.prepare_settings
+        if name not in ("vocab_size", "split") and not name.startswith("fill_")
+    )

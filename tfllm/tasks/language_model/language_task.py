@@ -1,0 +1,200 @@
+"""What the tasks of a causal language model have in common.
+
+Imports no TensorFlow: preparing text needs none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tfllm import pretrained
+from tfllm.config import ConfigError, ModelConfig, PrepareConfig, TrainingConfig
+from tfllm.data import PreparedData, prepare_data
+from tfllm.data.preparing.example_preparation import ExamplePreparation
+from tfllm.data.preparing.preparation_inputs import PreparationInputs
+from tfllm.data.reading.record_kinds import Kind
+from tfllm.models.flops import flops_per_token
+from tfllm.models.longer_context import with_context
+from tfllm.models.presets import preset as preset_config
+from tfllm.tasks.task import Task
+
+if TYPE_CHECKING:
+    from tfllm.data.preparing.preparation_steps import Preparation
+    from tfllm.data.reading.sources import SourceFile
+    from tfllm.evaluation.perplexity import Perplexity
+    from tfllm.optimization.training_step import TrainingStep
+    from tfllm.pretrained import Pretrained
+    from tfllm.tasks.text_model import TextModel
+
+
+class LanguageTask(Task):
+    """A task of a causal language model; a class says what its records are (`kind`)."""
+
+    kind: ClassVar[Kind]
+    """what the records are"""
+    config_class: ClassVar[type] = ModelConfig
+    trains_in_part: ClassVar[bool] = True
+    prepare_settings: ClassVar[tuple[str, ...]] = (
+        *("tokenizer", "validation_fraction", "validation", "text_field", "columns"),
+        *("ignore_keys", "encoding", "skip_bad_records", "shard_tokens", "num_processes", "seed"),
+        *("vocab_size", "split", "fill_in_the_middle", "fill_suffix_first", "fill_chars"),
+    )
+    prepare_defaults: ClassVar[Mapping[str, Any]] = {"validation_fraction": 0.02}
+
+    # ---- from records to rows
+
+    def files(
+        self, source: Any, config: PrepareConfig, *, exclude: Sequence[str | Path] = ()
+    ) -> list[SourceFile]:
+        """All files that a preparation reads, those of validation among them."""
+        return PreparationInputs.find(
+            source, config, self.kind, exclude=exclude, bar=tuple, tell=False
+        ).all_files
+
+    def preparation(
+        self,
+        source: Any,
+        config: PrepareConfig,
+        *,
+        exclude: Sequence[str | Path],
+        bar: Callable[..., Any],
+    ) -> Preparation:
+        """Examples to token ids, each with a mark where it is learned."""
+        return ExamplePreparation(self._inputs(source, config, exclude, bar), self.kind)
+
+    def _inputs(
+        self, source: Any, config: PrepareConfig, exclude: Sequence[str | Path], bar: Any
+    ) -> PreparationInputs:
+        return PreparationInputs.find(source, config, self.kind, exclude=exclude, bar=bar)
+
+    # ---- the model
+
+    def config(
+        self,
+        base: str | None,
+        preset: str | None,
+        sizes: Mapping[str, Any],
+        *,
+        vocab_size: int,
+        sequence_length: int,
+    ) -> ModelConfig:
+        """The pretrained model's architecture, or that of a preset with some sizes changed."""
+        if base is None:
+            values = {"vocab_size": vocab_size, **sizes}
+            return with_context(preset_config(preset or "llama-4m", **values), sequence_length)
+        from tfllm.tasks.language_model.fitting import pretrained_config
+
+        config = pretrained_config(base)
+        if sequence_length > config.max_sequence_length:
+            raise ConfigError(
+                "sequence_length must be at most the model's context "
+                f"({config.max_sequence_length}); received {sequence_length}"
+            )
+        return config
+
+    def fitted(
+        self, base: str | None, config: ModelConfig, training: TrainingConfig, data: PreparedData
+    ) -> tuple[TrainingStep, Pretrained | None]:
+        """A new model, or the pretrained one, of which that is trained which the settings say."""
+        from tfllm.tasks.language_model.fitting import load_base, new_model
+
+        if base is None:
+            return new_model(config, training), None
+        loaded = load_base(base, training)
+        return loaded.model, loaded
+
+    def check_data(self, data: PreparedData, path: str, base: Pretrained | None) -> None:
+        """Refuse data that were prepared with another tokenizer than the model's.
+
+        Raises:
+            ConfigError: the same text has other ids.
+        """
+        assert base is not None
+        if base.tokenizer is None:
+            return
+        ours = data.tokenizer
+        text = ours.decode(data.train.read(0, 2000).tolist())
+        ids = [tokenizer.encode(text, parse_special=False) for tokenizer in (base.tokenizer, ours)]
+        if ids[0] != ids[1] or base.tokenizer.end_token_id != data.end_token_id:
+            raise ConfigError(
+                f"{data.folder} was prepared with another tokenizer than that of {path}; prepare "
+                f"it with tokenizer={path}"
+            )
+
+    def flops_per_token(
+        self, model: TrainingStep, config: ModelConfig, training: TrainingConfig
+    ) -> float:
+        """Of the matrix products, of what is trained."""
+        assert training.trainable != "auto"
+        return flops_per_token(
+            config,
+            training.sequence_length,
+            trained=training.trainable,
+            top_layers=training.top_layers or 0,
+        )
+
+    def load(
+        self, path: str | Path, *, dtype: str = "float32", adapter: str | Path | None = None
+    ) -> TextModel:
+        """A `Chat` where the tokenizer has a chat template, a `CodeGeneration` where it has tokens
+        to fill in the middle with, else a `TextGeneration`."""
+        from tfllm.pretrained.task_information import trained_length
+        from tfllm.tasks.language_model.special import as_special
+        from tfllm.tasks.language_model.text_generation import TextGeneration
+
+        model = as_special(TextGeneration.load(path, dtype=dtype, adapter=adapter))
+        model.trained_length = trained_length(path)
+        return model
+
+    evaluate_settings: ClassVar[tuple[str, ...]] = (
+        *("split", "sequence_length", "batch_size", "num_batches", "separate_documents"),
+        "tokenizer",
+    )
+
+    def evaluate(
+        self, model: Any, data: Any, *, tokenizer: Any = None, **settings: Any
+    ) -> Perplexity:
+        """Perplexity on prepared data, or on files.
+
+        Args:
+            model: a `TextGeneration`, or a `CausalLM`.
+            data: prepared data; or files, all of whose records are measured.
+            tokenizer: of a model that is given as a `CausalLM`.
+            settings: as of `tfllm.evaluation.perplexity`.
+        """
+        from tfllm.evaluation.perplexity import perplexity
+
+        tokenizer = tokenizer or model.tokenizer
+        if settings.get("sequence_length") is None:
+            settings["sequence_length"] = getattr(model, "trained_length", None)
+        network = getattr(model, "model", model)
+        if isinstance(data, PreparedData):
+            return perplexity(network, data, tokenizer=tokenizer, **settings)
+        if settings.get("split") not in (None, "train"):
+            raise ConfigError("split is of prepared data; all records of files are measured")
+        if tokenizer is None:
+            raise ConfigError("files are measured with the model's tokenizer, and it has none")
+        with tempfile.TemporaryDirectory(prefix="tfllm-evaluate-") as scratch:
+            tokenizer.save(Path(scratch, "tokenizer"))
+            config = PrepareConfig(tokenizer=str(Path(scratch, "tokenizer")))
+            config = self.prepare_config(dataclasses.replace(config, validation_fraction=0.0))
+            found = prepare_data(self, data, Path(scratch, "data"), config, show_progress=False)
+            return perplexity(network, found, tokenizer=tokenizer, **{**settings, "split": "train"})
+
+    def save(
+        self,
+        model: TrainingStep,
+        folder: Path,
+        data: PreparedData,
+        base: Pretrained | None,
+        summary: dict[str, Any],
+    ) -> None:
+        """Write the finished model, with the tokenizer and settings of the one it began with."""
+        tokenizer, generation = data.tokenizer, None
+        if base is not None:
+            tokenizer, generation = base.tokenizer or tokenizer, base.generation
+        pretrained.save(model, folder, tokenizer, generation=generation, training_summary=summary)

@@ -1,0 +1,100 @@
+"""How good a model's answers to records are, each answer kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfllm.data.reading.table_records import Source, read_table
+from tfllm.evaluation.evaluation import RecordEvaluation
+from tfllm.evaluation.measured import measured
+from tfllm.tasks.text_model import MAX_OPEN_BATCH, TextModel
+
+if TYPE_CHECKING:
+    from tfllm.tasks.record_task import RecordTask
+
+
+def evaluate_records(
+    task: RecordTask,
+    model: TextModel,
+    data: Source,
+    *,
+    columns: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
+    skip_bad_records: bool = False,
+    out: str | Path | None = None,
+    batch_size: int = MAX_OPEN_BATCH,
+    **measure_settings: Any,
+) -> RecordEvaluation:
+    """Answer records as a server would, and measure the answers with 95 % intervals.
+
+    Args:
+        task: what is measured.
+        model: of the task.
+        data: files of records, with what is right (see `tfllm.data.reading.table_records`).
+        columns: columns of the task to the names that they have in the files.
+        encoding: of the files.
+        skip_bad_records: count broken records and pass over them; else the first is an error.
+        out: a .jsonl file that every record is written to, with the answer under `prediction`;
+            pictures, where the task draws some, stand beside it.
+        batch_size: records answered at once.
+        measure_settings: of the task's measures: `bleu_tokenizer` of a translation,
+            `rouge_tokenizer` of a summarization (`tfllm.evaluation.text_measures`).
+
+    Raises:
+        OSError: there is no such file, or `out` cannot be written.
+        ValueError: a record is broken.
+    """
+    table = read_table(
+        data,
+        task.columns,
+        columns,
+        encoding=encoding,
+        skip_bad_records=skip_bad_records,
+        empty_inputs=True,
+    )
+    start = time.perf_counter()
+    predictions = model.predict(table.records, batch_size=batch_size)
+    seconds = time.perf_counter() - start
+    notes = [*table.notes, *task.remarks(table.records, model)]
+    num_cut = sum(bool(prediction.get("truncated_tokens")) for prediction in predictions)
+    if num_cut:
+        notes.append(
+            f"{num_cut:,} of {len(predictions):,} records are longer than what the model takes at "
+            "once and lost their ends (truncated_tokens of each answer)"
+        )
+    measures = measured(task.measures(table.records, predictions, **measure_settings))
+    notes += dict.fromkeys(measure.warning for measure in measures if measure.warning)
+    pictures: list[Path] = []
+    path = None if out is None else Path(out)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, table.records, predictions)
+        pictures = task.pictures(table.records, predictions, path.parent)
+    return RecordEvaluation(
+        task=task.name,
+        num_records=len(predictions),
+        num_errors=sum(bool(prediction.get("error")) for prediction in predictions),
+        measures=tuple(measures),
+        notes=tuple(notes),
+        seconds=seconds,
+        predictions=path,
+        pictures=tuple(pictures),
+    )
+
+
+def _write(path: Path, records: Any, predictions: Any) -> None:
+    """Beside and renamed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            for record, prediction in zip(records, predictions, strict=True):
+                line = {**record, "prediction": prediction, "where": record.where}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
