@@ -26,11 +26,12 @@ import tensorflow as tf
 from side_by_side import interleaved, print_table
 from smollm2 import smollm2
 
+from tfllm.generation.option_inputs import OPTION_DTYPES
 from tfllm.generation.options import option_values
 from tfllm.models.presets import preset
 from tfllm.optimization.precision import choose_precision
 from tfllm.serving.exporting import export
-from tfllm.tasks.language_model.text_generation import OPTION_DTYPES, TextGeneration
+from tfllm.tasks.language_model.text_generation import TextGeneration
 
 PROMPT_TOKENS = 32
 

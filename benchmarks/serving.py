@@ -13,11 +13,11 @@ import tensorflow as tf
 from random_model import random_task
 from side_by_side import interleaved, print_table
 
+from tfllm.generation.option_inputs import OPTION_DTYPES
 from tfllm.generation.options import option_values
 from tfllm.optimization.precision import choose_precision
 from tfllm.serving import Client, ModelServer
 from tfllm.serving.exporting import export
-from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
 
 CLIENTS = 8
 PROMPT = "the people of these states and the government of the union"

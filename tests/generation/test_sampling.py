@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.rounding import rounding
 from tfllm.config import GenerationConfig
 from tfllm.generation import sampling
+from tfllm.generation.option_inputs import OPTION_DTYPES
 from tfllm.generation.sampling import SamplingOptions, next_tokens, uniform_numbers
 
 NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -61,8 +62,8 @@ def options_of(rows) -> SamplingOptions:
     """Dictionaries of options, one a row."""
     return SamplingOptions(
         *(
-            tf.constant([{"seed": 0, **row}[name] for row in rows], dtype)
-            for name, dtype in sampling.OPTION_DTYPES.items()
+            tf.constant([{"seed": 0, **row}[name] for row in rows], OPTION_DTYPES[name])
+            for name in SamplingOptions._fields
         )
     )
 
@@ -272,8 +273,8 @@ def test_random_numbers_are_uniform_and_independent(of):
 def test_one_configuration_gives_every_row_its_options():
     config = GenerationConfig(temperature=0.5, top_k=3, top_p=0.9, min_p=0.1, seed=7)
     options = SamplingOptions.of(config, 2)
-    for name, dtype in sampling.OPTION_DTYPES.items():
-        tensor = getattr(options, name)
+    for name, tensor in options._asdict().items():
+        dtype = OPTION_DTYPES[name]
         assert tensor.dtype == dtype
         given = np.array([getattr(config, name)] * 2, dtype.as_numpy_dtype)
         np.testing.assert_array_equal(tensor.numpy(), given)

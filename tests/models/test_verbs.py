@@ -93,14 +93,14 @@ def test_an_encoder_decoder_follows_the_search_of_its_folder(tmp_path):
     path = place / "generation_config.json"
     written = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps({**written, "max_length": 4, "num_beams": 1}))
-    model = tfllm.load(place).model
+    model = tfllm.pretrained.load(place).model
     found = model.generate([5, 6, 7], end_token_ids=0)
     assert len(found) <= 3  # the token that the text begins with is counted
     wider = model.generate([5, 6, 7], end_token_ids=0, max_new_tokens=9, num_beams=1)
     assert wider[: len(found)].tolist() == found.tolist()
     path.write_text(json.dumps({**written, "do_sample": True}))
     with pytest.raises(ValueError, match="asks for do_sample=True"):
-        tfllm.load(place).model.generate([5, 6, 7])
+        tfllm.pretrained.load(place).model.generate([5, 6, 7])
 
 
 def test_a_max_length_alone_is_the_limit_of_a_text(folder):

@@ -151,9 +151,13 @@ def test_a_preset_gives_the_same_model(preset):
     assert encode("the cat") == [1, *encode("the cat", add_special=False)]
 
 
-def test_load_says_what_a_preset_is_for(preset):
+def test_a_preset_is_loaded_as_what_answers_in_text(preset):
+    loaded = tfllm.load(preset)
+    assert type(loaded) is tfllm.TextGeneration and is_keras_hub_model(loaded.model)
+    expected = tfllm.TextGeneration.of_keras_hub(preset).generate("the cat", max_new_tokens=3)
+    assert loaded.generate("the cat", max_new_tokens=3) == expected
     with pytest.raises(ValueError, match=r"preset of KerasHub.*TextGeneration\.load"):
-        tfllm.load(preset)
+        tfllm.pretrained.load(preset)
 
 
 def test_a_preset_that_names_other_modules_is_refused_unread(preset, tmp_path):

@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tests.generation.toy_text_models import model, task, tokenizer
 from tests.serving.toy_models import until
 from tfllm.config import GenerationConfig
+from tfllm.generation.option_inputs import OPTION_DTYPES
 from tfllm.generation.options import option_values
 from tfllm.serving import check, export
 from tfllm.serving.batching_options import DEFAULT_BATCHING
@@ -22,7 +23,6 @@ from tfllm.serving.footprint import Footprint, footprint
 from tfllm.serving.measuring import measure_footprint
 from tfllm.serving.protocol.warmup_requests import read_warmup_requests
 from tfllm.tasks import TextGeneration
-from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
 
 PROMPTS = tf.constant(["the cat", "", "on the mat", "x" * 500])
 # float64 loses nothing, but int64 beyond 2^53, uint64, complex and half types do in JSON.

@@ -19,10 +19,10 @@ from tests.tokenizers.conversations import (
 )
 from tests.tokenizers.test_chat_template import WORDS, tokenizer
 from tfllm.config import GenerationConfig
+from tfllm.generation.option_inputs import OPTION_DTYPES
 from tfllm.generation.options import option_values
 from tfllm.pretrained import save
 from tfllm.tasks import Chat, TextGeneration, load
-from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
 from tfllm.tokenizers import BytePairTokenizer
 from tfllm.tokenizers.chat import prompt_form_graph
 from tfllm.tokenizers.chat.prompt_form import WHITE_SPACE, NoPromptForm, prompt_form

@@ -8,12 +8,12 @@ import tensorflow as tf
 
 from tests.generation.toy_text_models import SIZES, TEXTS, model, tokenizer
 from tfllm.config import GenerationConfig
+from tfllm.generation.option_inputs import OPTION_DTYPES
 from tfllm.generation.options import option_values
 from tfllm.models.causal_lm import CausalLM
 from tfllm.serving import check, export
 from tfllm.tasks import CodeGeneration, TextGeneration
 from tfllm.tasks.language_model.special import as_special
-from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
 from tfllm.tokenizers import BytePairTokenizer
 from tfllm.tokenizers.fill_in_the_middle import END, SENTINELS
 

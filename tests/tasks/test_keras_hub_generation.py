@@ -12,10 +12,10 @@ from tests.serving.toy_models import start
 from tfllm import generate
 from tfllm.cli import main
 from tfllm.config import ConfigError, GenerationConfig
+from tfllm.generation.option_inputs import OPTION_DTYPES
 from tfllm.generation.options import option_values
 from tfllm.serving import Client, check, export
 from tfllm.tasks import TextGeneration, load
-from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
 from tfllm.training import TrainingStep
 
 PROMPTS = ["the cat sat", "", "on", "你好 the mat, 🎉 and"]

@@ -21,10 +21,10 @@ from tests.generation.toy_text_models import (
 from tests.rounding import SIDES, about, assert_rounded, assert_within, rounding
 from tfllm.config import ConfigError, GenerationConfig
 from tfllm.generation import decoding
+from tfllm.generation.option_inputs import OPTION_DTYPES
 from tfllm.generation.options import option_values
 from tfllm.models.causal_lm import CausalLM
 from tfllm.tasks import TextGeneration, generate
-from tfllm.tasks.language_model.text_generation import OPTION_DTYPES
 from tfllm.tokenizers import BytePairTokenizer
 
 PROMPTS = ["the cat sat", "", "on", "你好 the mat, 🎉 and"]

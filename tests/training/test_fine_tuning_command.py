@@ -8,7 +8,7 @@ import pytest
 from tests.data.chat_examples import chat_tokenizer, conversations, write_lines
 from tfllm import pretrained
 from tfllm.cli import main
-from tfllm.config import ConfigError, GenerationConfig, ModelConfig, PrepareConfig
+from tfllm.config import GenerationConfig, ModelConfig, PrepareConfig
 from tfllm.data import open_data
 from tfllm.models.causal_lm import CausalLM
 from tfllm.training import train
@@ -109,5 +109,5 @@ def test_columns_of_a_table_are_named_as_for_tasks(base, tmp_path, capsys):
     )
     again = open_data(in_python.folder / "data")
     assert again.manifest["splits"] == data.manifest["splits"]
-    with pytest.raises(ConfigError, match="validation and PrepareConfig are of records for a ta"):
+    with pytest.raises(ValueError, match="all files are those of validation"):
         train(table, tmp_path / "c", base, validation=table)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tfllm.files import read_json
+
 XAxis = Literal["tokens", "step", "seconds"]
 
 _SUMS = (
@@ -110,12 +112,12 @@ def _read(folder: Path, name: str) -> RunLog:
         )
     run = RunLog(folder, name)
     try:
-        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        found = read_json(folder / "run.json")
         run.settings = found if isinstance(found, dict) else {}
     except FileNotFoundError:
         run.notes.append("it has no run.json: its settings are not known")
     except (OSError, ValueError) as error:
-        run.notes.append(f"its run.json is damaged ({error}): its settings are not known")
+        run.notes.append(f"{error}: its settings are not known")
     about_data = run.section("data").get("notes")
     if isinstance(about_data, list):
         run.notes += [f"its data: {note}" for note in about_data]

@@ -1,29 +1,67 @@
-"""How text is drawn from a model."""
+"""How text is drawn from a model: one table of options, each a field with its rule and type.
+
+From a field's row come its check here and in the graph, the input of the signature `generate`, its
+type, its default there and what disarms it, the option of the command line and its help.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tfllm.config.reading import build, to_dict
-from tfllm.config.rules import ConfigError, check, require
+from tfllm.config.rules import AT_LEAST_0, AT_LEAST_1, ConfigError, Interval, require
 
-MOST_LENGTH_PENALTY = 5
-"""a text's length to this power is still a float32"""
+LENGTH_PENALTIES = Interval("must lie in [-5, 5]", -5, 5)
+"""a text's length to such a power is still a float32"""
 NO_LIMIT = 2**31 - 1
 """`max_new_tokens` where `max_length`, or the model's context, is the limit"""
-LENGTH_PENALTIES = f"[-{MOST_LENGTH_PENALTY}, {MOST_LENGTH_PENALTY}]"
+_LARGEST_FLOAT32 = 3.4e38
+_TEXTS = ("stop", "not_followed")
 
 
-FIXED_OPTIONS = (
-    *("early_stopping", "renormalize_logits", "max_length", "min_new_tokens", "min_length"),
-    *("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id", "not_followed"),
-)
-"""fields of `GenerationConfig` that are the same for all prompts of a task"""
-_IDS = ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id")
+@dataclass(frozen=True)
+class OptionRow:
+    """What the table says of an option, beside its type, default and help."""
+
+    dtype: Literal["int32", "float32", "string"] | None
+    """of the option as an input of shape [batch] of a served model; None: it is none, and is the
+    same for all prompts of a task or of a call"""
+    neutral: Any
+    """the value with which it changes nothing; None: it has none"""
+    interval: Interval | None
+    of_task: bool
+    """whether it is the same for all prompts of a task, which is made anew for another value"""
+    of_sampling: bool
+    """whether beam search has no use for it, and takes nothing but its neutral value"""
+
+
+def option(
+    default: Any,
+    interval: Interval | None = None,
+    *,
+    dtype: Literal["int32", "float32", "string"] | None = None,
+    neutral: Any = None,
+    of_task: bool = False,
+    of_sampling: bool = False,
+) -> Any:
+    """A field of `GenerationConfig`; its help is the string beneath it."""
+    row = OptionRow(dtype, neutral, interval, of_task, of_sampling)
+    return dataclasses.field(default=default, metadata={"row": row})
+
+
+def like(name: str, default: Any, interval: Interval | None = None) -> Any:
+    """A field of other options, of the row that `GenerationConfig` has, with another default."""
+    row = option_rows()[name]
+    return option(default, interval or row.interval, neutral=row.neutral)
+
+
+def option_rows(cls: type | None = None) -> dict[str, OptionRow]:
+    """The table of options, name to row; by default of `GenerationConfig`."""
+    fields = dataclasses.fields(cls or GenerationConfig)  # type: ignore[arg-type]
+    return {field.name: field.metadata["row"] for field in fields}
 
 
 def check_followed(not_followed: tuple[str, ...]) -> None:
@@ -40,53 +78,90 @@ def check_followed(not_followed: tuple[str, ...]) -> None:
         )
 
 
+def check_options(config: Any) -> None:
+    """Hold the fields of a dataclass of options against their rows, and make lists tuples.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
+    for name, row in option_rows(type(config)).items():
+        value = getattr(config, name)
+        if row.interval is not None:
+            require(row.interval.holds(value), f"{name} {row.interval.rule}", value)
+        if isinstance(value, list | tuple) and name not in _TEXTS:
+            require(all(i >= 0 for i in value), f"{name} must be ids of tokens", value)
+            object.__setattr__(config, name, tuple(value))
+    kept = tuple(text for text in config.not_followed if text not in ("", "none"))
+    object.__setattr__(config, "not_followed", kept)
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """How text is drawn from a model."""
 
-    max_new_tokens: int = 64
+    max_new_tokens: int = option(64, AT_LEAST_1, dtype="int32", neutral=1)
     """the most tokens that are generated"""
-    temperature: float = 0.0
+    temperature: float = option(
+        0.0,
+        Interval("must be a finite number, at least 0", 0, _LARGEST_FLOAT32),
+        dtype="float32",
+        neutral=0.0,
+        of_sampling=True,
+    )
     """0: always the likeliest token; 1: sample from the model's own distribution"""
-    top_k: int = 0
+    top_k: int = option(
+        0, Interval("must be at least 0 (0: all tokens)", 0), dtype="int32", neutral=0
+    )
     """sample from the k likeliest tokens only; 0: all"""
-    top_p: float = 1.0
+    top_p: float = option(
+        1.0, Interval("must lie in (0, 1]", 0, 1, open_below=True), dtype="float32", neutral=1.0
+    )
     """sample from the likeliest tokens that together have this probability"""
-    min_p: float = 0.0
+    min_p: float = option(
+        0.0, Interval("must lie in [0, 1)", 0, 1, open_above=True), dtype="float32", neutral=0.0
+    )
     """drop tokens less likely than this share of the likeliest token's probability"""
-    repetition_penalty: float = 1.0
+    repetition_penalty: float = option(
+        1.0,
+        Interval("must be a finite number above 0", 0, _LARGEST_FLOAT32, open_below=True),
+        dtype="float32",
+        neutral=1.0,
+        of_sampling=True,
+    )
     """divides the scores of tokens that the prompt or the text already has; 1: none"""
-    seed: int = 0
+    seed: int = option(
+        0, Interval("must lie in [0, 2147483648)", 0, 2**31 - 1), dtype="int32", neutral=0
+    )
     """of the sampling; the same seed gives the same text"""
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = option((), dtype="string", neutral=(), of_sampling=True)
     """the text ends before the first of these strings"""
-    num_samples: int = 1
+    num_samples: int = option(1, AT_LEAST_1, neutral=1, of_sampling=True)
     """samples for each prompt, with the seeds seed, seed + 1, ..."""
-    num_beams: int = 1
+    num_beams: int = option(1, AT_LEAST_1)
     """search the likeliest whole text with so many unfinished ones (beam search); needs
     temperature 0, repetition_penalty 1, no stop and one sample"""
-    length_penalty: float = 1.0
+    length_penalty: float = option(1.0, LENGTH_PENALTIES)
     """of the beams: a text's score is its log-probability by its number of tokens to this power"""
-    no_repeat_ngram_size: int = 0
+    no_repeat_ngram_size: int = option(0, AT_LEAST_0)
     """of the beams: no sequence of so many tokens comes twice, the prompt included; 0: it may"""
-    early_stopping: bool = False
+    early_stopping: bool = option(False, of_task=True)
     """of the beams: stop at the num_beams-th complete text, whether or not a better can follow"""
-    renormalize_logits: bool = False
+    renormalize_logits: bool = option(False, of_task=True)
     """of the beams: the probabilities of the tokens that may come add up to 1, and not of all"""
-    max_length: int = 0
+    max_length: int = option(0, AT_LEAST_0, of_task=True)
     """the most tokens of the prompt and the text together, where max_new_tokens is 2147483647; 0:
     the model's context"""
-    min_new_tokens: int = 0
+    min_new_tokens: int = option(0, AT_LEAST_0, of_task=True)
     """the text does not end before it has so many tokens"""
-    min_length: int = 0
+    min_length: int = option(0, AT_LEAST_0, of_task=True)
     """the text does not end before the prompt and it together have so many tokens"""
-    suppress_tokens: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = option((), of_task=True)
     """ids of tokens that are never generated"""
-    begin_suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = option((), of_task=True)
     """ids of tokens that no text begins with"""
-    forced_eos_token_id: tuple[int, ...] = ()
+    forced_eos_token_id: tuple[int, ...] = option((), of_task=True)
     """the last token that a text may have, at its limit, is one of these ids, suppressed or not"""
-    not_followed: tuple[str, ...] = ()
+    not_followed: tuple[str, ...] = option((), of_task=True)
     """settings that the model's folder asks for and that are not followed: nothing is generated
     until this is () (on the command line: none)"""
     # The generation_config.json that it was read from, whose other keys are saved again. It is no
@@ -99,44 +174,13 @@ class GenerationConfig:
             object.__setattr__(self, "stop", (self.stop,))
         elif isinstance(self.stop, list):
             object.__setattr__(self, "stop", tuple(self.stop))
-        kept = tuple(text for text in self.not_followed if text not in ("", "none"))
-        object.__setattr__(self, "not_followed", kept)
-        for name in _IDS:
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        check(self, "must be at least 1", "max_new_tokens", "num_samples")
-        require(
-            math.isfinite(self.temperature) and self.temperature >= 0,
-            "temperature must be a finite number, at least 0",
-            self.temperature,
-        )
-        require(self.top_k >= 0, "top_k must be at least 0 (0: all tokens)", self.top_k)
-        require(0 < self.top_p <= 1, "top_p must lie in (0, 1]", self.top_p)
-        check(self, "must lie in [0, 1)", "min_p")
-        require(
-            math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0,
-            "repetition_penalty must be a finite number above 0",
-            self.repetition_penalty,
-        )
-        require(0 <= self.seed < 2**31, "seed must lie in [0, 2147483648)", self.seed)
-        check(self, "must be at least 1", "num_beams")
-        at_least_0 = ("no_repeat_ngram_size", "max_length", "min_new_tokens", "min_length")
-        check(self, "must be at least 0", *at_least_0)
-        for name in _IDS:
-            ids = getattr(self, name)
-            require(all(i >= 0 for i in ids), f"{name} must be ids of tokens", ids)
-        require(
-            abs(self.length_penalty) <= MOST_LENGTH_PENALTY,
-            f"length_penalty must lie in {LENGTH_PENALTIES}",
-            self.length_penalty,
-        )
+        check_options(self)
         if self.searches:
-            for name, neutral in (
-                ("temperature", 0), ("repetition_penalty", 1), ("stop", ()), ("num_samples", 1),
-            ):  # fmt: skip
+            for name, row in option_rows().items():
                 require(
-                    getattr(self, name) == neutral,
-                    f"{name} must be {neutral} where num_beams is above 1 or no_repeat_ngram_size "
-                    "above 0, as the likeliest text is searched",
+                    not row.of_sampling or getattr(self, name) == row.neutral,
+                    f"{name} must be {row.neutral} where num_beams is above 1 or "
+                    "no_repeat_ngram_size above 0, as the likeliest text is searched",
                     getattr(self, name),
                 )
         require(all(self.stop), "a stop string must not be empty", self.stop)

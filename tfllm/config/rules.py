@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -17,12 +17,40 @@ def require(rule_holds: bool, rule: str, received: Any) -> None:
         raise ConfigError(f"{rule}; received {received!r}")
 
 
-_RULES: dict[str, Callable[[Any], bool]] = {
-    "must be at least 1": lambda value: value >= 1,
-    "must be at least 0": lambda value: value >= 0,
-    "must not be negative": lambda value: value >= 0,
-    "must be positive": lambda value: value > 0,
-    "must lie in [0, 1)": lambda value: 0 <= value < 1,
+@dataclass(frozen=True)
+class Interval:
+    """The numbers that a setting may be.
+
+    `holds` takes a number, or an array or tensor of numbers; NaN is in no interval.
+    """
+
+    rule: str
+    """what an error says behind the setting's name"""
+    least: float
+    most: float = math.inf
+    open_below: bool = False
+    """whether `least` itself is outside"""
+    open_above: bool = False
+
+    def holds(self, value: Any) -> Any:
+        """Whether each number lies inside."""
+        inside = value > self.least if self.open_below else value >= self.least
+        if self.most == math.inf:  # with which no whole number of TensorFlow can be compared
+            return inside
+        return inside & (value < self.most if self.open_above else value <= self.most)
+
+
+AT_LEAST_0 = Interval("must be at least 0", 0)
+AT_LEAST_1 = Interval("must be at least 1", 1)
+_INTERVALS = {
+    interval.rule: interval
+    for interval in (
+        AT_LEAST_0,
+        AT_LEAST_1,
+        Interval("must not be negative", 0),
+        Interval("must be positive", 0, open_below=True),
+        Interval("must lie in [0, 1)", 0, 1, open_above=True),
+    )
 }
 
 
@@ -30,7 +58,7 @@ def check(config: Any, rule: str, *names: str) -> None:
     """Hold fields against a rule; None, where a field may be None, keeps them all."""
     for name in names:
         value = getattr(config, name)
-        require(value is None or _RULES[rule](value), f"{name} {rule}", value)
+        require(value is None or _INTERVALS[rule].holds(value), f"{name} {rule}", value)
 
 
 def check_finite(config: Any) -> None:

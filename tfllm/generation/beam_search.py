@@ -34,7 +34,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfllm.config import ConfigError
-from tfllm.config.generation import LENGTH_PENALTIES, MOST_LENGTH_PENALTY
+from tfllm.config.generation import LENGTH_PENALTIES
+from tfllm.config.rules import require
 from tfllm.generation.decoding import (
     LENGTH,
     RUNNING,
@@ -93,12 +94,9 @@ class BeamOptions:
                 "no_repeat_ngram_size must be at least 0 (0: all n-grams are allowed); received "
                 f"{self.no_repeat_ngram_size}"
             )
-        if isinstance(self.length_penalty, (int, float)) and not (
-            abs(self.length_penalty) <= MOST_LENGTH_PENALTY
-        ):
-            raise ConfigError(
-                f"length_penalty must lie in {LENGTH_PENALTIES}; received {self.length_penalty}"
-            )
+        if isinstance(self.length_penalty, (int, float)):
+            holds = LENGTH_PENALTIES.holds(self.length_penalty)
+            require(holds, f"length_penalty {LENGTH_PENALTIES.rule}", self.length_penalty)
 
 
 class BeamResult(NamedTuple):

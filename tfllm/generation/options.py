@@ -1,4 +1,4 @@
-"""The options of a generation as inputs of a served model: names, types and the form of `stop`."""
+"""The options of a generation as a served model and its clients exchange them, with NumPy alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfllm.config import ConfigError, GenerationConfig, build, unknown_name
+from tfllm.config.generation import NO_LIMIT, option_rows
 
 STOP_SEPARATOR = "\x1f"
 """between the stop strings of one row, U+001F"""
@@ -16,15 +17,9 @@ STOP_SEPARATOR = "\x1f"
 MOST_STOP_BYTES = 4096
 """in the stop strings of one row; the regular expression made of more gets slow, and then fails"""
 
+_NUMPY = {"int32": np.int32, "float32": np.float32, "string": np.object_}
 OPTION_TYPES: dict[str, Any] = {
-    "max_new_tokens": np.int32,
-    "temperature": np.float32,
-    "top_k": np.int32,
-    "top_p": np.float32,
-    "min_p": np.float32,
-    "repetition_penalty": np.float32,
-    "seed": np.int32,
-    "stop": np.object_,
+    name: _NUMPY[row.dtype] for name, row in option_rows().items() if row.dtype is not None
 }
 """the options of a generation, each an input of shape [batch] of the signature `generate`"""
 
@@ -61,9 +56,11 @@ def option_values(config: GenerationConfig) -> dict[str, Any]:
     """The values of one row of each option's input."""
     values = dataclasses.asdict(config)
     values["stop"] = stop_input(config.stop)
-    for name in ("max_new_tokens", "top_k"):  # no context and no vocabulary is larger
-        values[name] = min(values[name], 2**31 - 1)
-    return {name: values[name] for name in OPTION_TYPES}
+    return {
+        # No context and no vocabulary is larger.
+        name: min(values[name], NO_LIMIT) if kind is np.int32 else values[name]
+        for name, kind in OPTION_TYPES.items()
+    }
 
 
 def exported_options(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,19 +9,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfllm.config.generation import NO_LIMIT
+from tfllm.config.generation import NO_LIMIT, option_rows
+from tfllm.generation.option_inputs import OPTION_DTYPES
 from tfllm.generation.options import MOST_STOP_BYTES
-from tfllm.generation.sampling import OPTION_DTYPES, SamplingOptions
+from tfllm.generation.sampling import SamplingOptions
 from tfllm.generation.stop_strings import StopStrings
-
-_HARMLESS = {
-    "temperature": 0.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "seed": 0,
-}
 
 
 class Request(NamedTuple):
@@ -79,14 +71,16 @@ def read_request(
     if refused is not None:
         error = tf.where(refused == "", error, refused)
     bad = error != ""
+    rows = option_rows()
     return Request(
         # The others shall not be computed at the width of a prompt that is not.
         prompts=shortened(prompts, tf.where(bad, 1, lengths), context),
         limits=tf.where(bad, 0, limits),
         options=SamplingOptions(
             **{
-                name: tf.where(bad, tf.constant(value, OPTION_DTYPES[name]), options[name])
-                for name, value in _HARMLESS.items()
+                name: tf.where(bad, tf.constant(rows[name].neutral, dtype), options[name])
+                for name, dtype in OPTION_DTYPES.items()
+                if name in SamplingOptions._fields
             }
         ),
         stops=StopStrings(tf.where(bad, "", options["stop"])),
@@ -111,41 +105,22 @@ def row_errors(lengths: tf.Tensor, options: dict[str, tf.Tensor], context: int) 
     Returns:
         string `[B]`, empty where nothing is.
     """
-    o = options
-
-    def within(name: str, low: float, high: float) -> tf.Tensor:
-        return (o[name] >= low) & (o[name] <= high)  # NaN is not
-
-    stop_bytes = tf.strings.length(o["stop"])
+    stop_bytes = tf.strings.length(options["stop"])
     rules = [
         (
             lengths < context,
             f"the prompt must be shorter than the model's context of {context} tokens; it has ",
             lengths,
         ),
-        (
-            o["max_new_tokens"] >= 1,
-            "max_new_tokens must be at least 1; received ",
-            o["max_new_tokens"],
+        *(
+            (
+                row.interval.holds(options[name]),
+                f"{name} {row.interval.rule}; received ",
+                options[name],
+            )
+            for name, row in option_rows().items()
+            if row.dtype is not None and row.interval is not None
         ),
-        (
-            within("temperature", 0, 3e38),
-            "temperature must be a finite number, at least 0; received ",
-            o["temperature"],
-        ),
-        (o["top_k"] >= 0, "top_k must be at least 0 (0: all tokens); received ", o["top_k"]),
-        (within("top_p", 1e-30, 1), "top_p must lie in (0, 1]; received ", o["top_p"]),
-        (
-            within("min_p", 0, 1) & (o["min_p"] < 1),
-            "min_p must lie in [0, 1); received ",
-            o["min_p"],
-        ),
-        (
-            within("repetition_penalty", 1e-30, 3e38),
-            "repetition_penalty must be a finite number above 0; received ",
-            o["repetition_penalty"],
-        ),
-        (o["seed"] >= 0, "seed must be at least 0; received ", o["seed"]),
         (
             stop_bytes <= MOST_STOP_BYTES,
             f"stop must have at most {MOST_STOP_BYTES} bytes, all strings together; it has ",

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.config import GenerationConfig
+from tfllm.generation.option_inputs import option_tensors
 
 # Sampling from the likeliest few needs the likeliest few; the whole vocabulary is sorted only
 # where a row's top_p reaches beyond them.
@@ -37,22 +38,8 @@ class SamplingOptions(NamedTuple):
     @classmethod
     def of(cls, config: GenerationConfig, batch_size: int | tf.Tensor) -> SamplingOptions:
         """One configuration's options for a whole batch."""
-        return cls(
-            *(
-                tf.fill([batch_size], tf.constant(getattr(config, name), dtype))
-                for name, dtype in OPTION_DTYPES.items()
-            )
-        )
-
-
-OPTION_DTYPES = {
-    "temperature": tf.float32,
-    "top_k": tf.int32,
-    "top_p": tf.float32,
-    "min_p": tf.float32,
-    "repetition_penalty": tf.float32,
-    "seed": tf.int32,
-}
+        tensors = option_tensors(config, batch_size)
+        return cls(**{name: tensors[name] for name in cls._fields})
 
 
 def next_tokens(

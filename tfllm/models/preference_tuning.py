@@ -47,8 +47,7 @@ class PreferenceTuning(TrainingStep):
         self.beta = beta
         self.built = True
 
-    @property
-    def kept(self) -> CausalLM:
+    def kept_model(self) -> CausalLM:
         """The model that is tuned."""
         return self.model
 

@@ -105,8 +105,7 @@ class TrainingStep(FitArguments, keras.Model):
     is_log_loss = True
     """whether the loss is a mean of negative log-probabilities, so that there is a perplexity"""
 
-    @property
-    def kept(self) -> Any:
+    def kept_model(self) -> Any:
         """The model that is kept of the one that is fitted."""
         return self
 

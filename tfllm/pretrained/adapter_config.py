@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tfllm.files import read_json_object
 
 CONFIG = "adapter_config.json"
 
@@ -65,16 +66,12 @@ def read_adapter_config(folder: Path) -> AdapterSettings:
     """
     path = folder / CONFIG
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json_object(path, required=True)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
             f"{folder} is no adapter: it has no {CONFIG}; give a folder that PEFT or save_adapter "
             "wrote, or the folder `adapter` of a run"
         ) from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object; received {type(values).__name__}")
     if values.get("peft_type") != "LORA":
         raise ValueError(
             f"{path}: peft_type must be LORA; received {values.get('peft_type')!r}, which is "

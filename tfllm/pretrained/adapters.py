@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfllm.files import atomic_folder
+from tfllm.files import atomic_folder, read_json
 from tfllm.layers.lora import LoraPart
 from tfllm.models.adapters import Adapter, AdapterPart, projection_at
 from tfllm.models.causal_lm import CausalLM
@@ -225,7 +224,7 @@ def _check_base(model: CausalLM, folder: Path, base: str | None) -> None:
     if not path.exists():  # PEFT's own
         return
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["base"]
+        stored = read_json(path)["base"]
         fits = same_weights(stored, fingerprint(model))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tfllm.config import ConfigError
+from tfllm.files import read_json_object
 from tfllm.pretrained.hugging_face.generation_settings import search_settings
 from tfllm.pretrained.hugging_face.sentence_modules import has_modules, text_settings
 from tfllm.pretrained.model_folder import model_folder
@@ -31,7 +31,7 @@ def task_of(path: str | Path) -> dict[str, Any] | None:
     folder = model_folder(path)
     if not folder.is_dir():
         return None
-    task = _json(folder / OURS).get("task")
+    task = read_json_object(folder / OURS).get("task")
     if task is not None:
         if not isinstance(task, dict) or not isinstance(task.get("name"), str):
             raise ValueError(
@@ -43,7 +43,7 @@ def task_of(path: str | Path) -> dict[str, Any] | None:
         return {**task, "information": information}
     if has_modules(folder):
         return {"name": "embedding", "information": text_settings(folder)}
-    values = _json(folder / "config.json")
+    values = read_json_object(folder / "config.json")
     if "BertForSequenceClassification" in (values.get("architectures") or ()):
         from tfllm.pretrained.hugging_face.bert_config import read_labels
 
@@ -64,7 +64,7 @@ def trained_length(path: str | Path) -> int | None:
         path: as of `load`.
     """
     folder = model_folder(path)
-    training = _json(folder / OURS).get("training") if folder.is_dir() else None
+    training = read_json_object(folder / OURS).get("training") if folder.is_dir() else None
     length = training.get("sequence_length") if isinstance(training, dict) else None
     return length if isinstance(length, int) else None
 
@@ -75,26 +75,14 @@ def search_of(folder: Path) -> dict[str, Any]:
     As `transformers` reads it: from generation_config.json, and from config.json where there is
     no other. What is not said there, `num_beams` among it, is left to the task.
     """
-    config = _json(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     path = folder / "generation_config.json"
     has_own = path.exists()
     try:
         return search_settings(
-            _json(path) if has_own else config,
+            read_json_object(path) if has_own else config,
             is_config=not has_own,
             is_marian=config.get("model_type") == "marian",
         )
     except ConfigError as error:
         raise ConfigError(f"the search settings in {folder}: {error}") from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object; received {type(values).__name__}")
-    return values

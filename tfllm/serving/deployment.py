@@ -8,13 +8,12 @@ Kubernetes cluster by this project's tests.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfllm.files import write_file
 from tfllm.serving.deployment_templates import DeploymentSettings, deployment_files
 
 _STAMP = re.compile(
@@ -70,11 +69,11 @@ def write_deployment_files(
         if old == content:
             unchanged.append(path)
         elif old is None or not _edited(old):
-            _write(path, content)
+            write_file(path, content)
             written.append(path)
         else:
             new = path.with_name(path.name + ".new")
-            _write(new, content)
+            write_file(new, content)
             kept.append((path, new))
     return DeploymentFiles(tuple(written), tuple(unchanged), tuple(kept))
 
@@ -90,19 +89,3 @@ def stamped(content: str) -> str:
 def _edited(text: str) -> bool:
     match = _STAMP.match(text)
     return match is None or stamped(text[match.end() :]) != text
-
-
-def _write(path: Path, content: str) -> None:
-    """Write beside and rename, so that a reader never sees half a file."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp gives the owner alone the right to read; the server runs as another user.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfllm.files import read_json
+
 FOOTPRINT_FILE = "tfllm_footprint.json"
 """in a version's assets.extra"""
 _PROCESS_BYTES = 2**30
@@ -80,7 +82,7 @@ def write_footprint(version: Path, footprint: Footprint) -> None:
 def footprint(version: Path) -> Footprint:
     """What was measured of a version; without that an estimate, which is rather too much."""
     try:
-        content = json.loads((version / "assets.extra" / FOOTPRINT_FILE).read_text("utf-8"))
+        content = read_json(version / "assets.extra" / FOOTPRINT_FILE)
         return Footprint(
             int(content["peak_memory_bytes"]),
             float(content["ready_seconds"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tfllm.pretrained.model_folder import model_folder
 from tfllm.tasks.choosing import opened
 from tfllm.tasks.loading import task_of_model
 from tfllm.tasks.registry import task_named
+from tfllm.tasks.task import Task
 from tfllm.tasks.text_model import TextModel
 
 
@@ -44,6 +46,8 @@ def evaluate(
         ValueError: the model is of another task, a record is broken, or a setting is not one of the
             task's.
     """
+    if task is not None:
+        _check_settings(task_named(task), settings)
     if isinstance(model, str | Path):
         model_folder(model)  # that it is there, before all else
     data = opened(data)  # before the model, which takes longer
@@ -56,12 +60,7 @@ def evaluate(
         else:
             name = "language_modeling"
     chosen = task_named(name)
-    for setting in settings:
-        if setting not in chosen.evaluate_settings:
-            raise ConfigError(
-                f"{setting} is not for the task {name}, which is evaluated with "
-                f"{', '.join(chosen.evaluate_settings)}; leave it out"
-            )
+    _check_settings(chosen, settings)
     if isinstance(data, PreparedData) and data.records == "task":
         raise ValueError(
             f"{data.folder} holds the examples of a task, which have no perplexity; measure the "
@@ -74,3 +73,12 @@ def evaluate(
     elif adapter is not None or dtype != "float32":
         raise ConfigError("dtype and adapter are for a model that is loaded; it was given loaded")
     return chosen.evaluate(model, data, **settings)
+
+
+def _check_settings(task: Task, settings: Mapping[str, Any]) -> None:
+    for setting in settings:
+        if setting not in task.evaluate_settings:
+            raise ConfigError(
+                f"{setting} is not for the task {task.name}, which is evaluated with "
+                f"{', '.join(task.evaluate_settings)}; leave it out"
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfllm.data.reading.table_records import Source, read_table
 from tfllm.evaluation.evaluation import RecordEvaluation
 from tfllm.evaluation.measured import measured
+from tfllm.files import atomic_file
 from tfllm.tasks.text_model import MAX_OPEN_BATCH, TextModel
 
 if TYPE_CHECKING:
@@ -88,13 +88,7 @@ def evaluate_records(
 
 
 def _write(path: Path, records: Any, predictions: Any) -> None:
-    """Beside and renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "w", encoding="utf-8") as file:
-            for record, prediction in zip(records, predictions, strict=True):
-                line = {**record, "prediction": prediction, "where": record.where}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        for record, prediction in zip(records, predictions, strict=True):
+            line = {**record, "prediction": prediction, "where": record.where}
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfllm.charts import model_charts
+from tfllm.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,10 +92,7 @@ class KnowledgeGraph:
             text = json.dumps(self.to_json(), ensure_ascii=False, indent=1) + "\n"
         else:
             text = self.to_graphml()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        write_file(path, text)
         return path
 
     def to_graphml(self) -> str:

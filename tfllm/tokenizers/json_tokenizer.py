@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from tokenizers import Tokenizer, models
 
+from tfllm.files import write_file
 from tfllm.tokenizers.chat.conversation import BREAK
 from tfllm.tokenizers.specification.byte_pair_specification import ids_around
 from tfllm.tokenizers.specification.class_rules import with_class_rules
@@ -20,7 +21,6 @@ from tfllm.tokenizers.stored_tokenizer import (
     MADE_FROM,
     StoredTokenizer,
     token_content,
-    write_file,
 )
 from tfllm.tokenizers.token_bytes import valid_text
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tfllm.files import read_json_object, write_file
 from tfllm.tokenizers.added_tokens import AddedToken, cut_at
 from tfllm.tokenizers.chat.conversation import BREAK
 from tfllm.tokenizers.leading_space import SPACE
@@ -17,10 +18,8 @@ from tfllm.tokenizers.sentence_piece import pieces_of
 from tfllm.tokenizers.sentence_piece_model import read_model
 from tfllm.tokenizers.stored_tokenizer import (
     StoredTokenizer,
-    read_json,
     read_settings,
     token_content,
-    write_file,
 )
 from tfllm.tokenizers.token_bytes import valid_text
 
@@ -121,7 +120,7 @@ class MarianTokenizer(StoredTokenizer):
             tokenizer = cls(
                 (folder / SOURCE).read_bytes(),
                 (folder / TARGET).read_bytes(),
-                read_json(folder / VOCABULARY),
+                read_json_object(folder / VOCABULARY),
                 special={name: token for name, token in special.items() if token is not None},
             )
         except ValueError as error:

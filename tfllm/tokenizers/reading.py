@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tfllm.files import read_json_object
 from tfllm.tokenizers.base import Tokenizer
 from tfllm.tokenizers.byte_pair import BytePairTokenizer
 from tfllm.tokenizers.json_tokenizer import JsonTokenizer, read_tokenizer_json
@@ -13,7 +14,7 @@ from tfllm.tokenizers.marian import SOURCE, TARGET, MarianTokenizer
 from tfllm.tokenizers.marian import VOCABULARY as VOCABULARY_JSON
 from tfllm.tokenizers.metaspace import MetaspaceTokenizer
 from tfllm.tokenizers.sentence_piece import FILES, SentencePieceTokenizer
-from tfllm.tokenizers.stored_tokenizer import MADE_FROM, read_json
+from tfllm.tokenizers.stored_tokenizer import MADE_FROM
 from tfllm.tokenizers.unigram_json import UnigramTokenizer
 from tfllm.tokenizers.word_piece import VOCABULARY, WordPiece
 
@@ -45,7 +46,7 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
         FileNotFoundError: other files say that there is one, and its own are not there.
         ValueError: it is damaged, of a kind that is not supported, or a pickle.
     """
-    made_from = read_json(folder / "tokenizer_config.json").get(MADE_FROM)
+    made_from = read_json_object(folder / "tokenizer_config.json").get(MADE_FROM)
     first = (made_from,) if made_from in FILES else ()
     for name in (*first, *TOKENIZER_FILES):
         if (folder / name).is_file():
@@ -56,7 +57,7 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
                 f"{folder / name} is not opened: a pickle runs whatever program is in it. "
                 "Have the library that wrote it write a tokenizer.json or a tokenizer.model"
             )
-    named = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
+    named = read_json_object(folder / "tokenizer_config.json").get("tokenizer_class")
     found = [name for name in _PARTS if (folder / name).exists()]
     if named or found:
         raise FileNotFoundError(

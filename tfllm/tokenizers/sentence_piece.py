@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfllm.files import read_json_object, write_file
 from tfllm.tokenizers.added_tokens import AddedToken, Segment, check_added_tokens, cut_at
 from tfllm.tokenizers.chat.conversation import BREAK
 from tfllm.tokenizers.leading_space import SPACE, LeadingSpace, joined
@@ -27,10 +28,8 @@ from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.stored_tokenizer import (
     MADE_FROM,
     StoredTokenizer,
-    read_json,
     read_settings,
     token_content,
-    write_file,
 )
 from tfllm.tokenizers.token_bytes import valid_text
 
@@ -140,7 +139,7 @@ class SentencePieceTokenizer(StoredTokenizer):
         settings = read_settings(file.parent)
         is_t5 = _is_t5(settings, file)
         try:
-            added = _added_in(settings, read_json(file.with_name("added_tokens.json")))
+            added = _added_in(settings, read_json_object(file.with_name("added_tokens.json")))
             if is_t5:
                 added = _with_sentinels(added, settings, len(read_model(data).pieces))
             model = cls(data, added_tokens=added, legacy=settings.get("legacy") is not False)
@@ -403,7 +402,7 @@ def _is_t5(settings: dict[str, Any], file: Path) -> bool:
     name = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
     if name:
         return name == _T5_CLASS
-    return read_json(file.with_name("config.json")).get("model_type") == "t5"
+    return read_json_object(file.with_name("config.json")).get("model_type") == "t5"
 
 
 def _with_sentinels(

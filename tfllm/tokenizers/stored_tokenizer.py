@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from tfllm.files import read_json_object, write_file
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import TokenizerGraph
@@ -151,7 +151,7 @@ class StoredTokenizer:
         first = None if content is None else self.token_id(content)
         ends = [] if first is None else [first]
         for name in ("generation_config.json", "config.json"):
-            ids = read_json(folder / name).get("eos_token_id")
+            ids = read_json_object(folder / name).get("eos_token_id")
             ids = ids if isinstance(ids, list) else [ids]
             ids = [i for i in ids if isinstance(i, int) and i >= 0 and self.token(i) is not None]
             if ids:
@@ -175,7 +175,7 @@ class StoredTokenizer:
 
     def _write_beside(self, folder: Path) -> None:
         """tokenizer_config.json; what else it says already is kept."""
-        settings = read_json(folder / _CONFIG) or {"tokenizer_class": GENERIC_CLASS}
+        settings = read_json_object(folder / _CONFIG) or {"tokenizer_class": GENERIC_CLASS}
         settings |= self.written_settings()
         with contextlib.suppress(ValueError):  # a tokenizer without an end token can be saved too
             settings["eos_token"] = self.end_token
@@ -194,7 +194,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: one of the files is damaged, or a special token in it is none.
     """
-    settings = read_json(folder / _CONFIG)
+    settings = read_json_object(folder / _CONFIG)
     if "added_tokens_decoder" not in settings:
         settings |= _special_tokens(folder / _SPECIAL_TOKENS)
     template = folder / "chat_template.jinja"  # its place since version 4.51 of transformers
@@ -216,7 +216,7 @@ def class_of(folder: Path, settings: dict[str, Any]) -> str:
         folder: the folder.
         settings: what its tokenizer_config.json says.
     """
-    model = read_json(folder / "config.json")
+    model = read_json_object(folder / "config.json")
     names = (settings.get("tokenizer_class"), model.get("tokenizer_class"))
     named = next((name for name in names if name), _CLASSES_OF_MODELS.get(model.get("model_type")))
     return str(named or "").removesuffix("Fast")
@@ -228,7 +228,7 @@ def _begin_of_class(folder: Path, settings: dict[str, Any]) -> str | None:
     if "bos_token" in settings or name not in _BEGINS_OF_CLASSES:
         return None
     if name == "LlamaTokenizer":  # version 5 takes another class where bytes are tokens
-        rules = read_json(folder / "tokenizer.json").get("pre_tokenizer")
+        rules = read_json_object(folder / "tokenizer.json").get("pre_tokenizer")
         if "ByteLevel" in json.dumps(rules):
             return None
     return _BEGINS_OF_CLASSES[name]
@@ -236,7 +236,7 @@ def _begin_of_class(folder: Path, settings: dict[str, Any]) -> str | None:
 
 def _special_tokens(file: Path) -> dict[str, Any]:
     """What special_tokens_map.json names: tokens, objects with `content`, or lists of them."""
-    named = read_json(file)
+    named = read_json_object(file)
     for name, value in named.items():
         every = value if isinstance(value, list) else [value]
         if isinstance(value, dict) and name == "extra_special_tokens":
@@ -255,34 +255,3 @@ def token_content(token: Any) -> str | None:
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where there is none.
-
-    Raises:
-        ValueError: the file is not valid JSON.
-    """
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from None
-    return settings if isinstance(settings, dict) else {}
-
-
-def write_file(file: Path, content: str | bytes) -> None:
-    """Write beside and rename, so that a failure leaves the file as it was."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content.encode("utf-8") if isinstance(content, str) else content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(beside, 0o644)
-        os.replace(beside, file)
-    except BaseException:
-        os.unlink(beside)
-        raise

@@ -21,12 +21,13 @@ from tokenizers import (
     trainers,
 )
 
+from tfllm.files import read_json_object
 from tfllm.tokenizers.json_tokenizer import JsonTokenizer
 from tfllm.tokenizers.specification.bert_characters import changing_places
 from tfllm.tokenizers.specification.byte_pair_specification import ids_around
 from tfllm.tokenizers.specification.class_rules import CASING
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
-from tfllm.tokenizers.stored_tokenizer import GENERIC_CLASS, read_json, token_content
+from tfllm.tokenizers.stored_tokenizer import GENERIC_CLASS, token_content
 from tfllm.tokenizers.token_bytes import valid_text
 from tfllm.tokenizers.word_piece_words import counted_words, frequent_letters, repeated
 
@@ -383,7 +384,7 @@ def _json_of_vocabulary(file: Path) -> str:
     if len(vocab) < len(lines):
         twice = next(t for number, t in enumerate(lines) if vocab[t] != number)
         raise ValueError(f"each token must stand once in {file}; {twice!r} stands there twice")
-    settings = read_json(file.parent / "tokenizer_config.json")
+    settings = read_json_object(file.parent / "tokenizer_config.json")
     names = {n: token_content(settings.get(n)) or t for n, t in SPECIAL_TOKENS.items()}
     missing = [t for n, t in names.items() if n != "mask_token" and t not in vocab]
     if missing:

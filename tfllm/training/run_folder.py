@@ -28,15 +28,16 @@ import warnings
 from pathlib import Path
 from typing import IO, Any
 
+from tfllm.files import read_json, write_file
+
 _LOCK = ".lock"
-_BESIDE = ".run.json"
 _LOGS = "logs"
 """there before the run: whoever starts the workers writes them"""
 _DATA = "data"
 """there before the run: what it is made of has to be known"""
-_UNFINISHED_DATA = f".{_DATA}."
-"""how the names of folders begin that a killed preparation left"""
-_NO_RUN_YET = {_LOCK, _BESIDE, _LOGS, _DATA}
+_UNFINISHED = (f".{_DATA}.", ".run.json")
+"""how the names begin of what a killed preparation, or a killed start, left"""
+_NO_RUN_YET = {_LOCK, _LOGS, _DATA}
 
 
 _LEASE_SECONDS = 150
@@ -78,7 +79,7 @@ class RunFolder:
         others = self.path.is_dir() and {
             path.name
             for path in self.path.iterdir()
-            if path.name not in _NO_RUN_YET and not path.name.startswith(_UNFINISHED_DATA)
+            if path.name not in _NO_RUN_YET and not path.name.startswith(_UNFINISHED)
         }
         if others and not there and not resume:
             raise FileExistsError(
@@ -125,11 +126,7 @@ class RunFolder:
         Raises:
             ValueError: it is damaged.
         """
-        path = self.path / "run.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); start a new run") from error
+        return read_json(self.path / "run.json", "start a new run")
 
     def trim_metrics(self, step: int) -> None:
         """Take lines about steps after `step`, which a resumed run does again, out of the log."""
@@ -138,17 +135,11 @@ class RunFolder:
         lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if _step(line) <= step]
         if kept != lines:
-            beside = self.metrics.with_name("." + self.metrics.name)
-            beside.write_text("".join(kept), encoding="utf-8")
-            beside.replace(self.metrics)
+            write_file(self.metrics, "".join(kept))
 
     def write(self, values: dict[str, Any]) -> None:
-        """Write run.json, beside and renamed."""
-        with open(self.path / _BESIDE, "w", encoding="utf-8") as file:
-            file.write(json.dumps(values, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        (self.path / _BESIDE).rename(self.path / "run.json")
+        """Write run.json."""
+        write_file(self.path / "run.json", json.dumps(values, indent=1) + "\n")
 
 
 def _locked(file: IO[str]) -> bool:

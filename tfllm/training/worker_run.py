@@ -260,7 +260,7 @@ class WorkerRun:
         """All workers have the weights that the run began with, and the data's tokenizer."""
         path = self.settings.base
         assert path is not None
-        self.base_fingerprint = fingerprint(model.kept)
+        self.base_fingerprint = fingerprint(model.kept_model())
         of_chief = exchange(self.base_fingerprint, self.strategy)[0]
 
         def check() -> None:
@@ -388,7 +388,7 @@ class WorkerRun:
         # Of a run that had finished already.
         before = self.folder.read().get("result", {}) if self.worker == 0 else {}
         throughput = callback.throughput
-        trained = model.kept
+        trained = model.kept_model()
         has_adapter = getattr(trained, "adapter", None) is not None and not callback.interrupted
         run = TrainedRun(
             folder=self.folder.path,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tfllm.data.shards.prepared_data import FORMAT, MANIFEST, shards_of
-from tfllm.files import atomic_folder
+from tfllm.files import atomic_folder, read_json
 
 
 def check_output(out: Path, overwrite: bool) -> None:
@@ -52,7 +51,7 @@ def written_beside(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
 def _prepared_files(folder: Path) -> set[str]:
     """The names of the files that `prepare` wrote into a folder; none if it did not write it."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         if manifest["format"] != FORMAT:
             return set()
         shards = [shard["file"] for shard in shards_of(manifest)]

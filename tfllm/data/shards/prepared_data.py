@@ -21,6 +21,7 @@ from tfllm.data.shards.shard_files import file_sha256
 from tfllm.data.shards.splits import Split
 from tfllm.data.shards.task_rows import Collate, TaskRows
 from tfllm.data.shards.token_rows import TokenRows
+from tfllm.files import read_json
 from tfllm.path_kinds import instead_of
 
 if TYPE_CHECKING:
@@ -351,10 +352,7 @@ def shards_of(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); prepare the text again") from error
+    manifest = read_json(path, "prepare the text again")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(
             f"{path} does not describe prepared text: its format must be {FORMAT!r}; name a folder "

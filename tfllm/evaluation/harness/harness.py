@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, Protocol, cast
 from tfllm.data.reading.table_records import Column, Record, Source, read_table
 from tfllm.evaluation.measured import Measured, measured
 from tfllm.evaluation.measures import Measure
+from tfllm.files import atomic_file
 
 
 class GeneratesText(Protocol):
@@ -47,15 +46,9 @@ class HarnessResult:
     def save(self, path: str | Path) -> Path:
         """Write the predictions, a JSON object a line; the file appears whole or not at all."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            with open(new, "w", encoding="utf-8") as file:
-                for prediction in self.predictions:
-                    print(json.dumps(prediction, ensure_ascii=False), file=file)
-            os.replace(new, path)
-        finally:
-            new.unlink(missing_ok=True)
+        with atomic_file(path) as file:
+            for prediction in self.predictions:
+                file.write(json.dumps(prediction, ensure_ascii=False).encode() + b"\n")
         return path
 
 

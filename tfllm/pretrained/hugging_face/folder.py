@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfllm.config import GenerationConfig
+from tfllm.files import read_json_object
 from tfllm.pretrained.hugging_face import generation_settings
 from tfllm.pretrained.hugging_face.sentence_modules import (
     SENTENCE_TRANSFORMER,
@@ -91,16 +91,9 @@ class HuggingFaceFolder:
 
     def _json(self, name: str, *, required: bool = False) -> dict[str, Any]:
         path = self._folder / name
-        if not required and not path.exists():
-            return {}
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            return read_json_object(path, required=required)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{self._folder} is no model folder: it has no {name}{other_weights(self._folder)}"
             ) from None
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged or cut short: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} must hold a JSON object; received {type(values).__name__}")
-        return values

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
+from tfllm.files import readable_json
 from tfllm.pretrained.adapter_config import CONFIG as ADAPTER_CONFIG
 from tfllm.pretrained.hugging_face.sentence_modules import LENGTHS, MODULES, PROMPTS
 from tfllm.pretrained.hugging_face.tensor_files import INDEX, ONE_FILE
@@ -30,20 +29,13 @@ FILES = (
 def named_files(folder: Path) -> tuple[str, ...]:
     """Further files that those of `FILES` name: of modules, and weights of other names."""
     found = []
-    modules = _json(folder / MODULES)
+    modules = readable_json(folder / MODULES)
     for module in modules if isinstance(modules, list) else ():
         place = module.get("path") if isinstance(module, dict) else None
         if isinstance(place, str) and place and place == Path(place).name:
             found += [f"{place}/config.json", f"{place}/model.safetensors"]
-    index = _json(folder / INDEX)
+    index = readable_json(folder / INDEX)
     shards = index.get("weight_map") if isinstance(index, dict) else None
     names = set(shards.values()) if isinstance(shards, dict) else set()
     found += sorted(n for n in names if isinstance(n, str) and n.endswith(".safetensors"))
     return tuple(name for name in found if not (folder / name).exists())
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # who reads the folder says what is wrong with it
-        return None

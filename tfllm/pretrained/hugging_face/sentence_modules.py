@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tfllm.files import read_json, read_json_object
 from tfllm.models.heads.sentence_encoder import POOLINGS
 from tfllm.pretrained.hugging_face.tensor_files import write_json
 
@@ -97,9 +98,16 @@ def read_modules(folder: Path) -> SentenceModules:
     for key, value in settings.items():
         if key not in (*_READ, *_NO_MATTER):
             _expect(where, key, value, _ENCODER_SETTINGS.get(key))
-    _expect(folder / PROMPTS, "truncate_dim", _object(folder / PROMPTS).get("truncate_dim"), None)
+    _expect(
+        folder / PROMPTS,
+        "truncate_dim",
+        read_json_object(folder / PROMPTS).get("truncate_dim"),
+        None,
+    )
     tokenizer = folder / "tokenizer_config.json"
-    _expect(tokenizer, "truncation_side", _object(tokenizer).get("truncation_side"), "right")
+    _expect(
+        tokenizer, "truncation_side", read_json_object(tokenizer).get("truncation_side"), "right"
+    )
     texts = text_settings(folder)
     if texts.get("prompts") and not with_prompts:
         raise ValueError(
@@ -124,7 +132,7 @@ def _expect(where: Path, key: str, value: Any, followed: Any) -> None:
 def _pooling_place(folder: Path) -> tuple[str, bool]:
     """The folder of the pooling, and whether vectors are normalized."""
     path = folder / MODULES
-    modules = _json(path)
+    modules = _required(path)
     try:
         types = tuple(str(module["type"]).rpartition(".")[2] for module in modules)
         places = [str(module["path"]) for module in modules]
@@ -142,13 +150,13 @@ def _pooling_place(folder: Path) -> tuple[str, bool]:
     if types == _TYPES:
         file = folder / places[2] / "config.json"
         for key in ("module_input_name", "module_output_name"):
-            _expect(file, key, _object(file).get(key), _POOLED)
+            _expect(file, key, read_json_object(file).get(key), _POOLED)
     return places[1], types == _TYPES
 
 
 def _pooling(path: Path) -> tuple[tuple[str, ...], bool]:
     """The poolings, and whether the tokens of a prompt are pooled too."""
-    settings = _json(path)
+    settings = _required(path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold a JSON object; received {type(settings).__name__}")
     given = settings.get(_MODE)
@@ -175,11 +183,7 @@ def _encoder_settings(folder: Path) -> tuple[dict[str, Any], Path]:
     for name in LENGTHS:
         path = folder / name
         if path.is_file():
-            settings = _json(path)
-            if not isinstance(settings, dict):
-                kind = type(settings).__name__
-                raise ValueError(f"{path} must hold a JSON object; received {kind}")
-            return settings, path
+            return read_json_object(path), path
     return {}, folder / LENGTH
 
 
@@ -192,14 +196,14 @@ def text_settings(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     lengths = (
         _encoder_settings(folder)[0].get("max_seq_length"),
-        _object(folder / "tokenizer_config.json").get("model_max_length"),
+        read_json_object(folder / "tokenizer_config.json").get("model_max_length"),
     )
     length = next((value for value in lengths if value is not None), None)
     # Where there is none, transformers writes 10**30.
     if isinstance(length, int | float) and 0 < length < 2**31:
         found["sequence_length"] = int(length)
     path = folder / PROMPTS
-    values = _object(path)
+    values = read_json_object(path)
     prompts = values.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(
         text is None or isinstance(text, str) for text in prompts.values()
@@ -267,14 +271,9 @@ def write_modules(
         write_json(folder / PROMPTS, {**prompts, "similarity_fn_name": "cosine"})
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where there is none."""
-    values = _json(path) if path.is_file() else {}
-    return values if isinstance(values, dict) else {}
-
-
-def _json(path: Path) -> Any:
+def _required(path: Path) -> Any:
+    """What a file says that the folder cannot do without."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is missing, damaged or cut short: {error}") from None
+        return read_json(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; get the folder again") from None

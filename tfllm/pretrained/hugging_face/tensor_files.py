@@ -17,6 +17,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from tfllm.files import read_json
+
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -106,7 +108,7 @@ def _files(folder: Path, one_file: str) -> tuple[list[Path], dict[str, str] | No
             f"{folder} holds no weights: there is {wanted}" + other_weights(folder)
         )
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(index)["weight_map"]
         names = sorted(set(weight_map.values()))
         damaged = not all(isinstance(name, str) for name in names)
     except (ValueError, KeyError, AttributeError, TypeError):

@@ -7,7 +7,6 @@ functions needs it.
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import keras
 
 from tfllm.config import ConfigError
+from tfllm.files import read_json, readable_json
 from tfllm.optimization.training_step import TrainingStep
 
 _PACKAGES = ("keras_hub", "keras_nlp", "keras")
@@ -26,10 +26,7 @@ _POLICIES = (*_DTYPES, "mixed_bfloat16", "mixed_float16")
 
 def is_keras_hub_preset(path: str | Path) -> bool:
     """Whether a path is a folder that KerasHub's `save_to_preset` wrote (no KerasHub is needed)."""
-    try:
-        config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    config = readable_json(Path(path) / "config.json")
     if not isinstance(config, dict) or "class_name" not in config:
         return False
     names = f"{config.get('registered_name')} {config.get('module')}"
@@ -86,10 +83,7 @@ def _check_dtype(dtype: str, allowed: tuple[str, ...]) -> None:
 
 def _check_modules(file: Path) -> None:
     """Refuse a file that names modules which are neither Keras's nor KerasHub's."""
-    try:
-        pending = [json.loads(file.read_text(encoding="utf-8"))]
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+    pending = [read_json(file)]
     while pending:
         value = pending.pop()
         if isinstance(value, list):

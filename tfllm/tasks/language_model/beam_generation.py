@@ -10,10 +10,10 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.config import GenerationConfig
-from tfllm.config.generation import LENGTH_PENALTIES, MOST_LENGTH_PENALTY
+from tfllm.config.generation import LENGTH_PENALTIES
 from tfllm.generation.beam_search import BeamOptions, beam_search
 from tfllm.generation.decoding import LENGTH, Decoder
-from tfllm.generation.options import OPTION_TYPES, option_values
+from tfllm.generation.option_inputs import option_tensors
 from tfllm.generation.requests import read_request
 from tfllm.generation.stream_state import valid_text
 from tfllm.generation.token_rules import TokenRules
@@ -126,22 +126,17 @@ class BeamGeneration:
         length_penalty: tf.Tensor,
         num_wanted: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        batch = tf.shape(prompt)[0]
-        others = option_values(GenerationConfig())
-        options = {
-            name: tf.fill([batch], tf.constant(others[name], tf.as_dtype(kind)))
-            for name, kind in OPTION_TYPES.items()
-        }
+        others = option_tensors(GenerationConfig(), tf.shape(prompt)[0])
         request = read_request(
             self._tokenize(prompt),
-            {**options, "max_new_tokens": max_new_tokens},
+            {**others, "max_new_tokens": max_new_tokens},
             context=self._decoder.context,
             start_id=self._end_token_ids[0],
             max_length=self._settings.max_length,
             refused=tf.where(
-                tf.abs(length_penalty) <= MOST_LENGTH_PENALTY,
+                LENGTH_PENALTIES.holds(length_penalty),
                 "",
-                f"length_penalty must lie in {LENGTH_PENALTIES}",
+                f"length_penalty {LENGTH_PENALTIES.rule}",
             ),
         )
         result = beam_search(

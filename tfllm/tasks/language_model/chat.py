@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from tfllm.config import GenerationConfig
 from tfllm.generation.decoding import Decoder
+from tfllm.generation.option_inputs import function_of_inputs, option_specs
 from tfllm.models.causal_lm import CausalLM
-from tfllm.tasks.language_model.text_generation import OPTION_DTYPES, TextGeneration
+from tfllm.tasks.language_model.text_generation import TextGeneration
 from tfllm.tokenizers.base import Tokenizer
 from tfllm.tokenizers.chat.chat_template import ChatTemplate, Messages
 from tfllm.tokenizers.chat.conversation import TEMPLATE_FILE, check_last
@@ -142,49 +143,30 @@ class Chat(TextGeneration):
         """Name to `tf.function`: those of `TextGeneration`, `chat_prompt` and maybe `chat`."""
         functions = super().signatures
         if "chat_prompt" not in functions:
-            options = [tf.TensorSpec([None], t, n) for n, t in OPTION_DTYPES.items()]
+            options = option_specs()
             prompt, system, user = (
                 tf.TensorSpec([None], tf.string, name) for name in ("prompt", "system", "user")
             )
-            functions["chat_prompt"] = tf.function(
-                self._chat_prompt, input_signature=[prompt, *options], autograph=False
-            )
+            functions["chat_prompt"] = function_of_inputs(self._chat_prompt, [prompt, *options])
             if self.form is not None:
-                functions["chat"] = tf.function(
-                    self._chat, input_signature=[system, user, *options], autograph=False
-                )
+                functions["chat"] = function_of_inputs(self._chat, [system, user, *options])
         return functions
 
     def _chat_prompt(
         self,
         prompt: tf.Tensor,
-        max_new_tokens: tf.Tensor,
-        temperature: tf.Tensor,
-        top_k: tf.Tensor,
-        top_p: tf.Tensor,
-        min_p: tf.Tensor,
-        repetition_penalty: tf.Tensor,
-        seed: tf.Tensor,
-        stop: tf.Tensor,
+        **options: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        return self._answer(self._graph.tokenize_unbroken(prompt), locals())
+        return self._answer(self._graph.tokenize_unbroken(prompt), options)
 
     def _chat(
         self,
         system: tf.Tensor,
         user: tf.Tensor,
-        max_new_tokens: tf.Tensor,
-        temperature: tf.Tensor,
-        top_k: tf.Tensor,
-        top_p: tf.Tensor,
-        min_p: tf.Tensor,
-        repetition_penalty: tf.Tensor,
-        seed: tf.Tensor,
-        stop: tf.Tensor,
+        **options: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        given = locals()
         ids, refused = self.question_ids(system, user)
-        return self._answer(ids, given, refused)
+        return self._answer(ids, options, refused)
 
     def question_ids(self, system: tf.Tensor, user: tf.Tensor) -> tuple[tf.RaggedTensor, tf.Tensor]:
         """The prompts of the signature `chat`.

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from tfllm.config import GenerationConfig
 from tfllm.generation.decoding import Decoder
+from tfllm.generation.option_inputs import function_of_inputs, option_specs
 from tfllm.models.causal_lm import CausalLM
-from tfllm.tasks.language_model.text_generation import OPTION_DTYPES, TextGeneration, texts_of
+from tfllm.tasks.language_model.text_generation import TextGeneration, texts_of
 from tfllm.tokenizers.base import Tokenizer
 from tfllm.tokenizers.fill_in_the_middle import (
     SENTINELS,
@@ -98,29 +99,19 @@ class CodeGeneration(TextGeneration):
         """Name to `tf.function`: those of `TextGeneration`, and `complete`."""
         functions = super().signatures
         if "complete" not in functions:
-            options = [tf.TensorSpec([None], t, n) for n, t in OPTION_DTYPES.items()]
+            options = option_specs()
             prefix, suffix = (tf.TensorSpec([None], tf.string, n) for n in ("prefix", "suffix"))
-            functions["complete"] = tf.function(
-                self._complete, input_signature=[prefix, suffix, *options], autograph=False
-            )
+            functions["complete"] = function_of_inputs(self._complete, [prefix, suffix, *options])
         return functions
 
     def _complete(
         self,
         prefix: tf.Tensor,
         suffix: tf.Tensor,
-        max_new_tokens: tf.Tensor,
-        temperature: tf.Tensor,
-        top_k: tf.Tensor,
-        top_p: tf.Tensor,
-        min_p: tf.Tensor,
-        repetition_penalty: tf.Tensor,
-        seed: tf.Tensor,
-        stop: tf.Tensor,
+        **options: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        given = locals()
         ids, refused = self.completion_ids(prefix, suffix)
-        return self._answer(ids, given, refused)
+        return self._answer(ids, options, refused)
 
     def completion_ids(
         self, prefix: tf.Tensor, suffix: tf.Tensor

@@ -13,12 +13,17 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.config import ConfigError, GenerationConfig, build, to_dict
-from tfllm.config.generation import FIXED_OPTIONS
+from tfllm.config.generation import option_rows
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.decoding import Decoder, advance, begin, decode, with_room
-from tfllm.generation.options import OPTION_TYPES, option_values
+from tfllm.generation.option_inputs import (
+    OPTION_DTYPES,
+    function_of_inputs,
+    option_specs,
+    option_tensors,
+    row_tensors,
+)
 from tfllm.generation.requests import Request, read_request
-from tfllm.generation.sampling import OPTION_DTYPES as SAMPLING_DTYPES
 from tfllm.generation.sampling import SamplingOptions
 from tfllm.generation.stop_strings import StopHold, StopStrings
 from tfllm.generation.stream_state import counts, packed, unpacked, valid_text
@@ -36,8 +41,7 @@ from tfllm.tasks.text_model import TextModel
 from tfllm.tokenizers.base import Tokenizer
 from tfllm.tokenizers.begin_token import begin_token_ids
 
-OPTION_DTYPES = {n: tf.as_dtype(t) for n, t in OPTION_TYPES.items()}
-"""The options of the `generate` signature, each of shape [batch]."""
+_OF_TASK = [name for name, row in option_rows().items() if row.of_task]
 
 
 class TextGeneration(TextModel):
@@ -330,7 +334,7 @@ class TextGeneration(TextModel):
             for i in range(g.num_samples)
         ]
         result = _checked(
-            function(tf.constant(inputs), **_tensors(configs)),
+            function(tf.constant(inputs), **row_tensors(configs)),
             [i + 1 for i, g in enumerate(given) for _ in range(g.num_samples)],
         )
         answers = iter([text.decode() for text in result["text"].numpy()])
@@ -371,7 +375,7 @@ class TextGeneration(TextModel):
                 f"{given.num_beams} and {given.no_repeat_ngram_size}: a search knows its first "
                 "token when it knows its last"
             )
-        state = _checked(function(tf.constant(rows), **_tensors([given])))
+        state = _checked(function(tf.constant(rows), **row_tensors([given])))
         return self._pieces(state, StopHold(given.stop))
 
     def _pieces(self, state: dict[str, tf.Tensor], held: StopHold) -> Iterator[str]:
@@ -424,7 +428,7 @@ class TextGeneration(TextModel):
     def _with_fixed(self, options: dict[str, Any]) -> tuple[TextGeneration, dict[str, Any]]:
         """This task, or one with those of the options that are the same for all its prompts; and
         the options that are left."""
-        fixed = {name: value for name, value in options.items() if name in FIXED_OPTIONS}
+        fixed = {name: value for name, value in options.items() if name in _OF_TASK}
         if not fixed:
             return self, options
         rest = {name: value for name, value in options.items() if name not in fixed}
@@ -436,7 +440,7 @@ class TextGeneration(TextModel):
         unknown = set(options) - set(to_dict(self.generation))
         if unknown:
             build(GenerationConfig, {name: None for name in unknown})  # raises, with the nearest
-        for name in options.keys() & set(FIXED_OPTIONS):
+        for name in options.keys() & set(_OF_TASK):
             raise ConfigError(
                 f"{name} is the same for all texts of a task; give it with "
                 f"task.with_settings({{{name!r}: ...}})"
@@ -469,15 +473,12 @@ class TextGeneration(TextModel):
         settings are those of a beam search."""
         if not self._functions:
             prompt = tf.TensorSpec([None], tf.string, "prompt")
-            options = {n: tf.TensorSpec([None], t, n) for n, t in OPTION_DTYPES.items()}
             text = tf.TensorSpec([None], tf.string, "text")
             self._functions = {
                 "serving_default": tf.function(
                     self._serving_default, input_signature=[prompt], autograph=False
                 ),
-                "generate": tf.function(
-                    self._generate, input_signature=[prompt, *options.values()], autograph=False
-                ),
+                "generate": function_of_inputs(self._generate, [prompt, *option_specs()]),
                 "score": tf.function(self._score, input_signature=[text], autograph=False),
             }
             if self.generation.searches:
@@ -512,8 +513,7 @@ class TextGeneration(TextModel):
                 "max_new_tokens": tf.constant([min(self.generation.max_new_tokens, 2**31 - 1)]),
                 "length_penalty": tf.constant([self.generation.length_penalty], tf.float32),
             }
-        values = option_values(self.generation)
-        return {name: tf.constant([values[name]], t) for name, t in OPTION_DTYPES.items()}
+        return option_tensors(self.generation, 1)
 
     def check_exportable(self) -> None:
         """Refuse settings of the model's folder that are not followed."""
@@ -534,8 +534,7 @@ class TextGeneration(TextModel):
         return requests
 
     def _warmup_options(self, num_rows: int) -> dict[str, tf.Tensor]:
-        short = {**option_values(self.generation), "max_new_tokens": 2}
-        return {n: tf.fill([num_rows], tf.constant(short[n], t)) for n, t in OPTION_DTYPES.items()}
+        return option_tensors(dataclasses.replace(self.generation, max_new_tokens=2), num_rows)
 
     def _serving_default(self, prompt: tf.Tensor) -> dict[str, tf.Tensor]:
         batch = tf.shape(prompt)[0]
@@ -546,31 +545,19 @@ class TextGeneration(TextModel):
                 tf.fill([batch], min(own.max_new_tokens, 2**31 - 1)),
                 tf.fill([batch], tf.constant(own.length_penalty, tf.float32)),
             )
-        values = option_values(self.generation)
-        return self._generate(
-            prompt, *(tf.fill([batch], tf.constant(values[n], t)) for n, t in OPTION_DTYPES.items())
-        )
+        return self._generate(prompt, **option_tensors(own, batch))
 
-    def _generate(
-        self,
-        prompt: tf.Tensor,
-        max_new_tokens: tf.Tensor,
-        temperature: tf.Tensor,
-        top_k: tf.Tensor,
-        top_p: tf.Tensor,
-        min_p: tf.Tensor,
-        repetition_penalty: tf.Tensor,
-        seed: tf.Tensor,
-        stop: tf.Tensor,
-    ) -> dict[str, tf.Tensor]:
-        # A signature's inputs need their names.
-        return self._answer(self._graph.tokenize(prompt), locals())
+    def _generate(self, prompt: tf.Tensor, **options: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._answer(self._graph.tokenize(prompt), options)
 
     def _answer(
-        self, prompts: tf.RaggedTensor, given: dict[str, Any], refused: tf.Tensor | None = None
+        self,
+        prompts: tf.RaggedTensor,
+        options: dict[str, tf.Tensor],
+        refused: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """The outputs of `generate`; arguments as `_request`."""
-        request = self._request(prompts, given, refused)
+        request = self._request(prompts, options, refused)
         result = self._decode(
             request.prompts.values,
             request.prompts.row_splits,
@@ -606,7 +593,7 @@ class TextGeneration(TextModel):
             return {"text": tf.where(error == "", text, ""), **counts(state, error)}
 
         types = [tf.int32, tf.int64, tf.int32, tf.string, tf.string]
-        types += [SAMPLING_DTYPES[name] for name in SamplingOptions._fields]
+        types += [OPTION_DTYPES[name] for name in SamplingOptions._fields]
         specs = [tf.TensorSpec([None], t) for t in types]
         return tf.function(decode_rows, input_signature=specs, autograph=False)
 
@@ -619,18 +606,21 @@ class TextGeneration(TextModel):
         }
 
     def _request(
-        self, prompts: tf.RaggedTensor, given: dict[str, Any], refused: tf.Tensor | None = None
+        self,
+        prompts: tf.RaggedTensor,
+        options: dict[str, tf.Tensor],
+        refused: tf.Tensor | None = None,
     ) -> Request:
         """What decoding takes.
 
         Args:
             prompts: int32 `[B, (P)]`.
-            given: the options by name, and whatever else.
+            options: name to `[B]`, as `OPTION_DTYPES` has them.
             refused: string `[B]`: what is wrong with a row beside that, or empty.
         """
         return read_request(
             prompts,
-            {name: given[name] for name in OPTION_DTYPES},
+            options,
             context=self.decoder.context,
             start_id=self._end_token_ids[0],
             max_length=self.generation.max_length,
@@ -651,21 +641,8 @@ class TextGeneration(TextModel):
         return self._stream_begin
 
     def _beginning(self, tokenize: Callable[[tf.Tensor], tf.RaggedTensor]) -> Any:
-        specs = [tf.TensorSpec([1], tf.string, "prompt")]
-        specs += [tf.TensorSpec([1], t, n) for n, t in OPTION_DTYPES.items()]
-
-        def stream_begin(
-            prompt: tf.Tensor,
-            max_new_tokens: tf.Tensor,
-            temperature: tf.Tensor,
-            top_k: tf.Tensor,
-            top_p: tf.Tensor,
-            min_p: tf.Tensor,
-            repetition_penalty: tf.Tensor,
-            seed: tf.Tensor,
-            stop: tf.Tensor,
-        ) -> dict[str, tf.Tensor]:
-            request = self._request(tokenize(prompt), locals())
+        def stream_begin(prompt: tf.Tensor, **options: tf.Tensor) -> dict[str, tf.Tensor]:
+            request = self._request(tokenize(prompt), options)
             state = begin(
                 self.decoder,
                 request.prompts,
@@ -676,7 +653,8 @@ class TextGeneration(TextModel):
             )
             return packed(state, request.options, request.stops, request.error)
 
-        return tf.function(stream_begin, input_signature=specs, autograph=False)
+        prompt = tf.TensorSpec([1], tf.string, "prompt")
+        return function_of_inputs(stream_begin, [prompt, *option_specs(batch=1)])
 
     @property
     def stream_next(self) -> Any:
@@ -728,11 +706,6 @@ def generate(
         task = TextGeneration.of_keras_hub(model, tokenizer=tokenizer)
         return task.generate(prompts, **options)
     return TextGeneration.load(model, dtype=dtype).generate(prompts, **options)
-
-
-def _tensors(configs: Sequence[GenerationConfig]) -> dict[str, tf.Tensor]:
-    values = [option_values(c) for c in configs]
-    return {n: tf.constant([v[n] for v in values], t) for n, t in OPTION_DTYPES.items()}
 
 
 def texts_of(name: str, given: Any) -> tuple[bool, list[bytes]]:

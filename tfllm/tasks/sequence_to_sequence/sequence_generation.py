@@ -10,8 +10,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfllm.config import ConfigError, build
-from tfllm.config.generation import LENGTH_PENALTIES, MOST_LENGTH_PENALTY, check_followed
+from tfllm.config import build
+from tfllm.config.generation import check_followed, check_options, like
+from tfllm.config.rules import AT_LEAST_0
 from tfllm.generation.beam_search import BeamOptions, BeamResult, beam_search
 from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
 from tfllm.generation.stream_state import valid_text
@@ -29,42 +30,32 @@ _LEAST_SCORE = -3.4e38
 class SearchSettings:
     """How texts are searched."""
 
-    num_beams: int = 4
+    num_beams: int = like("num_beams", 4)
     """unfinished texts that are kept; 1 is greedy decoding"""
-    length_penalty: float = 1.0
+    length_penalty: float = like("length_penalty", 1.0)
     """a score is the log-probability divided by the number of tokens to this power"""
-    no_repeat_ngram_size: int = 0
+    no_repeat_ngram_size: int = like("no_repeat_ngram_size", 0)
     """no text has a sequence of so many tokens twice; 0: it may"""
-    max_new_tokens: int = 0
+    max_new_tokens: int = like("max_new_tokens", 0, AT_LEAST_0)
     """the most tokens of a text; 0: twice as many as its source has, and 16"""
-    min_new_tokens: int = 0
+    min_new_tokens: int = like("min_new_tokens", 0)
     """no text ends before it has so many tokens"""
-    suppress_tokens: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = like("suppress_tokens", ())
     """ids of tokens that no text has"""
-    begin_suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = like("begin_suppress_tokens", ())
     """ids of tokens that no text begins with"""
-    forced_eos_token_id: tuple[int, ...] = ()
+    forced_eos_token_id: tuple[int, ...] = like("forced_eos_token_id", ())
     """the last token that a text may have, at its limit, is one of these ids, suppressed or not"""
-    early_stopping: bool = False
+    early_stopping: bool = like("early_stopping", False)
     """stop at the num_beams-th complete text, whether or not a better one can follow"""
-    renormalize_logits: bool = False
+    renormalize_logits: bool = like("renormalize_logits", False)
     """the probabilities of the tokens that may come add up to 1, and not those of all"""
-    not_followed: tuple[str, ...] = ()
+    not_followed: tuple[str, ...] = like("not_followed", ())
     """settings that the model's folder asks for and that are not followed: no text is made until
     this is ()"""
 
     def __post_init__(self) -> None:
-        in_range = abs(self.length_penalty) <= MOST_LENGTH_PENALTY
-        rules = [
-            ("num_beams", self.num_beams >= 1, "at least 1"),
-            ("length_penalty", in_range, f"in {LENGTH_PENALTIES}"),
-            ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "at least 0"),
-            ("max_new_tokens", self.max_new_tokens >= 0, "at least 0"),
-            ("min_new_tokens", self.min_new_tokens >= 0, "at least 0"),
-        ]
-        for name, holds, rule in rules:
-            if not holds:
-                raise ConfigError(f"{name} must be {rule}; received {getattr(self, name)!r}")
+        check_options(self)
 
 
 class SequenceGeneration(TextModel):

@@ -12,7 +12,6 @@ import tensorflow_text as tf_text
 
 from tfllm.tokenizers.graph.added_tokens_graph import (
     AddedTokenCuts,
-    Special,
     fingerprint,
     string_table,
     variable,
@@ -48,17 +47,20 @@ class BytePairGraph(TokenizerGraph):
                 spec.merge_pairs, spec.merge_results, spec.merge_unsafe, lengths
             )
 
-    def _encode(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._ids(*self._pieces(text, special))
+    def _encode_segments(
+        self, text: tf.Tensor, segments: tf.Tensor, ids: tf.Tensor, row_segments: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._ids(*self._pieces(text, segments, ids, row_segments))
 
-    def _pieces(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _pieces(
+        self, text: tf.Tensor, segments: tf.Tensor, ids: tf.Tensor, row_segments: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Cut the texts into pieces that are encoded one by one.
 
         Returns:
             string [P], the pieces; int32 [P], the id of a piece that is an added token, else -1;
             int64 [B + 1], where each text's pieces start and end.
         """
-        segments, ids, row_segments = self._added.cut(text, special)
         decoded = tf.strings.unicode_decode(segments, "UTF-8")
         characters, splits = self._added.restore_nul(decoded.values, text), decoded.row_splits
         atoms = self._classes.atoms(characters)

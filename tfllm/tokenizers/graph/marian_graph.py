@@ -11,7 +11,6 @@ import tensorflow_text as tf_text
 from tfllm.tokenizers.added_tokens import AddedToken, stand_in_for_nul
 from tfllm.tokenizers.graph.added_tokens_graph import (
     AddedTokenCuts,
-    Special,
     fingerprint,
     string_table,
     variable,
@@ -58,8 +57,9 @@ class MarianGraph(TokenizerGraph):
             self._ids = variable(np.array(list(pieces.values()), np.int32), "ids")
             self._table = string_table(strings, np.arange(len(strings)), "pieces")
 
-    def _encode(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor]:
-        segments, ids, row_segments = self._added.cut(text, special)
+    def _encode_segments(
+        self, text: tf.Tensor, segments: tf.Tensor, ids: tf.Tensor, row_segments: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         segments = self._added.with_nul(segments, text)
         is_text = ids < 0
         segments = tf.where(is_text, segments, "")

@@ -18,7 +18,6 @@ import tensorflow as tf
 
 from tfllm.tokenizers.graph.added_tokens_graph import (
     AddedTokenCuts,
-    Special,
     fingerprint,
     string_table,
     variable,
@@ -73,8 +72,10 @@ class MetaspaceGraph(SpacedTextGraph):
                 text = tf.strings.regex_replace(text, step.pattern, step.text)
         return text
 
-    def _encode(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor]:
-        stretches, ids, rows = self._added.cut(text, special)
+    def _encode_segments(
+        self, text: tf.Tensor, segments: tf.Tensor, ids: tf.Tensor, row_segments: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        stretches, rows = segments, row_segments
         is_text = ids < 0
         if self._spaces is not None:
             spaced = self._with_spaces(stretches, rows)

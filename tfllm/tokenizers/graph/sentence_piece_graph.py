@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from tfllm.tokenizers.added_tokens import AddedToken, stand_in_for_nul
-from tfllm.tokenizers.graph.added_tokens_graph import AddedTokenCuts, Special
+from tfllm.tokenizers.graph.added_tokens_graph import AddedTokenCuts
 from tfllm.tokenizers.graph.spaced_text_graph import SpacedTextGraph, with_space
 from tfllm.tokenizers.leading_space import LeadingSpace
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
@@ -50,8 +50,9 @@ class SentencePieceGraph(SpacedTextGraph):
             self._kernel = tf_text.SentencepieceTokenizer(model)
             self._added = AddedTokenCuts(added, stand_in_for_nul(added, _refuse))
 
-    def _encode(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor]:
-        segments, ids, row_segments = self._added.cut(text, special)
+    def _encode_segments(
+        self, text: tf.Tensor, segments: tf.Tensor, ids: tf.Tensor, row_segments: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         segments = self._added.with_nul(segments, text)
         is_text = ids < 0
         if self._spaces_first:

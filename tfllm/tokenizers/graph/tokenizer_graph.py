@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfllm.tokenizers.graph.added_tokens_graph import Special, variable
+from tfllm.tokenizers.graph.added_tokens_graph import AddedTokenCuts, Special, variable
 
 
 class TokenizerGraph(tf.Module):
     """Text to ids and back with TF core and TF-Text kernels only, on the CPU.
 
-    A subclass gives `_encode`. The tables are variables, so a SavedModel keeps them beside its
-    weights; nothing grows.
+    A subclass gives `_encode_segments` and `_added`, or `_encode`. The tables are variables, so a
+    SavedModel keeps them beside its weights; nothing grows.
 
     Args:
         token_bytes: the bytes that each id stands for in running text, empty for special tokens.
@@ -27,6 +27,8 @@ class TokenizerGraph(tf.Module):
         vocab_size: number of ids.
     """
 
+    _added: AddedTokenCuts
+
     def __init__(
         self, token_bytes: Sequence[bytes], begin: Sequence[int], end: Sequence[int], name: str
     ) -> None:
@@ -34,6 +36,7 @@ class TokenizerGraph(tf.Module):
         self.vocab_size = len(token_bytes)
         self._begin, self._end = list(begin), list(end)
         self._tokenizing = one_function_each(self._tokenize)
+        self._encoding = _one_function(self._encode_segments)
         with tf.init_scope(), tf.device("/CPU:0"):
             self.token_bytes = variable(np.array(token_bytes, object), "token_bytes", tf.string)
 
@@ -86,7 +89,21 @@ class TokenizerGraph(tf.Module):
 
     def _encode(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor]:
         """Of valid UTF-8, string [B]: int32 [tokens], and int64 [B + 1], where each text's start
-        and end."""
+        and end.
+
+        What follows the cut is most of the graph, and the same for all ways to tokenize.
+        """
+        return self._encoding(text, *self._added.cut(text, special))
+
+    def _encode_segments(
+        self, text: tf.Tensor, segments: tf.Tensor, ids: tf.Tensor, row_segments: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `_encode`, of texts that `AddedTokenCuts.cut` has cut.
+
+        Args:
+            text: string [B], the texts.
+            segments, ids, row_segments: what `cut` gives.
+        """
         raise NotImplementedError
 
     def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
@@ -130,6 +147,19 @@ def one_function_each(tokenize: Any) -> Callable[[Special, bool], Any]:
         return tf.function(function, input_signature=signature, autograph=False)
 
     return of
+
+
+def _one_function(encode: Any) -> Callable[..., Any]:
+    """`encode` as one tf.function, kept where a SavedModel does not look."""
+    types = [tf.string, tf.string, tf.int32, tf.int64]
+
+    def on_cpu(*tensors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.device("/CPU:0"):
+            return encode(*tensors)
+
+    signature = [tf.TensorSpec([None], t) for t in types]
+    function = tf.function(on_cpu, input_signature=signature, autograph=False)
+    return lambda *tensors: function(*tensors)
 
 
 def utf8_length(characters: tf.Tensor) -> tf.Tensor:

@@ -16,7 +16,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from tfllm.tokenizers.added_tokens import SPACE_PATTERN
-from tfllm.tokenizers.graph.added_tokens_graph import AddedTokenCuts, Special, variable
+from tfllm.tokenizers.graph.added_tokens_graph import AddedTokenCuts, variable
 from tfllm.tokenizers.graph.normalization import to_nfc
 from tfllm.tokenizers.graph.precompiled_graph import PrecompiledGraph
 from tfllm.tokenizers.graph.spaced_text_graph import SpacedTextGraph, with_space
@@ -72,8 +72,10 @@ class UnigramGraph(SpacedTextGraph):
                 text = to_nfc(text)
         return text
 
-    def _encode(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor]:
-        stretches, added, rows = self._added.cut(text, special)
+    def _encode_segments(
+        self, text: tf.Tensor, segments: tf.Tensor, ids: tf.Tensor, row_segments: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        stretches, added, rows = segments, ids, row_segments
         is_text = added < 0
         parts, splits = self._parts(tf.where(is_text, stretches, ""), rows)
         found = self._pieces(self._added.with_nul(parts, text))

@@ -17,7 +17,7 @@ from unicodedata import combining
 
 import numpy as np
 
-from tfllm.tokenizers.specification.character_classes import NUM_CODE_POINTS
+from tfllm.tokenizers.specification.character_classes import NUM_CODE_POINTS, distinct_pages
 
 REMOVED, IN_WORD, SPACE, ALONE, EXPANDED = range(5)
 """kinds of characters; from EXPANDED on the kind says which of the expansions it becomes"""
@@ -105,10 +105,10 @@ def bert_characters(normalizer: str, *, with_spaces: bool = False) -> BertCharac
     for plane in _UNIFORM:
         kinds[plane.start : plane.stop] = kinds[plane.start]
     both = np.stack([kinds, shifts], 1).reshape(-1, 2 << _PAGE_BITS)
-    pages, page_of = np.unique(both, axis=0, return_inverse=True)
+    page_of, pages = distinct_pages(both)
     pages = pages.reshape(-1, 2)
     return BertCharacters(
-        page_of.reshape(-1).astype(np.int32),
+        page_of,
         np.ascontiguousarray(pages[:, 0]),
         np.ascontiguousarray(pages[:, 1]),
         np.array(splits, np.int32),

@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tfllm.tokenizers.stored_tokenizer import class_of, read_json
+from tfllm.files import read_json_object
+from tfllm.tokenizers.stored_tokenizer import class_of
 
 CASING = {
     "lowercase": "do_lower_case",
@@ -34,7 +35,7 @@ def with_class_rules(tokenizer_json: str, folder: Path) -> str:
     Raises:
         ValueError: that class puts no space before a text, and tokenizer.json does.
     """
-    settings = read_json(folder / "tokenizer_config.json")
+    settings = read_json_object(folder / "tokenizer_config.json")
     name = class_of(folder, settings)
     if name not in (*_BERTS, *_GPT2S, "LlamaTokenizer"):
         return tokenizer_json

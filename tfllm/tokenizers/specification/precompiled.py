@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tfllm.tokenizers.specification.character_classes import NUM_CODE_POINTS
+from tfllm.tokenizers.specification.character_classes import NUM_CODE_POINTS, distinct_pages
 
 SHORT = 6
 """bytes; from here on the code points of a grapheme are looked up one by one"""
@@ -89,10 +89,10 @@ def precompiled_table(charsmap: bytes) -> PrecompiledTable:
     for key, form in _long_keys(charsmap, entry_of):
         keys.append(packed(key))
         key_entries.append(entries.setdefault(form, len(entries)))
-    pages, page_of = np.unique(entry_of.reshape(-1, 1 << _PAGE_BITS), axis=0, return_inverse=True)
+    page_of, pages = distinct_pages(entry_of.reshape(-1, 1 << _PAGE_BITS))
     lengths = [len(form) for form in entries]
     return PrecompiledTable(
-        page_of=page_of.reshape(-1).astype(np.int32),
+        page_of=page_of,
         entry_of=pages.reshape(-1),
         keys=np.array(keys, np.int64),
         key_entries=np.array(key_entries, np.int32),
@@ -168,8 +168,8 @@ def grapheme_classes() -> tuple[np.ndarray, np.ndarray]:
     syllables = np.arange(*SYLLABLES)
     open_ = (syllables - SYLLABLES[0]) % _TRAILERS == 0
     classes[syllables] = np.where(open_, VOWEL, TRAILING)
-    pages, page_of = np.unique(classes.reshape(-1, 1 << _PAGE_BITS), axis=0, return_inverse=True)
-    return page_of.reshape(-1).astype(np.int32), pages.reshape(-1)
+    page_of, pages = distinct_pages(classes.reshape(-1, 1 << _PAGE_BITS))
+    return page_of, pages.reshape(-1)
 
 
 def _joining() -> list[int]:

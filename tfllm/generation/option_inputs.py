@@ -1,0 +1,55 @@
+"""The options of a generation as the inputs of a graph."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.config import GenerationConfig
+from tfllm.generation.options import OPTION_TYPES, option_values
+
+OPTION_DTYPES: dict[str, tf.DType] = {n: tf.as_dtype(t) for n, t in OPTION_TYPES.items()}
+"""The options of the `generate` signature, each of shape [batch]."""
+
+
+def option_specs(batch: int | None = None) -> list[tf.TensorSpec]:
+    """Of each option's input, by its name."""
+    return [tf.TensorSpec([batch], dtype, name) for name, dtype in OPTION_DTYPES.items()]
+
+
+def option_tensors(config: GenerationConfig, batch: int | tf.Tensor) -> dict[str, tf.Tensor]:
+    """One configuration's inputs, the same in each row of a batch."""
+    values = option_values(config)
+    return {n: tf.fill([batch], tf.constant(values[n], t)) for n, t in OPTION_DTYPES.items()}
+
+
+def row_tensors(configs: Sequence[GenerationConfig]) -> dict[str, tf.Tensor]:
+    """The inputs of rows that have a configuration each."""
+    values = [option_values(config) for config in configs]
+    return {n: tf.constant([v[n] for v in values], t) for n, t in OPTION_DTYPES.items()}
+
+
+def function_of_inputs(
+    function: Callable[..., dict[str, tf.Tensor]], specs: Sequence[tf.TensorSpec]
+) -> Any:
+    """A `tf.function` whose inputs have the names, types and shapes of `specs`.
+
+    Args:
+        function: called with a tensor for each spec, by its name; it may take them as
+            `**options`.
+        specs: named. A SavedModel's signature has the same names.
+    """
+    names = [spec.name for spec in specs]
+
+    def named(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return function(**dict(zip(names, inputs, strict=True)))
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    # TensorFlow names the inputs of a signature after the parameters of its function.
+    named.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, kind) for name in names]
+    )
+    return tf.function(named, input_signature=list(specs), autograph=False)
