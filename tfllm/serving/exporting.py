@@ -96,10 +96,12 @@ def export(
     made = not base.exists()
     base.mkdir(parents=True, exist_ok=True)
     try:
-        signatures = {
-            name: _with_defaults(task, name, function) for name, function in task.signatures.items()
+        # As they were traced when they were first run: a save would trace each `tf.function` anew.
+        traced = {
+            name: function.get_concrete_function() for name, function in task.signatures.items()
         }
-        _check_widths(signatures)
+        _check_widths(traced)
+        signatures = {name: _with_defaults(task, name, traced[name]) for name in traced}
         tf.saved_model.save(_Served(task), str(beside), signatures=signatures)
         _set_methods(beside / "saved_model.pb", task.method_names)
         extra = beside / "assets.extra"
@@ -137,13 +139,14 @@ class _Served(tf.Module):
         for name, part in task.served_state.items():
             if isinstance(part, list | tuple):  # a Keras variable is tracked, but not as one
                 part = [v.value if isinstance(v, keras.Variable) else v for v in part]
+            if hasattr(part, "get_concrete_function"):
+                part = part.get_concrete_function()  # see `export`
             setattr(self, name, part)
 
 
 def _check_widths(signatures: Mapping[str, Any]) -> None:
     """No output's width may be open: see `tfllm.serving.saved_model.output_widths`."""
-    for name, function in signatures.items():
-        concrete = function.get_concrete_function()
+    for name, concrete in signatures.items():
         for key, output in concrete.structured_outputs.items():
             if output.shape.rank is None or None in output.shape.as_list()[1:]:
                 raise ValueError(
@@ -154,21 +157,26 @@ def _check_widths(signatures: Mapping[str, Any]) -> None:
                 )
 
 
-def _with_defaults(task: TextModel, name: str, function: Any) -> Any:
+def _with_defaults(task: TextModel, name: str, traced: Any) -> Any:
     """A signature with the task's settings as defaults of its options."""
     defaults = task.input_defaults(name)
     if not defaults:
-        return function
+        return traced
+    names = [spec.name for spec in tf.nest.flatten(traced.structured_input_signature)]
+    specs = {spec.name: spec for spec in tf.nest.flatten(traced.structured_input_signature)}
 
     def with_defaults(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return function(*inputs)
+        return traced(*inputs)
 
     # TensorFlow writes those defaults of a Python function that are tensors into its SignatureDef.
-    parameters = inspect.signature(function.python_function).parameters.values()
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     with_defaults.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [p.replace(default=defaults.get(p.name, p.empty)) for p in parameters]
+        [
+            inspect.Parameter(n, kind, default=defaults.get(n, inspect.Parameter.empty))
+            for n in names
+        ]
     )
-    return tf.function(with_defaults, input_signature=function.input_signature, autograph=False)
+    return tf.function(with_defaults, input_signature=[specs[n] for n in names], autograph=False)
 
 
 def _set_methods(path: Path, methods: Mapping[str, str]) -> None:
