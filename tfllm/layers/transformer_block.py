@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfllm.keras_internals import unlocked
 from tfllm.layers.attention import MultiHeadAttention
 from tfllm.layers.dropout import dropout, next_seed, shifted
 from tfllm.layers.feed_forward import FeedForward
@@ -307,9 +308,8 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
         Args:
             seed: of the masks.
         """
-        self._tracker.unlock()  # Keras lets nothing be added to a layer that is built
-        self.adapter_seed_generator = keras.random.SeedGenerator(seed)
-        self._tracker.lock()
+        with unlocked(self):
+            self.adapter_seed_generator = keras.random.SeedGenerator(seed)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras.src.backend.common import global_state
+
+from tfllm.keras_internals import no_variables_waiting
 
 
 def without_values(model_class: Any, *arguments: Any, **options: Any) -> Any:
@@ -16,12 +17,5 @@ def without_values(model_class: Any, *arguments: Any, **options: Any) -> Any:
         arguments: of the constructor.
         options: of the constructor.
     """
-    # Keras keeps a list of variables without values and would give them some at the next symbolic
-    # call of any model.
-    waiting = global_state.get_global_attribute("uninitialized_variables", [])
-    global_state.set_global_attribute("uninitialized_variables", [])
-    try:
-        with keras.StatelessScope(initialize_variables=False):
-            return model_class(*arguments, **options)
-    finally:
-        global_state.set_global_attribute("uninitialized_variables", waiting)
+    with no_variables_waiting(), keras.StatelessScope(initialize_variables=False):
+        return model_class(*arguments, **options)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tfllm.config import ConfigError, LoraConfig, unknown_name
+from tfllm.keras_internals import layers_of
 from tfllm.layers.lora import LoraPart
 from tfllm.layers.projection import Projection
 
@@ -347,7 +348,7 @@ class AdapterMethods:
         self.train_function = None
 
     def _projections(self: Any) -> list[Projection]:
-        return [layer for layer in self._flatten_layers() if isinstance(layer, Projection)]
+        return [layer for layer in layers_of(self) if isinstance(layer, Projection)]
 
     def _copy_adapter_into(self: Any, copy: Any) -> None:
         """Merge the adapter in use into a copy of the model's own weights, rounded once."""

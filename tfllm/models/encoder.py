@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfllm.config import build
+from tfllm.keras_internals import forget_layer, unlocked
 from tfllm.layers.dropout import dropout, named_seed, next_seed
 from tfllm.layers.masks import attention_bias
 from tfllm.layers.normalization import LayerNorm
@@ -142,17 +143,14 @@ class Encoder(ModelVerbs, TrainingStep):
         with keras.name_scope(self.name):
             pooler.build((None, self.config.embedding_dim))
         pooler.quantized_alone = False
-        self._tracker.unlock()  # Keras lets no layer be added to one that is built
-        self.pooler = pooler
-        self._tracker.lock()
+        with unlocked(self):
+            self.pooler = pooler
 
     def remove_pooler(self) -> None:
         """Forget the pooler, which not every head uses."""
         pooler, self.pooler = self.pooler, None
         if pooler is not None:
-            self._tracker.unlock()
-            self._tracker.untrack(pooler)
-            self._tracker.lock()
+            forget_layer(self, pooler)
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         """The states of all tokens."""

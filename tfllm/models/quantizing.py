@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfllm.keras_internals import layers_of
 from tfllm.layers.projection import Projection
 from tfllm.layers.quantized import INT8_POLICIES, assign_weights, check_int8, is_int8
 
@@ -77,6 +78,6 @@ class QuantizeMethods:
 
     def _keep_floats_alone(self: Any) -> None:
         """Keep Keras, where this model is a layer of another, from quantizing some of its parts."""
-        for layer in self._flatten_layers():
+        for layer in layers_of(self):
             if isinstance(layer, Projection):
                 layer.quantized_alone = False

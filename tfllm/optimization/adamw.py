@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfllm.keras_internals import variables_of
 from tfllm.optimization.state_shards import StateShards
 
 
@@ -160,7 +161,7 @@ class AdamW(keras.optimizers.AdamW):
             values.append(whole("learning_rate", self._learning_rate))
         for kind, moments in (("momentum", self._momentums), ("velocity", self._velocities)):
             gathered = functools.cache(moments.whole) if self.shards else None  # once for all
-            for i, weight in enumerate(self._trainable_variables):
+            for i, weight in enumerate(variables_of(self)):
                 if self.shards:
                     read = functools.partial(lambda all_of_them, i: all_of_them()[i], gathered, i)
                     write = functools.partial(moments.write, i)

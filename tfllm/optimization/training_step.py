@@ -16,8 +16,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.models.functional import Functional
 
+from tfllm import keras_internals
 from tfllm.optimization.fit_arguments import FitArguments
 from tfllm.optimization.labels import checked_ids, counted_labels, is_sparse_cross_entropy
 from tfllm.optimization.micro_batches import added_up
@@ -56,10 +56,8 @@ class TrainingStep(FitArguments, keras.Model):
         return super().__new__(cls, *args, **kwargs)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        cls = type(self)
-        if _is_functional(args, kwargs) and not issubclass(cls, Functional):
-            # Keras would make *this* class functional, and with it every model that inherits it.
-            cls.__bases__ = (*cls.__bases__, Functional)
+        if _is_functional(args, kwargs):
+            keras_internals.make_functional(type(self))
         super().__init__(*args, **kwargs)
         self._prepare_step()
 
@@ -78,13 +76,11 @@ class TrainingStep(FitArguments, keras.Model):
         """
         if isinstance(model, TrainingStep):
             return model
-        kind = type(model)
-        # Named like the model's own class, which is what saved files are to be opened with.
-        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-        model.__class__ = type(kind.__name__, (TrainingStep, kind), names)
-        with model.distribute_strategy.scope():
-            model._prepare_step()
-        return model
+        keras_internals.of_class(model, TrainingStep)
+        step: Any = model
+        with step.distribute_strategy.scope():
+            step._prepare_step()
+        return step
 
     def _prepare_step(self) -> None:
         self.gradient_accumulation = 1
@@ -197,8 +193,8 @@ class TrainingStep(FitArguments, keras.Model):
 
     def _sums(self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool) -> tuple:
         """Sums over tokens: what is minimised, the loss alone, weights, and `measures`."""
-        self._clear_losses()  # of an earlier graph
-        given, metrics = self._given_loss, self._compile_metrics
+        keras_internals.forget_losses(self)  # of an earlier graph
+        given, metrics = self._given_loss, keras_internals.metrics_of_user(self)
         outputs, measured = None, []
         if given is not None or metrics is not None:
             outputs = self(x, training=training)
@@ -214,7 +210,7 @@ class TrainingStep(FitArguments, keras.Model):
             losses = given(y, outputs)
             weights = _spread(weights, losses)
             for masked in (outputs, losses):  # as Keras does
-                mask = getattr(masked, "_keras_mask", None)
+                mask = keras_internals.mask_of(masked)
                 if mask is not None:
                     weights *= tf.cast(_spread(mask, losses), tf.float32)
             loss_sum = tf.reduce_sum(tf.cast(losses, tf.float32) * weights)
@@ -231,7 +227,7 @@ class TrainingStep(FitArguments, keras.Model):
     ) -> tuple[Any, tf.Tensor]:
         """Labels that exist and the weights of those that count, where labels are classes."""
         table = self._class_weights if training else None
-        user = self._user_loss
+        user = keras_internals.loss_of_user(self)
         classes = self.labels_are_classes if user is None else is_sparse_cross_entropy(user)
         numbers = isinstance(y, tf.Tensor) and (y.dtype.is_integer or y.dtype.is_floating)
         if not (classes and numbers):
@@ -247,15 +243,9 @@ class TrainingStep(FitArguments, keras.Model):
         return counted_labels(y, _spread(weights, y), num_classes, table, bound=bound)
 
     @property
-    def _user_loss(self) -> Any:
-        """What was given as compile(loss=...)."""
-        given = getattr(self, "_compile_loss", None)
-        return given and given._user_loss
-
-    @property
     def _given_loss(self) -> Any:
         """The function from compile(loss=...), element by element; None for our own."""
-        given = self._user_loss
+        given = keras_internals.loss_of_user(self)
         if given is None:
             return None
         if isinstance(given, list | tuple | dict):
@@ -278,19 +268,16 @@ class TrainingStep(FitArguments, keras.Model):
         """Make every dropout mask a function of (layer, replica, step), so that none is saved."""
         step = tf.cast(self.optimizer.iterations, tf.int32)
         replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
-        generators = [g for layer in self._flatten_layers() for g in layer._seed_generators]
-        for number, generator in enumerate(generators):
-            key = zlib.crc32(f"{generator._initial_seed}/{number}".encode()) >> 1
+        for number, (initial, state) in enumerate(keras_internals.seed_generators(self)):
+            key = zlib.crc32(f"{initial}/{number}".encode()) >> 1
             # The second word counts a layer's calls, of which a step has a few.
             seed = tf.stack([key + replica, step * (16 * self.gradient_accumulation)])
-            generator.state.assign(tf.cast(seed, generator.state.dtype))
+            state.assign(tf.cast(seed, state.dtype))
 
     def _logged(self, local: list[tf.Tensor], total: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         """Count this replica's sums for the epoch; give this step's means over all replicas."""
         objective, loss, weight, *measured = local
-        self._loss_tracker.update_state(
-            tf.math.divide_no_nan(objective, weight), sample_weight=weight
-        )
+        keras_internals.count_loss(self, tf.math.divide_no_nan(objective, weight), weight)
         step = {"loss": tf.math.divide_no_nan(total[0], total[_WEIGHT])}
         for name, mine, of_all in zip(self.measures, measured, total[_WEIGHT + 1 :], strict=False):
             self.measured[name].update_state(
@@ -328,7 +315,7 @@ class TrainingStep(FitArguments, keras.Model):
                 optimizer is not supported.
         """
         if self.train_function is None or force:  # not with each batch of `train_on_batch`
-            for layer in (self, *self._flatten_layers()):
+            for layer in keras_internals.layers_of(self, with_itself=True):
                 if reason := getattr(layer, "untrainable", ""):
                     raise ValueError(reason)
             refuse_unsupported(self.distribute_strategy)
@@ -399,7 +386,7 @@ class TrainingStep(FitArguments, keras.Model):
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
         # The gradients are those of the global batch already; a second sum would scale them up.
-        inner._all_reduce_sum_gradients = list
+        keras_internals.take_summed_gradients(inner)
 
     def _renew_optimizer(self) -> None:
         """Take a new optimizer where the one there is was built for other weights.
@@ -411,7 +398,8 @@ class TrainingStep(FitArguments, keras.Model):
         """
         old: Any = self.optimizer
         inner = getattr(old, "inner_optimizer", old)
-        known = {id(variable) for variable in inner._trainable_variables} if inner.built else set()
+        built_for = keras_internals.variables_of(inner) if inner.built else []
+        known = {id(variable) for variable in built_for}
         if not inner.built or all(id(variable) in known for variable in self.trainable_variables):
             return
         why = (
@@ -433,14 +421,12 @@ class TrainingStep(FitArguments, keras.Model):
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Build the model and the metrics. Keras' way eats a batch and fails on several workers."""
-        metrics: Any = self._compile_metrics
+        metrics: Any = keras_internals.metrics_of_user(self)
         if metrics is not None and (metrics.built or self._distribute_strategy is None):
             metrics = None  # without a strategy they make their variables when first updated
         if self.built and metrics is None:
             return
-        data = data_batch if iterator is None else iterator._distributed_dataset.element_spec
-        # A PerReplicaSpec holds one spec for each replica.
-        data = tf.nest.map_structure(lambda s: getattr(s, "_value_specs", [s])[0], data)
+        data = data_batch if iterator is None else keras_internals.replica_specs(iterator)
         x, y, _ = keras.utils.unpack_x_y_sample_weight(
             tf.nest.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), data)
         )
@@ -455,7 +441,7 @@ class TrainingStep(FitArguments, keras.Model):
 
 
 @keras.saving.register_keras_serializable("tfllm")
-class FunctionalTrainingStep(TrainingStep, Functional):
+class FunctionalTrainingStep(TrainingStep, keras_internals.Functional):
     """What `TrainingStep(inputs=..., outputs=...)` makes."""
 
 

@@ -15,6 +15,7 @@ import keras
 
 from tfllm.config import ConfigError
 from tfllm.files import read_json, readable_json
+from tfllm.keras_internals import layers_of, own_weights
 from tfllm.optimization.training_step import TrainingStep
 
 _PACKAGES = ("keras_hub", "keras_nlp", "keras")
@@ -112,7 +113,9 @@ def in_one_dtype(model: Any) -> Any:
     if _is_quantized(backbone):
         return model
     mixed = backbone.compute_dtype != backbone.variable_dtype
-    if mixed or any(getattr(layer, "lora_enabled", False) for layer in _layers(backbone)):
+    if mixed or any(
+        getattr(layer, "lora_enabled", False) for layer in layers_of(backbone, with_itself=True)
+    ):
         return with_dtype(model, backbone.compute_dtype)
     return model
 
@@ -158,7 +161,7 @@ def _backbone_like(old: Any, dtype: str) -> Any:
         new = type(old).from_config(config)
     finally:
         keras.config.set_dtype_policy(policy)
-    layers, others = _layers(new), _layers(old)
+    layers, others = layers_of(new, with_itself=True), layers_of(old, with_itself=True)
     if [_shapes(x) for x in layers] != [_shapes(x) for x in others]:
         raise ValueError(
             f"{type(old).__name__} is not what its get_config() makes, so it has no copy in "
@@ -171,26 +174,19 @@ def _backbone_like(old: Any, dtype: str) -> Any:
 
 def _shapes(layer: Any) -> list[tuple[str, Any]]:
     """A layer's own weights, without LoRA's factors."""
-    return [(v.name, tuple(v.shape)) for v in _own(layer) if not v.name.startswith("lora_")]
-
-
-def _own(layer: Any) -> list[Any]:
-    """The weights of a layer, not those of the layers in it; no states of random generators."""
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
-
-
-def _layers(backbone: Any) -> list[Any]:
-    return list(backbone._flatten_layers(include_self=True))
+    return [(v.name, tuple(v.shape)) for v in own_weights(layer) if not v.name.startswith("lora_")]
 
 
 def _is_quantized(backbone: Any) -> bool:
-    return any(getattr(layer, "quantization_mode", None) for layer in _layers(backbone))
+    return any(
+        getattr(layer, "quantization_mode", None) for layer in layers_of(backbone, with_itself=True)
+    )
 
 
 def _copy_weights(new: Any, old: Any) -> None:
-    theirs = {v.name: v for v in _own(old)}
-    assert len(theirs) == len(_own(old)), f"two weights of one name in {old.name}"
-    for mine in _own(new):
+    theirs = {v.name: v for v in own_weights(old)}
+    assert len(theirs) == len(own_weights(old)), f"two weights of one name in {old.name}"
+    for mine in own_weights(new):
         value = theirs[mine.name]
         if getattr(old, "lora_enabled", False) and mine.name in ("kernel", "embeddings"):
             value = getattr(old, mine.name)  # with the factors' product

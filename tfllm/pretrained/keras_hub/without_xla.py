@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
-from keras.src.backend.tensorflow import core
+
+from tfllm.keras_internals import slices_updated_by
 
 _lock = threading.RLock()
 
@@ -20,13 +21,8 @@ _lock = threading.RLock()
 @contextlib.contextmanager
 def without_xla() -> Iterator[None]:
     """What is traced meanwhile updates slices with an op of TensorFlow's core."""
-    with _lock:
-        original = core.slice_update
-        core.slice_update = _slice_update
-        try:
-            yield
-        finally:
-            core.slice_update = original
+    with _lock, slices_updated_by(_slice_update):
+        yield
 
 
 def _slice_update(inputs: Any, start_indices: Sequence[Any] | tf.Tensor, updates: Any) -> tf.Tensor:
