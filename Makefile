@@ -55,10 +55,12 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m "alone and not slow" --reruns 2
 
+# SLOW="slow and not exhaustive" leaves out what takes longest, as `.ci/run` does.
+SLOW ?= slow
 test-slow: $(SMOLLM2) $(MINILM)
-	$(BIN)/python -m pytest -m "slow and not alone" --numprocesses 2 --dist loadfile \
+	$(BIN)/python -m pytest -m "$(SLOW) and not alone" --numprocesses 2 --dist loadfile \
 		--no-loadscope-reorder --reruns 1 --durations=30
-	$(BIN)/python -m pytest -m "slow and alone" --reruns 1 --durations=10
+	$(BIN)/python -m pytest -m "$(SLOW) and alone" --reruns 1 --durations=10
 
 # The numeric tests as other processors compute them; PROCESSORS="AVX2 no-oneDNN" chooses some.
 test-processors: $(READY)

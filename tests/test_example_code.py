@@ -19,6 +19,7 @@ def run(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_code_is_measured_and_filled_in(tmp_path):
     said = run("11_code.py", tmp_path)
     found = re.findall(r"(5-gram, Kneser-Ney|llama-1m, from nothing) +([\d.]+) \(", said)

@@ -11,6 +11,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "09_embedding.py"
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_example_finds_functions(minilm_folder, tmp_path):
     command = [sys.executable, str(EXAMPLE), "--quick", "--out", str(tmp_path / "out")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

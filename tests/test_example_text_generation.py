@@ -11,6 +11,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "04_text_generation.py"
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_example_measures_writes_and_draws(tmp_path):
     command = [sys.executable, str(EXAMPLE), "--quick", "--out", str(tmp_path)]
     command += ["--pictures", str(tmp_path / "pictures")]

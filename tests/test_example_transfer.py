@@ -11,6 +11,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "10_transfer.py"
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_example_compares_beginnings(tmp_path):
     command = [sys.executable, str(EXAMPLE), "--quick", "--out", str(tmp_path / "out")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -22,6 +22,7 @@ def test_the_baseline_learns_which_word_is_which():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_example_learns_and_measures(tmp_path):
     """A few updates teach no translation: the table is far ahead."""
     command = [sys.executable, str(EXAMPLE), "--quick", "--out", str(tmp_path / "out")]

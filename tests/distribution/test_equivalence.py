@@ -210,13 +210,22 @@ def weight_bounds(case: Case, wanted: dict) -> dict[str, np.ndarray]:
 
 
 SAME_NUMBERS = [t for t, case in CASES.items() if not case.dropout and case.poison is None]
-EVERYWHERE = pytest.mark.parametrize("topology", TOPOLOGIES)
+OF_MANY = ("4 replicas", "2 workers", "3 workers")
+
+
+def marked(topology: str, *values: str) -> object:
+    """A topology that takes minutes of several processes is none of those of each change."""
+    marks = [pytest.mark.exhaustive] if topology in OF_MANY else []
+    return pytest.param(topology, *values, marks=marks)
+
+
+EVERYWHERE = pytest.mark.parametrize("topology", [marked(of) for of in TOPOLOGIES])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("topology", "title"),
-    [(of, title) for of in TOPOLOGIES for title in SAME_NUMBERS if title in cases_of(of)],
+    [marked(of, title) for of in TOPOLOGIES for title in SAME_NUMBERS if title in cases_of(of)],
 )
 def test_any_topology_trains_as_an_eager_loop_on_one_device(topology, title, trained):
     case, wanted = CASES[title], expectation(CASES[title])
@@ -266,6 +275,7 @@ def assert_same_state(given: dict, wanted: dict, case: Case) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("topology", ["2 workers", "3 workers"])
 def test_all_workers_have_the_same_weights_bit_for_bit(topology, trained):
     for title in cases_of(topology):

@@ -26,13 +26,14 @@ PROMPTS = [[7, 8, 9, 25, 11, 12, 13], [5], [10, 20], [40, 41, 42, 43, 44, 45, 46
 NEW, CONTEXT, NEVER = 8, 40, -1
 TOKEN_BYTES = tf.constant([f"<{i}>" for i in range(VOCABULARY)])
 DECODED = sorted(set(BACKBONES) - set(REFUSED))
+SLOW = (pytest.mark.slow, pytest.mark.exhaustive)
 QUICK = ["GPT2"]
 # KerasHub gives the last token of a prompt twice, which a recurrent state remembers.
 WRONG_IN_KERAS_HUB = ["Qwen3_5", "Qwen3_5Moe"]
 
 
 def quick(names):
-    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
+    return [n if n in QUICK else pytest.param(n, marks=SLOW) for n in names]
 
 
 class Decoding:
@@ -206,6 +207,7 @@ def test_losses_are_those_of_the_forward_pass(name):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_bfloat16_is_near_float32():
     of = decoding_of("GPT2")
     cast = of.decoder.with_dtype("bfloat16")
@@ -217,9 +219,7 @@ def test_bfloat16_is_near_float32():
     assert np.abs(near(ids, ids) - exact(ids, ids)).max() > 0 and np.ptp(exact(ids, ids)) > 3
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("GPTNeoX", marks=pytest.mark.slow), "PaliGemma", "RWKV7"]
-)
+@pytest.mark.parametrize("name", [pytest.param("GPTNeoX", marks=SLOW), "PaliGemma", "RWKV7"])
 def test_what_cannot_be_decoded_is_refused_by_name(name):
     with pytest.raises(ValueError, match=REFUSED[name]) as refusal:
         KerasHubDecoder(causal_lm(name), CONTEXT)

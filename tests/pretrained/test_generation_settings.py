@@ -18,7 +18,7 @@ from tfllm.pretrained.task_information import search_of
 from tfllm.tasks import Chat, TextGeneration, load
 from tfllm.tasks.language_model.text_generation import TextGeneration as Task
 
-_TRACED: dict[tuple[int, ...], pretrained.Tokenizer] = {}
+_TRACED = {}
 RECORDED = json.loads((FOLDERS / "generated.json").read_text())
 
 
