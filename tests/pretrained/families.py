@@ -1,4 +1,4 @@
-"""The table of families in README.md, which tests are generated from."""
+"""The table of families in docs/pretrained_models.md, which tests are generated from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "pretrained_models.md"
 REFERENCES = Path(__file__).parent / "references"
 COLUMNS = (
     *("family", "`model_type`", "Hugging Face in", "Hugging Face out", "GGUF in", "refused"),
@@ -44,8 +44,9 @@ def _model_types() -> dict[str, str]:
 
 
 def _section() -> str:
-    found = re.search(r"<!-- families -->(.*)<!-- /families -->", README.read_text(), re.DOTALL)
-    assert found, "README.md has no table of families"
+    text = PAGE.read_text(encoding="utf-8")
+    found = re.search(r"<!-- families -->(.*)<!-- /families -->", text, re.DOTALL)
+    assert found, f"{PAGE} has no table of families"
     return found[1]
 
 

@@ -1,4 +1,4 @@
-"""Every family of the README's table against `transformers`; see record_references.py."""
+"""Every family of docs/pretrained_models.md against `transformers`; see record_references.py."""
 
 from __future__ import annotations
 

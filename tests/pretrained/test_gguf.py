@@ -1,4 +1,5 @@
-"""GGUF files of every family of the README's table, held against the folders they are made from."""
+"""GGUF files of every family of docs/pretrained_models.md, held against the folders they are made
+from."""
 
 import dataclasses
 

@@ -1,17 +1,18 @@
-"""The README's table of kinds says what `MODEL_KINDS` and the registry of tasks say."""
+"""The table of kinds in docs/pretrained_models.md says what `MODEL_KINDS` and `TASKS` say."""
 
 import re
 
 import pytest
 
 import tfllm
-from tests.pretrained.families import README
+from tests.pretrained.families import PAGE
 from tfllm.pretrained.hugging_face.architectures import ARCHITECTURES
 from tfllm.pretrained.model_kinds import MODEL_KINDS, kind_of_config, kind_of_model
 
 
 def rows():
-    section = re.search(r"<!-- kinds -->(.*)<!-- /kinds -->", README.read_text(), re.DOTALL)
+    text = PAGE.read_text(encoding="utf-8")
+    section = re.search(r"<!-- kinds -->(.*)<!-- /kinds -->", text, re.DOTALL)
     assert section
     lines = [line.strip("| ").split(" | ") for line in section[1].strip().splitlines()]
     return lines[2:]

@@ -57,7 +57,7 @@ def load(
 
     Args:
         path: a folder in the Hugging Face layout (written by `save`, or by `transformers` for a
-            family that the README names), a run's folder, a .gguf file, or
+            family of docs/pretrained_models.md), a run's folder, a .gguf file, or
             `hf://ORGANISATION/NAME[@REVISION][/FILE.gguf]`.
         dtype: dtype policy of the model ("float32", "bfloat16", "mixed_bfloat16", ...). "auto":
             bfloat16 where all the weights are stored so, else float32. "int8": matrices as integers

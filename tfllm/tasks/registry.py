@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+from dataclasses import dataclass
 
 from tfllm.config import unknown_name
 from tfllm.tasks.task import Task
@@ -33,3 +35,44 @@ def task_named(name: str) -> Task:
         raise ValueError(unknown_name("task", name, TASKS))
     module, _, kind = TASKS[name].partition(":")
     return getattr(importlib.import_module(module), kind)()
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """What a table of tasks says of one."""
+
+    name: str
+    purpose: str
+    """the first sentence of its description"""
+    inputs: tuple[str, ...]
+    """columns of a record that the model is given; of a language model empty, see `records`"""
+    outputs: tuple[str, ...]
+    """columns that it learns, and is measured by"""
+    records: str
+    """of a language model: "text", "examples" or "preference"; else "columns" """
+    config: str
+    """the class of the model's architecture"""
+
+
+def task_rows() -> list[TaskRow]:
+    """A row for each task, in the order of `TASKS`. Imports all of them."""
+    rows = []
+    for name in TASKS:
+        task = task_named(name)
+        columns = task.columns
+        rows.append(
+            TaskRow(
+                name,
+                _first_sentence(inspect.getdoc(type(task)) or ""),
+                tuple(column for column, of in columns.items() if of.is_input),
+                tuple(column for column, of in columns.items() if not of.is_input),
+                getattr(task, "kind", "columns"),
+                task.config_class.__name__,
+            )
+        )
+    return rows
+
+
+def _first_sentence(description: str) -> str:
+    first = " ".join(description.split("\n\n")[0].split())
+    return first if ". " not in first else first[: first.index(". ") + 1]

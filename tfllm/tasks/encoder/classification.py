@@ -34,10 +34,11 @@ _TELL = 10
 
 
 class Classification(EncoderTask):
-    """One label for a text, or for a text and a second one (a question and an answer, ...).
+    """Give a text, or a pair of texts, one of several labels.
 
-    A model learns the labels of its training records. Each must stand in at least one of them, and
-    there must be at least two.
+    A second text is an answer to a question, a hypothesis to a premise and the like. A model learns
+    the labels of its training records. Each must stand in at least one of them, and there must be
+    at least two.
     """
 
     name = "classification"

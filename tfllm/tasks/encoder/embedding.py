@@ -38,11 +38,11 @@ _SIGNATURE_NAME = re.compile(r"(?!serving_default$)[A-Za-z]\w*", re.ASCII)
 
 
 class Embedding(EncoderTask):
-    """Vectors of texts, learned from pairs that belong together: a question and its answer, ...
+    """Turn texts into vectors, which are close for texts that belong together.
 
-    In a batch the other pairs' texts are what a pair is told apart from, so that larger batches
-    teach more. Records with a `score`, how alike people find the two, are not learned from: the
-    vectors are measured by them.
+    They are learned from pairs, such as a question and its answer. In a batch the other pairs'
+    texts are what a pair is told apart from, so that larger batches teach more. Records with a
+    `score`, how alike people find the two, are not learned from: the vectors are measured by them.
     """
 
     name = "embedding"

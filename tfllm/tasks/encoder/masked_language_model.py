@@ -30,7 +30,7 @@ _SCORE = "score"
 
 
 class MaskedText(EncoderTask):
-    """An encoder learns text by telling which tokens were hidden (Devlin et al., 2019).
+    """Predict the hidden tokens of a text (Devlin et al., 2019): how an encoder is pretrained.
 
     Which tokens those are is drawn anew at each step (`TokenMasking`). A long text is cut into
     stretches of the sequence length. What is learned is the encoder: any other task of an encoder

@@ -32,7 +32,7 @@ _NOTHING = -1e9
 
 
 class QuestionAnswering(EncoderTask):
-    """The span of a context that answers a question, or that there is none.
+    """Find the span of a context that answers a question, or that there is none.
 
     A context of more tokens than there is room for becomes windows that overlap by half; in those
     that do not hold the whole answer the model learns that there is none. A question may take half

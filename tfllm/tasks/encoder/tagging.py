@@ -33,7 +33,7 @@ _TELL = 10
 
 
 class Tagging(EncoderTask):
-    """Spans of a text, each with a label: entities.
+    """Find spans of a text and give each a label, such as the names of people and places.
 
     A span covers whole words and overlaps no other. Words are tagged B- (the first of a span), I-
     (a further one) or O, by their first piece. A text of more tokens than `sequence_length` becomes

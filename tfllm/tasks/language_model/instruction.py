@@ -9,7 +9,7 @@ from tfllm.tasks.language_model.language_task import LanguageTask
 
 
 class Instruction(LanguageTask):
-    """The assistant's words in conversations, or the responses to prompts."""
+    """Reply in conversations and to prompts: only the assistant's words are learned."""
 
     name = "instruction"
     kind: ClassVar[Kind] = "examples"

@@ -12,7 +12,7 @@ from tfllm.tasks.language_model.language_task import LanguageTask
 
 
 class LanguageModeling(LanguageTask):
-    """The next token of documents, which fill their rows end to end."""
+    """Predict the next token of documents, which fill their rows end to end."""
 
     name = "language_modeling"
     kind = "text"
@@ -30,7 +30,7 @@ class LanguageModeling(LanguageTask):
 
 
 class Code(LanguageModeling):
-    """Documents, half of which have a gap to fill in (Bavarian et al., 2022)."""
+    """Continue code and fill in its gaps (Bavarian et al., 2022): half of the texts have some."""
 
     name = "code"
     prepare_defaults: ClassVar[Mapping[str, Any]] = {

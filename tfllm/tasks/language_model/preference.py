@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Preference(Instruction):
-    """The chosen of two replies, compared with what the model thought of them before."""
+    """Prefer the chosen one of two replies to the rejected one (DPO; Rafailov et al., 2023)."""
 
     name = "preference"
     kind: ClassVar[Kind] = "preference"

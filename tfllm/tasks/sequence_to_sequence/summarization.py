@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Summarization(SequenceToSequenceTask):
-    """A text and its summary."""
+    """Write a summary of a text."""
 
     name = "summarization"
     columns: ClassVar[Mapping[str, Column]] = {

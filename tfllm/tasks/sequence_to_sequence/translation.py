@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Translation(SequenceToSequenceTask):
-    """A text and its translation; one model translates one way.
+    """Translate a text; one model translates in one direction.
 
     Beside tables and JSON lines with two columns it reads lines side by side
     (`{"text": "corpus.en", "translation": "corpus.es"}`, of equally many lines) and JSON lines of
