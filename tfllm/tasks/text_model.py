@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfllm import model_verbs
 from tfllm.config import ConfigError
+from tfllm.tokenizers.base import Tokenizer
 
 MAX_OPEN_BATCH = 32
 """rows that `predict` answers at once, unless told otherwise"""
@@ -33,7 +34,7 @@ class TextModel(tf.Module):
     """a key of `TASKS`: the task that it answers for"""
     model: Any
     """the Keras model, token ids to logits or vectors"""
-    tokenizer: Any
+    tokenizer: Tokenizer
     trained_length: int | None = None
     """tokens of the rows that a language model was trained on, where its folder says it"""
 

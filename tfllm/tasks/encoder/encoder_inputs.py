@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import tensorflow as tf
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.base import Tokenizer, TokenizerGraph
 
 
 class EncoderInputs(NamedTuple):
@@ -17,8 +20,8 @@ class EncoderInputs(NamedTuple):
 
 
 def encoder_inputs(
-    tokenizer: Any,
-    graph: Any,
+    tokenizer: Tokenizer,
+    graph: TokenizerGraph,
     text: tf.Tensor,
     second_text: tf.Tensor | None,
     sequence_length: int,
@@ -47,7 +50,7 @@ def encoder_inputs(
     return EncoderInputs(rows, lengths - kept + second_lengths - second_kept)
 
 
-def surrounded(tokenizer: Any, *parts: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+def surrounded(tokenizer: Tokenizer, *parts: tf.RaggedTensor) -> dict[str, tf.Tensor]:
     """[CLS] first part [SEP], or with a second part that and its [SEP] behind.
 
     `tfllm.tasks.encoder.encoder_task.surrounded_ids` does the same in Python.
@@ -64,7 +67,7 @@ def surrounded(tokenizer: Any, *parts: tf.RaggedTensor) -> dict[str, tf.Tensor]:
     batch = tf.cast(shown[0].nrows(), tf.int32)
     begin, end = (
         tf.fill([batch, 1], tf.constant(id_, tf.int32))
-        for id_ in (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        for id_ in map(tokenizer.special_id, ("cls_token", "sep_token"))
     )
     ids = tf.concat([begin, *(x for part in shown for x in (part, end))], 1)
     token_ids = ids.to_tensor()

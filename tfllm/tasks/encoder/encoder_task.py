@@ -120,7 +120,7 @@ class EncoderTask(RecordTask):
 
 
 def encoded_texts(
-    tokenizer: Any, text: str, second_text: str | None, sequence_length: int
+    tokenizer: Tokenizer, text: str, second_text: str | None, sequence_length: int
 ) -> Example:
     """[CLS] text [SEP], or [CLS] text [SEP] second_text [SEP], cut to `sequence_length` tokens.
 
@@ -144,7 +144,7 @@ def encoded_texts(
     return surrounded_ids(tokenizer, *parts) | {TRUNCATED: np.array([cut], np.int32)}
 
 
-def surrounded_ids(tokenizer: Any, *parts: Sequence[int]) -> Example:
+def surrounded_ids(tokenizer: Tokenizer, *parts: Sequence[int]) -> Example:
     """[CLS] first part [SEP], or with a second part that and its [SEP] behind.
 
     `tfllm.tasks.encoder.encoder_inputs.surrounded` does the same in a graph.
@@ -152,9 +152,10 @@ def surrounded_ids(tokenizer: Any, *parts: Sequence[int]) -> Example:
     Returns:
         `token_ids`, and `token_type_ids` (1 for the second part and its end).
     """
-    ids, types = [tokenizer.cls_token_id], [0]
+    begin, end = map(tokenizer.special_id, ("cls_token", "sep_token"))
+    ids, types = [begin], [0]
     for number, part in enumerate(parts):
-        ids += [*part, tokenizer.sep_token_id]
+        ids += [*part, end]
         types += [number] * (len(part) + 1)
     return {"token_ids": np.array(ids, np.int32), "token_type_ids": np.array(types, np.int32)}
 

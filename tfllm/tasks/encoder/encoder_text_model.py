@@ -31,7 +31,7 @@ class EncoderTextModel(TextModel):
         self.tokenizer = tokenizer
         self.information = dict(information)
         self.sequence_length = sequence_length_of(information, model.config.max_sequence_length)
-        self._graph: Any = tokenizer.graph()
+        self._graph = tokenizer.graph()
 
     @property
     def served_state(self) -> dict[str, Any]:

@@ -22,10 +22,10 @@ NUM_TOLD = 5
 _SCORE = "score"
 
 
-def token_masking(tokenizer: Any, seed: int) -> TokenMasking:
+def token_masking(tokenizer: Tokenizer, seed: int) -> TokenMasking:
     """How tokens of a tokenizer are hidden: never a special one."""
     return TokenMasking(
-        tokenizer.mask_token_id, tuple(tokenizer.special_tokens.values()), seed=seed
+        tokenizer.special_id("mask_token"), tuple(tokenizer.special_tokens.values()), seed=seed
     )
 
 
@@ -106,7 +106,7 @@ class GapFilling(EncoderTextModel):
     def _fill(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         inputs, ids_of_text, num_cut = self._encoded(text)
         states, _ = self.model.encoder.hidden_states(inputs)
-        gaps = inputs["token_ids"] == self.tokenizer.mask_token_id
+        gaps = inputs["token_ids"] == self._masking.mask_token_id
         gap = tf.argmax(tf.cast(gaps, tf.int32), 1)  # the first
         logits = self.model.logits(tf.gather(states, gap, batch_dims=1))
         # Rows of an embedding that was rounded up to some size stand for no token.
@@ -114,7 +114,7 @@ class GapFilling(EncoderTextModel):
         values, ids = tf.math.top_k(tf.nn.softmax(logits), NUM_TOLD)
         good = tf.reduce_any(gaps, 1)
         tokens = tf.gather(tf.convert_to_tensor(self._graph.token_bytes), ids)
-        is_cut = tf.reduce_any(ids_of_text == self.tokenizer.mask_token_id, 1)
+        is_cut = tf.reduce_any(ids_of_text == self._masking.mask_token_id, 1)
         error = tf.where(
             is_cut,
             f"the mask token stands behind the first {self.sequence_length - 2} tokens, which are "

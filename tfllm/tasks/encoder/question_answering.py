@@ -80,14 +80,13 @@ class QuestionAnswering(EncoderTask):
     ) -> list[Example]:
         """A window each: `token_ids`, `token_type_ids`, and `span` [2], its first and last token;
         0 twice where the window does not hold it."""
-        given: Any = tokenizer
         answers = answers_of(record)
         if not answers and not information["may_be_unanswered"]:
             raise UnknownInTraining("the training records all have an answer and this one has none")
-        asked = given.encode(record["question"], parse_special=False, add_special=False)
+        asked = tokenizer.encode(record["question"], parse_special=False, add_special=False)
         most = question_room(sequence_length)
         num_cut, asked = max(len(asked) - most, 0), asked[:most]
-        ids, offsets = given.encode_with_offsets(
+        ids, offsets = tokenizer.encode_with_offsets(
             record["context"], parse_special=False, add_special=False
         )
         first = last = -1

@@ -18,6 +18,7 @@ from tfllm.tasks.encoder.text_spans import cut_out
 from tfllm.tasks.encoder.windows import in_chunks, tokens_of, windows_in_graph
 from tfllm.tasks.json_rows import json_lists, json_numbers, json_objects, json_strings
 from tfllm.tasks.text_model import plain, text_function
+from tfllm.tokenizers.word_piece import WordPiece
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
@@ -173,13 +174,13 @@ def room_of(sequence_length: int) -> int:
     return sequence_length - 2
 
 
-def continuing_ids(tokenizer: Any) -> frozenset[int]:
+def continuing_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """The ids of tokens that continue a word.
 
     Raises:
         ValueError: the tokenizer is of another kind than WordPiece.
     """
-    if not hasattr(tokenizer, "continuing_ids"):
+    if not isinstance(tokenizer, WordPiece):
         raise ValueError(
             "tagging needs a WordPiece tokenizer, which says where words begin; received "
             f"{type(tokenizer).__name__}"

@@ -72,10 +72,9 @@ class Tagging(EncoderTask):
         sequence_length: int,
     ) -> list[Example]:
         """A window each: `token_ids`, `token_type_ids`, `tags` and `counts` (1: is learned)."""
-        given: Any = tokenizer
         text, spans = record["text"], _spans_of(record)
-        ids, offsets = given.encode_with_offsets(text, parse_special=False, add_special=False)
-        continuing = continuing_ids(given)
+        ids, offsets = tokenizer.encode_with_offsets(text, parse_special=False, add_special=False)
+        continuing = continuing_ids(tokenizer)
         tags = token_tags(text, spans, ids, offsets, continuing, information["labels"])
         room = room_of(sequence_length)
         examples = []

@@ -25,7 +25,6 @@ from tfllm.pretrained.task_information import search_of
 from tfllm.tasks.record_task import Example, LoadedTask, RecordTask
 from tfllm.tasks.sequence_to_sequence.sequence_generation import SearchSettings, SequenceGeneration
 from tfllm.tokenizers.byte_pair import BytePairTokenizer
-from tfllm.tokenizers.marian import target_tokenizer
 
 if TYPE_CHECKING:
     from tfllm.optimization.training_step import TrainingStep
@@ -104,7 +103,7 @@ class SequenceToSequenceTask(RecordTask):
             side.encode(record[name], add_special=False, parse_special=False)
             for side, name in (
                 (tokenizer, self.source),
-                (target_tokenizer(tokenizer), self.target),
+                (tokenizer.target, self.target),
             )
         )
         end = tokenizer.end_token_id
