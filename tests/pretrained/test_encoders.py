@@ -25,7 +25,7 @@ from tfllm.models.heads.sentence_encoder import SentenceEncoder
 from tfllm.models.heads.sequence_classifier import SequenceClassifier
 from tfllm.models.heads.span_classifier import SpanClassifier
 from tfllm.models.heads.token_classifier import TokenClassifier
-from tfllm.pretrained.hugging_face.bert_config import read_bert, read_labels
+from tfllm.pretrained.hugging_face.bert_config import BERT, read_labels
 
 CLASSES = {
     "model": Encoder,
@@ -282,7 +282,7 @@ def test_a_value_of_another_kind_is_read_as_what_it_says_or_refused():
         for value in odd:
             try:
                 changed = {**values, key: value}
-                assert isinstance(read_bert(changed, "config.json", None), EncoderConfig)
+                assert isinstance(BERT.read(changed, "config.json", None), EncoderConfig)
                 assert read_labels(changed, "config.json")["num_labels"] >= 2
             except ConfigError as error:
                 assert "config.json" in str(error)

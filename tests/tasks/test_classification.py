@@ -16,9 +16,10 @@ from tfllm.data.reading.table_records import Record
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.heads.sequence_classifier import SequenceClassifier
 from tfllm.serving import Client, ModelServer, export
-from tfllm.tasks.encoder.classification import Classification, TextClassifier, serialized_example
+from tfllm.tasks.encoder.classification import Classification
 from tfllm.tasks.encoder.encoder_inputs import encoder_inputs
 from tfllm.tasks.encoder.encoder_task import encoded_texts
+from tfllm.tasks.encoder.text_classifier import TextClassifier, serialized_example
 from tfllm.tasks.example_messages import example_texts
 from tfllm.tokenizers.word_piece import WordPiece
 

@@ -12,7 +12,8 @@ from tfllm.data.reading.table_records import Record
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.heads.sentence_encoder import SentenceEncoder
 from tfllm.tasks import load
-from tfllm.tasks.encoder.embedding import Embedding, TextEmbedding
+from tfllm.tasks.encoder.embedding import Embedding
+from tfllm.tasks.encoder.text_embedding import TextEmbedding
 from tfllm.tokenizers.word_piece import WordPiece
 
 TEXTS = ["the cat sat on the mat", "a dog ran", "naïve 你好", "", "the " * 40]

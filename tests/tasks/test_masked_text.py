@@ -15,7 +15,8 @@ from tfllm.data.reading.table_records import Record
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.heads.masked_language_model import MaskedLanguageModel
 from tfllm.models.token_masking import mask_tokens
-from tfllm.tasks.encoder.masked_language_model import GapFilling, MaskedText, token_masking
+from tfllm.tasks.encoder.gap_filling import GapFilling, token_masking
+from tfllm.tasks.encoder.masked_language_model import MaskedText
 from tfllm.tasks.evaluating import evaluate
 from tfllm.tokenizers.word_piece import WordPiece
 from tfllm.training import train

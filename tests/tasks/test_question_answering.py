@@ -15,13 +15,12 @@ from tfllm.data.reading.table_records import Record, read_table
 from tfllm.evaluation.measured import measured
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.heads.span_classifier import SpanClassifier
-from tfllm.tasks.encoder.question_answering import (
+from tfllm.tasks.encoder.question_answerer import (
     MAX_ANSWER_TOKENS,
     QuestionAnswerer,
-    QuestionAnswering,
-    answers_of,
     question_room,
 )
+from tfllm.tasks.encoder.question_answering import QuestionAnswering, answers_of
 from tfllm.tasks.encoder.windows import windows_of
 from tfllm.tokenizers.word_piece import WordPiece
 

@@ -13,7 +13,8 @@ from tfllm.config import ConfigError, PrepareConfig
 from tfllm.data.reading.table_records import Record, read_table
 from tfllm.evaluation.measured import measured
 from tfllm.tasks.encoder.span_labels import Span, read_spans, tags_of, token_tags
-from tfllm.tasks.encoder.tagging import SpanTagger, Tagging
+from tfllm.tasks.encoder.span_tagger import SpanTagger
+from tfllm.tasks.encoder.tagging import Tagging
 from tfllm.tokenizers.word_piece import WordPiece
 
 LABELS = ["PERSON", "PLACE"]

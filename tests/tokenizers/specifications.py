@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from tests.tokenizers.samples import SPLIT_PATTERNS, byte_level, split, texts
 from tests.tokenizers.sentence_pieces import trained_model
-from tfllm.tokenizers.sentence_piece_model import read_model
+from tfllm.tokenizers.specification.sentence_piece_model import read_model
 
 SPACE = "\u2581"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")

@@ -14,7 +14,7 @@ from tests.tokenizers.samples import texts
 from tests.tokenizers.sentence_pieces import PARTS, hard_texts, trained_model
 from tfllm.tokenizers import MetaspaceTokenizer, Tokenizer
 from tfllm.tokenizers.graph import merge_loop
-from tfllm.tokenizers.sentence_piece_model import read_model
+from tfllm.tokenizers.specification.sentence_piece_model import read_model
 
 SPACE = "\u2581"
 PREPEND = {"type": "Prepend", "prepend": SPACE}

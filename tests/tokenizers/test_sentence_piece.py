@@ -12,7 +12,7 @@ import tensorflow as tf
 from tests.tokenizers.sentence_pieces import MODELS, hard_texts, trained_model
 from tfllm.tokenizers import SentencePieceTokenizer, Tokenizer
 from tfllm.tokenizers.added_tokens import AddedToken
-from tfllm.tokenizers.sentence_piece_model import read_model, sentence_piece_model
+from tfllm.tokenizers.specification.sentence_piece_model import read_model, sentence_piece_model
 
 
 def tokenizer_of(name: str, **options) -> SentencePieceTokenizer:

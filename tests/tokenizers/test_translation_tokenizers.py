@@ -19,7 +19,6 @@ from tfllm.tokenizers import (
     Tokenizer,
     UnigramTokenizer,
 )
-from tfllm.tokenizers.marian import target_tokenizer
 
 
 @functools.cache
@@ -126,9 +125,9 @@ def test_what_is_saved_or_pickled_is_the_same_tokenizer(name, tmp_path):
 
 def test_both_sides_of_marian_share_their_ids():
     tokenizer = known("marian")[0]
-    target = target_tokenizer(tokenizer)
+    target = tokenizer.target
     assert target is tokenizer.target is tokenizer.target.target
-    assert target_tokenizer(known("t5")[0]) is not None
+    assert known("t5")[0].target is not None
     _, texts, ids, _ = known("marian")
     others = target.encode_batch(texts)
     assert sum(a != b for a, b in zip(ids, others, strict=True)) > 10

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfllm import model_verbs
 from tfllm.layers.shapes import ShapeShown
 from tfllm.models.quantizing import QuantizeMethods
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.base import Tokenizer
 
 _MARK = "unlike_dropouts"
 """of a model's configuration: what `mark_unlike_dropouts` was given"""
@@ -47,7 +50,7 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
         """As `from_preset`, but for names of sizes, which have no weights."""
         return model_verbs.call("from_preset", cls, path, sizes=False, **options)
 
-    def attach(self, tokenizer: Any, generation: Any = None) -> None:
+    def attach(self, tokenizer: Tokenizer | None, generation: Any = None) -> None:
         """Have `generate` take texts.
 
         Args:
@@ -97,7 +100,7 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
         return copy
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer | None:
         """The tokenizer that came with the weights, or was attached; else None."""
         return vars(self).get("_text", (None, None))[0]
 
@@ -115,7 +118,7 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
 class GenerateVerb(ModelVerbs):
     """Of models that generate."""
 
-    def generate(self, inputs: Any, *, tokenizer: Any = None, **options: Any) -> Any:
+    def generate(self, inputs: Any, *, tokenizer: Tokenizer | None = None, **options: Any) -> Any:
         """Continue prompts; of an encoder-decoder, write the texts that belong to sources.
 
         Args:

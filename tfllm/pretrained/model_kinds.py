@@ -19,31 +19,18 @@ from tfllm.models.heads.sentence_encoder import SentenceEncoder
 from tfllm.models.heads.sequence_classifier import SequenceClassifier
 from tfllm.models.heads.span_classifier import SpanClassifier
 from tfllm.models.heads.token_classifier import TokenClassifier
-from tfllm.pretrained.hugging_face import bert_weight_map, decoder_config
+from tfllm.pretrained.hugging_face import (
+    bert_weight_map,
+    decoder_config,
+    encoder_decoder_weight_maps,
+)
 from tfllm.pretrained.hugging_face.architectures import ARCHITECTURES
-from tfllm.pretrained.hugging_face.bert_config import (
-    read_bert,
-    read_labels,
-    unlike_dropouts,
-    written_bert,
-    written_labels,
-)
+from tfllm.pretrained.hugging_face.bert_config import BERT, read_labels, written_labels
+from tfllm.pretrained.hugging_face.config_table import ConfigTable
 from tfllm.pretrained.hugging_face.config_values import built
-from tfllm.pretrained.hugging_face.encoder_decoder_weight_maps import FINAL_BIAS, MARIAN, T5
-from tfllm.pretrained.hugging_face.encoder_decoder_weight_maps import OURS as ENCODER_DECODER
-from tfllm.pretrained.hugging_face.marian_config import (
-    expresses_marian,
-    read_marian,
-    written_marian,
-)
-from tfllm.pretrained.hugging_face.marian_config import unlike_dropouts as unlike_marian_dropouts
+from tfllm.pretrained.hugging_face.marian_config import MARIAN
 from tfllm.pretrained.hugging_face.sentence_modules import SENTENCE_TRANSFORMER, SETTINGS
-from tfllm.pretrained.hugging_face.t5_config import (
-    expresses_t5,
-    read_t5,
-    with_stored_output,
-    written_t5,
-)
+from tfllm.pretrained.hugging_face.t5_config import T5
 from tfllm.pretrained.hugging_face.weight_map import WEIGHT_MAPS, WeightMap
 
 
@@ -141,15 +128,15 @@ def _read_causal(values: Mapping[str, Any], where: str, dropout: float | None) -
 
 
 def _read_encoder(values: Mapping[str, Any], where: str, dropout: float | None) -> Description:
-    return Description(read_bert(values, where, dropout))
+    return Description(BERT.read(values, where, dropout))
 
 
 def _read_labelled(values: Mapping[str, Any], where: str, dropout: float | None) -> Description:
-    return Description(read_bert(values, where, dropout), read_labels(values, where))
+    return Description(BERT.read(values, where, dropout), read_labels(values, where))
 
 
 def _read_sentence(values: Mapping[str, Any], where: str, dropout: float | None) -> Description:
-    return Description(read_bert(values, where, dropout), values.get(SETTINGS, {}))
+    return Description(BERT.read(values, where, dropout), values.get(SETTINGS, {}))
 
 
 def _stored_pooler(names: Collection[str]) -> Mapping[str, Any]:
@@ -166,48 +153,56 @@ def _bert(
     def write(model: Any) -> tuple[dict[str, Any], str]:
         names = getattr(model, "label_names", None)
         return {
-            **written_bert(model.config),
+            **BERT.written(model.config),
             "architectures": [written_as or architectures[0]],
             **({} if names is None else written_labels(names)),
         }, ""
 
-    options = {"read": _read_encoder, "unlike_dropouts": unlike_dropouts, **options}
-    weight_map = {"bert": table}
     return ModelKind(
-        model_class, ("bert",), architectures, write=write, weight_map=weight_map, **options
+        model_class,
+        ("bert",),
+        architectures,
+        write=write,
+        weight_map={"bert": table},
+        unlike_dropouts=lambda values, known: BERT.unlike_dropouts(values),
+        **{"read": _read_encoder, **options},
     )
 
 
 # ------------------------------------------------------------------ encoder-decoders
 
 _OURS = "tfllm-encoder-decoder"
+_ENCODER_DECODERS: dict[str, ConfigTable] = {table.model_type: table for table in (T5, MARIAN)}
 
 
 def _read_pairs(values: Mapping[str, Any], where: str, dropout: float | None) -> Description:
     if values.get("model_type") == _OURS:
         settings = {**values.get("tfllm", {}), **({} if dropout is None else {"dropout": dropout})}
         return Description(built(EncoderDecoderConfig, settings, where))
-    read = read_t5 if values.get("model_type") == "t5" else read_marian
-    return Description(read(values, where, dropout))
+    return Description(_ENCODER_DECODERS[values["model_type"]].read(values, where, dropout))
+
+
+def _table_of(config: EncoderDecoderConfig) -> ConfigTable | None:
+    return next((t for t in _ENCODER_DECODERS.values() if t.expresses(config)), None)
 
 
 def _written_pairs(model: Any) -> tuple[dict[str, Any], str]:
-    config = model.config
-    if expresses_marian(config):
-        return written_marian(config), ""
-    if expresses_t5(config):
-        return written_t5(config), ""
+    table = _table_of(model.config)
+    if table is not None:
+        return table.written(model.config), ""
     reason = "neither a Marian nor a T5 of `transformers` has this architecture"
-    settings = dataclasses.asdict(config)
+    settings = dataclasses.asdict(model.config)
     return {"model_type": _OURS, "architectures": [], "tfllm": settings}, reason
 
 
 def _stored_settings(config: EncoderDecoderConfig, names: Collection[str]) -> Mapping[str, Any]:
-    if expresses_t5(config):
-        return with_stored_output(config, names)
-    if expresses_marian(config):
-        return {"output_bias": FINAL_BIAS in names}
-    return {}
+    table = _table_of(config)
+    return {} if table is None else table.stored_settings(config, names)
+
+
+def _unlike_in_pairs(values: Mapping[str, Any], known: float | None) -> Mapping[str, float]:
+    table = _ENCODER_DECODERS.get(values["model_type"])
+    return {} if table is None else table.unlike_dropouts(values)
 
 
 MODEL_KINDS: tuple[ModelKind, ...] = (
@@ -223,13 +218,21 @@ MODEL_KINDS: tuple[ModelKind, ...] = (
     ),
     ModelKind(
         EncoderDecoder,
-        ("t5", "marian", _OURS),
-        ("T5ForConditionalGeneration", "T5WithLMHeadModel", "MarianMTModel"),
+        (*_ENCODER_DECODERS, _OURS),
+        tuple(
+            name
+            for table in _ENCODER_DECODERS.values()
+            for name in (table.class_name, *table.other_class_names)
+        ),
         read=_read_pairs,
         write=_written_pairs,
-        weight_map={"t5": T5, "marian": MARIAN, _OURS: ENCODER_DECODER},
+        weight_map={
+            "t5": encoder_decoder_weight_maps.T5,
+            "marian": encoder_decoder_weight_maps.MARIAN,
+            _OURS: encoder_decoder_weight_maps.OURS,
+        },
         stored_settings=_stored_settings,
-        unlike_dropouts=unlike_marian_dropouts,
+        unlike_dropouts=_unlike_in_pairs,
         generates=True,
     ),
     _bert(Encoder, ("BertModel",), bert_weight_map.BERT, stored_options=_stored_pooler),

@@ -21,9 +21,10 @@ from tfllm.models.token_ids import checked_tokens
 from tfllm.pretrained.hugging_face.generation_settings import search_settings_of
 from tfllm.tasks.language_model.text_generation import TextGeneration
 from tfllm.tasks.sequence_to_sequence.sequence_generation import SearchSettings, SequenceGeneration
+from tfllm.tokenizers.base import Tokenizer
 
 
-def generate(model: Any, inputs: Any, *, tokenizer: Any = None, **options: Any) -> Any:
+def generate(model: Any, inputs: Any, *, tokenizer: Tokenizer | None = None, **options: Any) -> Any:
     """See `tfllm.models.verbs.GenerateVerb.generate`.
 
     Args:
@@ -49,7 +50,7 @@ def generate(model: Any, inputs: Any, *, tokenizer: Any = None, **options: Any) 
     return _token_ids(model, inputs, np.atleast_1d(ends).astype(np.int32), generation, options)
 
 
-def _written(model: Any, tokenizer: Any, sources: Any, options: dict[str, Any]) -> Any:
+def _written(model: Any, tokenizer: Tokenizer, sources: Any, options: dict[str, Any]) -> Any:
     """The texts of an encoder-decoder."""
     settings = build(SearchSettings, options)
     task = _kept(model, SequenceGeneration, tokenizer, {}, settings)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from tfllm.config import PrepareConfig, TrainingConfig
+from tfllm import pretrained
+from tfllm.config import ConfigError, PrepareConfig, TrainingConfig
 from tfllm.data import PreparedData, TaskData, TaskRows
 from tfllm.data.preparing.record_preparation import RecordPreparation, record_files
 from tfllm.data.reading.table_records import Column, Record, Source
@@ -23,6 +24,10 @@ from tfllm.data.shards.padding import padded_width
 from tfllm.data.shards.splits import RowBatch
 from tfllm.evaluation.evaluation import RecordEvaluation
 from tfllm.evaluation.measured import Measured, measured
+from tfllm.models.longer_context import with_context
+from tfllm.pretrained.model_folder import model_folder
+from tfllm.pretrained.model_kinds import kind_of_config
+from tfllm.pretrained.model_source import open_source
 from tfllm.pretrained.saving import save
 from tfllm.tasks.record_evaluation import evaluate_records
 from tfllm.tasks.task import Task
@@ -50,6 +55,8 @@ class LoadedTask(NamedTuple):
 class RecordTask(Task):
     """A task that learns from records with columns."""
 
+    kind_of_model: ClassVar[str]
+    """what has a `config_class`, for errors: "encoder (a BERT)" """
     columns: ClassVar[Mapping[str, Column]]
     """what a record has, by the name that `examples` and `measures` read it under"""
     token_features: ClassVar[tuple[str, ...]] = ("token_ids",)
@@ -115,7 +122,6 @@ class RecordTask(Task):
             ValueError: the records cannot be learned from, such as with one label only.
         """
 
-    @abstractmethod
     def tokenizer(
         self, base: str | None, records: Iterable[Record], *, vocab_size: int
     ) -> Tokenizer:
@@ -126,6 +132,19 @@ class RecordTask(Task):
             records: to train a new one on: the training records.
             vocab_size: of a new one.
         """
+        if base is not None:
+            return pretrained.load_tokenizer(base)
+        return self.new_tokenizer(
+            (text for record in records for text in self.texts(record)), vocab_size
+        )
+
+    @abstractmethod
+    def new_tokenizer(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """A tokenizer that is learned from texts."""
+
+    def texts(self, record: Record) -> Iterable[str]:
+        """What a new tokenizer is trained on: the inputs that are there."""
+        return (record[name] for name in self.input_columns if record.get(name))
 
     @abstractmethod
     def examples(
@@ -162,6 +181,48 @@ class RecordTask(Task):
         """
 
     # ---- the model
+
+    def config(
+        self,
+        base: str | None,
+        preset: str | None,
+        sizes: Mapping[str, Any],
+        *,
+        vocab_size: int,
+        sequence_length: int,
+    ) -> Any:
+        """The pretrained model's architecture, or that of a preset with some sizes changed."""
+        if base is None:
+            new = self.new_config(preset, {"vocab_size": vocab_size, **sizes})
+            return with_context(new, sequence_length)
+        source = open_source(model_folder(base))
+        kind = kind_of_config(source.config, source.where)
+        config: Any = kind.read(source.config, source.where, None)[0]
+        is_of_kind = isinstance(config, self.config_class)
+        if not is_of_kind:
+            raise ConfigError(
+                f"{self.name} needs an {self.kind_of_model}; {source.where} is a "
+                f"{source.config.get('model_type')}"
+            )
+        if vocab_size > config.vocab_size:
+            raise ConfigError(
+                f"the tokenizer does not fit the model: it has {vocab_size} token ids, the "
+                f"model's vocab_size is {config.vocab_size}"
+            )
+        if sequence_length > config.max_sequence_length:
+            raise ConfigError(
+                "sequence_length must be at most the model's context "
+                f"({config.max_sequence_length}); received {sequence_length}"
+            )
+        return config
+
+    @abstractmethod
+    def new_config(self, preset: str | None, sizes: Mapping[str, Any]) -> Any:
+        """The architecture of a new model: the preset's, or a small one's, with these sizes.
+
+        Raises:
+            ConfigError: no such preset or field.
+        """
 
     @abstractmethod
     def model(
@@ -247,9 +308,6 @@ class RecordTask(Task):
             OSError: there is none.
             ValueError: it was not trained for this task.
         """
-        from tfllm import pretrained
-        from tfllm.pretrained.model_folder import model_folder
-
         place = model_folder(folder)
         task = pretrained.task_of(place)
         if task is None or task["name"] != self.name:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfllm import model_verbs
 from tfllm.config import ConfigError
+from tfllm.tokenizers.base import Tokenizer
 
 MAX_OPEN_BATCH = 32
 """rows that `predict` answers at once, unless told otherwise"""
@@ -33,7 +34,7 @@ class TextModel(tf.Module):
     """a key of `TASKS`: the task that it answers for"""
     model: Any
     """the Keras model, token ids to logits or vectors"""
-    tokenizer: Any
+    tokenizer: Tokenizer
     trained_length: int | None = None
     """tokens of the rows that a language model was trained on, where its folder says it"""
 
@@ -182,6 +183,22 @@ class TextModel(tf.Module):
                 raise ValueError(f"{where} must have the text {name!r}; {told}")
             found[name] = text.encode("utf-8", "surrogatepass")
         return found
+
+
+def text_function(function: Callable[..., dict[str, tf.Tensor]], *inputs: str) -> Any:
+    """A `tf.function` of texts.
+
+    Args:
+        function: takes a string tensor [B] for each input.
+        inputs: what a signature calls them.
+    """
+    specs = [tf.TensorSpec([None], tf.string, name) for name in inputs]
+    return tf.function(function, input_signature=specs, autograph=False)
+
+
+def sequence_length_of(information: Mapping[str, Any], context: int) -> int:
+    """The most tokens of a row: those that a model was trained with, at most its context."""
+    return min(int(information.get("sequence_length", context)), context)
 
 
 def plain(value: Any) -> Any:

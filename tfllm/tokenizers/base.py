@@ -26,6 +26,10 @@ class Tokenizer(Protocol):
     settings: dict[str, Any]
 
     @property
+    def target(self) -> Tokenizer:
+        """The tokenizer of what is written; itself, unless that is another than of what is read."""
+
+    @property
     def end_token(self) -> str:
         """The token that ends a document."""
 
@@ -39,6 +43,16 @@ class Tokenizer(Protocol):
 
     def token_id(self, token: str) -> int | None:
         """The id of a token as the vocabulary writes it; None if there is no such token."""
+
+    def special_id(self, name: str) -> int:
+        """The id of a special token.
+
+        Args:
+            name: as tokenizer_config.json calls it, such as "cls_token".
+
+        Raises:
+            ValueError: the tokenizer has none of that name.
+        """
 
     def encode(
         self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
@@ -60,6 +74,21 @@ class Tokenizer(Protocol):
         add_special: bool = True,
     ) -> list[list[int]]:
         """The ids of each text."""
+
+    def encode_with_offsets(
+        self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, and which of its characters each stands for.
+
+        Args: as of `encode`.
+
+        Returns:
+            the ids, and (begin, end) for each: places of characters (code points) of the text as it
+            was given, whatever normalization does to it; (0, 0) for what `add_special` puts there.
+
+        Raises:
+            ValueError: tokenizers of the kind do not tell.
+        """
 
     def encode_unbroken(self, text: str) -> tuple[list[int], list[int]]:
         """The ids of a text in which U+FDD0 keeps words from being special tokens.
@@ -104,6 +133,12 @@ class TokenizerGraph(Protocol):
         self, text: tf.Tensor, *, parse_special: bool = True, add_special: bool = True
     ) -> tf.RaggedTensor:
         """string [batch] to int32 [batch, (tokens)]; arguments as of `Tokenizer.encode`."""
+
+    def tokenize_with_offsets(
+        self, text: tf.Tensor, *, parse_special: bool = True, add_special: bool = True
+    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        """The ids of each text, and where the characters of the text begin and end that each stands
+        for, all int32 [batch, (tokens)]; as `Tokenizer.encode_with_offsets`."""
 
     def tokenize_unbroken(self, text: tf.Tensor) -> tf.RaggedTensor:
         """string [batch] to int32 [batch, (tokens)], as `Tokenizer.encode_unbroken`."""

@@ -64,14 +64,7 @@ SPLITS: dict[str, SplitRules] = {
 class BytePairTokenizer(JsonTokenizer):
     """Text to ids and back: byte-level BPE, so any text has ids and none is unknown.
 
-    Args:
-        tokenizer_json: the text of a tokenizer.json.
-        end_token: the token that ends a document; default: the one of the usual names that the
-            tokenizer has, or its only special token.
-
-    Raises:
-        ValueError: the text is not a tokenizer.json of a BPE model, or end_token is none of its
-            tokens.
+    Arguments and errors as of `JsonTokenizer`.
     """
 
     @classmethod

@@ -134,15 +134,7 @@ class JsonTokenizer(StoredTokenizer):
     def encode(
         self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
     ) -> list[int]:
-        """The ids of a text.
-
-        Args:
-            text: bytes that are not UTF-8 count as U+FFFD, as in the graph.
-            parse_special: whether "<|endoftext|>" in the text is the special token or thirteen
-                characters like any others.
-            add_special: whether to put around the text the tokens that tokenizer.json's template
-                says.
-        """
+        """As of `Tokenizer`; around the text stands what tokenizer.json's template says."""
         tokenizer = self._which(parse_special)
         return self._own_ids(tokenizer.encode(valid_text(text), add_special_tokens=add_special).ids)
 
@@ -160,15 +152,7 @@ class JsonTokenizer(StoredTokenizer):
         return [self._own_ids(e.ids) for e in encodings]
 
     def encode_unbroken(self, text: str) -> tuple[list[int], list[int]]:
-        """The ids of a text in which U+FDD0 keeps words from being special tokens, and where each
-        begins.
-
-        As `encode(text, add_special=False)`, but U+FDD0 is taken out once the special tokens of the
-        text are found, and of what is left `<|im_` and `end|>` are neighbours again.
-
-        Returns:
-            the ids, and the place in `text` of each one's first character.
-        """
+        """As of `Tokenizer`."""
         encoding = self._unbroken.encode(valid_text(text), add_special_tokens=False)
         return self._own_ids(encoding.ids), [begin for begin, _ in encoding.offsets]
 

@@ -6,18 +6,16 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tfllm.files import read_json_object, write_file
 from tfllm.tokenizers.added_tokens import AddedToken, cut_at
-from tfllm.tokenizers.chat.conversation import BREAK
 from tfllm.tokenizers.leading_space import SPACE
-from tfllm.tokenizers.sentence_piece import pieces_of
-from tfllm.tokenizers.sentence_piece_model import read_model
+from tfllm.tokenizers.piece_tokenizer import PieceTokenizer, pieces_of
+from tfllm.tokenizers.specification.sentence_piece_model import read_model
 from tfllm.tokenizers.stored_tokenizer import (
-    StoredTokenizer,
     read_settings,
     token_content,
 )
@@ -35,7 +33,7 @@ CODE = r"(?s)>>.*?<<"
 STRIPPED = " \t\n\v\f\r"
 
 
-class MarianTokenizer(StoredTokenizer):
+class MarianTokenizer(PieceTokenizer):
     """Text to ids and back as `transformers` has them for Marian.
 
     A text is cut into pieces by its side's SentencePiece model, and the pieces are numbered by a
@@ -74,9 +72,9 @@ class MarianTokenizer(StoredTokenizer):
             raise ValueError(
                 f"{VOCABULARY} must number different pieces from 0 on; received {len(ids)} of them"
             )
-        self._vocabulary = dict(vocabulary)
+        self._ids = dict(vocabulary)
         self._names = {**_NAMES, **(special or {})}
-        missing = [name for name in self._names.values() if name not in self._vocabulary]
+        missing = [name for name in self._names.values() if name not in self._ids]
         if missing:
             raise ValueError(f"{VOCABULARY} must hold {', '.join(missing)}")
         for name, data in self._files.items():
@@ -85,10 +83,10 @@ class MarianTokenizer(StoredTokenizer):
             except ValueError as error:
                 raise ValueError(f"{name}.spm: {error}") from None
         self._processor = SentencePieceProcessor(model_proto=self._files[side])
-        self._tokens = {id_: token for token, id_ in self._vocabulary.items()}
-        tokens = {token: self._vocabulary[token] for token in self._names.values()}
+        self._tokens = {id_: token for token, id_ in self._ids.items()}
+        tokens = {token: self._ids[token] for token in self._names.values()}
         self._added = [AddedToken(id_, token, True, False) for token, id_ in tokens.items()]
-        self._unknown = self._vocabulary[self._names["unk_token"]]
+        self._unknown = self._ids[self._names["unk_token"]]
         super().__init__(tokens, len(ids), self._names["eos_token"])
         named = {name: token for name, token in self._names.items() if name != "eos_token"}
         self.settings = {"tokenizer_class": _CLASS, "separate_vocabs": False, **named}
@@ -138,7 +136,7 @@ class MarianTokenizer(StoredTokenizer):
         other = MarianTokenizer(
             self._files["source"],
             self._files["target"],
-            self._vocabulary,
+            self._ids,
             special=self._names,
             side="target",
         )
@@ -154,38 +152,9 @@ class MarianTokenizer(StoredTokenizer):
         folder = Path(path)
         write_file(folder / SOURCE, self._files["source"])
         write_file(folder / TARGET, self._files["target"])
-        content = json.dumps(self._vocabulary, ensure_ascii=False, indent=2)
+        content = json.dumps(self._ids, ensure_ascii=False, indent=2)
         write_file(folder / VOCABULARY, content + "\n")
         self._write_beside(folder)
-
-    def token_id(self, token: str) -> int | None:
-        """The id of a piece of the vocabulary; None if there is no such piece."""
-        return self._vocabulary.get(token)
-
-    def token(self, id_: int) -> str | None:
-        """The piece of an id; None if there is no such id."""
-        return self._tokens.get(id_)
-
-    def encode(
-        self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
-    ) -> list[int]:
-        """The ids of a text.
-
-        Args:
-            text: bytes that are not UTF-8 count as U+FFFD, as in the graph.
-            parse_special: whether "</s>" in the text is the special token or four characters like
-                any others.
-            add_special: whether to put the end token behind it.
-        """
-        ids = []
-        for segment in cut_at(valid_text(text), self._added if parse_special else []):
-            if segment.id >= 0:
-                ids.append(segment.id)
-                continue
-            code, rest = self._without_code(segment.text)
-            pieces = self._processor.encode(rest, out_type=str)
-            ids += [self._id(piece) for piece in (*code, *pieces)]
-        return [*ids, self.end_token_id] if add_special else ids
 
     def encode_batch(
         self,
@@ -195,54 +164,43 @@ class MarianTokenizer(StoredTokenizer):
         add_special: bool = True,
     ) -> list[list[int]]:
         """The ids of each text."""
-        options = {"parse_special": parse_special, "add_special": add_special}
-        return [self.encode(text, **options) for text in texts]
+        added = self._added if parse_special else []
+        end = [self.end_token_id] if add_special else []
+        return [[*self._ids_of(valid_text(text), added), *end] for text in texts]
 
-    def encode_unbroken(self, text: str) -> tuple[list[int], list[int]]:
-        """The ids of a text in which U+FDD0 keeps words from being special tokens, and where each
-        begins; see `Tokenizer.encode_unbroken`."""
-        ids: list[int] = []
-        starts: list[int] = []
-        for segment in cut_at(valid_text(text), self._added):
+    def _ids_of(self, text: str, added: Sequence[AddedToken]) -> Iterator[int]:
+        for segment in cut_at(text, added):
             if segment.id >= 0:
-                ids.append(segment.id)
-                starts.append(segment.begin)
+                yield segment.id
                 continue
-            places = [m.start() for m in re.finditer(f"[^{BREAK}]", segment.text, re.DOTALL)]
-            for id_, begin in self._with_places(segment.text.replace(BREAK, "")):
-                ids.append(id_)
-                starts.append(segment.begin + places[min(begin, len(places) - 1)])
-        return ids, starts
+            code, rest = self._without_code(segment.text)
+            for piece in (*code, *self._processor.encode(rest, out_type=str)):
+                yield self._id(piece)
 
-    def _with_places(self, text: str) -> list[tuple[int, int]]:
+    def _with_places(self, text: str, begin: int) -> Iterator[tuple[int, int]]:
         code, rest = self._without_code(text)
-        found, at = [(self._id(piece), 0) for piece in code], len(text) - len(rest)
+        yield from ((self._id(piece), 0) for piece in code)
+        at = len(text) - len(rest)
         for piece in pieces_of(self._processor, rest):
-            found.append((self._id(piece.piece), at))
+            yield self._id(piece.piece), at
             at += len(piece.surface)
-        return found
 
     def _without_code(self, text: str) -> tuple[Sequence[str], str]:
         match = re.match(CODE, text)
         return ((match.group(),), text[match.end() :]) if match else ((), text)
 
     def _id(self, piece: str) -> int:
-        id_ = self._vocabulary.get(piece, self._unknown)
+        id_ = self._ids.get(piece, self._unknown)
         # A text holds special tokens only where it is cut at them.
         return self._unknown if self._tokens[id_] in self.special_tokens else id_
 
-    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of ids; ids that are no token's are skipped."""
-        special = {} if skip_special else {i: t.encode() for t, i in self.special_tokens.items()}
-        known = [i for i in map(int, ids) if 0 <= i < self.vocab_size]
-        text = b"".join(special.get(i, self._bytes[i]) for i in known)
-        return text.decode("utf-8", "replace").strip(STRIPPED)
+    def _text(self, parts: Sequence[bytes]) -> str:
+        return b"".join(parts).decode("utf-8", "replace").strip(STRIPPED)
 
     @functools.cached_property
     def _bytes(self) -> list[bytes]:
-        """What each id stands for in running text."""
         result = [b""] * self.vocab_size
-        for piece, id_ in self._vocabulary.items():
+        for piece, id_ in self._ids.items():
             if piece not in self.special_tokens:
                 result[id_] = piece.replace(SPACE, " ").encode()
         return result
@@ -252,7 +210,7 @@ class MarianTokenizer(StoredTokenizer):
 
         return MarianGraph(
             self._files[self._side],
-            self._vocabulary,
+            self._ids,
             self._bytes,
             self._added,
             end_token_id=self.end_token_id,
@@ -262,10 +220,5 @@ class MarianTokenizer(StoredTokenizer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         make = functools.partial(MarianTokenizer, special=self._names, side=self._side)
-        files = (self._files["source"], self._files["target"], self._vocabulary)
+        files = (self._files["source"], self._files["target"], self._ids)
         return make, files, {"_other_ends": self._other_ends, "settings": self.settings}
-
-
-def target_tokenizer(tokenizer: Any) -> Any:
-    """The tokenizer of what is written, where it is another than that of what is read."""
-    return getattr(tokenizer, "target", tokenizer)

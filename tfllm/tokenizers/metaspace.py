@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from tokenizers import models
@@ -16,6 +16,7 @@ from tfllm.tokenizers.specification.metaspace_specification import (
     leading_space,
     read_metaspace_specification,
 )
+from tfllm.tokenizers.stored_tokenizer import StoredTokenizer
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.graph.metaspace_graph import MetaspaceGraph
@@ -24,13 +25,7 @@ if TYPE_CHECKING:
 class MetaspaceTokenizer(JsonTokenizer):
     """Text to ids and back as the library `tokenizers` has them.
 
-    Args:
-        tokenizer_json: the text of a tokenizer.json.
-        end_token: the token that ends a document; default: the one of the usual names that the
-            tokenizer has, or its only special token.
-
-    Raises:
-        ValueError: the text is not such a tokenizer.json, or end_token is none of its tokens.
+    Arguments and errors as of `JsonTokenizer`.
     """
 
     _models: ClassVar[tuple[type, ...]] = (models.BPE,)
@@ -39,16 +34,13 @@ class MetaspaceTokenizer(JsonTokenizer):
         super().__init__(tokenizer_json, end_token=end_token)
         self._leading = leading_space(json.loads(tokenizer_json).get("decoder"))
 
-    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of ids; broken UTF-8 becomes U+FFFD, ids that are no token's are skipped."""
-        special = {} if skip_special else {i: t.encode() for t, i in self.special_tokens.items()}
-        known = [i for i in map(int, ids) if 0 <= i < self.vocab_size]
-        parts = [special.get(i, self._bytes[i]) for i in known]
+    decode = StoredTokenizer.decode
+
+    def _text(self, parts: Sequence[bytes]) -> str:
         return joined(parts, self._leading).decode("utf-8", "replace")
 
     @functools.cached_property
     def _bytes(self) -> list[bytes]:
-        """What each id stands for in running text."""
         result = [b""] * self.vocab_size
         special = self.special_tokens.values()
         bytes_ = {f"<0x{b:02X}>": bytes([b]) for b in range(256)}

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfllm.files import read_json_object, write_file
-from tfllm.tokenizers.added_tokens import AddedToken, Segment, check_added_tokens, cut_at
-from tfllm.tokenizers.chat.conversation import BREAK
+from tfllm.tokenizers.added_tokens import AddedToken, check_added_tokens, cut_at
 from tfllm.tokenizers.leading_space import SPACE, LeadingSpace, joined
+from tfllm.tokenizers.piece_tokenizer import PieceTokenizer, pieces_of
 from tfllm.tokenizers.sentence_piece_json import sentence_piece_json
-from tfllm.tokenizers.sentence_piece_model import (
+from tfllm.tokenizers.specification.sentence_piece_model import (
     BYTE,
     CONTROL,
     NORMAL,
@@ -27,7 +26,6 @@ from tfllm.tokenizers.sentence_piece_model import (
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.stored_tokenizer import (
     MADE_FROM,
-    StoredTokenizer,
     read_settings,
     token_content,
 )
@@ -42,7 +40,7 @@ _T5_FILE, _T5_CLASS = "spiece.model", "T5Tokenizer"
 _FLAGS = ("special", "lstrip", "rstrip", "single_word")
 
 
-class SentencePieceTokenizer(StoredTokenizer):
+class SentencePieceTokenizer(PieceTokenizer):
     """Text to ids and back as the library `sentencepiece` has them.
 
     A text is cut at special tokens (the model's control pieces and the added ones), and each
@@ -209,28 +207,6 @@ class SentencePieceTokenizer(StoredTokenizer):
             end=self._end,
         )
 
-    def token_id(self, token: str) -> int | None:
-        """The id of a piece or an added token; None if there is no such token."""
-        return self._ids.get(token)
-
-    def token(self, id_: int) -> str | None:
-        """The piece or the added token of an id; None if there is no such id."""
-        return self._tokens.get(id_)
-
-    def encode(
-        self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
-    ) -> list[int]:
-        """The ids of a text.
-
-        Args:
-            text: bytes that are not UTF-8 count as U+FFFD, as in the graph.
-            parse_special: whether "</s>" in the text is the special token or four characters like
-                any others.
-            add_special: whether to put the begin and end tokens around the text that the
-                tokenizer's configuration puts there.
-        """
-        return self.encode_batch([text], parse_special=parse_special, add_special=add_special)[0]
-
     def encode_batch(
         self,
         texts: Iterable[str | bytes],
@@ -251,58 +227,27 @@ class SentencePieceTokenizer(StoredTokenizer):
             for row in rows
         ]
 
-    def encode_unbroken(self, text: str) -> tuple[list[int], list[int]]:
-        """The ids of a text in which U+FDD0 keeps words from being special tokens, and where each
-        begins.
-
-        As `encode(text, add_special=False)`, but U+FDD0 is taken out once the special tokens of the
-        text are found, and of what is left `<|im_` and `end|>` are neighbours again.
-
-        Returns:
-            the ids, and the place in `text` of each one's first character.
-        """
-        ids: list[int] = []
-        starts: list[int] = []
-        for segment in cut_at(valid_text(text), self._cut(True)):
-            if segment.id >= 0:
-                ids.append(segment.id)
-                starts.append(segment.begin)
+    def _with_places(self, text: str, begin: int) -> Iterator[tuple[int, int]]:
+        for part in cut_at(text, self._cut(False)):
+            if part.id >= 0:
+                yield part.id, part.begin
                 continue
-            places = [m.start() for m in re.finditer(f"[^{BREAK}]", segment.text, re.DOTALL)]
-            whole = segment.text.replace(BREAK, "")
-            for part in cut_at(whole, self._cut(False)):
-                found, begins = self._with_places(part, segment.begin + part.begin == 0)
-                ids += found
-                starts += [segment.begin + places[b] for b in begins]
-        return ids, starts
-
-    def _with_places(self, part: Segment, is_first: bool) -> tuple[list[int], list[int]]:
-        """The ids of a stretch, and the place of each among its characters."""
-        if part.id >= 0:
-            return [part.id], [part.begin]
-        text = self._with_space(part.text, is_first)
-        ids, begins, at = [], [], len(part.text) - len(text)
-        for piece in pieces_of(self._processor, text):
-            ids.append(piece.id)
-            begins.append(part.begin + min(max(at, 0), len(part.text) - 1))
-            at += len(piece.surface)
-        return ids, begins
+            shown = self._with_space(part.text, begin + part.begin == 0)
+            at = len(part.text) - len(shown)
+            for piece in pieces_of(self._processor, shown):
+                yield piece.id, part.begin + min(max(at, 0), len(part.text) - 1)
+                at += len(piece.surface)
 
     def _with_space(self, text: str, is_first: bool) -> str:
         """A stretch as the model is to see it."""
         bare = self._spaces_first and is_first and not text.startswith((" ", SPACE))
         return " " + text if bare else text
 
-    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of ids; broken UTF-8 becomes U+FFFD, ids that are no token's are skipped."""
-        special = {} if skip_special else {i: t.encode() for t, i in self.special_tokens.items()}
-        known = [i for i in map(int, ids) if 0 <= i < self.vocab_size]
-        parts = [special.get(i, self._bytes[i]) for i in known]
+    def _text(self, parts: Sequence[bytes]) -> str:
         return joined(parts, self._leading).decode("utf-8", "replace")
 
     @functools.cached_property
     def _bytes(self) -> list[bytes]:
-        """What each id stands for in running text."""
         result = [b""] * self.vocab_size
         for id_, (piece, kind) in enumerate(zip(self._pieces, self._types, strict=True)):
             if kind == BYTE:
@@ -430,10 +375,3 @@ def _leading_space(normalizer: Any) -> LeadingSpace:
     if normalizer.remove_extra_whitespaces:
         return "each"
     return "one" if normalizer.add_dummy_prefix else "keep"
-
-
-def pieces_of(processor: Any, text: str) -> Any:
-    """The pieces of a text with their surfaces, by whatever name the library's version has it."""
-    if hasattr(processor, "encode_as_immutable_proto"):
-        return processor.encode_as_immutable_proto(text).pieces
-    return processor.encode(text, return_type="proto").pieces

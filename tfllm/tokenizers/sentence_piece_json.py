@@ -15,7 +15,7 @@ from typing import Any
 from tfllm.tokenizers.added_tokens import AddedToken
 from tfllm.tokenizers.byte_pair_json import around_template
 from tfllm.tokenizers.leading_space import SPACE
-from tfllm.tokenizers.sentence_piece_model import NORMAL, UNUSED, USER_DEFINED
+from tfllm.tokenizers.specification.sentence_piece_model import NORMAL, UNUSED, USER_DEFINED
 
 _UNIGRAM, _BPE = 1, 2
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfllm.files import read_json_object, write_file
+from tfllm.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import TokenizerGraph
@@ -41,17 +43,12 @@ other that is read here has (version 4 takes LlamaTokenizer for a llama, and put
 texts, whatever tokenizer.json says)"""
 
 
-class StoredTokenizer:
+class StoredTokenizer(Tokenizer):
     """A tokenizer that a model folder holds.
 
-    A subclass gives `token_id`, `token` and `_make_graph`.
-
-    Attributes:
-        vocab_size: number of ids: they are 0 .. vocab_size - 1.
-        special_tokens: the tokens that stand for no text, and their ids.
-        settings: what tokenizer_config.json says besides the end token, such as the other special
-            tokens and the chat template: kept from where the tokenizer was loaded to where it is
-            saved.
+    A subclass gives `token_id`, `token`, `save`, `encode_batch`, `encode_unbroken`, `_make_graph`,
+    and either `_bytes` and `_text` or a `decode` of its own.
+    Its `settings` are kept from where it was loaded to where it is saved.
     """
 
     _generic_class: ClassVar[bool] = False
@@ -75,13 +72,26 @@ class StoredTokenizer:
         self._end_token = end_token
         self._other_ends: tuple[int, ...] = ()
 
-    def token_id(self, token: str) -> int | None:
-        """The id of a token as the vocabulary writes it; None if there is no such token."""
-        raise NotImplementedError
-
     def token(self, id_: int) -> str | None:
         """The token of an id; None if there is no such id."""
         raise NotImplementedError
+
+    @property
+    def target(self) -> Tokenizer:
+        """As of `Tokenizer`."""
+        return self
+
+    def special_id(self, name: str) -> int:
+        """As of `Tokenizer`."""
+        token = self._special_token(name)
+        id_ = None if token is None else self.token_id(token)
+        if id_ is None:
+            why = "" if token is None else f": {token!r} is none of its tokens"
+            raise ValueError(f"the tokenizer has no {name}{why}. Name it in tokenizer_config.json")
+        return id_
+
+    def _special_token(self, name: str) -> str | None:
+        return token_content(self.settings.get(name))
 
     @property
     def end_token(self) -> str:
@@ -121,12 +131,35 @@ class StoredTokenizer:
         assert self._end_token is not None
         self._other_ends = tuple(ids[1:])
 
-    def graph(self) -> TokenizerGraph:
-        """The same tokenizer out of TensorFlow kernels, to be saved with a model.
+    def encode(
+        self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
+    ) -> list[int]:
+        """As of `Tokenizer`."""
+        return self.encode_batch([text], parse_special=parse_special, add_special=add_special)[0]
 
-        Raises:
-            ValueError: the tokenizer does what no such kernels do; the error names it.
-        """
+    def encode_with_offsets(
+        self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """As of `Tokenizer`."""
+        raise ValueError(f"a {type(self).__name__} does not tell the characters of its tokens")
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """The text of ids; broken UTF-8 becomes U+FFFD, ids that are no token's are skipped."""
+        special = {} if skip_special else {i: t.encode() for t, i in self.special_tokens.items()}
+        known = [i for i in map(int, ids) if 0 <= i < self.vocab_size]
+        return self._text([special.get(i, self._bytes[i]) for i in known])
+
+    @functools.cached_property
+    def _bytes(self) -> list[bytes]:
+        """What each id stands for in running text."""
+        raise NotImplementedError
+
+    def _text(self, parts: Sequence[bytes]) -> str:
+        """The text of the bytes of its tokens."""
+        raise NotImplementedError
+
+    def graph(self) -> TokenizerGraph:
+        """As of `Tokenizer`."""
         return self._graph
 
     @functools.cached_property

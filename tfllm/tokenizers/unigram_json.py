@@ -22,13 +22,7 @@ class UnigramTokenizer(MetaspaceTokenizer):
     A special token that is spelt in a text where it is to stay text, or by other characters that
     are normalized to it, is text: to the library's model it is a piece like any other.
 
-    Args:
-        tokenizer_json: the text of a tokenizer.json.
-        end_token: the token that ends a document; default: the one of the usual names that the
-            tokenizer has, or its only special token.
-
-    Raises:
-        ValueError: the text is not such a tokenizer.json, or end_token is none of its tokens.
+    Arguments and errors as of `JsonTokenizer`.
     """
 
     _models = (models.Unigram,)

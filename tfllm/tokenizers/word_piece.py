@@ -233,27 +233,27 @@ class WordPiece(JsonTokenizer):
     @property
     def pad_token_id(self) -> int:
         """The id of what rows are filled up with."""
-        return self._special_id("pad_token")
+        return self.special_id("pad_token")
 
     @property
     def cls_token_id(self) -> int:
         """The id of the token before every text."""
-        return self._special_id("cls_token")
+        return self.special_id("cls_token")
 
     @property
     def sep_token_id(self) -> int:
         """The id of the token after every text."""
-        return self._special_id("sep_token")
+        return self.special_id("sep_token")
 
     @property
     def mask_token_id(self) -> int:
         """The id of the token that stands for a hidden one."""
-        return self._special_id("mask_token")
+        return self.special_id("mask_token")
 
     @property
     def unk_token_id(self) -> int:
         """The id of a word that no pieces make."""
-        return self._special_id("unk_token")
+        return self.special_id("unk_token")
 
     @functools.cached_property
     def continuing_ids(self) -> frozenset[int]:
@@ -265,27 +265,10 @@ class WordPiece(JsonTokenizer):
     def _special_token(self, name: str) -> str:
         return token_content(self.settings.get(name)) or SPECIAL_TOKENS[name]
 
-    def _special_id(self, name: str) -> int:
-        token = self._special_token(name)
-        id_ = self.token_id(token)
-        if id_ is None:
-            raise ValueError(
-                f"the tokenizer has no {name}: {token!r} is none of its tokens. Name it in "
-                "tokenizer_config.json"
-            )
-        return id_
-
     def encode_with_offsets(
         self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of a text, and which of its characters each stands for.
-
-        Args: as of `encode`.
-
-        Returns:
-            the ids, and (begin, end) for each: places of characters (code points) of the text as it
-            was given, whatever normalization does to it; (0, 0) for what `add_special` puts there.
-        """
+        """As of `Tokenizer`."""
         tokenizer = self._which(parse_special)
         encoding = tokenizer.encode(valid_text(text), add_special_tokens=add_special)
         return encoding.ids, encoding.offsets

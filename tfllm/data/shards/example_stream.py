@@ -40,11 +40,6 @@ class ExampleStream:
         self.readers = [reader for stream in self._streams for reader in stream.readers]
         """of all files"""
         self.num_tokens = int(entry["num_tokens"])
-        self.num_learned = int(entry["num_learned"])
-        self.num_documents = int(entry["num_documents"])
-        """examples, or pairs"""
-        self.num_bytes = int(entry["num_bytes"])
-        """UTF-8 bytes of what is learned"""
         for name, stream in (("shards", self._tokens), ("learned", self._learned)):
             if len(stream) != self.num_tokens:
                 raise ValueError(f"the {name} of {split} do not add up to {self.num_tokens} tokens")

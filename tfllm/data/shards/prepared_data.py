@@ -42,7 +42,7 @@ SHARD_LISTS = ("shards", "learned", "index")
 """of a split in the manifest"""
 
 _SPLIT_TYPES: dict[str, Callable[[Path, str, dict[str, Any]], Split]] = {
-    "text": TokenRows.of_manifest,
+    "text": TokenRows,
     "examples": ExampleRows,
     "preference": PreferenceRows,
     "task": TaskRows,

@@ -11,63 +11,38 @@ import numpy as np
 
 from tfllm.data.shards.shard_files import Shard
 from tfllm.data.shards.shard_stream import ShardStream
-from tfllm.data.shards.splits import NO_ROW, RowBatch
+from tfllm.data.shards.splits import NO_ROW, RowBatch, Split
 
 Collate = Callable[[Sequence[dict[str, np.ndarray]], int], RowBatch]
 """examples and a sequence length to a batch: `RecordTask.batch`"""
 
 
-class TaskRows:
+class TaskRows(Split):
     """The examples of a split: row `i` is example `i`.
 
     On disk an example is its arrays one after the other, in the order of the manifest's `features`,
     as 32-bit numbers in two's complement; the index has the length of each. What a batch of them
     is, the task says (`collate`).
-
-    Files that are changed while they are read are errors that name them. Threads may read at the
-    same time.
     """
 
     def __init__(self, folder: Path, split: str, manifest: dict[str, Any]) -> None:
-        """The split that a manifest describes.
-
-        Raises:
-            KeyError, TypeError, AttributeError, ValueError: the manifest is damaged.
-        """
         entry = manifest["splits"][split]
-        self.split = split
-        """"train" or "validation\""""
-        self.features = [str(name) for name in manifest["task"]["features"]]
-        """names of an example's arrays"""
-        self.num_documents = int(entry["num_documents"])
-        """records"""
-        self.num_examples = int(entry["num_examples"])
-        self.num_tokens = int(entry["num_tokens"])
-        self.num_bytes = int(entry["num_bytes"])
-        """UTF-8 bytes of the records' texts"""
-        self.collate: Collate | None = None
-        self._folder = folder
-        self._sequence_length = int(manifest["task"]["sequence_length"])
         self._numbers, self._index = (
             ShardStream(folder, [Shard(**shard) for shard in entry[name]], "uint32")
             for name in ("shards", "index")
         )
-        self.readers = [*self._numbers.readers, *self._index.readers]
+        super().__init__(folder, split, manifest, self._numbers, self._index)
+        self.features = [str(name) for name in manifest["task"]["features"]]
+        """names of an example's arrays"""
+        self.num_examples = int(entry["num_examples"])
+        self.collate: Collate | None = None
+        self._sequence_length = int(manifest["task"]["sequence_length"])
         if len(self._index) != self.num_examples * len(self.features):
             raise ValueError(f"the index of {split} does not have one entry an array")
 
-    def __repr__(self) -> str:
-        return f"TaskRows({self.split!r}, {self.num_examples} examples, {self._folder})"
-
     @property
-    def error(self) -> Exception | None:
-        """What a read met; of an error in a dataset's thread TensorFlow passes on only the text."""
-        return self._numbers.error or self._index.error
-
-    @property
-    def bytes_per_token(self) -> float:
-        """UTF-8 bytes of the texts over their tokens."""
-        return self.num_bytes / max(self.num_tokens, 1)
+    def _size(self) -> str:
+        return f"{self.num_examples} examples"
 
     @property
     def longest(self) -> int:
@@ -141,10 +116,6 @@ class TaskRows:
             f"{self.split:<10} {self.num_documents:>9,} records  {self.num_examples:>9,} examples  "
             f"{self.num_tokens:>13,} tokens"
         )
-
-    def describe_rows(self, sequence_length: int) -> str | None:
-        """Nothing: what was cut off was told when the examples were made."""
-        return None
 
     @functools.cached_property
     def _lengths(self) -> np.ndarray:

@@ -11,81 +11,32 @@ import numpy as np
 from tfllm.data.shards.packing import pack_rows
 from tfllm.data.shards.shard_files import Shard
 from tfllm.data.shards.shard_stream import ShardStream
-from tfllm.data.shards.splits import NO_ROW, RowBatch
+from tfllm.data.shards.splits import NO_ROW, RowBatch, Split
 
 
-class TokenRows:
+class TokenRows(Split):
     """The tokens of one split of text: its shards in a row.
 
     Row `i` of length `L` is `tokens[i * L : i * L + L + 1]`: `L` inputs and, shifted by one, `L`
     labels. A row's last token is the next row's first, so that each token but the split's first is
     a label once. The tokens behind the last full row of "train" are left out; those of "validation"
     make a shorter row.
-
-    A file that is changed, cut short or deleted while it is read is an error that names it.
-    Threads may read at the same time, and so may forked processes and pickled copies.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        split: str,
-        shards: Sequence[Shard],
-        *,
-        dtype: str,
-        end_token_id: int,
-        num_documents: int,
-        num_bytes: int,
-    ) -> None:
-        self.split = split
-        """"train" or "validation\""""
-        self.end_token_id = end_token_id
-        self.num_documents = num_documents
-        self.num_bytes = num_bytes
-        """UTF-8 bytes of the documents' text"""
-        self.num_tokens = sum(shard.num_tokens for shard in shards)
-        """the end token of each document included"""
-        self._stream = ShardStream(folder, shards, dtype)
-        self.readers = self._stream.readers
-        """of the shards, in order"""
-        self._folder = folder
-
-    @classmethod
-    def of_manifest(cls, folder: Path, split: str, manifest: dict[str, Any]) -> TokenRows:
-        """The split that a manifest describes.
-
-        Raises:
-            KeyError, TypeError, AttributeError, ValueError: the manifest is damaged.
-        """
-        entry = manifest["splits"][split]
-        rows = cls(
-            folder,
-            split,
-            [Shard(**shard) for shard in entry["shards"]],
-            dtype=manifest["dtype"],
-            end_token_id=int(manifest["end_token_id"]),
-            num_documents=int(entry["num_documents"]),
-            num_bytes=int(entry["num_bytes"]),
-        )
-        if rows.num_tokens != entry["num_tokens"]:
-            raise ValueError(f"the shards of {split} do not add up to {entry['num_tokens']} tokens")
-        return rows
-
-    @property
-    def error(self) -> Exception | None:
-        """What a read met; of an error in a dataset's thread TensorFlow passes on only the text."""
-        return self._stream.error
-
-    @property
-    def bytes_per_token(self) -> float:
-        """UTF-8 bytes of the text over its tokens."""
-        return self.num_bytes / max(self.num_tokens, 1)
+    def __init__(self, folder: Path, split: str, manifest: dict[str, Any]) -> None:
+        shards = [Shard(**shard) for shard in manifest["splits"][split]["shards"]]
+        self._stream = ShardStream(folder, shards, manifest["dtype"])
+        super().__init__(folder, split, manifest, self._stream)
+        self.end_token_id = int(manifest["end_token_id"])
+        if len(self._stream) != self.num_tokens:
+            raise ValueError(f"the shards of {split} do not add up to {self.num_tokens} tokens")
 
     def __len__(self) -> int:
         return self.num_tokens
 
-    def __repr__(self) -> str:
-        return f"TokenRows({self.split!r}, {self.num_tokens} tokens, {self._folder})"
+    @property
+    def _size(self) -> str:
+        return f"{self.num_tokens} tokens"
 
     def num_rows(self, sequence_length: int) -> int:
         """How many rows of `sequence_length` labels there are, a shorter last one included."""
@@ -164,7 +115,3 @@ class TokenRows:
             f"{self.split:<10} {self.num_tokens:>13,} tokens  {self.num_documents:>9,} documents  "
             f"{self.num_bytes / 1e6:>9,.1f} MB  {self.bytes_per_token:.2f} bytes a token"
         )
-
-    def describe_rows(self, sequence_length: int) -> str | None:
-        """Nothing: text fills its rows."""
-        return None

@@ -123,7 +123,7 @@ def _byte_pair(given: Mapping[str, Any], architecture: Any) -> BytePairTokenizer
 
 def _sentence_piece(given: Mapping[str, Any], architecture: Any) -> SentencePieceTokenizer:
     from tfllm.tokenizers.sentence_piece import SentencePieceTokenizer
-    from tfllm.tokenizers.sentence_piece_model import NORMAL, sentence_piece_model
+    from tfllm.tokenizers.specification.sentence_piece_model import NORMAL, sentence_piece_model
 
     del architecture
     tokens = given["tokens"]

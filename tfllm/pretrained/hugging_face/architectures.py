@@ -5,37 +5,58 @@ The meaning of a key is the one that `transformers` gives it for that type.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
 
+from tfllm.config import ModelConfig
 from tfllm.models.presets import FAMILIES
+from tfllm.pretrained.hugging_face.config_table import REQUIRED, ConfigTable
 
-REQUIRED = object()
-"""the default of a key that must be there"""
-
-ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "quantization_config": (),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    # Rotation of a part of each head, and more than one rotation.
+    "partial_rotary_factor": (1.0,),
+    "rotary_pct": (1.0,),
+    "use_mrope": (False,),
+    "mrope_section": (),
+    # Attention: other masks, scores and scales.
+    "attention_chunk_size": (),
+    "dual_chunk_attention_config": (),
+    "attn_logit_softcapping": (),
+    "final_logit_softcapping": (),
+    "query_pre_attn_scalar": (),
+    "attention_multiplier": (1.0,),
+    "clip_qkv": (),
+    "alibi": (False,),
+    "use_qk_norm": (False,),
+    "qk_layernorm": (False,),
+    # Scales of the residual stream and of the logits.
+    "embedding_multiplier": (1.0,),
+    "residual_multiplier": (1.0,),
+    "logits_scaling": (1.0,),
+    "logit_scale": (1.0,),
+    "use_parallel_residual": (False,),
+    "parallel_attn": (False,),
+    # Mixtures of experts, and layers of their own settings.
+    "num_experts": (0, 1),
+    "num_local_experts": (0, 1),
+    "n_routed_experts": (0,),
+    "per_layer_config": (),
+    "mlp_layer_types": (),
 }
-"""the name in config.json to ours"""
+"""keys of architectures near to these that change what is computed: the values, besides null, that
+change nothing"""
 
 
-class Architecture(NamedTuple):
-    """How one `model_type` says it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture(ConfigTable):
+    """How one `model_type` says a `ModelConfig`; what it has besides:
 
     Args:
-        class_name: what `architectures` names.
-        keys: our field to (key in config.json, its default where the key is missing or null).
-        required: values of ours that the type implies.
         biases: part of the block to whether it has biases, or to the key that says so.
-        dropouts: keys of the rates, which must be alike.
-        default_dropout: of such a key that is missing.
-        fixed: keys that must be missing, null or have this value, since we follow no other.
-        written_activations: our name of an activation to the one that is written.
-        constants: what is written besides.
         rope_theta: base of the rotary frequencies where none is given; None: no rotary positions.
         rope_layers: whether `no_rope_layers` says which blocks rotate.
         window: the blocks that `sliding_window` holds for where no `layer_types` are given: none
@@ -45,15 +66,11 @@ class Architecture(NamedTuple):
         width_divides: whether the heads must divide the width although `head_dim` is given.
     """
 
-    class_name: str
-    keys: dict[str, tuple[str, Any]]
-    required: dict[str, Any]
-    biases: dict[str, bool | str]
-    dropouts: tuple[str, ...]
-    default_dropout: float
-    fixed: dict[str, Any]
-    written_activations: dict[str, str]
-    constants: dict[str, Any]
+    config_class: type = ModelConfig
+    unsupported: Mapping[str, tuple[Any, ...]] = dataclasses.field(
+        default_factory=lambda: UNSUPPORTED
+    )
+    biases: Mapping[str, bool | str]
     rope_theta: float | None = None
     rope_layers: bool = False
     window: Literal["none", "all", "from max_window_layers", "without rotation"] = "none"
@@ -83,12 +100,12 @@ def _like_llama(family: str, class_name: str, **differing: Any) -> Architecture:
         | {"feed_forward": "mlp_bias"},
         "dropouts": ("attention_dropout",),
         "default_dropout": 0.0,
-        "fixed": {},
         "written_activations": {"gelu_tanh": "gelu_pytorch_tanh"},
         "constants": {"use_cache": True},
         "rope_theta": 10_000.0,
     }
-    return Architecture(class_name, **{**row, **differing, "keys": keys | differing["keys"]})
+    names = {"model_type": family, "class_name": class_name}
+    return Architecture(**{**names, **row, **differing, "keys": keys | differing["keys"]})
 
 
 def _implied(family: str, *fields: str) -> dict[str, Any]:
@@ -161,6 +178,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         window="without rotation",
     ),
     "gpt2": Architecture(
+        model_type="gpt2",
         class_name="GPT2LMHeadModel",
         keys={
             "vocab_size": ("vocab_size", REQUIRED),
@@ -183,46 +201,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             "scale_attn_by_inverse_layer_idx": False,
             "add_cross_attention": False,
         },
-        written_activations={"gelu_tanh": "gelu_new"},
         constants={"use_cache": True},
         width_divides=True,
     ),
 }
 """model_type to its row; a model is written as the first that has all it needs"""
-
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "quantization_config": (),
-    "is_encoder_decoder": (False,),
-    "add_cross_attention": (False,),
-    # Rotation of a part of each head, and more than one rotation.
-    "partial_rotary_factor": (1.0,),
-    "rotary_pct": (1.0,),
-    "use_mrope": (False,),
-    "mrope_section": (),
-    # Attention: other masks, scores and scales.
-    "attention_chunk_size": (),
-    "dual_chunk_attention_config": (),
-    "attn_logit_softcapping": (),
-    "final_logit_softcapping": (),
-    "query_pre_attn_scalar": (),
-    "attention_multiplier": (1.0,),
-    "clip_qkv": (),
-    "alibi": (False,),
-    "use_qk_norm": (False,),
-    "qk_layernorm": (False,),
-    # Scales of the residual stream and of the logits.
-    "embedding_multiplier": (1.0,),
-    "residual_multiplier": (1.0,),
-    "logits_scaling": (1.0,),
-    "logit_scale": (1.0,),
-    "use_parallel_residual": (False,),
-    "parallel_attn": (False,),
-    # Mixtures of experts, and layers of their own settings.
-    "num_experts": (0, 1),
-    "num_local_experts": (0, 1),
-    "n_routed_experts": (0,),
-    "per_layer_config": (),
-    "mlp_layer_types": (),
-}
-"""keys of architectures near to these that change what is computed: the values, besides null, that
-change nothing"""

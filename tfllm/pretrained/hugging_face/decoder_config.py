@@ -1,7 +1,7 @@
 """`config.json` of a model folder to `ModelConfig` and back.
 
 The meaning of a key is the one that `transformers` gives it for the folder's `model_type`
-(`hugging_face_architectures.py` has the table). A key that changes what the model computes and that
+(`architectures.py` has the tables). A key that changes what the model computes and that
 we cannot follow is refused; any other that `transformers` does not read for that type is left
 aside.
 """
@@ -12,21 +12,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tfllm.config import ConfigError, ModelConfig, unknown_name
-from tfllm.pretrained.hugging_face.architectures import (
-    ACTIVATIONS,
-    ARCHITECTURES,
-    REQUIRED,
-    UNSUPPORTED,
-    Architecture,
-)
-from tfllm.pretrained.hugging_face.config_values import (
-    built,
-    one_dropout,
-    read_key,
-    unlike_rates,
-    unsupported,
-)
+from tfllm.config import ConfigError, ModelConfig
+from tfllm.pretrained.hugging_face.architectures import ARCHITECTURES, Architecture
+from tfllm.pretrained.hugging_face.config_values import built, read_key, unsupported
 from tfllm.pretrained.hugging_face.rope_parameters import read_rope, written_rope
 
 _FULL, _WINDOW = "full_attention", "sliding_attention"
@@ -46,7 +34,7 @@ def to_hugging_face(config: ModelConfig) -> tuple[dict[str, Any], str]:
     for model_type, architecture in ARCHITECTURES.items():
         unmet = _unmet(config, architecture)
         if not unmet:
-            return _written(config, model_type, architecture), ""
+            return _written(config, architecture), ""
         reasons.append(f"{model_type} needs {', '.join(unmet)}")
     values = {"model_type": "tfllm", "architectures": ["CausalLM"], **dataclasses.asdict(config)}
     return values, f"no architecture of transformers is like this one: {'; '.join(reasons)}"
@@ -92,23 +80,16 @@ def _bias_values(config: ModelConfig, architecture: Architecture) -> dict[Any, b
     return values
 
 
-def _written(config: ModelConfig, model_type: str, architecture: Architecture) -> dict[str, Any]:
-    values = {key: getattr(config, name) for name, (key, _) in architecture.keys.items()}
-    activation_key = architecture.keys["activation"][0]
-    names = architecture.written_activations
-    values[activation_key] = names.get(config.activation, config.activation)
+def _written(config: ModelConfig, architecture: Architecture) -> dict[str, Any]:
+    values = architecture.written(config)
     inner_key, inner_default = architecture.keys["feed_forward_dim"]
     if inner_default is None and config.feed_forward_dim == 4 * config.embedding_dim:
         values[inner_key] = None
     return {
-        "model_type": model_type,
-        "architectures": [architecture.class_name],
         **values,
         **_bias_values(config, architecture),
-        **dict.fromkeys(architecture.dropouts, config.dropout),
         **(written_rope(config) if architecture.rope_theta is not None else {}),
         **_written_layers(config, architecture),
-        **architecture.constants,
         **{key: value for key, value in architecture.fixed.items() if value is not None},
     }
 
@@ -171,21 +152,8 @@ def from_hugging_face(
             f"supported: {', '.join([*ARCHITECTURES, 'tfllm'])}"
         )
     architecture = ARCHITECTURES[model_type]
-    _check_options(values, architecture, where)
-    settings = dict(architecture.required)
-    for name, (key, default) in architecture.keys.items():
-        value = values.get(key)
-        if value is None and (key not in values or name != "num_kv_heads"):  # null: as many heads
-            value = default
-        if value is REQUIRED:
-            raise ConfigError(f"{where} has no {key!r}, which a {model_type} needs")
-        if value is not None:
-            settings[name] = value
-    activation_key = architecture.keys["activation"][0]
-    activation = str(settings["activation"])
-    if activation not in ACTIVATIONS:
-        raise ConfigError(unknown_name(activation_key, activation, ACTIVATIONS, where))
-    settings["activation"] = ACTIVATIONS[activation]
+    settings = architecture.read_settings(values, where, dropout)
+    _check_layers(values, architecture, where)
     for part, said in architecture.biases.items():
         if isinstance(said, str):
             said = read_key(values, said, bool, False, where)
@@ -193,22 +161,12 @@ def from_hugging_face(
     if architecture.rope_theta is not None:
         theta, scaling = read_rope(values, architecture.rope_theta, where)
         settings |= {"rope_theta": theta, "rope_scaling": scaling}
-    if dropout is None:
-        keys, default = architecture.dropouts, architecture.default_dropout
-        dropout = one_dropout(values, keys, default, where)
-    settings["dropout"] = dropout
     config = built(ModelConfig, settings, where)
     layers = _layers(values, architecture, config.num_layers, where)
     return model_type, built(ModelConfig, {**settings, **layers}, where)
 
 
-def _check_options(values: Mapping[str, Any], architecture: Architecture, where: str) -> None:
-    for key, harmless in UNSUPPORTED.items():
-        if values.get(key) is not None and values[key] not in harmless:
-            raise unsupported(key, values[key], (None, *harmless), where)
-    for key, value in architecture.fixed.items():
-        if values.get(key) not in (None, value):
-            raise unsupported(key, values[key], (value,), where)
+def _check_layers(values: Mapping[str, Any], architecture: Architecture, where: str) -> None:
     if architecture.window == "none" and values.get("use_sliding_window"):
         raise unsupported("use_sliding_window", values["use_sliding_window"], (False,), where)
     flags = values.get("no_rope_layers")
@@ -230,7 +188,7 @@ def unlike_dropouts(values: Mapping[str, Any], known: float | None) -> dict[str,
     if keys == ("attention_dropout",):  # of attention weights; ours is of sublayers' results, too
         rate = values.get(keys[0]) or 0.0
         return {} if rate == (known or 0.0) else {keys[0]: rate}
-    return unlike_rates(values, keys, architecture.default_dropout)
+    return architecture.unlike_dropouts(values)
 
 
 def _layers(

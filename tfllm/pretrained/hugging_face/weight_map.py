@@ -1,7 +1,7 @@
 """Which tensor of a model folder holds which weight of a model: one table a family.
 
 To read a further causal language model, add a table here and its row in
-`hugging_face_architectures.py`. Tables of other kinds of models stand in `bert_weight_map.py` and
+`architectures.py`. Tables of other kinds of models stand in `bert_weight_map.py` and
 `encoder_decoder_weight_maps.py`.
 """
 

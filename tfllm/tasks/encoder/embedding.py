@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import tensorflow as tf
 
-from tfllm.config import ConfigError, unknown_name
 from tfllm.data.preparing.record_preparation import TRUNCATED
 from tfllm.data.reading.table_records import Column, Record
 from tfllm.data.shards.padding import padded, padded_width, padding_mask
@@ -22,10 +18,9 @@ from tfllm.models.heads.sentence_encoder import SentenceEncoder
 from tfllm.pretrained.hugging_face.sentence_modules import SETTINGS
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_source import open_source
-from tfllm.tasks.encoder.encoder_inputs import encoder_inputs, is_blank
 from tfllm.tasks.encoder.encoder_task import EncoderTask, encoded_texts
+from tfllm.tasks.encoder.text_embedding import TextEmbedding
 from tfllm.tasks.record_task import Example
-from tfllm.tasks.text_model import MAX_OPEN_BATCH, TextModel
 
 if TYPE_CHECKING:
     from tfllm.config import TrainingConfig
@@ -34,7 +29,6 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
 
 _SIDES = ("text", "positive")
-_SIGNATURE_NAME = re.compile(r"(?!serving_default$)[A-Za-z]\w*", re.ASCII)
 
 
 class Embedding(EncoderTask):
@@ -46,6 +40,8 @@ class Embedding(EncoderTask):
     """
 
     name = "embedding"
+    head_class = SentenceEncoder
+    text_model_class = TextEmbedding
     columns: ClassVar[Mapping[str, Column]] = {
         "text": Column(aliases=("query", "question", "anchor", "sentence1", "source")),
         "positive": Column(
@@ -121,10 +117,6 @@ class Embedding(EncoderTask):
         labels = np.array([example["group"][0] for example in examples], np.int32)
         return RowBatch(inputs, labels, np.ones(len(examples), np.float32))
 
-    def head(self, encoder: Any, information: Mapping[str, Any], **options: Any) -> SentenceEncoder:
-        """A `SentenceEncoder`."""
-        return SentenceEncoder(encoder, **options)
-
     def model(
         self,
         base: str | None,
@@ -141,12 +133,6 @@ class Embedding(EncoderTask):
             return made
         assert isinstance(made, SentenceEncoder)
         return SentenceEncoder(made.encoder, seed=training.seed, **source.config[SETTINGS])
-
-    def text_model(
-        self, model: Any, tokenizer: Tokenizer, information: Mapping[str, Any]
-    ) -> TextEmbedding:
-        """A `TextEmbedding`."""
-        return TextEmbedding(model, tokenizer, information)
 
     def measures(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
@@ -225,139 +211,3 @@ def _score_of(record: Mapping[str, Any]) -> float:
         if math.isfinite(score := float(record["score"])):
             return score
     raise ValueError(f"a score must be a number; received {record['score']!r}")
-
-
-class TextEmbedding(TextModel):
-    """Vectors of texts.
-
-    Signatures:
-        serving_default: `text` string [B] to `vector` float32 [B, E], of length 1 unless the model
-            says otherwise; `truncated_tokens` int32 [B], how many tokens the model did not see;
-            `error` string [B] ("", or that the text is empty: then the vector is 0).
-        One for each prompt, named as it is, where the name is one of letters, digits and "_": the
-            same with that prompt before each text.
-
-    Args:
-        model: gives a vector for a row of ids.
-        tokenizer: of the model.
-        information: of the task: `sequence_length`, the most tokens of a text; `prompts`, name to
-            what is put before a text, such as "query: "; `default_prompt_name`, the one that is
-            used where none is named.
-
-    Raises:
-        ConfigError: `default_prompt_name` is none of the prompts.
-    """
-
-    task_name = "embedding"
-
-    def __init__(
-        self, model: SentenceEncoder, tokenizer: Tokenizer, information: Mapping[str, Any]
-    ) -> None:
-        super().__init__(name="text_embedding")
-        self.model = model
-        self.tokenizer = tokenizer
-        self.information = dict(information)
-        context = model.config.max_sequence_length
-        self.sequence_length = min(int(information.get("sequence_length", context)), context)
-        self.prompts: dict[str, str] = dict(information.get("prompts") or {})
-        self.prompt_name: str | None = information.get("default_prompt_name")
-        if self.prompt_name is not None:
-            self._check_prompt(self.prompt_name)
-        self._graph = tokenizer.graph()
-        self._functions: dict[str, Any] = {}
-
-    @property
-    def signatures(self) -> dict[str, Any]:
-        """`serving_default`, and one for each prompt."""
-        if not self._functions:
-            named = {name: name for name in self.prompts if _SIGNATURE_NAME.fullmatch(name)}
-            for signature, prompt in {"serving_default": self.prompt_name, **named}.items():
-                self._functions[signature] = self._with_prompt(prompt)
-        return self._functions
-
-    def _with_prompt(self, name: str | None) -> Any:
-        prompt = "" if name is None else self.prompts[name]
-
-        def embed(text: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self._embed(tf.fill(tf.shape(text), prompt), text)
-
-        spec = tf.TensorSpec([None], tf.string, "text")
-        return tf.function(embed, input_signature=[spec], autograph=False)
-
-    def _check_prompt(self, name: str) -> None:
-        if name not in self.prompts:
-            raise ConfigError(unknown_name("prompt_name", name, self.prompts))
-
-    @property
-    def served_state(self) -> dict[str, Any]:
-        """The weights and the tokenizer."""
-        return {"weights": self.model.weights, "tokenizer": self._graph}
-
-    def with_dtype(self, dtype: str) -> TextEmbedding:
-        """The same with another dtype, or itself."""
-        if dtype == self.model.dtype_policy.name:
-            return self
-        return type(self)(self.model.with_dtype(dtype), self.tokenizer, self.information)
-
-    def with_settings(self, settings: Mapping[str, Any]) -> TextEmbedding:
-        """The same with another `prompt_name` where none is given; None: without a prompt."""
-        unknown = [name for name in settings if name != "prompt_name"]
-        if unknown:
-            raise ConfigError(unknown_name("setting", unknown[0], ("prompt_name",)))
-        changed = {"default_prompt_name": settings.get("prompt_name")}
-        return type(self)(self.model, self.tokenizer, {**self.information, **changed})
-
-    def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        prompt_name: str | None = None,
-        batch_size: int = MAX_OPEN_BATCH,
-    ) -> np.ndarray:
-        """The vectors of texts, float32 [N, E]; of an empty text 0.
-
-        Args:
-            texts: any.
-            prompt_name: of the prompt that is put before each; default: `default_prompt_name` of
-                the model, if it has one.
-            batch_size: texts at once.
-
-        Raises:
-            ConfigError: the model has no such prompt.
-        """
-        task = self if prompt_name is None else self.with_settings({"prompt_name": prompt_name})
-        answers = TextModel.predict(task, [{"text": t} for t in texts], batch_size=batch_size)
-        return np.array([a["vector"] for a in answers], np.float32).reshape(
-            -1, self.model.vector_dim
-        )
-
-    def predict(
-        self, records: Sequence[Mapping[str, Any]], *, batch_size: int = MAX_OPEN_BATCH
-    ) -> list[dict[str, Any]]:
-        """The answer to each record; `positive_vector` besides where there is a `positive`."""
-        answers = super().predict(records, batch_size=batch_size)
-        pairs = [i for i, record in enumerate(records) if record.get("positive") is not None]
-        others = super().predict(
-            [{"text": records[i]["positive"]} for i in pairs], batch_size=batch_size
-        )
-        for i, other in zip(pairs, others, strict=True):
-            answers[i]["positive_vector"] = other["vector"]
-        return answers
-
-    @functools.cached_property
-    def _embed(self) -> Any:
-        """One function for all signatures, so that a SavedModel holds the model once."""
-
-        def embed(prompt: tf.Tensor, text: tf.Tensor) -> dict[str, tf.Tensor]:
-            whole = tf.strings.join([prompt, text])
-            inputs, num_cut = encoder_inputs(
-                self.tokenizer, self._graph, whole, None, self.sequence_length
-            )
-            del inputs["token_type_ids"]  # all are 0
-            error = tf.where(is_blank(text), "the text is empty", "")
-            vectors = self.model(inputs, training=False)
-            good = tf.cast(error == "", tf.float32)[:, tf.newaxis]
-            return {"vector": vectors * good, "truncated_tokens": num_cut, "error": error}
-
-        specs = [tf.TensorSpec([None], tf.string)] * 2
-        return tf.function(embed, input_signature=specs, autograph=False)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import tensorflow as tf
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.base import Tokenizer, TokenizerGraph
 
 
 class EncoderInputs(NamedTuple):
@@ -17,8 +20,8 @@ class EncoderInputs(NamedTuple):
 
 
 def encoder_inputs(
-    tokenizer: Any,
-    graph: Any,
+    tokenizer: Tokenizer,
+    graph: TokenizerGraph,
     text: tf.Tensor,
     second_text: tf.Tensor | None,
     sequence_length: int,
@@ -34,33 +37,45 @@ def encoder_inputs(
     """
     first = graph.tokenize(text, add_special=False, parse_special=False)
     lengths = tf.cast(first.row_lengths(), tf.int32)
-    batch = tf.shape(text)[0]
-    begin = tf.fill([batch, 1], tf.constant(tokenizer.cls_token_id, tf.int32))
-    end = tf.fill([batch, 1], tf.constant(tokenizer.sep_token_id, tf.int32))
     if second_text is None:
-        room = sequence_length - 2
-        kept = tf.minimum(lengths, room)
-        num_cut = lengths - kept
-        ids = tf.concat([begin, first_tokens(first, kept), end], 1)
-        second_begin = kept + 2
-    else:
-        second = graph.tokenize(second_text, add_special=False, parse_special=False)
-        second_lengths = tf.cast(second.row_lengths(), tf.int32)
-        room = sequence_length - 3
-        most = tf.maximum(room - second_lengths, room - room // 2)
-        kept = tf.minimum(lengths, most)
-        second_kept = tf.minimum(second_lengths, room - kept)
-        num_cut = lengths - kept + second_lengths - second_kept
-        ids = tf.concat([begin, first_tokens(first, kept), end], 1)
-        ids = tf.concat([ids, first_tokens(second, second_kept), end], 1)
-        second_begin = kept + 2
-    row_lengths = tf.cast(ids.row_lengths(), tf.int32)
+        kept = tf.minimum(lengths, sequence_length - 2)
+        rows = surrounded(tokenizer, first_tokens(first, kept))
+        return EncoderInputs(rows, lengths - kept)
+    second = graph.tokenize(second_text, add_special=False, parse_special=False)
+    second_lengths = tf.cast(second.row_lengths(), tf.int32)
+    room = sequence_length - 3
+    kept = tf.minimum(lengths, tf.maximum(room - second_lengths, room - room // 2))
+    second_kept = tf.minimum(second_lengths, room - kept)
+    rows = surrounded(tokenizer, first_tokens(first, kept), first_tokens(second, second_kept))
+    return EncoderInputs(rows, lengths - kept + second_lengths - second_kept)
+
+
+def surrounded(tokenizer: Tokenizer, *parts: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+    """[CLS] first part [SEP], or with a second part that and its [SEP] behind.
+
+    `tfllm.tasks.encoder.encoder_task.surrounded_ids` does the same in Python.
+
+    Args:
+        tokenizer: of the model.
+        parts: one or two, ids int32 [B, (T)].
+
+    Returns:
+        `token_ids`, `token_type_ids` (1 for the second part and its end) and `padding_mask`, as of
+        `EncoderInputs`.
+    """
+    shown = [part.with_row_splits_dtype(tf.int64) for part in parts]
+    batch = tf.cast(shown[0].nrows(), tf.int32)
+    begin, end = (
+        tf.fill([batch, 1], tf.constant(id_, tf.int32))
+        for id_ in map(tokenizer.special_id, ("cls_token", "sep_token"))
+    )
+    ids = tf.concat([begin, *(x for part in shown for x in (part, end))], 1)
     token_ids = ids.to_tensor()
     places = tf.range(tf.shape(token_ids)[1])
-    mask = places < row_lengths[:, tf.newaxis]
+    mask = places < tf.cast(ids.row_lengths(), tf.int32)[:, tf.newaxis]
+    second_begin = tf.cast(shown[0].row_lengths(), tf.int32) + 2
     types = tf.cast(mask & (places >= second_begin[:, tf.newaxis]), tf.int32)
-    inputs = {"token_ids": token_ids, "token_type_ids": types, "padding_mask": mask}
-    return EncoderInputs(inputs, num_cut)
+    return {"token_ids": token_ids, "token_type_ids": types, "padding_mask": mask}
 
 
 def is_blank(text: tf.Tensor) -> tf.Tensor:
@@ -70,6 +85,11 @@ def is_blank(text: tf.Tensor) -> tf.Tensor:
     without width.
     """
     return tf.strings.regex_full_match(text, r"[\s\pZ\pC]*")
+
+
+def blank_error(text: tf.Tensor, name: str = "text") -> tf.Tensor:
+    """The `error` of blank texts, which are refused; "" of the others."""
+    return tf.where(is_blank(text), f"the {name} is empty", "")
 
 
 def first_tokens(ids: tf.RaggedTensor, numbers: tf.Tensor) -> tf.RaggedTensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -15,16 +14,15 @@ from tfllm.data.reading.table_records import Record
 from tfllm.data.shards.padding import padded, padding_mask
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.models.longer_context import with_context
 from tfllm.optimization.precision import dtype_policy
-from tfllm.pretrained.model_folder import model_folder
-from tfllm.pretrained.model_kinds import kind_of_config
-from tfllm.pretrained.model_source import open_source
+from tfllm.tasks.encoder.encoder_text_model import EncoderTextModel
 from tfllm.tasks.record_task import Example, RecordTask
 
 if TYPE_CHECKING:
     from tfllm.optimization.training_step import TrainingStep
     from tfllm.tokenizers.base import Tokenizer
+
+Read = TypeVar("Read")
 
 ENCODER_SIZES: dict[str, dict[str, int]] = {
     # Turc et al. (2019): BERT's miniatures.
@@ -37,9 +35,11 @@ ENCODER_SIZES: dict[str, dict[str, int]] = {
 
 
 class EncoderTask(RecordTask):
-    """A task whose model is an encoder with a head. A class says `head` and the rest of its own."""
+    """A task whose model is an encoder with a head. A class says `head_class` (or `head`),
+    `text_model_class`, and the rest of its own."""
 
     config_class: ClassVar[type] = EncoderConfig
+    kind_of_model = "encoder (a BERT)"
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "sequence_length": 128,
         "epochs": 3.0,
@@ -52,7 +52,10 @@ class EncoderTask(RecordTask):
     pretrained_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5}
     least_sequence_length: ClassVar[int] = 8  # [CLS] and up to two [SEP] are among them
 
-    @abstractmethod
+    head_class: ClassVar[Callable[..., TrainingStep]]
+    """of a head that needs nothing of the training records"""
+    text_model_class: ClassVar[type[EncoderTextModel]]
+
     def head(
         self, encoder: Encoder | EncoderConfig, information: Mapping[str, Any], **options: Any
     ) -> TrainingStep:
@@ -63,58 +66,26 @@ class EncoderTask(RecordTask):
             information: of the training records.
             options: `seed`, `dtype` and `rematerialize`, which every head takes.
         """
+        return type(self).head_class(encoder, **options)
 
-    def texts(self, record: Record) -> Iterable[str]:
-        """What a new tokenizer is trained on: the inputs that are there."""
-        return (record[name] for name in self.input_columns if record.get(name))
+    def text_model(
+        self, model: TrainingStep, tokenizer: Tokenizer, information: Mapping[str, Any]
+    ) -> EncoderTextModel:
+        """A `text_model_class`."""
+        return self.text_model_class(model, tokenizer, information)
 
-    def tokenizer(
-        self, base: str | None, records: Iterable[Record], *, vocab_size: int
-    ) -> Tokenizer:
-        """The pretrained model's, or a WordPiece vocabulary of the records' texts."""
-        if base is not None:
-            return pretrained.load_tokenizer(base)
+    def new_tokenizer(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """A WordPiece vocabulary."""
         from tfllm.tokenizers.word_piece import WordPiece
 
-        texts = (text for record in records for text in self.texts(record))
         return WordPiece.train(texts, vocab_size)
 
-    def config(
-        self,
-        base: str | None,
-        preset: str | None,
-        sizes: Mapping[str, Any],
-        *,
-        vocab_size: int,
-        sequence_length: int,
-    ) -> EncoderConfig:
-        """The pretrained encoder's architecture, or that of a preset with some sizes changed."""
-        if base is not None:
-            source = open_source(model_folder(base))
-            config = kind_of_config(source.config, source.where).read(
-                source.config, source.where, None
-            )[0]
-            if not isinstance(config, EncoderConfig):
-                raise ConfigError(
-                    f"{self.name} needs an encoder (a BERT); {source.where} is a "
-                    f"{source.config.get('model_type')}"
-                )
-            if vocab_size > config.vocab_size:
-                raise ConfigError(
-                    f"the tokenizer does not fit the model: it has {vocab_size} token ids, the "
-                    f"model's vocab_size is {config.vocab_size}"
-                )
-            if sequence_length > config.max_sequence_length:
-                raise ConfigError(
-                    "sequence_length must be at most the model's context "
-                    f"({config.max_sequence_length}); received {sequence_length}"
-                )
-            return config
+    def new_config(self, preset: str | None, sizes: Mapping[str, Any]) -> EncoderConfig:
+        """One of `ENCODER_SIZES`."""
         name = preset or "bert-mini"
         if name not in ENCODER_SIZES:
             raise ConfigError(unknown_name("preset of an encoder", name, ENCODER_SIZES))
-        config = build(EncoderConfig, {"vocab_size": vocab_size, **ENCODER_SIZES[name], **sizes})
-        return with_context(config, sequence_length)
+        return build(EncoderConfig, {**ENCODER_SIZES[name], **sizes})
 
     def model(
         self,
@@ -149,7 +120,7 @@ class EncoderTask(RecordTask):
 
 
 def encoded_texts(
-    tokenizer: Any, text: str, second_text: str | None, sequence_length: int
+    tokenizer: Tokenizer, text: str, second_text: str | None, sequence_length: int
 ) -> Example:
     """[CLS] text [SEP], or [CLS] text [SEP] second_text [SEP], cut to `sequence_length` tokens.
 
@@ -166,16 +137,41 @@ def encoded_texts(
         second = tokenizer.encode(second_text, add_special=False, parse_special=False)
     room = sequence_length - (2 if second is None else 3)
     keep = min(len(first), max(room - len(second or []), room - room // 2))
-    ids = [tokenizer.cls_token_id, *first[:keep], tokenizer.sep_token_id]
-    types = [0] * len(ids)
-    cut = len(first) - keep
+    parts, cut = [first[:keep]], len(first) - keep
     if second is not None:
-        cut += max(len(second) - (room - keep), 0)
-        second = second[: room - keep]
-        ids += [*second, tokenizer.sep_token_id]
-        types += [1] * (len(second) + 1)
-    return {
-        "token_ids": np.array(ids, np.int32),
-        "token_type_ids": np.array(types, np.int32),
-        TRUNCATED: np.array([cut], np.int32),
-    }
+        parts.append(second[: room - keep])
+        cut += len(second) - len(parts[1])
+    return surrounded_ids(tokenizer, *parts) | {TRUNCATED: np.array([cut], np.int32)}
+
+
+def surrounded_ids(tokenizer: Tokenizer, *parts: Sequence[int]) -> Example:
+    """[CLS] first part [SEP], or with a second part that and its [SEP] behind.
+
+    `tfllm.tasks.encoder.encoder_inputs.surrounded` does the same in a graph.
+
+    Returns:
+        `token_ids`, and `token_type_ids` (1 for the second part and its end).
+    """
+    begin, end = map(tokenizer.special_id, ("cls_token", "sep_token"))
+    ids, types = [begin], [0]
+    for number, part in enumerate(parts):
+        ids += [*part, end]
+        types += [number] * (len(part) + 1)
+    return {"token_ids": np.array(ids, np.int32), "token_type_ids": np.array(types, np.int32)}
+
+
+def readable(records: Iterable[Record], read: Callable[[Record], Read]) -> tuple[list[Read], str]:
+    """What `read` makes of the records that it does not refuse with a ValueError.
+
+    `examples` says of each refused one where it stands.
+
+    Returns:
+        that, and the first refusal as " (WHERE: WHY)", to be put into another error; else "".
+    """
+    found, first = [], ""
+    for record in records:
+        try:
+            found.append(read(record))
+        except ValueError as error:
+            first = first or f" ({record.where}: {error})"
+    return found, first

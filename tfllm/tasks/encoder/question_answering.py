@@ -6,29 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import tensorflow as tf
 
 from tfllm.data.preparing.record_preparation import TRUNCATED, UnknownInTraining
 from tfllm.data.reading.table_records import Column, Record
 from tfllm.data.shards.splits import RowBatch
 from tfllm.models.heads.span_classifier import SpanClassifier
-from tfllm.tasks.encoder.encoder_inputs import first_tokens, is_blank
-from tfllm.tasks.encoder.encoder_task import EncoderTask
-from tfllm.tasks.encoder.text_spans import cut_out
-from tfllm.tasks.encoder.windows import in_chunks, tokens_of, windows_in_graph, windows_of
+from tfllm.tasks.encoder.encoder_task import EncoderTask, readable, surrounded_ids
+from tfllm.tasks.encoder.question_answerer import (
+    OVERLAP,
+    SPECIAL_TOKENS,
+    QuestionAnswerer,
+    question_room,
+)
+from tfllm.tasks.encoder.windows import windows_of
 from tfllm.tasks.record_task import Example
-from tfllm.tasks.text_model import TextModel, plain
 
 if TYPE_CHECKING:
     from tfllm.evaluation.measures import Measure
     from tfllm.tokenizers.base import Tokenizer
-
-MAX_ANSWER_TOKENS = 64
-_SPECIAL = 3
-"""[CLS] question [SEP] context [SEP]"""
-_OVERLAP = 2
-"""half of a window of the context is shared with the next"""
-_NOTHING = -1e9
 
 
 class QuestionAnswering(EncoderTask):
@@ -46,6 +41,8 @@ class QuestionAnswering(EncoderTask):
     """
 
     name = "question_answering"
+    head_class = SpanClassifier
+    text_model_class = QuestionAnswerer
     columns: ClassVar[Mapping[str, Column]] = {
         "question": Column(aliases=("query",)),
         "context": Column(aliases=("passage", "paragraph", "document")),
@@ -66,22 +63,13 @@ class QuestionAnswering(EncoderTask):
         Raises:
             ValueError: no record has an answer.
         """
-        known = unanswered = 0
-        first = ""
-        for record in records:
-            try:
-                if answers_of(record):
-                    known += 1
-                else:
-                    unanswered += 1
-            except ValueError as error:  # `examples` says where each stands
-                first = first or f" ({record.where}: {error})"
-        if not known:
+        found, first = readable(records, answers_of)
+        if not any(found):
             raise ValueError(
                 f"none of the {len(records):,} training records has an answer in its context"
                 f"{first}; give records with 'answer' and 'answer_start'"
             )
-        return {"may_be_unanswered": unanswered > 0}
+        return {"may_be_unanswered": not all(found)}
 
     def examples(
         self,
@@ -92,14 +80,13 @@ class QuestionAnswering(EncoderTask):
     ) -> list[Example]:
         """A window each: `token_ids`, `token_type_ids`, and `span` [2], its first and last token;
         0 twice where the window does not hold it."""
-        given: Any = tokenizer
         answers = answers_of(record)
         if not answers and not information["may_be_unanswered"]:
             raise UnknownInTraining("the training records all have an answer and this one has none")
-        asked = given.encode(record["question"], parse_special=False, add_special=False)
+        asked = tokenizer.encode(record["question"], parse_special=False, add_special=False)
         most = question_room(sequence_length)
         num_cut, asked = max(len(asked) - most, 0), asked[:most]
-        ids, offsets = given.encode_with_offsets(
+        ids, offsets = tokenizer.encode_with_offsets(
             record["context"], parse_special=False, add_special=False
         )
         first = last = -1
@@ -110,20 +97,16 @@ class QuestionAnswering(EncoderTask):
             if not covered:
                 raise ValueError(f"there is no word in the answer {text!r:.80}")
             first, last = covered[0], covered[-1]
-        head = [given.cls_token_id, *asked, given.sep_token_id]
-        room = sequence_length - _SPECIAL - len(asked)
+        room = sequence_length - SPECIAL_TOKENS - len(asked)
         examples = []
-        for window in windows_of(len(ids), room, room // _OVERLAP):
-            inside = ids[window.begin : window.end]
-            shift = len(head) - window.begin
+        for window in windows_of(len(ids), room, room // OVERLAP):
+            shift = len(asked) + 2 - window.begin
             holds = window.begin <= first and last < window.end
-            arrays = {
-                "token_ids": [*head, *inside, given.sep_token_id],
-                "token_type_ids": [0] * len(head) + [1] * (len(inside) + 1),
-                "span": [first + shift, last + shift] if holds else [0, 0],
-                TRUNCATED: [num_cut],
-            }
-            examples.append({name: np.array(v, np.int32) for name, v in arrays.items()})
+            example = surrounded_ids(tokenizer, asked, ids[window.begin : window.end])
+            span = [first + shift, last + shift] if holds else [0, 0]
+            example["span"] = np.array(span, np.int32)
+            example[TRUNCATED] = np.array([num_cut], np.int32)
+            examples.append(example)
         if answers and not any(example["span"].any() for example in examples):
             raise ValueError(
                 f"no window of {sequence_length} tokens holds the {last - first + 1} tokens of the "
@@ -139,16 +122,6 @@ class QuestionAnswering(EncoderTask):
             spans,
             np.ones(spans.shape, np.float32),
         )
-
-    def head(self, encoder: Any, information: Mapping[str, Any], **options: Any) -> SpanClassifier:
-        """A `SpanClassifier`."""
-        return SpanClassifier(encoder, **options)
-
-    def text_model(
-        self, model: Any, tokenizer: Tokenizer, information: Mapping[str, Any]
-    ) -> QuestionAnswerer:
-        """A `QuestionAnswerer`."""
-        return QuestionAnswerer(model, tokenizer, information)
 
     def measures(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
@@ -169,11 +142,6 @@ class QuestionAnswering(EncoderTask):
             f"{unanswered:,} of {len(records):,} questions have no answer; the model was trained "
             "on questions that all have one, and always gives one"
         ]
-
-
-def question_room(sequence_length: int) -> int:
-    """The most tokens of a question."""
-    return (sequence_length - _SPECIAL) // 2
 
 
 def answers_of(record: Mapping[str, Any]) -> list[tuple[str, int]]:
@@ -223,164 +191,3 @@ def answers_of(record: Mapping[str, Any]) -> list[tuple[str, int]]:
             )
         answers.append((text, start))
     return answers
-
-
-class QuestionAnswerer(TextModel):
-    """A span classifier as a function from questions and contexts to answers.
-
-    Signature `serving_default`: `question` and `context` string [B] to `answer` string [B] ("":
-    the context does not say; only where the model was trained with such questions), `begin` and
-    `end` int32 [B] (characters of the context, the end exclusive; -1 without an answer), `score`
-    float32 [B] (how probable the model finds it, between 0 and 1), `truncated_tokens` int32 [B] (of
-    the question) and `error` string [B] ("", or that question or context is empty).
-
-    A context of any length is read whole, in windows. In each the best span is compared with "no
-    answer" there; the window where it stands out most gives the answer.
-
-    Args:
-        model: a span classifier.
-        tokenizer: of the model.
-        information: `may_be_unanswered`.
-    """
-
-    task_name = "question_answering"
-
-    def __init__(
-        self, model: SpanClassifier, tokenizer: Tokenizer, information: Mapping[str, Any]
-    ) -> None:
-        super().__init__(name="question_answerer")
-        self.model = model
-        self.tokenizer = tokenizer
-        self.information = dict(information)
-        self.may_be_unanswered = bool(information.get("may_be_unanswered", True))
-        context = model.config.max_sequence_length
-        self.sequence_length = min(int(information.get("sequence_length", context)), context)
-        self._graph: Any = tokenizer.graph()
-        self._functions: dict[str, Any] = {}
-
-    @property
-    def signatures(self) -> dict[str, Any]:
-        """`serving_default`."""
-        if not self._functions:
-            specs = [tf.TensorSpec([None], tf.string, name) for name in ("question", "context")]
-            self._functions = {
-                "serving_default": tf.function(
-                    self._answers, input_signature=specs, autograph=False
-                )
-            }
-        return self._functions
-
-    @property
-    def served_state(self) -> dict[str, Any]:
-        """The weights and the tokenizer."""
-        return {"weights": self.model.weights, "tokenizer": self._graph}
-
-    def with_dtype(self, dtype: str) -> QuestionAnswerer:
-        """The same with another dtype, or itself."""
-        if dtype == self.model.dtype_policy.name:
-            return self
-        return type(self)(self.model.with_dtype(dtype), self.tokenizer, self.information)
-
-    def ask(self, question: str, context: str) -> dict[str, Any]:
-        """The answer to one question: `{"answer", "score", "begin", "end", ...}`."""
-        return self.predict([{"question": question, "context": context}])[0]
-
-    def answer(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """As the outputs are."""
-        return {name: plain(value) for name, value in row.items()}
-
-    # ------------------------------------------------------------------ in the graph
-
-    def _answers(self, question: tf.Tensor, context: tf.Tensor) -> dict[str, tf.Tensor]:
-        given: Any = self.tokenizer
-        context = tf.strings.unicode_transcode(context, "UTF-8", "UTF-8", errors="replace")
-        asked = self._graph.tokenize(question, parse_special=False, add_special=False)
-        ids, begins, ends = self._graph.tokenize_with_offsets(
-            context, parse_special=False, add_special=False
-        )
-        asked_lengths = tf.cast(asked.row_lengths(), tf.int32)
-        kept = tf.minimum(asked_lengths, question_room(self.sequence_length))
-        asked = first_tokens(asked, kept).with_row_splits_dtype(tf.int64)
-        room = self.sequence_length - _SPECIAL - kept
-        windows = windows_in_graph(tf.cast(ids.row_lengths(), tf.int32), room, room // _OVERLAP)
-        number = tf.size(windows.rows)
-        begin = tf.fill([number, 1], tf.constant(given.cls_token_id, tf.int32))
-        end = tf.fill([number, 1], tf.constant(given.sep_token_id, tf.int32))
-        shown = tf.concat(
-            [begin, tf.gather(asked, windows.rows), end, tokens_of(windows, ids), end], 1
-        )
-        lengths = tf.cast(shown.row_lengths(), tf.int32)[:, tf.newaxis]
-        token_ids = shown.to_tensor()
-        places = tf.range(tf.shape(token_ids)[1])
-        mask = places < lengths
-        context_begin = (tf.gather(kept, windows.rows) + 2)[:, tf.newaxis]
-        types = tf.cast(mask & (places >= context_begin), tf.int32)
-        of_context = (places >= context_begin) & (places < lengths - 1)
-
-        vector = tf.TensorSpec([None], tf.float32)
-        integers = tf.TensorSpec([None], tf.int32)
-        margin, score, unanswered, first, last = in_chunks(
-            self._best_spans,
-            [token_ids, types, mask, of_context],
-            [vector, vector, vector, integers, integers],
-        )
-
-        # The window of each text where the answer stands out most; of equal ones the first.
-        batch = tf.size(question)
-        most = tf.math.unsorted_segment_max(margin, windows.rows, batch)
-        is_best = tf.equal(margin, tf.gather(most, windows.rows))
-        numbers = tf.where(is_best, tf.range(number), number)
-        best = tf.math.unsorted_segment_min(numbers, windows.rows, batch)
-        shift = tf.gather(windows.begins - context_begin[:, 0], best)
-        row_begin = tf.cast(ids.row_splits[:-1], tf.int32) + shift
-        error = tf.where(is_blank(context), "the context is empty", "")
-        error = tf.where(is_blank(question), "the question is empty", error)
-        found = (error == "") & (tf.gather(last, best) > 0)
-        if self.may_be_unanswered:
-            found &= most > 0
-        begin, end = (
-            _at(offsets.flat_values, row_begin + tf.gather(token, best), found)
-            for offsets, token in ((begins, first), (ends, last))
-        )
-        answer, answer_end = cut_out(context, tf.where(found, begin, 0), tf.where(found, end, 0))
-        least = tf.math.unsorted_segment_min(unanswered, windows.rows, batch)
-        score = tf.where(found, tf.gather(score, best), least)
-        return {
-            "answer": tf.where(found, answer, ""),
-            "begin": begin,
-            "end": tf.where(found, answer_end, -1),
-            "score": tf.where(error == "", score, 0.0),
-            "truncated_tokens": asked_lengths - kept,
-            "error": error,
-        }
-
-    def _best_spans(
-        self, token_ids: tf.Tensor, types: tf.Tensor, mask: tf.Tensor, of_context: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        """Of each window: how much likelier the best span is than none (a logarithm), the
-        probability of that span, and of none; the span's first and last token (0: there is no
-        token)."""
-        inputs = {"token_ids": token_ids, "token_type_ids": types, "padding_mask": mask}
-        logits = tf.cast(self.model(inputs, training=False), tf.float32)
-        logs = tf.nn.log_softmax(tf.where(mask[:, :, tf.newaxis], logits, _NOTHING), 1)
-        none = logs[:, 0, 0] + logs[:, 0, 1]
-        starts = tf.where(of_context, logs[:, :, 0], _NOTHING)
-        ends = tf.where(of_context, logs[:, :, 1], _NOTHING)
-        width = tf.shape(token_ids)[1]
-        places = tf.range(width)
-        length = places - places[:, tf.newaxis]
-        together = starts[:, :, tf.newaxis] + ends[:, tf.newaxis]
-        fits = (length >= 0) & (length < MAX_ANSWER_TOKENS)
-        together = tf.where(fits, together, 2 * _NOTHING)
-        flat = tf.reshape(together, [-1, width * width])
-        at = tf.argmax(flat, 1, tf.int32)
-        best = tf.reduce_max(flat, 1)
-        is_there = best > _NOTHING
-        first, last = (tf.where(is_there, x, 0) for x in (at // width, at % width))
-        return best - none, tf.exp(best), tf.exp(none), first, last
-
-
-def _at(values: tf.Tensor, places: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """values[places] where it is valid, else -1."""
-    padded = tf.concat([[-1], values], 0)
-    return tf.gather(padded, tf.where(valid, places + 1, 0))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tfllm.data.preparing.record_preparation import UnknownInTraining
+from tfllm.tasks.encoder.unknown_labels import label_place
 
 OUTSIDE = "O"
 _NAMES = {
@@ -110,15 +110,10 @@ def token_tags(
         ValueError: a span has no token, does not begin and end where words do, or has a label that
             is none of `labels`.
     """
-    places = {label: number for number, label in enumerate(labels)}
     tags = [-1 if id_ in continuing else 0 for id_ in ids]
     begins, ends = [begin for begin, _ in offsets], [end for _, end in offsets]
     for span in spans:
-        if span.label not in places:
-            told = ", ".join(map(repr, labels[:10])) + (", ..." if len(labels) > 10 else "")
-            raise UnknownInTraining(
-                f"the label {span.label!r} is none of those in the training records ({told})"
-            )
+        tag = 1 + 2 * label_place(span.label, labels)
         first, last = bisect_right(ends, span.begin), bisect_left(begins, span.end)
         named = f"{span.begin} to {span.end} ({span.label}: {text[span.begin : span.end]!r:.60})"
         if first >= last:
@@ -135,8 +130,7 @@ def token_tags(
                 f"a span must begin and end where words do; received {named}, and the words are "
                 f"{text[begins[word_begin] : ends[word_end - 1]]!r:.80}"
             )
-        place = 1 + 2 * places[span.label]
         for token in range(first, last):
             if tags[token] >= 0:
-                tags[token] = place if token == first else place + 1
+                tags[token] = tag if token == first else tag + 1
     return tags

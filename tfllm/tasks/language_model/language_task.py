@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tfllm.optimization.training_step import TrainingStep
     from tfllm.pretrained import Pretrained
     from tfllm.tasks.text_model import TextModel
+    from tfllm.tokenizers.base import Tokenizer
 
 
 class LanguageTask(Task):
@@ -156,7 +157,7 @@ class LanguageTask(Task):
     )
 
     def evaluate(
-        self, model: Any, data: Any, *, tokenizer: Any = None, **settings: Any
+        self, model: Any, data: Any, *, tokenizer: Tokenizer | None = None, **settings: Any
     ) -> Perplexity:
         """Perplexity on prepared data, or on files.
 

@@ -37,7 +37,7 @@ from tfllm.pretrained.model_folder import model_folder
 from tfllm.tasks.language_model.beam_generation import BeamGeneration
 from tfllm.tasks.language_model.keras_hub_generation import keras_hub_parts
 from tfllm.tasks.language_model.scoring import token_scores
-from tfllm.tasks.text_model import TextModel
+from tfllm.tasks.text_model import TextModel, text_function
 from tfllm.tokenizers.base import Tokenizer
 from tfllm.tokenizers.begin_token import begin_token_ids
 
@@ -90,7 +90,6 @@ class TextGeneration(TextModel):
             with tf.device("/CPU:0"):
                 padded = tf.concat([tf.convert_to_tensor(self.token_bytes), [""] * unused], 0)
                 self.token_bytes = tf.Variable(padded, trainable=False, name="token_bytes")
-        self._functions: dict[str, Any] = {}
         self._beams: dict[Any, BeamGeneration] = {}
 
     @property
@@ -467,23 +466,19 @@ class TextGeneration(TextModel):
 
     # ------------------------------------------------------------------ in the graph
 
-    @property
+    @functools.cached_property
     def signatures(self) -> dict[str, Any]:
         """Name to `tf.function`: `serving_default`, `generate` and `score`; and `beam`, where the
         settings are those of a beam search."""
-        if not self._functions:
-            prompt = tf.TensorSpec([None], tf.string, "prompt")
-            text = tf.TensorSpec([None], tf.string, "text")
-            self._functions = {
-                "serving_default": tf.function(
-                    self._serving_default, input_signature=[prompt], autograph=False
-                ),
-                "generate": function_of_inputs(self._generate, [prompt, *option_specs()]),
-                "score": tf.function(self._score, input_signature=[text], autograph=False),
-            }
-            if self.generation.searches:
-                self._functions["beam"] = self._own_beams.signature
-        return self._functions
+        prompt = tf.TensorSpec([None], tf.string, "prompt")
+        functions = {
+            "serving_default": text_function(self._serving_default, "prompt"),
+            "generate": function_of_inputs(self._generate, [prompt, *option_specs()]),
+            "score": text_function(self._score, "text"),
+        }
+        if self.generation.searches:
+            functions["beam"] = self._own_beams.signature
+        return functions
 
     @property
     def _own_beams(self) -> BeamGeneration:

@@ -19,7 +19,7 @@ from tfllm.generation.stream_state import valid_text
 from tfllm.generation.token_rules import TokenRules
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.tasks.encoder.encoder_inputs import first_tokens
-from tfllm.tasks.text_model import TextModel
+from tfllm.tasks.text_model import TextModel, sequence_length_of, text_function
 from tfllm.tokenizers.base import Tokenizer
 
 _LEAST_SCORE = -3.4e38
@@ -100,27 +100,22 @@ class SequenceGeneration(TextModel):
         self.settings = settings or SearchSettings()
         self.input_name = input_name
         self.output_name = output_name
-        context = decoder.context
-        self.sequence_length = min(int(information.get("sequence_length", context)), context)
+        self.sequence_length = sequence_length_of(information, decoder.context)
         self._graph = tokenizer.graph()
-        self._functions: dict[str, Any] = {}
 
     @property
     def model(self) -> EncoderDecoder:
         """The Keras model that is run."""
         return self.decoder.model
 
-    @property
+    @functools.cached_property
     def signatures(self) -> dict[str, Any]:
         """`serving_default` and `n_best`."""
         check_followed(self.settings.not_followed)
-        if not self._functions:
-            specs = [tf.TensorSpec([None], tf.string, self.input_name)]
-            self._functions = {
-                name: tf.function(function, input_signature=specs, autograph=False)
-                for name, function in (("serving_default", self._best), ("n_best", self._n_best))
-            }
-        return self._functions
+        return {
+            "serving_default": text_function(self._best, self.input_name),
+            "n_best": text_function(self._n_best, self.input_name),
+        }
 
     @property
     def served_state(self) -> dict[str, Any]:

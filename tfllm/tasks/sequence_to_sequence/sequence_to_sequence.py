@@ -17,7 +17,6 @@ from tfllm.data.shards.splits import RowBatch
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
 from tfllm.models.encoder_decoder_presets import PRESETS, encoder_decoder_preset
-from tfllm.models.longer_context import with_context
 from tfllm.optimization.precision import dtype_policy
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_kinds import kind_of_config
@@ -26,7 +25,6 @@ from tfllm.pretrained.task_information import search_of
 from tfllm.tasks.record_task import Example, LoadedTask, RecordTask
 from tfllm.tasks.sequence_to_sequence.sequence_generation import SearchSettings, SequenceGeneration
 from tfllm.tokenizers.byte_pair import BytePairTokenizer
-from tfllm.tokenizers.marian import target_tokenizer
 
 if TYPE_CHECKING:
     from tfllm.optimization.training_step import TrainingStep
@@ -47,6 +45,7 @@ class SequenceToSequenceTask(RecordTask):
     """
 
     config_class: ClassVar[type] = EncoderDecoderConfig
+    kind_of_model = "encoder-decoder (a T5 or a Marian)"
     token_features: ClassVar[tuple[str, ...]] = ("source_ids", "labels")
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "sequence_length": 128,
@@ -84,14 +83,12 @@ class SequenceToSequenceTask(RecordTask):
             )
         return {}
 
-    def tokenizer(
-        self, base: str | None, records: Iterable[Record], *, vocab_size: int
-    ) -> Tokenizer:
-        """The pretrained model's, or byte-level BPE of the records' both sides."""
-        if base is not None:
-            return pretrained.load_tokenizer(base)
-        columns = (self.source, self.target)
-        texts = (record[name] for record in records for name in columns)
+    def texts(self, record: Record) -> Iterable[str]:
+        """Both sides."""
+        return (record[self.source], record[self.target])
+
+    def new_tokenizer(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Byte-level BPE."""
         return BytePairTokenizer.train(texts, vocab_size, special_tokens=(END, PAD))
 
     def examples(
@@ -106,7 +103,7 @@ class SequenceToSequenceTask(RecordTask):
             side.encode(record[name], add_special=False, parse_special=False)
             for side, name in (
                 (tokenizer, self.source),
-                (target_tokenizer(tokenizer), self.target),
+                (tokenizer.target, self.target),
             )
         )
         end = tokenizer.end_token_id
@@ -135,42 +132,13 @@ class SequenceToSequenceTask(RecordTask):
 
     # ---- the model
 
-    def config(
-        self,
-        base: str | None,
-        preset: str | None,
-        sizes: Mapping[str, Any],
-        *,
-        vocab_size: int,
-        sequence_length: int,
-    ) -> EncoderDecoderConfig:
-        """The pretrained model's architecture, or that of a preset with some sizes changed."""
-        if base is None:
-            name = preset or "transformer-mini"
-            if name not in PRESETS:
-                raise ConfigError(unknown_name("preset of an encoder-decoder", name, PRESETS))
-            ids = {"decoder_start_token_id": 1, "never_generated": (1,)}
-            config = encoder_decoder_preset(name, **{**ids, "vocab_size": vocab_size, **sizes})
-            return with_context(config, sequence_length)
-        source = open_source(model_folder(base))
-        kind = kind_of_config(source.config, source.where)
-        config = kind.read(source.config, source.where, None)[0]
-        if not isinstance(config, EncoderDecoderConfig):
-            raise ConfigError(
-                f"{self.name} needs an encoder-decoder (a T5 or a Marian); {source.where} is a "
-                f"{source.config.get('model_type')}"
-            )
-        if vocab_size > config.vocab_size:
-            raise ConfigError(
-                f"the tokenizer does not fit the model: it has {vocab_size} token ids, the "
-                f"model's vocab_size is {config.vocab_size}"
-            )
-        if sequence_length > config.max_sequence_length:
-            raise ConfigError(
-                "sequence_length must be at most the model's context "
-                f"({config.max_sequence_length}); received {sequence_length}"
-            )
-        return config
+    def new_config(self, preset: str | None, sizes: Mapping[str, Any]) -> EncoderDecoderConfig:
+        """One of `PRESETS`."""
+        name = preset or "transformer-mini"
+        if name not in PRESETS:
+            raise ConfigError(unknown_name("preset of an encoder-decoder", name, PRESETS))
+        ids = {"decoder_start_token_id": 1, "never_generated": (1,)}
+        return encoder_decoder_preset(name, **{**ids, **sizes})
 
     def model(
         self,

@@ -58,6 +58,22 @@ class TokenizerGraph(tf.Module):
         """
         return self._tokenizing("parsed" if parse_special else "plain", add_special)(text)
 
+    def tokenize_with_offsets(
+        self, text: tf.Tensor, *, parse_special: bool = True, add_special: bool = True
+    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        """The ids of each text, and the characters that each stands for.
+
+        Args: as of `tokenize`.
+
+        Returns:
+            the ids, and where the characters of the text begin and end that each stands for, all
+            int32 [batch, (tokens)]; both ends are 0 for tokens that `add_special` puts there.
+
+        Raises:
+            ValueError: tokenizers of the kind do not tell.
+        """
+        raise ValueError(f"a {type(self).__name__} does not tell the characters of its tokens")
+
     def tokenize_unbroken(self, text: tf.Tensor) -> tf.RaggedTensor:
         """The ids of texts in which U+FDD0 keeps words from being special tokens.
 

@@ -88,14 +88,7 @@ class WordPieceGraph(TokenizerGraph):
     def tokenize_with_offsets(
         self, text: tf.Tensor, *, parse_special: bool = True, add_special: bool = True
     ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        """The ids of each text, and the characters that each stands for.
-
-        Args: as of `tokenize`.
-
-        Returns:
-            the ids, and where the characters of the text begin and end that each stands for, all
-            int32 [batch, (tokens)]; both ends are 0 for tokens that `add_special` puts there.
-        """
+        """As of `TokenizerGraph`."""
         special: Special = "parsed" if parse_special else "plain"
         return self._with_offsets(special, add_special)(text)
 

@@ -1,1 +1,1 @@
-"""What a tokenizer.json asks for, read into what the tokenizers inside a graph are built from."""
+"""What a tokenizer's files ask for, read into what the tokenizers inside a graph are built from."""

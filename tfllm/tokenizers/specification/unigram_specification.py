@@ -15,12 +15,6 @@ import numpy as np
 
 from tfllm.tokenizers.added_tokens import SPACE_PATTERN, AddedToken, read_added_tokens
 from tfllm.tokenizers.leading_space import SPACE
-from tfllm.tokenizers.sentence_piece_model import (
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    sentence_piece_model,
-)
 from tfllm.tokenizers.specification.byte_pair_specification import ids_around
 from tfllm.tokenizers.specification.metaspace_specification import (
     Prepend,
@@ -32,6 +26,12 @@ from tfllm.tokenizers.specification.metaspace_specification import (
     steps_of,
 )
 from tfllm.tokenizers.specification.precompiled import PrecompiledTable, precompiled_table
+from tfllm.tokenizers.specification.sentence_piece_model import (
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    sentence_piece_model,
+)
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 
 _NO_TEXT = "\ufdd0 \ufdd0"

@@ -1,0 +1,148 @@
+"""Text with gaps filled in, and how well a model tells hidden tokens."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from tfllm.models.heads.masked_language_model import MaskedLanguageModel
+from tfllm.models.token_masking import TokenMasking, mask_tokens
+from tfllm.tasks.encoder.encoder_inputs import first_tokens, surrounded
+from tfllm.tasks.encoder.encoder_text_model import EncoderTextModel
+from tfllm.tasks.text_model import MAX_OPEN_BATCH, text_function
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.base import Tokenizer
+
+NUM_TOLD = 5
+"""tokens that are told for a gap"""
+_SCORE = "score"
+
+
+def token_masking(tokenizer: Tokenizer, seed: int) -> TokenMasking:
+    """How tokens of a tokenizer are hidden: never a special one."""
+    return TokenMasking(
+        tokenizer.special_id("mask_token"), tuple(tokenizer.special_tokens.values()), seed=seed
+    )
+
+
+class GapFilling(EncoderTextModel):
+    """What may stand in the gaps of a text, and how well a model tells hidden tokens.
+
+    Signatures, of `text` string [B]:
+
+        serving_default: a text with the mask token, such as "Paris is the [MASK] of France.", to
+            `tokens` string [B, 5] and `probabilities` float32 [B, 5] of its first gap, the most
+            probable first; `truncated_tokens` int32 [B], how many tokens the model did not see;
+            `error` string [B] ("", or that there is no gap: then these are empty).
+        score: hides a share of the tokens, always the same ones of a text, to `num_hidden` and
+            `num_right` int32 [B], how many there were and are told, and `log_prob` float32 [B], of
+            all of them together; `truncated_tokens` int32 [B], of which none was hidden.
+
+    A text is cut off at the sequence length that the model was trained with.
+
+    Args:
+        model: tells tokens.
+        tokenizer: of the model.
+        information: of the task.
+    """
+
+    task_name = "masked_language_model"
+
+    warmup_texts = ("The [MASK].", "")
+
+    def __init__(
+        self, model: MaskedLanguageModel, tokenizer: Tokenizer, information: Mapping[str, Any]
+    ) -> None:
+        super().__init__(model, tokenizer, information)
+        self._masking = token_masking(tokenizer, 0)
+
+    @functools.cached_property
+    def signatures(self) -> dict[str, Any]:
+        """`serving_default` and `score`."""
+        return {
+            "serving_default": text_function(self._fill, "text"),
+            _SCORE: text_function(self._score, "text"),
+        }
+
+    def predict(
+        self, records: Sequence[Mapping[str, Any]], *, batch_size: int = MAX_OPEN_BATCH
+    ) -> list[dict[str, Any]]:
+        """The tokens of the first gap by probability, and what `score` tells of the text.
+
+        An `error` is only where there is neither a gap nor a token to hide.
+        """
+        answers = super().predict(records, batch_size=batch_size)
+        texts = [record["text"].encode("utf-8", "surrogatepass") for record in records]
+        for begin in range(0, len(texts), batch_size):
+            scores = self.signatures[_SCORE](tf.constant(texts[begin : begin + batch_size]))
+            for name, values in scores.items():
+                for i, value in enumerate(values.numpy().tolist()):
+                    answers[begin + i][name] = value
+        for answer in answers:
+            tokens, probabilities = answer.pop("tokens"), answer.pop("probabilities")
+            found: dict[str, float] = {}
+            for token, probability in zip(tokens, probabilities, strict=True):
+                found.setdefault(token, probability)  # special ones are all ""
+            answer["tokens"] = {} if answer["error"] else found
+            if answer["num_hidden"]:  # it could be scored
+                answer["error"] = ""
+        return answers
+
+    # ------------------------------------------------------------------ in the graph
+
+    def _encoded(self, text: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.RaggedTensor, tf.Tensor]:
+        """What the model takes; all tokens of each text; how many of these it does not take."""
+        ids = self._graph.tokenize(text, add_special=False, parse_special=True)
+        num_tokens = tf.cast(ids.row_lengths(), tf.int32)
+        lengths = tf.minimum(num_tokens, self.sequence_length - 2)
+        inputs = surrounded(self.tokenizer, first_tokens(ids, lengths))
+        del inputs["token_type_ids"]  # all are 0
+        return inputs, ids, num_tokens - lengths
+
+    def _fill(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        inputs, ids_of_text, num_cut = self._encoded(text)
+        states, _ = self.model.encoder.hidden_states(inputs)
+        gaps = inputs["token_ids"] == self._masking.mask_token_id
+        gap = tf.argmax(tf.cast(gaps, tf.int32), 1)  # the first
+        logits = self.model.logits(tf.gather(states, gap, batch_dims=1))
+        # Rows of an embedding that was rounded up to some size stand for no token.
+        logits = logits[:, : self.tokenizer.vocab_size]
+        values, ids = tf.math.top_k(tf.nn.softmax(logits), NUM_TOLD)
+        good = tf.reduce_any(gaps, 1)
+        tokens = tf.gather(tf.convert_to_tensor(self._graph.token_bytes), ids)
+        is_cut = tf.reduce_any(ids_of_text == self._masking.mask_token_id, 1)
+        error = tf.where(
+            is_cut,
+            f"the mask token stands behind the first {self.sequence_length - 2} tokens, which are "
+            "all that the model sees",
+            "the text has no mask token",
+        )
+        return {
+            "tokens": tf.where(good[:, tf.newaxis], tokens, ""),
+            "probabilities": values * tf.cast(good, tf.float32)[:, tf.newaxis],
+            "truncated_tokens": num_cut,
+            "error": tf.where(good, "", error),
+        }
+
+    def _score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        inputs, _, num_cut = self._encoded(text)
+        given = inputs["token_ids"]
+        vocab_size = self.model.config.vocab_size
+        rows = mask_tokens(given, inputs["padding_mask"], -1, self._masking, vocab_size)
+        states, _ = self.model.encoder.hidden_states({**inputs, "token_ids": rows.token_ids})
+        place = tf.where(rows.hidden)
+        logits = self.model.logits(tf.gather_nd(states, place))
+        labels = tf.gather_nd(given, place)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        right = tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.int32)
+        batch = tf.shape(text)[0]
+        return {
+            "num_hidden": tf.reduce_sum(tf.cast(rows.hidden, tf.int32), 1),
+            "num_right": tf.math.unsorted_segment_sum(right, place[:, 0], batch),
+            "log_prob": -tf.math.unsorted_segment_sum(losses, place[:, 0], batch),
+            "truncated_tokens": num_cut,
+        }

@@ -1,0 +1,156 @@
+"""A classifier as functions from text to labels."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from tfllm.models.heads.sequence_classifier import SequenceClassifier
+from tfllm.tasks.encoder.encoder_inputs import blank_error, encoder_inputs
+from tfllm.tasks.encoder.encoder_text_model import EncoderTextModel
+from tfllm.tasks.example_messages import example_texts
+from tfllm.tasks.text_model import plain, text_function
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.base import Tokenizer
+
+CLASSIFY = "tensorflow/serving/classify"
+"""the method of a signature that TensorFlow Serving answers `:classify` with"""
+
+
+class TextClassifier(EncoderTextModel):
+    """A classifier as functions from text to labels.
+
+    Signatures, of texts string [B]; `second_text` only where the model was trained with it:
+
+        serving_default: `text` (and `second_text`) to `label` string [B], `probability` float32 [B]
+            of that label; `labels` string [B, L] and `probabilities` float32 [B, L], all of them,
+            the most probable first; `truncated_tokens` int32 [B], how many tokens the model did not
+            see; `error` string [B] ("", or that the text is empty: then the label is "").
+        classify: `inputs` string [B], tf.train.Example messages with the feature `text` (and
+            `second_text`), to `classes` string [B, L] and `scores` float32 [B, L]: what TensorFlow
+            Serving's Classify call and `:classify` run. Of a row that is refused (an empty text, a
+            message that cannot be read, a feature that is missing, of another type, or of several
+            values) all scores are 0 and the first class is "error: " and the reason, the others
+            empty: this call has no other place for it. The other rows are answered.
+
+    Args:
+        model: a classifier.
+        tokenizer: of the model.
+        information: `labels`, and whether there are `pairs`.
+    """
+
+    task_name = "classification"
+
+    def __init__(
+        self, model: SequenceClassifier, tokenizer: Tokenizer, information: Mapping[str, Any]
+    ) -> None:
+        super().__init__(model, tokenizer, information)
+        self.labels = tuple(information["labels"])
+        self.has_pairs = bool(information.get("pairs"))
+        if len(self.labels) != model.num_labels:
+            raise ValueError(
+                f"the model tells {model.num_labels} labels apart; received {len(self.labels)}"
+            )
+        self._label_names = tf.constant(self.labels)
+
+    @functools.cached_property
+    def signatures(self) -> dict[str, Any]:
+        """`serving_default` and `classify`."""
+        function = self._of_pair if self.has_pairs else self._of_text
+        return {
+            "serving_default": text_function(function, *self._feature_names),
+            "classify": text_function(self._classify, "inputs"),
+        }
+
+    @property
+    def _feature_names(self) -> tuple[str, ...]:
+        return ("text", "second_text") if self.has_pairs else ("text",)
+
+    @property
+    def method_names(self) -> dict[str, str]:
+        """That of `classify`."""
+        return {"classify": CLASSIFY}
+
+    def warmup_requests(self, texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+        """Of both signatures."""
+        features = self._feature_names
+        examples = [serialized_example(dict.fromkeys(features, text)) for text in texts]
+        return [
+            *super().warmup_requests(texts),
+            ("classify", {"inputs": tf.constant(examples)}),
+        ]
+
+    def answer(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """`probabilities` of every label by name; what there is to tell only where there is."""
+        given = {name: plain(value) for name, value in row.items()}
+        return {
+            "label": given["label"],
+            "probability": given["probability"],
+            "probabilities": dict(zip(given["labels"], given["probabilities"], strict=True)),
+            "truncated_tokens": given["truncated_tokens"],
+            "error": given["error"],
+        }
+
+    # ------------------------------------------------------------------ in the graph
+
+    def _of_text(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._answers(text, None)
+
+    def _of_pair(self, text: tf.Tensor, second_text: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._answers(text, second_text)
+
+    def _answers(self, text: tf.Tensor, second_text: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        probabilities, num_cut, error = self._probabilities(text, second_text)
+        # Of equal ones the first by name is the first, as the order of the labels is.
+        values, places = tf.math.top_k(probabilities, tf.shape(probabilities)[1])
+        labels = tf.gather(self._label_names, places)
+        good = error == ""
+        return {
+            "label": tf.where(good, labels[:, 0], ""),
+            "probability": values[:, 0],
+            "labels": labels,
+            "probabilities": values,
+            "truncated_tokens": num_cut,
+            "error": error,
+        }
+
+    def _probabilities(
+        self, text: tf.Tensor, second_text: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """float32 [B, L] in the labels' order, 0 where there is an error; int32 [B]; error [B]."""
+        inputs, num_cut = encoder_inputs(
+            self.tokenizer, self._graph, text, second_text, self.sequence_length
+        )
+        error = blank_error(text)
+        logits = self.model(inputs, training=False)
+        probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))
+        good = tf.cast(error == "", tf.float32)[:, tf.newaxis]
+        return probabilities * good, num_cut, error
+
+    def _classify(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        texts, refused = example_texts(inputs, self._feature_names)
+        scores, _, error = self._probabilities(texts[0], texts[1] if self.has_pairs else None)
+        error = tf.where(refused == "", error, refused)
+        good = (error == "")[:, tf.newaxis]
+        reason = tf.strings.join(["error: ", error])[:, tf.newaxis]
+        others = tf.fill([tf.shape(scores)[0], len(self.labels) - 1], "")
+        names = self._label_names[tf.newaxis]
+        return {
+            "classes": tf.where(good, names, tf.concat([reason, others], 1)),
+            "scores": tf.where(good, scores, 0.0),
+        }
+
+
+def serialized_example(texts: Mapping[str, str]) -> bytes:
+    """A tf.train.Example with features of one text each."""
+
+    def feature(text: str) -> Any:
+        value = text.encode("utf-8", "surrogatepass")
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    features = {name: feature(text) for name, text in texts.items()}
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
