@@ -29,9 +29,10 @@ def read_json(path: Path, advice: str = "") -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else error
         rest = f"; {advice}" if advice else ""
-        raise ValueError(f"{path} is damaged or cut short: {error}{rest}") from None
+        raise ValueError(f"{path} is damaged or cut short: {what}{rest}") from None
 
 
 def read_json_object(path: Path, *, required: bool = False) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def test_a_damaged_preset_is_an_error_that_names_it(preset, tmp_path):
     with pytest.raises(OSError, match=r"model\.weights\.h5|file signature"):
         load_keras_hub(tmp_path)
     (tmp_path / "task.json").write_text("{")
-    with pytest.raises(ValueError, match=r"task\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"task\.json is damaged or cut short"):
         load_keras_hub(tmp_path)
 
 

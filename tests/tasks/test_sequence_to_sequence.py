@@ -401,7 +401,7 @@ def test_a_summary_is_short_and_says_nothing_twice_by_default(model, tokenizer):
     ("settings", "message"),
     [
         ({"num_beams": 0}, "num_beams must be at least 1; received 0"),
-        ({"length_penalty": float("inf")}, r"length_penalty must be in \[-5, 5\]"),
+        ({"length_penalty": float("inf")}, r"length_penalty must lie in \[-5, 5\]"),
         ({"beams": 2}, "num_beams"),
     ],
 )

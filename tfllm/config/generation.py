@@ -105,7 +105,7 @@ class GenerationConfig:
         0.0,
         Interval("must be a finite number, at least 0", 0, _LARGEST_FLOAT32),
         dtype="float32",
-        neutral=0.0,
+        neutral=0,
         of_sampling=True,
     )
     """0: always the likeliest token; 1: sample from the model's own distribution"""
@@ -114,18 +114,18 @@ class GenerationConfig:
     )
     """sample from the k likeliest tokens only; 0: all"""
     top_p: float = option(
-        1.0, Interval("must lie in (0, 1]", 0, 1, open_below=True), dtype="float32", neutral=1.0
+        1.0, Interval("must lie in (0, 1]", 0, 1, open_below=True), dtype="float32", neutral=1
     )
     """sample from the likeliest tokens that together have this probability"""
     min_p: float = option(
-        0.0, Interval("must lie in [0, 1)", 0, 1, open_above=True), dtype="float32", neutral=0.0
+        0.0, Interval("must lie in [0, 1)", 0, 1, open_above=True), dtype="float32", neutral=0
     )
     """drop tokens less likely than this share of the likeliest token's probability"""
     repetition_penalty: float = option(
         1.0,
         Interval("must be a finite number above 0", 0, _LARGEST_FLOAT32, open_below=True),
         dtype="float32",
-        neutral=1.0,
+        neutral=1,
         of_sampling=True,
     )
     """divides the scores of tokens that the prompt or the text already has; 1: none"""
