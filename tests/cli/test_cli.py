@@ -34,6 +34,7 @@ COMMANDS = [
     "query",
     "presets",
     "predict",
+    "completion",
 ]
 TINY = [
     "model.num_layers=1",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfllm.cli import (
+    completion,
     evaluation,
     export,
     generation,
@@ -36,6 +37,7 @@ MODULES = (
     export,
     serving,
     presets,
+    completion,
 )
 """of the commands, in the order of the help"""
 
