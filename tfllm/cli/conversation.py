@@ -21,7 +21,7 @@ HELP = f"""\
   /help                  this list
   /reset                 start over, with the same system message
   /system TEXT           change the system message; /system shows it, /system none removes it
-  /undo                  remove the last question and its reply
+  /undo                  forget the last question and its reply
   /set NAME=VALUE ...    change generation settings, such as temperature=0.7; /set shows them
   /quit                  exit; so does Ctrl-D
 End a line with \\ to continue it on the next, or put {_BLOCK} around a text of several lines. A
