@@ -31,7 +31,12 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _completion(options: argparse.Namespace) -> None:
-    import argcomplete
+    try:
+        import argcomplete
+    except ModuleNotFoundError:  # an environment older than this command
+        raise ImportError(
+            "argcomplete must be installed and is not: pip install argcomplete"
+        ) from None
 
     print(argcomplete.shellcode(["tfllm"], shell=options.shell))
 
