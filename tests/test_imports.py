@@ -29,8 +29,15 @@ MAY_IMPORT["serving"] = MAY_IMPORT["tasks"] | {"tasks"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # The version; files written whole or not at all; names that are imported when they are used; what
 # a path leads to; and where a model asks for what lies above it, which imports nothing.
-EVERYONE_MAY_IMPORT = {"version", "files", "lazy_names", "model_verbs", "path_kinds"}
-LAYERS_MAY_USE = {"keras", "tensorflow", "numpy", "tfllm.layers"}
+EVERYONE_MAY_IMPORT = {
+    "version",
+    "files",
+    "keras_internals",
+    "lazy_names",
+    "model_verbs",
+    "path_kinds",
+}
+LAYERS_MAY_USE = {"keras", "tensorflow", "numpy", "tfllm.layers", "tfllm.keras_internals"}
 MOST_FILES = 20
 """on one level of a folder: more of them are a warehouse, in which nobody finds anything"""
 

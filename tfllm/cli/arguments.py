@@ -1,28 +1,45 @@
-"""Arguments that several commands have, and how they are read."""
+"""Arguments that several commands have, and the flag of every setting."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-from tfllm.cli.settings import SECTIONS
-from tfllm.config import ConfigError, field_types
-from tfllm.config.data import check_encoding
+from tfllm.cli.help import Parser
+from tfllm.cli.settings import FLAG, SECTIONS
+from tfllm.config import field_docs, field_types
 
 RunCommand = Callable[[argparse.Namespace], int | None]
 """does what a command is for; returns its exit status, None for 0"""
-AddCommand = Callable[[str, str, RunCommand], argparse.ArgumentParser]
-"""takes a command's name, its help and what it does; gives the parser of its arguments"""
+AddCommand = Callable[[str, str, RunCommand, str], Parser]
+"""takes a command's name, its help, what it does and an example of it; gives its parser"""
+
+GENERATION = ("--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--stop")
+"""the settings of generated text that a short help shows"""
+
+
+_EXAMPLES = {
+    "prepare": "vocab_size=16384 seed=1",
+    "training": "learning_rate=3e-4 or model.num_layers=8",
+    "generation": "temperature=0.8 top_p=0.9",
+}
+"""of settings by name, by the first section of a command"""
 
 
 def add_model(parser: argparse.ArgumentParser, *, adapter: bool = False) -> None:
     """The model that a command is about, and, where it may have one, its adapter."""
     parser.add_argument(
-        "model", help="a model folder, the run that trained it, a .gguf file, or hf://ORG/NAME"
+        "model",
+        metavar="MODEL",
+        help="a model folder, a run of `tfllm train`, a .gguf file, or hf://ORG/NAME",
     )
     if adapter:
         parser.add_argument(
-            "--adapter", metavar="DIR", help="an adapter for the model, in PEFT's layout"
+            "--adapter", metavar="DIR", help="a LoRA adapter for the model, in PEFT's layout"
         )
 
 
@@ -30,17 +47,18 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     """What a model is for, where it does not say so itself."""
     parser.add_argument(
         "--task",
-        help="of a model that does not say it, such as a T5: translation or summarization",
+        metavar="TASK",
+        help="the model's task, if its folder does not name one: for a T5, translation or "
+        "summarization",
     )
 
 
 def add_prompt_name(parser: argparse.ArgumentParser) -> None:
-    """Which of its prompts a model of sentence vectors puts before texts."""
+    """Which of its prompts a model of sentence embeddings puts before texts."""
     parser.add_argument(
         "--prompt-name",
         metavar="NAME",
-        help="of a model of sentence vectors: which of its prompts, such as query, is put before "
-        "each text",
+        help="for an embedding model: which of its prompts, such as query, to put before each text",
     )
 
 
@@ -51,41 +69,85 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN=NAME",
         nargs="+",
         action="extend",
-        help="of a task or of examples: what columns are called in the files, such as text=review "
-        "label=stars, or prompt=task response=reply",
+        help="names of the columns in your files, such as text=review label=stars, or prompt=task "
+        "response=reply",
     )
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:
     """In which encoding files are; `encoding_of` reads it."""
-    parser.add_argument("--encoding", help="of the files; default: utf-8")
+    parser.add_argument(
+        "--encoding",
+        metavar="NAME",
+        help="encoding of the files, such as latin-1 or utf-16; default: utf-8",
+    )
 
 
-def encoding_of(options: argparse.Namespace) -> str:
-    """The encoding that was given.
+def add_settings(parser: argparse.ArgumentParser, *sections: str) -> None:
+    """A flag for each setting of some sections, with the field's own words as help."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="a TOML or JSON file of settings, in sections"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        dest="assignments",
+        help=f"settings by name, such as {_EXAMPLES[sections[0]]}",
+    )
+    for section in sections:
+        # A model's own defaults are not shown: the preset's values stand in their place.
+        of_preset = section == "model"
+        title = "architecture of a new model (overrides the preset)" if of_preset else "settings"
+        names = [name for name in field_types(SECTIONS[section]) if name != "columns"]
+        add_fields(parser.add_argument_group(title), section, names, defaults=not of_preset)
+        if section == "prepare":
+            add_columns(parser)
 
-    Raises:
-        ConfigError: Python does not know it.
-    """
-    encoding = getattr(options, "encoding", "utf-8")
-    check_encoding(encoding)
-    return encoding
+
+def add_fields(group: Any, section: str, names: Sequence[str], *, defaults: bool = True) -> None:
+    """A flag for each of some settings of a section."""
+    for field in dataclasses.fields(SECTIONS[section]):
+        if field.name not in names:
+            continue
+        text = field_docs(SECTIONS[section])[field.name]
+        if defaults and field.default is not None and field.default != ():
+            text += f" (default: {_shown(field.default)})"
+        kind = field_types(SECTIONS[section])[field.name]
+        options: dict[str, Any] = {"help": text.replace("%", "%%")}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["metavar"] = _value_name(field.name, kind)
+        if field.name == "ignore_keys":
+            options |= {"nargs": "+", "action": "extend"}
+        elif field.name == "stop":
+            options["action"] = "append"
+        flag = "--" + field.name.replace("_", "-")
+        group.add_argument(flag, dest=f"{FLAG}{section}.{field.name}", **options)
 
 
-def columns_of(options: argparse.Namespace) -> dict[str, str]:
-    """Column to its name in the files.
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()  # as KEY=VALUE has it
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
-    Raises:
-        ConfigError: one is not given as COLUMN=NAME, or is a setting.
-    """
-    found = {}
-    for word in getattr(options, "columns", None) or ():
-        column, equals, name = word.partition("=")
-        if not equals or not column or not name:
-            raise ConfigError(f"a column is given as COLUMN=NAME; received {word!r}")
-        if any(column in field_types(section) for section in SECTIONS.values()):
-            raise ConfigError(
-                f"{word!r} is a setting and stands among the columns; put it behind --set"
-            )
-        found[column] = name
-    return found
+
+_VALUE_NAMES = {
+    **{"stop": "TEXT", "ignore_keys": "KEY", "validation": "PATH", "tokenizer": "PATH"},
+    **{"encoding": "NAME", "text_field": "NAME", "rope_scaling": "JSON"},
+}
+
+
+def _value_name(name: str, kind: Any) -> str:
+    """What stands for the value of a flag in its help."""
+    if name in _VALUE_NAMES:
+        return _VALUE_NAMES[name]
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        (kind,) = [k for k in typing.get_args(kind) if k is not type(None)]
+    if typing.get_origin(kind) is Literal:
+        return f"{{{','.join(typing.get_args(kind))}}}"
+    if kind == tuple[int, ...]:
+        return "N,N,..."
+    return {int: "N", float: "X", bool: "{true,false}"}.get(kind, "NAME")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tfllm.cli.settings import pair
 from tfllm.cli.terminal import print_stream
 from tfllm.config import ConfigError, GenerationConfig, build, field_docs, to_dict, unknown_name
 
@@ -18,13 +19,13 @@ _BLOCK = '"""'
 
 HELP = f"""\
   /help                  this list
-  /reset                 begin anew, with the same system message
-  /system WORDS          another system message; alone: show it; /system none: without one
+  /reset                 start over, with the same system message
+  /system TEXT           change the system message; /system shows it, /system none removes it
   /undo                  forget the last question and its reply
-  /set NAME=VALUE ...    settings of the replies, such as temperature=0.7; alone: show them
-  /quit                  end; so does Ctrl-D
-A line that ends with \\ goes on in the next; {_BLOCK} begins and ends a text of several lines; //
-at the beginning stands for /. Ctrl-C stops a reply, whose turn is then forgotten.\
+  /set NAME=VALUE ...    change generation settings, such as temperature=0.7; /set shows them
+  /quit                  exit; so does Ctrl-D
+End a line with \\ to continue it on the next, or put {_BLOCK} around a text of several lines. A
+message that starts with // is sent with one /. Ctrl-C stops a reply and removes its turn.\
 """
 
 
@@ -104,9 +105,7 @@ class Conversation:
         if words:
             given = {}
             for assignment in words.split():
-                name, equals, value = assignment.partition("=")
-                if not equals:
-                    raise ConfigError(f"settings are given as NAME=VALUE; received {assignment!r}")
+                name, value = pair(assignment, form="NAME=VALUE")
                 given[name] = value
             options = {**self.session.options, **given}
             config = checked_settings(self.defaults, options)

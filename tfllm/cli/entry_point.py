@@ -7,7 +7,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from tfllm.cli.parsing import parse
+from tfllm.cli.completion import complete
+from tfllm.cli.parsing import command_line, parse
 from tfllm.cli.terminal import warnings_in_a_line
 
 
@@ -15,6 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for the processes it starts, too
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json prefers
+    if "_ARGCOMPLETE" in os.environ:  # the shell completes a line
+        complete(*command_line())
     options = parse(arguments)
     if options is None:
         return 2

@@ -1,4 +1,4 @@
-"""The command `evaluate`: perplexity, the measures of a task, or a published test."""
+"""The command `evaluate`: perplexity, the metrics of a task, or a published benchmark."""
 
 from __future__ import annotations
 
@@ -6,14 +6,8 @@ import argparse
 import json
 import sys
 
-from tfllm.cli.arguments import (
-    AddCommand,
-    add_columns,
-    add_encoding,
-    add_model,
-    columns_of,
-    encoding_of,
-)
+from tfllm.cli.arguments import AddCommand, add_columns, add_encoding, add_model
+from tfllm.cli.settings import columns_of, encoding_of
 from tfllm.cli.terminal import quiet_start, table
 from tfllm.config import ConfigError
 
@@ -21,83 +15,122 @@ from tfllm.config import ConfigError
 def add_commands(add: AddCommand) -> None:
     """Add the commands of this module."""
     evaluate = add(
-        "evaluate", "Measure a model: its perplexity, or its answers for a task", _evaluate
+        "evaluate",
+        "Evaluate a model: its perplexity, the metrics of its task, or a published benchmark",
+        _evaluate,
+        "tfllm evaluate runs/mine --data held_out.jsonl --predictions predictions.jsonl",
     )
     add_model(evaluate, adapter=True)
     evaluate.add_argument(
         "--data",
+        metavar="PATH",
         required=True,
-        help="what `tfllm prepare` wrote, or files; of a task with columns: files of records",
+        help="prepared data (of `tfllm prepare`), or files of text or records",
     )
     evaluate.add_argument(
-        "--task", help="what is measured, such as translation; default: what the model says"
+        "--task",
+        metavar="TASK",
+        help="task to evaluate, such as translation; default: the task the model was trained for",
     )
     add_columns(evaluate)
     add_encoding(evaluate)
     evaluate.add_argument(
-        "--skip-bad-records", action="store_true", help="of a task: pass over broken records"
+        "--skip-bad-records", action="store_true", help="for a task: skip malformed records"
     )
     evaluate.add_argument(
-        "--predictions", metavar="FILE", help="of a task: a .jsonl file for every answer"
+        "--predictions",
+        metavar="FILE",
+        help="for a task: write each record with its prediction to this .jsonl file",
     )
     evaluate.add_argument(
         "--bleu-tokenizer",
-        help="of a translation: sacrebleu's, such as 13a, intl, zh or char; default: by the script "
-        "of the references",
+        metavar="NAME",
+        help="for translation: a tokenizer of sacrebleu, such as 13a, intl, zh or char; default: "
+        "by the script of the references",
     )
     evaluate.add_argument(
         "--rouge-tokenizer",
         choices=["auto", "english", "unicode"],
-        help="of a summarization: rouge-score's own, or words of any script; default: auto, by the "
-        "script of the references",
+        help="for summarization: english (that of rouge-score) or unicode (words of any script); "
+        "default: auto, by the script of the references",
     )
     evaluate.add_argument(
         "--split",
         choices=["validation", "train"],
-        help="of prepared data: which documents; default: validation",
+        help="split of the prepared data; default: validation",
     )
     evaluate.add_argument(
-        "--sequence-length", type=int, help="tokens in a row; default: as trained with"
+        "--sequence-length",
+        type=int,
+        metavar="N",
+        help="tokens per example; default: the sequence length of the training",
     )
-    evaluate.add_argument("--batch-size", type=int, help="rows or records at once")
-    evaluate.add_argument("--batches", type=int, help="of text: stop after so many; 0: all")
+    evaluate.add_argument("--batch-size", type=int, metavar="N", help="examples per batch")
+    evaluate.add_argument(
+        "--batches", type=int, metavar="N", help="for text: batches to evaluate on; 0: all"
+    )
     evaluate.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "int8"],
         default="float32",
-        help="of weights and products; int8: of weights, used in the faster of the two",
+        help="dtype of weights and matrix products; int8: of the weights only, products in the "
+        "faster of float32 and bfloat16",
     )
-    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.add_argument("--json", action="store_true", help="print the result as JSON")
     _add_harness(evaluate)
+    evaluate.lead_with(
+        *("--data", "--task", "--columns", "--predictions", "--split", "--sequence-length"),
+        *("--batch-size", "--batches", "--dtype", "--adapter", "--harness", "--json"),
+    )
 
 
 def _add_harness(evaluate: argparse.ArgumentParser) -> None:
     group = evaluate.add_argument_group(
-        "published tests of language models (--data: their files of records)"
+        "published benchmarks of language models (--data: their files of records)"
     )
     group.add_argument(
         "--harness",
         choices=["multiple_choice", "exact_match", "humaneval", "rolling_perplexity"],
-        help="which: choices by log-likelihood (HellaSwag), answers that must match (GSM8K), "
-        "functions that must pass their tests (HumanEval), or perplexity of documents (WikiText)",
-    )
-    group.add_argument("--limit", type=int, help="the first so many records; 0: all")
-    group.add_argument("--chat", action="store_true", help="ask in messages, not in running text")
-    group.add_argument(
-        "--num-shots", type=int, help="exact_match: so many records with answers come before"
+        help="kind of benchmark: choices ranked by log-likelihood (HellaSwag), answers compared "
+        "by exact match (GSM8K), programs that must pass tests (HumanEval), or perplexity of whole "
+        "documents (WikiText)",
     )
     group.add_argument(
-        "--extract", help="exact_match: the answer's rule: number, line or regex:PATTERN"
+        "--limit", type=int, metavar="N", help="evaluate on the first N records; 0: all"
     )
     group.add_argument(
-        "--template", help="of a question, with {question} (exact_match) or {context} in it"
+        "--chat", action="store_true", help="ask with the chat template instead of plain text"
     )
     group.add_argument(
-        "--delimiter", help="multiple_choice: what parts context and choice; default: a space"
+        "--num-shots", type=int, metavar="N", help="exact_match: few-shot examples in the prompt"
     )
-    group.add_argument("--num-samples", type=int, help="humaneval: programs for each problem")
-    group.add_argument("--temperature", type=float, help="of what is generated; else greedy")
-    group.add_argument("--max-new-tokens", type=int, help="of an answer")
+    group.add_argument(
+        "--extract",
+        metavar="RULE",
+        help="exact_match: how the answer is found in the text: number, line or regex:PATTERN",
+    )
+    group.add_argument(
+        "--template",
+        metavar="TEXT",
+        help="template of the prompt, which contains {question} (exact_match) or {context}",
+    )
+    group.add_argument(
+        "--delimiter",
+        metavar="TEXT",
+        help="multiple_choice: text between context and choice; default: a space",
+    )
+    group.add_argument(
+        "--num-samples", type=int, metavar="N", help="humaneval: programs sampled per problem"
+    )
+    group.add_argument(
+        "--temperature",
+        type=float,
+        metavar="X",
+        help="sampling temperature of generated answers; default: greedy",
+    )
+    group.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="maximum number of tokens in an answer"
+    )
     group.add_argument(
         "--allow-code-execution",
         action="store_true",

@@ -6,50 +6,83 @@ import argparse
 import json
 from pathlib import Path
 
-from tfllm.cli.arguments import AddCommand, add_model, add_prompt_name, add_task
-from tfllm.cli.settings import add_settings, settings
+from tfllm.cli.arguments import (
+    GENERATION,
+    AddCommand,
+    add_model,
+    add_prompt_name,
+    add_settings,
+    add_task,
+)
+from tfllm.cli.settings import settings
 from tfllm.cli.terminal import quiet_start
 from tfllm.config import ConfigError, GenerationConfig, build
 
 
 def add_commands(add: AddCommand) -> None:
     """Add the commands of this module."""
-    merge = add("merge", "Merge an adapter into its model, and write the whole", _merge)
+    merge = add(
+        "merge",
+        "Merge a LoRA adapter into its base model",
+        _merge,
+        "tfllm merge MODEL runs/mine/adapter --out merged",
+    )
     add_model(merge)
-    merge.add_argument("adapter", help="a folder in PEFT's layout, such as RUN/adapter")
-    merge.add_argument("--out", required=True, help="the model folder to write")
     merge.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights"
+        "adapter", metavar="ADAPTER", help="adapter folder in PEFT's layout, such as RUN/adapter"
+    )
+    merge.add_argument("--out", metavar="DIR", required=True, help="model folder to write")
+    merge.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="dtype of the weights"
     )
 
-    export = add("export", "Write a model for TensorFlow Serving", _export)
+    export = add(
+        "export",
+        "Export a model, with its tokenizer, as a SavedModel for TensorFlow Serving",
+        _export,
+        "tfllm export runs/mine saved_models/mine --dtype int8",
+    )
     add_model(export, adapter=True)
-    export.add_argument("base", help="the served model's folder, such as saved_models/NAME")
+    export.add_argument(
+        "base", metavar="FOLDER", help="folder of the served model, such as saved_models/NAME"
+    )
     add_task(export)
-    export.add_argument("--model-version", type=int, help="default: the next one")
+    export.add_argument(
+        "--model-version", type=int, metavar="N", help="version to write; default: the next one"
+    )
     export.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "int8"],
         default="float32",
-        help="of weights and products; int8: of weights, used in the faster of the two",
+        help="dtype of weights and matrix products; int8: of the weights only, products in the "
+        "faster of float32 and bfloat16",
     )
     export.add_argument(
         "--no-deployment-files",
         action="store_true",
-        help="do not write models.config, docker-compose.yaml and the like beside the model",
+        help="do not write models.config, docker-compose.yaml and the other deployment files",
     )
     add_prompt_name(export)
     export.add_argument(
         "--measure",
         action="store_true",
-        help="run it as a server does, and write memory limits and start-up times from that",
+        help="run the export as a server does, and set memory limits and start-up times from that",
     )
     add_settings(export, "generation")
+    export.lead_with(
+        *("--adapter", "--task", "--model-version", "--dtype", "--measure"),
+        *("--no-deployment-files", *GENERATION),
+    )
 
-    check = add("check", "Find what would fail in TensorFlow Serving", _check)
-    check.add_argument("path", help="an exported model, or one version of it")
-    check.add_argument("--no-run", action="store_true", help="read it only, do not run it")
-    check.add_argument("--json", action="store_true", help="print JSON")
+    check = add(
+        "check",
+        "Check that an exported model runs in TensorFlow Serving",
+        _check,
+        "tfllm check saved_models/mine",
+    )
+    check.add_argument("path", metavar="FOLDER", help="an exported model, or one version of it")
+    check.add_argument("--no-run", action="store_true", help="inspect the model without running it")
+    check.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _merge(options: argparse.Namespace) -> None:
@@ -80,7 +113,7 @@ def _export(options: argparse.Namespace) -> None:
     if hasattr(options, "prompt_name"):
         task = task.with_settings({"prompt_name": options.prompt_name})
     if getattr(task, "no_chat_reason", ""):
-        print(f"without the signature chat, as to the chat template: {task.no_chat_reason}")
+        print(f"the signature chat is not exported: {task.no_chat_reason}")
     base = Path(options.base)
     measure = getattr(options, "measure", False)
     folder = export(task, base, version=getattr(options, "model_version", None), measure=measure)

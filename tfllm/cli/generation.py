@@ -7,7 +7,7 @@ import contextlib
 import sys
 from typing import Any
 
-from tfllm.cli.arguments import AddCommand, add_model
+from tfllm.cli.arguments import GENERATION, AddCommand, add_model, add_settings
 from tfllm.cli.conversation import (
     Conversation,
     checked_settings,
@@ -15,44 +15,66 @@ from tfllm.cli.conversation import (
     line_editing,
     print_reply,
 )
-from tfllm.cli.settings import add_settings, settings
+from tfllm.cli.settings import settings
 from tfllm.cli.terminal import print_stream, quiet_start
 from tfllm.config import GenerationConfig, build, to_dict
 
 
 def add_commands(add: AddCommand) -> None:
     """Add the commands of this module."""
-    generate = add("generate", "Continue prompts", _generate)
+    generate = add(
+        "generate",
+        "Generate text from prompts",
+        _generate,
+        'tfllm generate runs/mine "Once upon a time" --temperature 0.8',
+    )
     add_model(generate, adapter=True)
     generate.add_argument(
         "prompt",
+        metavar="TEXT",
         nargs="*",
         default=[],
-        help="texts to continue; none: asks for them. top_p=0.9 among them is a setting, as with "
-        "--set; behind -- all is text",
+        help="prompts; without any, they are read from the terminal or from standard input. A word "
+        "such as top_p=0.9 is a setting; everything after -- is text",
     )
-    generate.add_argument("--no-stream", action="store_true", help="print whole texts only")
+    generate.add_argument(
+        "--no-stream", action="store_true", help="print each text when it is complete"
+    )
     add_settings(generate, "generation")
+    generate.lead_with(
+        "--adapter", *GENERATION, "--min-p", "--repetition-penalty", "--num-samples", "--no-stream"
+    )
 
-    chat = add("chat", "Talk with a chat model", _chat)
+    chat = add(
+        "chat",
+        "Chat with a model",
+        _chat,
+        'tfllm chat runs/mine "What is the capital of France?"',
+    )
     add_model(chat, adapter=True)
     chat.add_argument(
         "message",
+        metavar="TEXT",
         nargs="*",
         default=[],
-        help="what to say, one after another; none: asks for it, with commands that /help lists, "
-        "until /quit or Ctrl-D. top_p=0.9 among them is a setting, as with --set; behind -- all is "
-        "text",
+        help="messages, one after another; without any, they are read from the terminal (type "
+        "/help there) or from standard input. A word such as top_p=0.9 is a setting; everything "
+        "after -- is text",
     )
-    chat.add_argument("--system", help="a system message")
-    chat.add_argument("--no-stream", action="store_true", help="print whole replies only")
+    chat.add_argument("--system", metavar="TEXT", help="system message")
+    chat.add_argument(
+        "--no-stream", action="store_true", help="print each reply when it is complete"
+    )
     chat.add_argument(
         "--no-history",
         action="store_true",
-        help="do not keep the lines that are typed (else: $XDG_STATE_HOME/tfllm/chat_history, or "
-        "in ~/.local/state)",
+        help="do not save what you type; it is saved in $XDG_STATE_HOME/tfllm/chat_history "
+        "(~/.local/state if that is not set)",
     )
     add_settings(chat, "generation")
+    chat.lead_with(
+        "--adapter", "--system", *GENERATION, "--repetition-penalty", "--no-stream", "--no-history"
+    )
 
 
 def _generate(options: argparse.Namespace) -> None:

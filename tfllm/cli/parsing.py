@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from tfllm.cli import (
+    completion,
     evaluation,
     export,
     generation,
@@ -20,7 +20,9 @@ from tfllm.cli import (
     training,
 )
 from tfllm.cli.arguments import RunCommand
-from tfllm.config import GenerationConfig, field_types, unknown_name
+from tfllm.cli.help import HelpFormatter, Parser
+from tfllm.cli.settings import settings_among
+from tfllm.config import ConfigError, unknown_name
 from tfllm.version import __version__
 
 FREE_TEXT = {"generate": "prompt", "chat": "message", "query": "prompt"}
@@ -35,14 +37,9 @@ MODULES = (
     export,
     serving,
     presets,
+    completion,
 )
 """of the commands, in the order of the help"""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, where argparse prints all flags."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:
@@ -53,7 +50,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:
     Exits with status 2 and one line on standard error where the arguments are wrong.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser, commands = _parser()
+    parser, commands = command_line()
     name = next((word for word in words if not word.startswith("-")), None)
     if name is not None and name not in commands:
         parser.error(unknown_name("command", name, commands))
@@ -96,47 +93,33 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:
     return options
 
 
-def _take_settings(command: _Parser, options: argparse.Namespace, texts: str, behind: int) -> None:
+def _take_settings(command: Parser, options: argparse.Namespace, texts: str, behind: int) -> None:
     """Take the settings from among the texts of a command: `generate MODEL "Hi" top_p=0.9`.
-
-    A word is a setting if a setting's name stands before its first =. What stands behind `--` is
-    text, whatever it is.
 
     Args:
         command: whose errors are shown.
         options: what was parsed; settings are moved to where those of `--set` are.
         texts: the name of the texts among them.
-        behind: how many words stand behind `--`.
+        behind: how many words stand behind `--`, which are text whatever they are.
     """
     if getattr(options, "signature", None):  # whose inputs are given as NAME=VALUE
         return
     words = getattr(options, texts)
     free = max(len(words) - max(behind, 0), 0)
-    names = [*field_types(GenerationConfig)]
-    taken, kept = [], []
-    for word in words[:free]:
-        key, equals, _ = word.partition("=")
-        name = key.strip().removeprefix("generation.").replace("-", "_")
-        if equals and name in names:
-            taken.append(f"{name}{equals}{word.partition('=')[2]}")
-            continue
-        near = difflib.get_close_matches(name, names, 1, 0.8) if name.isidentifier() else []
-        if equals and near:
-            command.error(
-                f"{unknown_name('setting', name, names)} A text that holds a = in this way goes "
-                f"behind --, as in: {command.prog} MODEL -- {word!r}"
-            )
-        kept.append(word)
+    try:
+        kept, taken = settings_among(words[:free], f"{command.prog} MODEL")
+    except ConfigError as error:
+        command.error(str(error))
     setattr(options, texts, kept + words[free:])
     if not getattr(options, texts) and taken and options.command == "query":
         command.error(
-            f"name a text, too: {taken[0]!r} is a setting; a text that begins so goes behind --"
+            f"a text is missing: {taken[0]!r} is a setting; if it is the text, put it after --"
         )
     options.positional_assignments = taken
 
 
-def _check_worker_command(parser: _Parser, behind: list[str], commands: dict[str, Any]) -> None:
-    usage = "the workers' command stands behind --: tfllm launch --workers 2 -- train --data ..."
+def _check_worker_command(parser: Parser, behind: list[str], commands: dict[str, Any]) -> None:
+    usage = "the command of the workers follows --: tfllm launch --workers 2 -- train --data ..."
     if not behind:
         parser.error(usage)
     if behind[0] == "train":
@@ -144,30 +127,33 @@ def _check_worker_command(parser: _Parser, behind: list[str], commands: dict[str
     if behind[0] not in commands:
         parser.error(f"{usage}; received {behind[0]!r} there")
     parser.error(
-        f"launch starts the workers of one training, behind -- stands train; received "
+        f"launch starts the workers of one training run: train must follow --; received "
         f"{behind[0]!r}, which runs in one process: start it without launch"
     )
 
 
-def _parser() -> tuple[_Parser, dict[str, _Parser]]:
-    """Of all commands, and of each."""
-    parser = _Parser(
+def command_line() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of everything, and that of each command."""
+    parser = Parser(
         allow_abbrev=False,
         prog="tfllm",
-        description="From a folder of text to a language model that TensorFlow Serving runs.",
-        epilog="Settings may also stand in a TOML file: --config FILE, with the sections "
-        "[prepare], [model], [training] and [generation]; what the command line says goes over it.",
+        description="Train, fine-tune, evaluate, export and serve language models with Keras.",
+        epilog="""\
+`tfllm COMMAND --help` shows a command's options. Settings can also be read from a TOML
+file (--config FILE) with the sections [prepare], [model], [training] and [generation];
+the command line overrides the file.""",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tfllm {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
 
-    def add(name: str, text: str, run: RunCommand) -> argparse.ArgumentParser:
+    def add(name: str, text: str, run: RunCommand, example: str) -> Parser:
         command = commands.add_parser(
             name,
             allow_abbrev=False,
             help=text[0].lower() + text[1:],
-            description=text + ".",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            description=f"{text}.\n\nexample:\n  {example}",
+            formatter_class=HelpFormatter,
             argument_default=argparse.SUPPRESS,
         )
         command.set_defaults(run=run)

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import argparse
 
-from tfllm.cli.arguments import AddCommand
-from tfllm.cli.settings import add_settings, settings
+from tfllm.cli.arguments import AddCommand, add_settings
+from tfllm.cli.settings import settings
 from tfllm.cli.terminal import quiet_start
 from tfllm.config import PrepareConfig, build
 
 
 def add_commands(add: AddCommand) -> None:
     """Add the commands of this module."""
-    prepare = add("prepare", "Write token shards from the records of a task", _prepare)
+    prepare = add(
+        "prepare",
+        "Tokenize text or records into shards of training data",
+        _prepare,
+        "tfllm prepare my_texts/ --out data --vocab-size 8192",
+    )
     prepare.add_argument(
         "text",
+        metavar="PATH",
         nargs="+",
         help="files (.txt, .md, .jsonl, .json, .csv, .tsv, each also .gz; .parquet), folders or "
         "globs",
     )
-    prepare.add_argument("--out", required=True, help="the folder to write")
+    prepare.add_argument("--out", metavar="DIR", required=True, help="folder to write")
     prepare.add_argument(
         "--task",
-        help="what is to be learned, such as classification; default: what the records say, text "
-        "(language_modeling), conversations (instruction) or preferences (preference)",
+        metavar="TASK",
+        help="what a model will learn, such as classification; default: by the data: "
+        "language_modeling for text, instruction for conversations, preference for preferences",
     )
-    prepare.add_argument("--overwrite", action="store_true", help="replace the folder")
+    prepare.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     add_settings(prepare, "prepare")
+    prepare.lead_with(
+        *("--out", "--task", "--vocab-size", "--tokenizer", "--sequence-length", "--columns"),
+        *("--validation-fraction", "--validation", "--encoding", "--skip-bad-records"),
+        *("--overwrite",),
+    )
 
 
 def _prepare(options: argparse.Namespace) -> None:

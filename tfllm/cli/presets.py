@@ -9,7 +9,7 @@ from tfllm.cli.arguments import AddCommand
 
 def add_commands(add: AddCommand) -> None:
     """Add the commands of this module."""
-    add("presets", "List the sizes of models", _presets)
+    add("presets", "List the model sizes for `tfllm train --preset`", _presets, "tfllm presets")
 
 
 def _presets(options: argparse.Namespace) -> None:

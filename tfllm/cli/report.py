@@ -11,18 +11,26 @@ from tfllm.cli.arguments import AddCommand
 
 def add_commands(add: AddCommand) -> None:
     """Add the commands of this module."""
-    report = add("report", "Draw and compare runs, running or finished", _report)
-    report.add_argument("runs", metavar="RUN", nargs="+", help="what `tfllm train` writes to")
+    report = add(
+        "report",
+        "Plot and compare training runs, finished or still running",
+        _report,
+        "tfllm report runs/first runs/second --out report",
+    )
+    report.add_argument("runs", metavar="RUN", nargs="+", help="folders of `tfllm train --out`")
     report.add_argument(
-        "--out", default="report", help="a folder, or a file that ends with .html or .png"
+        "--out",
+        metavar="PATH",
+        default="report",
+        help="folder to write, or a file that ends in .html or .png",
     )
     report.add_argument(
-        "--x", choices=["tokens", "step", "seconds"], default="tokens", help="the horizontal axis"
+        "--x", choices=["tokens", "step", "seconds"], default="tokens", help="horizontal axis"
     )
     report.add_argument(
         "--open-nothing",
         action="store_true",
-        help="do not show the page in a browser; a terminal without a desktop never does",
+        help="do not open the page in a browser (it is never opened without a desktop)",
     )
 
 

@@ -7,11 +7,11 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Sequence
 from typing import Any
 
-from tfllm.cli.arguments import AddCommand
-from tfllm.cli.settings import add_settings, settings
+from tfllm.cli.arguments import GENERATION, AddCommand, add_settings
+from tfllm.cli.help import Parser
+from tfllm.cli.settings import rows_of, settings
 from tfllm.cli.terminal import print_stream, quiet_start
 from tfllm.config import ConfigError, GenerationConfig, build
 from tfllm.serving.batching_options import DEFAULT_BATCHING
@@ -19,58 +19,101 @@ from tfllm.serving.batching_options import DEFAULT_BATCHING
 
 def add_commands(add: AddCommand) -> None:
     """Add the commands of this module."""
-    serve = add("serve", "Serve models over TensorFlow Serving's REST and gRPC", _serve)
-    serve.add_argument("base", help="the folder of exported models, such as saved_models")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    serve.add_argument("--rest-port", type=int, default=8501, help="0: any free one")
-    serve.add_argument("--grpc-port", type=int, default=8500, help="0: any free one")
-    rows = DEFAULT_BATCHING.max_batch_size
-    serve.add_argument("--max-batch-size", type=int, default=rows, help="rows run together")
-    serve.add_argument("--max-body-bytes", type=int, default=16 << 20, help="of a REST request")
-    serve.add_argument("--no-batching", action="store_true", help="run each request alone")
-
+    serve = add(
+        "serve",
+        "Serve exported models over the REST and gRPC API of TensorFlow Serving",
+        _serve,
+        "tfllm serve saved_models --rest-port 8501",
+    )
+    serve.add_argument(
+        "base", metavar="FOLDER", help="the folder of the exported models, such as saved_models"
+    )
+    serve.add_argument(
+        "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on"
+    )
+    for protocol, port in (("rest", 8501), ("grpc", 8500)):
+        serve.add_argument(
+            f"--{protocol}-port", type=int, metavar="PORT", default=port, help="0: any free port"
+        )
+    serve.add_argument(
+        "--max-batch-size",
+        type=int,
+        metavar="N",
+        default=DEFAULT_BATCHING.max_batch_size,
+        help="examples from concurrent requests that run as one batch, at most",
+    )
+    serve.add_argument(
+        "--max-body-bytes",
+        type=int,
+        metavar="N",
+        default=16 << 20,
+        help="largest body of a REST request, in bytes",
+    )
+    serve.add_argument(
+        "--no-batching", action="store_true", help="run each request as a batch of its own"
+    )
     _add_flag(
         serve,
         "allow_version_labels_for_unavailable_models",
-        "let version labels of models.config name versions that are not loaded yet, as none is "
-        "when the server starts; TensorFlow Serving's flag",
+        "allow version labels in models.config for versions that are not loaded yet (none is when "
+        "the server starts); the flag of TensorFlow Serving",
     )
     _add_flag(
         serve,
         "rest_api_enable_cors_support",
-        "let web pages of other origins call REST; TensorFlow Serving's flag",
+        "allow cross-origin REST requests from web pages (CORS); the flag of TensorFlow Serving",
     )
 
-    query = add("query", "Ask a server, ours or TensorFlow Serving", _query)
-    query.add_argument("model", help="the model's name")
+    query = add(
+        "query",
+        "Send requests to a model server: `tfllm serve` or TensorFlow Serving",
+        _query,
+        'tfllm query mine "Once upon a time" --max-new-tokens 50',
+    )
+    query.add_argument("model", metavar="MODEL", help="the name of the served model")
     query.add_argument(
         "prompt",
+        metavar="TEXT",
         nargs="+",
-        help="texts to continue, or a task's inputs; top_p=0.9 "
-        "among them is a setting, as with --set; behind -- all is text",
+        help="prompts, or the inputs of a task. A word such as top_p=0.9 is a setting; everything "
+        "after -- is text",
     )
-    query.add_argument("--address", default="127.0.0.1:8501", help="the server's")
-    query.add_argument("--grpc", action="store_true", help="speak gRPC (port 8500 by default)")
-    query.add_argument("--score", action="store_true", help="score the texts instead")
-    query.add_argument("--stream", action="store_true", help="token by token (`tfllm serve` only)")
     query.add_argument(
-        "--chat", action="store_true", help="each text is a question to a chat model"
+        "--address",
+        metavar="HOST:PORT",
+        default="127.0.0.1:8501",
+        help="address of the server; with --grpc the default port is 8500",
     )
-    query.add_argument("--system", help="with --chat: a system message")
+    query.add_argument("--grpc", action="store_true", help="use gRPC instead of REST")
+    query.add_argument(
+        "--score", action="store_true", help="print the log-likelihood of the texts, generate none"
+    )
+    query.add_argument(
+        "--stream", action="store_true", help="print tokens as they come (`tfllm serve` only)"
+    )
+    query.add_argument("--chat", action="store_true", help="send each text as a chat message")
+    query.add_argument("--system", metavar="TEXT", help="with --chat: the system message")
     query.add_argument(
         "--signature",
-        help="run this signature; then the texts are its inputs, as text='How lovely!' (one named "
-        "again begins a new row; an only one need not be named). Default: serving_default of a "
-        "task, else text is generated",
+        metavar="NAME",
+        help="call this signature with the texts as its inputs, such as text='How lovely!'; "
+        "repeating an input's name starts the next row, and a single input needs no name. Default: "
+        "serving_default for a task, otherwise text is generated",
     )
-    query.add_argument("--model-version", type=int, help="default: the newest")
+    query.add_argument(
+        "--model-version", type=int, metavar="N", help="version to ask; default: the latest"
+    )
     add_settings(query, "generation")
+    query.lead_with(
+        *("--address", "--grpc", "--chat", "--system", "--stream", "--score", "--signature"),
+        *GENERATION,
+    )
 
 
-def _add_flag(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
+def _add_flag(parser: Parser, name: str, meaning: str) -> None:
     """A flag of TensorFlow Serving, spelt as there or with hyphens, bare or with =true or =false.
 
-    A value is a part of the word, so that the flag never takes the next argument for one.
+    The value is part of the word, so the flag never consumes the next argument.
     """
     spellings = (f"--{name.replace('_', '-')}", f"--{name}")
     parser.add_argument(
@@ -146,8 +189,8 @@ def _ask(
     if signature:
         if chosen:
             raise ConfigError(
-                f"settings are for text that is generated, and {signature} of {options.model} "
-                f"takes none; leave {', '.join(chosen)} out"
+                f"settings apply to generated text, and the signature {signature} of "
+                f"{options.model} takes none; leave {', '.join(chosen)} out"
             )
         for row in client.rows(signature, rows_of(options.prompt, client.input_names(signature))):
             print(json.dumps(row, ensure_ascii=False))
@@ -179,35 +222,3 @@ def _ask(
         for prompt, *texts in zip(options.prompt, *answers, strict=True):
             for text in texts:
                 print(f"{prompt}{text}")
-
-
-def rows_of(words: Sequence[str], names: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of inputs given as NAME=VALUE; a name that was given already begins the next.
-
-    Where there is one input alone, its name may be left out.
-
-    Args:
-        words: of the command line.
-        names: of the inputs.
-
-    Raises:
-        ConfigError: a word is no such pair, or a row lacks what another has.
-    """
-    rows: list[dict[str, str]] = [{}]
-    for word in words:
-        name, equals, value = word.partition("=")
-        if len(names) == 1 and name != names[0] and not (equals and name.isidentifier()):
-            name, value = names[0], word
-        elif not equals:
-            told = " ".join(f"{name}=VALUE" for name in names)
-            raise ConfigError(f"inputs are given as {told}; received {word!r}")
-        if name in rows[-1]:
-            rows.append({})
-        rows[-1][name] = value
-    for number, row in enumerate(rows, 1):
-        if set(row) != set(rows[0]):
-            raise ConfigError(
-                f"all rows must have the same inputs ({', '.join(rows[0])}); row {number} has "
-                f"{', '.join(row)}"
-            )
-    return rows

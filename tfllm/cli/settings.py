@@ -1,12 +1,16 @@
-"""Settings on the command line: a flag for each field, KEY=VALUE, and a file of sections."""
+"""What the words of a command line say: settings, columns, records, and texts among settings.
+
+`KEY=VALUE` is read by `pair` wherever it stands: settings by name, `--columns`, the inputs of a
+task, `/set` in a chat. Nothing here knows the flags; `arguments.py` declares them.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import typing
+import difflib
 from collections.abc import Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 from tfllm.config import (
     ConfigError,
@@ -14,12 +18,12 @@ from tfllm.config import (
     ModelConfig,
     PrepareConfig,
     TrainingConfig,
-    field_docs,
     field_types,
     read_file,
     read_value,
     unknown_name,
 )
+from tfllm.config.data import check_encoding
 
 SECTIONS: dict[str, type] = {
     "prepare": PrepareConfig,
@@ -28,82 +32,171 @@ SECTIONS: dict[str, type] = {
     "generation": GenerationConfig,
 }
 """Of a settings file. `model` may also name a `preset`."""
+FLAG = "setting:"
+"""what the parser's name of a setting's flag begins with; behind it stands SECTION.NAME"""
 
 
-def add_settings(parser: argparse.ArgumentParser, *sections: str) -> None:
-    """A flag for each setting of some sections, with the field's own words as help."""
-    parser.add_argument("--config", help="a TOML or JSON file of settings")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        nargs="+",
-        action="extend",
-        dest="assignments",
-        help="settings by name, such as learning_rate=3e-4 or model.num_layers=8",
-    )
-    for section in sections:
-        # A model's own defaults are not shown: the preset's values stand in their place.
-        of_preset = section == "model"
-        group = parser.add_argument_group("model, over the preset" if of_preset else "settings")
-        add_fields(group, section, tuple(field_types(SECTIONS[section])), defaults=not of_preset)
+def names_of(section: str) -> list[str]:
+    """The keys of a section."""
+    return [*field_types(SECTIONS[section]), *(["preset"] if section == "model" else [])]
 
 
-def add_fields(group: Any, section: str, names: Sequence[str], *, defaults: bool = True) -> None:
-    """A flag for each of some settings of a section."""
-    for field in dataclasses.fields(SECTIONS[section]):
-        if field.name not in names:
-            continue
-        text = field_docs(SECTIONS[section])[field.name]
-        if defaults and field.default is not None and field.default != ():
-            shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-            text += f" (default: {shown})"
-        options: dict[str, Any] = {"metavar": field.name.upper(), "help": text.replace("%", "%%")}
-        kind = field_types(SECTIONS[section])[field.name]
-        if typing.get_origin(kind) is Literal:
-            options["metavar"] = f"{{{','.join(typing.get_args(kind))}}}"
-        if kind is bool:
-            options = {"help": options["help"], "action": argparse.BooleanOptionalAction}
-        elif field.name in ("columns", "ignore_keys"):
-            metavar = "COLUMN=NAME" if field.name == "columns" else "KEY"
-            options |= {"nargs": "+", "action": "extend", "metavar": metavar}
-        elif field.name == "stop":
-            options["action"] = "append"
-        flag = "--" + field.name.replace("_", "-")
-        group.add_argument(flag, dest=f"setting:{section}.{field.name}", **options)
+def pair(word: str, noun: str = "a setting", form: str = "KEY=VALUE") -> tuple[str, str]:
+    """The two sides of the first = in a word.
+
+    Raises:
+        ConfigError: there is no =, or nothing before it.
+    """
+    key, equals, value = word.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{noun} is given as {form}; received {word!r}")
+    return key, value
 
 
 def settings(options: argparse.Namespace, *sections: str) -> dict[str, dict[str, Any]]:
-    """Each section's settings: the file's; over them KEY=VALUE's; over both the flags'.
+    """The settings of each section: a file's; over them KEY=VALUE; over both the flags.
 
     Raises:
         ConfigError: an unknown section or key, or a value in the file of another type.
     """
     given = vars(options)
-    file = _sections_of(given["config"]) if given.get("config") else {}
+    file = _file_sections(given["config"]) if given.get("config") else {}
     found = {section: dict(file.get(section, {})) for section in sections}
-    assignments = [*given.get("positional_assignments", []), *given.get("assignments", [])]
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"a setting is given as KEY=VALUE; received {assignment!r}")
-        section, _, name = key.rpartition(".")
-        if section and section not in found:
-            raise ConfigError(unknown_name("section", section, found))
-        name_of = {s: _names(s) for s in found}
-        fitting = [section] if section else [s for s in found if name in name_of[s]]
-        if not fitting or name not in name_of[fitting[0]]:
-            known = [n for s in ([section] if section else found) for n in name_of[s]]
-            raise ConfigError(unknown_name("setting", name, known))
-        found[fitting[0]][name] = value
+    for word in (*given.get("positional_assignments", ()), *given.get("assignments", ())):
+        key, value = pair(word)
+        section, name = _place(key, sections)
+        found[section][name] = value
     for key, value in given.items():
-        if key.startswith("setting:"):
-            section, _, name = key.removeprefix("setting:").partition(".")
+        if key.startswith(FLAG):
+            section, _, name = key.removeprefix(FLAG).partition(".")
             found[section][name] = value
+    if columns := columns_of(options) if "prepare" in found else {}:
+        found["prepare"]["columns"] = [f"{column}={name}" for column, name in columns.items()]
     return found
 
 
-def _sections_of(path: str) -> dict[str, dict[str, Any]]:
-    """A settings file's sections, all of whose keys are known and of the right type."""
+def _place(key: str, sections: Sequence[str]) -> tuple[str, str]:
+    """The section and the name that a key means: NAME, or SECTION.NAME."""
+    section, _, name = key.rpartition(".")
+    if section and section not in sections:
+        raise ConfigError(unknown_name("section", section, sections))
+    among = [section] if section else list(sections)
+    fitting = [s for s in among if name in names_of(s)]
+    if not fitting:
+        raise ConfigError(unknown_name("setting", name, [n for s in among for n in names_of(s)]))
+    return fitting[0], name
+
+
+def columns_of(options: argparse.Namespace) -> dict[str, str]:
+    """What `--columns` says: column to its name in the files.
+
+    Raises:
+        ConfigError: a word is not COLUMN=NAME, or is a setting.
+    """
+    found = {}
+    for word in getattr(options, "columns", None) or ():
+        column, name = pair(word, "a column", "COLUMN=NAME")
+        if not name:
+            raise ConfigError(f"a column is given as COLUMN=NAME; received {word!r}, without NAME")
+        if any(column in field_types(section) for section in SECTIONS.values()):
+            takes_settings = getattr(options, "command", "") in ("train", "prepare")
+            advice = f"write --set {word}" if takes_settings else "leave it out"
+            raise ConfigError(f"{word!r} is a setting, not a column; {advice}")
+        found[column] = name
+    return found
+
+
+def encoding_of(options: argparse.Namespace) -> str:
+    """What `--encoding` says.
+
+    Raises:
+        ConfigError: Python does not know it.
+    """
+    encoding = getattr(options, "encoding", "utf-8")
+    check_encoding(encoding)
+    return encoding
+
+
+def settings_among(words: Sequence[str], example: str) -> tuple[list[str], list[str]]:
+    """Texts, and the generation settings among them: `"Hi" top_p=0.9`.
+
+    A word is a setting if the name of one stands before its first =.
+
+    Args:
+        words: of the command line, as far as they may be settings.
+        example: how the command is written up to `--`, for the error.
+
+    Raises:
+        ConfigError: a word looks like a misspelt setting.
+    """
+    names = names_of("generation")
+    texts, assignments = [], []
+    for word in words:
+        key, equals, value = word.partition("=")
+        name = key.strip().removeprefix("generation.").replace("-", "_")
+        if equals and name in names:
+            assignments.append(f"{name}={value}")
+            continue
+        if equals and name.isidentifier() and difflib.get_close_matches(name, names, 1, 0.8):
+            raise ConfigError(
+                f"{unknown_name('setting', name, names)} If it is text, put it after --: "
+                f"{example} -- {word!r}"
+            )
+        texts.append(word)
+    return texts, assignments
+
+
+def rows_of(words: Sequence[str], names: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of inputs given as NAME=VALUE; a name that was given already begins the next row.
+
+    Where there is only one input, its name may be left out.
+
+    Raises:
+        ConfigError: a word is not NAME=VALUE, or a row lacks an input that another has.
+    """
+    rows: list[dict[str, str]] = [{}]
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if len(names) == 1 and name != names[0] and not (equals and name.isidentifier()):
+            word = f"{names[0]}={word}"
+        name, value = pair(word, "an input", " ".join(f"{name}=VALUE" for name in names))
+        if name in rows[-1]:
+            rows.append({})
+        rows[-1][name] = value
+    for number, row in enumerate(rows, 1):
+        if set(row) != set(rows[0]):
+            raise ConfigError(
+                f"all rows must have the same inputs ({', '.join(rows[0])}); row {number} has "
+                f"{', '.join(row)}"
+            )
+    return rows
+
+
+def record_of(words: Sequence[str], names: Sequence[str]) -> dict[str, str] | None:
+    """The record that words of NAME=VALUE are; None where they are paths.
+
+    Raises:
+        ConfigError: the name of an input is unknown, or records and paths are mixed.
+    """
+    sides = [word.partition("=") for word in words]
+    known = [bool(equals) and key in names for key, equals, _ in sides]
+    named = [bool(equals) and key.isidentifier() for key, equals, _ in sides]
+    if all(known):
+        return {key: value for key, _, value in sides}
+    strange = [n for n in range(len(words)) if named[n] and not known[n]]
+    if all(named):
+        raise ConfigError(unknown_name("input", sides[strange[0]][0], names))
+    for word in (words[n] for n in strange):
+        if not Path(word).exists():
+            raise ConfigError(
+                f"{word!r} is neither an input ({', '.join(names)}) nor a file; the settings of "
+                "predict are flags, such as --batch-size 8"
+            )
+    return None
+
+
+def _file_sections(path: str) -> dict[str, dict[str, Any]]:
+    """The sections of a settings file, all of whose keys are known and of the right type."""
     file = read_file(path)
     if not isinstance(file, dict):
         raise ConfigError(
@@ -112,25 +205,21 @@ def _sections_of(path: str) -> dict[str, dict[str, Any]]:
         )
     for section, values in file.items():
         if not isinstance(values, dict):
-            at_home = [s for s in SECTIONS if section in _names(s)]
+            homes = [s for s in SECTIONS if section in names_of(s)]
             raise ConfigError(
                 f"{path}: {section!r} stands in no section; sections are "
                 f"{', '.join(f'[{s}]' for s in SECTIONS)}"
-                + (f"; it belongs into [{at_home[0]}]" if at_home else "")
+                + (f"; it belongs in [{homes[0]}]" if homes else "")
             )
         if section not in SECTIONS:
             raise ConfigError(unknown_name("section", section, SECTIONS, path))
+        where = f"{path}, section [{section}]"
         types: dict[str, Any] = {**field_types(SECTIONS[section]), "preset": str}
         for key, value in values.items():
-            if key not in _names(section):
-                where = f"{path}, section [{section}]"
-                raise ConfigError(unknown_name("setting", key, _names(section), where))
+            if key not in names_of(section):
+                raise ConfigError(unknown_name("setting", key, names_of(section), where))
             try:
                 read_value(key, value, types[key])
             except ConfigError as error:
-                raise ConfigError(f"{path}, section [{section}]: {error}") from None
+                raise ConfigError(f"{where}: {error}") from None
     return file
-
-
-def _names(section: str) -> list[str]:
-    return [*field_types(SECTIONS[section]), *(["preset"] if section == "model" else [])]

@@ -14,16 +14,20 @@ from tfllm.cli.arguments import (
     add_model,
     add_prompt_name,
     add_task,
-    columns_of,
-    encoding_of,
 )
+from tfllm.cli.settings import columns_of, encoding_of, record_of
 from tfllm.cli.terminal import quiet_start
-from tfllm.config import ConfigError, unknown_name
+from tfllm.config import ConfigError
 
 
 def add_commands(add: AddCommand) -> None:
     """Add the commands of this module."""
-    predict = add("predict", "Answer records with the model of a task, as JSON lines", _predict)
+    predict = add(
+        "predict",
+        "Predict with the model of a task; prints JSON Lines",
+        _predict,
+        "tfllm predict runs/mine text='How lovely!'",
+    )
     add_model(predict)
     predict.add_argument(
         "record",
@@ -35,26 +39,43 @@ def add_commands(add: AddCommand) -> None:
     add_task(predict)
     add_columns(predict)
     add_encoding(predict)
-    predict.add_argument("--batch-size", type=int, default=32, help="records at once")
+    predict.add_argument(
+        "--batch-size", type=int, metavar="N", default=32, help="examples per batch"
+    )
     add_prompt_name(predict)
 
-    mine = add("mine", "Find names and relations in text: a knowledge graph", _mine)
+    mine = add(
+        "mine",
+        "Extract names and their relations from text as a knowledge graph",
+        _mine,
+        "tfllm mine my_texts/ --out graph.graphml",
+    )
     mine.add_argument(
         "text",
+        metavar="PATH",
         nargs="+",
         help="files (.txt, .md, .jsonl, .json, each also .gz), folders or globs",
     )
     mine.add_argument(
-        "--out", required=True, metavar="FILE", help="the graph: a .graphml or .json file"
+        "--out", required=True, metavar="FILE", help="graph to write: a .graphml or .json file"
     )
     add_encoding(mine)
-    mine.add_argument("--picture", metavar="FILE", help="a .png file; needs matplotlib")
-    mine.add_argument("--tagger", metavar="MODEL", help="of the task tagging, to find the names")
-    mine.add_argument("--min-count", type=int, default=5, help="mentions of a name, at least")
     mine.add_argument(
-        "--min-log-likelihood", type=float, default=10.83,
-        help="of two names that share sentences: Dunning's ratio, at least",
-    )  # fmt: skip
+        "--picture", metavar="FILE", help="also draw the graph to this .png file (needs matplotlib)"
+    )
+    mine.add_argument(
+        "--tagger", metavar="MODEL", help="model of the task tagging, to find the names"
+    )
+    mine.add_argument(
+        "--min-count", type=int, metavar="N", default=5, help="minimum mentions of a name"
+    )
+    mine.add_argument(
+        "--min-log-likelihood",
+        type=float,
+        metavar="X",
+        default=10.83,
+        help="minimum log-likelihood ratio (Dunning, 1993) of two names that share sentences",
+    )
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -68,20 +89,10 @@ def _predict(options: argparse.Namespace) -> None:
     served = load(options.model, task=task)
     if hasattr(options, "prompt_name"):
         served = served.with_settings({"prompt_name": options.prompt_name})
-    pairs = [word.partition("=") for word in words]
     names = served.input_names
-    if all(equals and name in names for name, equals, _ in pairs):
-        records: Any = [{name: value for name, _, value in pairs}]
-    elif all(equals and name.isidentifier() for name, equals, _ in pairs):
-        unknown = next(name for name, _, _ in pairs if name not in names)
-        raise ConfigError(f"{unknown_name('input', unknown, names)}")
-    else:
-        for word, (name, equals, _) in zip(words, pairs, strict=True):
-            if equals and name.isidentifier() and name not in names and not Path(word).exists():
-                raise ConfigError(
-                    f"{word!r} is neither an input ({', '.join(names)}) nor a file; settings of "
-                    "predict are flags, such as --batch-size 8"
-                )
+    record = record_of(words, names)
+    records: Any = [record]
+    if record is None:
         from tfllm.data.reading.table_records import Column, read_table
 
         task = task or (task_of(options.model) or {}).get("name")

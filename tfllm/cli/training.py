@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfllm.cli.arguments import AddCommand, add_columns, columns_of
-from tfllm.cli.settings import add_fields, add_settings, settings
+from tfllm.cli.arguments import AddCommand, add_columns, add_fields, add_settings
+from tfllm.cli.settings import settings
 from tfllm.cli.terminal import quiet_start, table
 from tfllm.config import (
     ConfigError,
@@ -27,51 +27,66 @@ if TYPE_CHECKING:  # it imports TensorFlow
 
 def add_commands(add: AddCommand) -> None:
     """Add the commands of this module."""
-    train = add("train", "Train a new model, or fine-tune a pretrained one", _train)
+    train = add(
+        "train",
+        "Train a new model, or fine-tune a pretrained one",
+        _train,
+        "tfllm train --data my_texts/ --out runs/mine --preset llama-15m --epochs 3",
+    )
     train.add_argument(
         "positional_assignments",
         metavar="KEY=VALUE",
         nargs="*",
         default=[],
-        help="settings, as with --set",
+        help="any setting by name, such as learning_rate=3e-4 (same as --set)",
     )
     train.add_argument(
         "--data",
+        metavar="PATH",
         required=True,
-        help="what `tfllm prepare` wrote, or the files that it reads: text, JSON lines, CSV, TSV; "
-        "of a task with columns also a file of lines for each (text=A,translation=B)",
+        help="prepared data (of `tfllm prepare`), or files of text, JSON Lines, CSV, TSV or "
+        "Parquet; for a task also one file per column (text=A,translation=B)",
     )
     train.add_argument(
         "--task",
-        help="what is learned, such as classification; default: what the data say, text "
-        "(language_modeling), conversations (instruction) or preferences (preference)",
+        metavar="TASK",
+        help="what to learn, such as classification; default: by the data: language_modeling for "
+        "text, instruction for conversations, preference for preferences",
     )
     add_columns(train)
-    train.add_argument("--out", required=True, help="the run's folder")
-    train.add_argument("--preset", help="size of a new model; see `tfllm presets`")
+    train.add_argument("--out", metavar="DIR", required=True, help="folder of the run")
+    train.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="size of a new model, such as llama-15m; see `tfllm presets`",
+    )
     train.add_argument(
         "--model",
-        help="a pretrained model to begin with: a model folder, a run, a .gguf file, or hf://ORG/NAME",
+        metavar="MODEL",
+        help="pretrained model to fine-tune: a model folder, a run, a .gguf file, or hf://ORG/NAME",
     )
     train.add_argument(
         "--strategy",
         choices=["auto", "one", "mirrored", "multiworker", "tpu"],
         default="auto",
-        help="one device; all devices of this machine; the workers of a cluster; a TPU; auto: what "
-        "is there",
+        help="tf.distribute strategy: one device, all devices of this host (mirrored), the workers "
+        "of a cluster (multiworker), or a TPU; auto chooses by what is available",
     )
     train.add_argument(
-        "--replicas", type=int, help="devices to use; without GPUs, logical devices of the CPU"
+        "--replicas",
+        type=int,
+        metavar="N",
+        help="number of devices to use; without GPUs, logical CPU devices",
     )
     train.add_argument(
         "--resume",
         action="store_true",
-        help="the run must be there, and goes on with its settings; without it, the command that "
-        "began a run goes on with it, and begins one where there is none",
+        help="require an existing run and continue it with its own settings; without this flag, "
+        "repeating a command continues its run or starts it",
     )
     add_settings(train, "training", "model")
     add_fields(
-        train.add_argument_group("data, where they are not prepared yet"),
+        train.add_argument_group("data that is not prepared yet"),
         "prepare",
         (
             "validation_fraction",
@@ -82,23 +97,39 @@ def add_commands(add: AddCommand) -> None:
             "skip_bad_records",
         ),
     )
+    train.lead_with(
+        *("--data", "--out", "--task", "--model", "--preset", "--steps", "--epochs"),
+        *("--batch-size", "--learning-rate", "--sequence-length", "--lora-rank", "--precision"),
+        *("--strategy", "--resume"),
+    )
 
-    launch = add("launch", "Train with several workers on this machine", _launch)
+    launch = add(
+        "launch",
+        "Train with several worker processes on this host",
+        _launch,
+        "tfllm launch --workers 2 -- train --data data --out runs/mine --preset llama-15m",
+    )
     launch.usage = (
         "tfllm launch [-h] [--workers N] [--restarts N] [--logs DIR] [--no-pin] "
-        "-- train --data DATA --out OUT ..."
+        "-- train --data PATH --out DIR ..."
     )
-    launch.add_argument("--workers", type=int, default=2, metavar="N", help="processes")
+    launch.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="number of worker processes"
+    )
     launch.add_argument(
         "--restarts",
         type=int,
         default=0,
         metavar="N",
-        help="how often all start again, from the last checkpoint, after one was killed or lost",
+        help="how many times to restart all workers from the last checkpoint after one has died",
     )
-    launch.add_argument("--logs", metavar="DIR", help="default: logs in the run's folder")
     launch.add_argument(
-        "--no-pin", action="store_true", help="do not divide cores and GPUs among the workers"
+        "--logs",
+        metavar="DIR",
+        help="folder of the workers' logs; default: logs in the run's folder",
+    )
+    launch.add_argument(
+        "--no-pin", action="store_true", help="do not divide CPU cores and GPUs among the workers"
     )
 
 
@@ -116,8 +147,6 @@ def _train(options: argparse.Namespace) -> int:
     is_prepared = (Path(options.data) / "manifest.json").is_file()
     if not is_prepared and "vocab_size" in found["model"]:  # of the tokenizer that is trained
         found["prepare"]["vocab_size"] = found["model"].pop("vocab_size")
-    if columns := columns_of(options):
-        found["prepare"]["columns"] = [f"{name}={key}" for name, key in columns.items()]
     if model is None and (preset_name or found["model"]):
         sizes = field_types(ModelConfig)
         model = {n: read_value(n, v, sizes[n]) for n, v in found["model"].items()}
@@ -209,8 +238,8 @@ def _launch(options: argparse.Namespace) -> int:
     strategy = getattr(train, "strategy", "auto")
     if strategy not in ("auto", "multiworker"):
         raise ConfigError(
-            f"the workers of launch train under the strategy multiworker; received {strategy!r}; "
-            "leave --strategy out, or train without launch"
+            f"the workers of launch use the strategy multiworker; received {strategy!r}; leave "
+            "--strategy out, or train without launch"
         )
     from tfllm.distribution.launching import launch, logs_of
 

@@ -16,50 +16,49 @@ class PrepareConfig:
     """How the records of a task become the rows that a model is trained on."""
 
     vocab_size: int = 8192
-    """size of the tokenizer to train, special tokens included"""
+    """vocabulary size of the tokenizer to train, including special tokens"""
     split: Literal["tfllm", "qwen2"] = "tfllm"
-    """how the tokenizer to train cuts text before it merges: tfllm, or as in Qwen 2, which also
-    brings text to Unicode's form NFC; a model of the family qwen2 is read alike by every version of
-    transformers with that alone"""
+    """how the new tokenizer splits text before it merges bytes: tfllm, or qwen2 as in Qwen 2, which
+    also normalizes text to Unicode NFC; with a model of the family qwen2, every version of
+    transformers tokenizes only the latter in the same way"""
     tokenizer: str | None = None
-    """whose tokenizer to use instead of training one: a model folder, a GGUF file or a
-    tokenizer.json; conversations and preferences need that of the model that is to learn from
-    them"""
+    """use this tokenizer instead of training one: a model folder, a GGUF file or a tokenizer.json.
+    Conversations and preferences need the tokenizer of the model to fine-tune"""
     sequence_length: int | None = None
-    """the most tokens of an example, for tasks whose records become examples of their own; default:
-    that of the training, or the task's"""
+    """maximum tokens per example, for tasks that turn each record into an example; default: that of
+    the training, or of the task"""
     validation_fraction: float | None = None
-    """share of the records kept out of training, chosen by a hash; default: 0.02 of documents,
-    conversations and preferences, else 0.1. Documents are kept out whole, unless one is too large
-    for that: it is split at paragraphs"""
+    """fraction of the records held out for validation, chosen by a hash; default: 0.02 for
+    documents, conversations and preferences, else 0.1. Documents are held out whole, unless one is
+    too large for that: it is split at paragraphs"""
     validation: tuple[str, ...] = ()
-    """files, folders or globs that are the validation set; nothing else is kept out then"""
+    """files, folders or globs of a validation set; then nothing is held out from the rest"""
     text_field: str = "text"
-    """the key of a JSON line, or the column of a table, that holds the text of a document"""
+    """key in JSON Lines, or column of a table, that holds the text of a document"""
     columns: tuple[str, ...] = ()
-    """what the columns of the records are called in the files, each as COLUMN=NAME, such as
-    prompt=task response=reply or label=stars; in Python a dictionary may be given"""
+    """names of the columns in the files, each as COLUMN=NAME, such as prompt=task response=reply or
+    label=stars; in Python also a dictionary"""
     ignore_keys: tuple[str, ...] = ()
-    """keys of examples to pass over although they have a meaning, such as label or weight"""
+    """keys of conversations to ignore although they have a meaning, such as label or weight"""
     encoding: str = "utf-8"
-    """of text files, JSON and CSV, as Python names it, such as latin-1, cp1251 or utf-16"""
+    """encoding of text, JSON and CSV files, by its Python name, such as latin-1, cp1251 or
+    utf-16"""
     skip_bad_records: bool = False
-    """pass over JSON lines that are broken or lack something, and over text files in another
-    encoding, and count them"""
+    """skip, and count, malformed or incomplete JSON records and text files in another encoding"""
     fill_in_the_middle: float = 0.0
-    """share of the training text that is written as prefix, suffix, middle, so that a model learns
-    to fill in what stands between (Bavarian et al., 2022); for code 0.5 is usual"""
+    """fraction of the training text that is rearranged as prefix, suffix, middle, so that a model
+    learns infilling (Bavarian et al., 2022); 0.5 is usual for code"""
     fill_suffix_first: float = 0.5
-    """of these, the share that begins with the suffix: then the middle goes on where the prefix
-    ends, which a small model learns sooner"""
+    """fraction of the rearranged text that begins with the suffix: the middle then directly follows
+    the prefix, which small models learn sooner"""
     fill_chars: int = 2048
-    """characters of such a piece at most: all of it should fit into a row"""
+    """maximum characters per rearranged piece, which should fit into sequence_length"""
     shard_tokens: int = 50_000_000
-    """tokens in one shard file"""
+    """tokens per shard file"""
     num_processes: int = 0
-    """processes that tokenize; 0: one a core, at most one for each 4 MB"""
+    """number of processes that tokenize; 0: one per core, at most one per 4 MB"""
     seed: int = 0
-    """decides which documents are kept for validation"""
+    """random seed that decides which documents are held out"""
 
     @property
     def column_names(self) -> dict[str, str]:

@@ -100,7 +100,7 @@ class GenerationConfig:
     """How text is drawn from a model."""
 
     max_new_tokens: int = option(64, AT_LEAST_1, dtype="int32", neutral=1)
-    """the most tokens that are generated"""
+    """maximum number of tokens to generate"""
     temperature: float = option(
         0.0,
         Interval("must be a finite number, at least 0", 0, _LARGEST_FLOAT32),
@@ -108,19 +108,19 @@ class GenerationConfig:
         neutral=0,
         of_sampling=True,
     )
-    """0: always the likeliest token; 1: sample from the model's own distribution"""
+    """sampling temperature; 0: greedy decoding, 1: the model's own distribution"""
     top_k: int = option(
         0, Interval("must be at least 0 (0: all tokens)", 0), dtype="int32", neutral=0
     )
-    """sample from the k likeliest tokens only; 0: all"""
+    """sample from the k most likely tokens only; 0: from all"""
     top_p: float = option(
         1.0, Interval("must lie in (0, 1]", 0, 1, open_below=True), dtype="float32", neutral=1
     )
-    """sample from the likeliest tokens that together have this probability"""
+    """nucleus sampling: sample from the most likely tokens whose probabilities add up to top_p"""
     min_p: float = option(
         0.0, Interval("must lie in [0, 1)", 0, 1, open_above=True), dtype="float32", neutral=0
     )
-    """drop tokens less likely than this share of the likeliest token's probability"""
+    """exclude tokens less likely than min_p times the probability of the most likely one"""
     repetition_penalty: float = option(
         1.0,
         Interval("must be a finite number above 0", 0, _LARGEST_FLOAT32, open_below=True),
@@ -128,42 +128,45 @@ class GenerationConfig:
         neutral=1,
         of_sampling=True,
     )
-    """divides the scores of tokens that the prompt or the text already has; 1: none"""
+    """penalty on tokens that are already in the prompt or the text; 1: none"""
     seed: int = option(
         0, Interval("must lie in [0, 2147483648)", 0, 2**31 - 1), dtype="int32", neutral=0
     )
-    """of the sampling; the same seed gives the same text"""
+    """random seed of sampling; the same seed gives the same text"""
     stop: tuple[str, ...] = option((), dtype="string", neutral=(), of_sampling=True)
-    """the text ends before the first of these strings"""
+    """stop before this string; may be given several times"""
     num_samples: int = option(1, AT_LEAST_1, neutral=1, of_sampling=True)
-    """samples for each prompt, with the seeds seed, seed + 1, ..."""
+    """samples per prompt, drawn with the seeds seed, seed + 1, ..."""
     num_beams: int = option(1, AT_LEAST_1)
-    """search the likeliest whole text with so many unfinished ones (beam search); needs
-    temperature 0, repetition_penalty 1, no stop and one sample"""
+    """number of beams of beam search; 1: none. Needs temperature 0, repetition_penalty 1, no stop
+    and one sample"""
     length_penalty: float = option(1.0, LENGTH_PENALTIES)
-    """of the beams: a text's score is its log-probability by its number of tokens to this power"""
+    """beam search: the score of a text is its log-probability divided by its number of tokens to
+    this power"""
     no_repeat_ngram_size: int = option(0, AT_LEAST_0)
-    """of the beams: no sequence of so many tokens comes twice, the prompt included; 0: it may"""
+    """beam search: no n-gram of this size occurs twice, including the prompt; 0: no limit"""
     early_stopping: bool = option(False, of_task=True)
-    """of the beams: stop at the num_beams-th complete text, whether or not a better can follow"""
+    """beam search: stop as soon as num_beams texts are complete, even if a better one could
+    follow"""
     renormalize_logits: bool = option(False, of_task=True)
-    """of the beams: the probabilities of the tokens that may come add up to 1, and not of all"""
+    """beam search: renormalize the probabilities over the tokens that are still allowed"""
     max_length: int = option(0, AT_LEAST_0, of_task=True)
-    """the most tokens of the prompt and the text together, where max_new_tokens is 2147483647; 0:
-    the model's context"""
+    """maximum tokens of prompt and text together, used when max_new_tokens is 2147483647; 0: the
+    model's context length"""
     min_new_tokens: int = option(0, AT_LEAST_0, of_task=True)
-    """the text does not end before it has so many tokens"""
+    """minimum number of generated tokens"""
     min_length: int = option(0, AT_LEAST_0, of_task=True)
-    """the text does not end before the prompt and it together have so many tokens"""
+    """minimum tokens of prompt and text together"""
     suppress_tokens: tuple[int, ...] = option((), of_task=True)
     """ids of tokens that are never generated"""
     begin_suppress_tokens: tuple[int, ...] = option((), of_task=True)
-    """ids of tokens that no text begins with"""
+    """ids of tokens that are not generated first"""
     forced_eos_token_id: tuple[int, ...] = option((), of_task=True)
-    """the last token that a text may have, at its limit, is one of these ids, suppressed or not"""
+    """ids of tokens, one of which must be generated last if the text reaches its limit, even if it
+    is suppressed"""
     not_followed: tuple[str, ...] = option((), of_task=True)
-    """settings that the model's folder asks for and that are not followed: nothing is generated
-    until this is () (on the command line: none)"""
+    """settings in the model's folder that are not supported and would change the text: nothing is
+    generated until this is () (on the command line: none)"""
     # The generation_config.json that it was read from, whose other keys are saved again. It is no
     # setting: `dataclasses.replace` keeps it, and neither a comparison nor a command line sees it.
     written: dataclasses.InitVar = None  # type: ignore[type-arg] # of which 3.10 knows no argument

@@ -15,16 +15,16 @@ class LoraConfig:
     """
 
     rank: int = 8
-    """rows of A and columns of B"""
+    """rank of the matrices A and B"""
     alpha: float = 16.0
-    """the update is multiplied by alpha / rank"""
+    """the update is scaled by alpha / rank"""
     dropout: float = 0.0
-    """share of the adapter's inputs dropped while training"""
+    """dropout rate of the adapter's inputs"""
     targets: tuple[str, ...] = ("all",)
-    """projections that are adapted: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj
-    (all of them: all), or c_attn (q_proj, k_proj and v_proj as one), c_fc, c_proj"""
+    """projections to adapt: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj (all: all
+    of them), or c_attn (q_proj, k_proj and v_proj in one), c_fc, c_proj"""
     layers: tuple[int, ...] | None = None
-    """blocks that are adapted, counted from 0; default: all"""
+    """indices of the blocks to adapt, counted from 0; default: all"""
 
     def __post_init__(self) -> None:
         targets = self.targets

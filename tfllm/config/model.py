@@ -18,17 +18,17 @@ class RopeScaling:
     """
 
     rope_type: Literal["linear", "llama3"]
-    """linear: all frequencies are divided by factor (Chen et al., 2023); llama3: only the low ones,
-    whose waves are long beside the first context, with a smooth passage (Grattafiori et al.,
-    2024)"""
+    """linear: all frequencies are divided by factor (Chen et al., 2023); llama3: only low
+    frequencies, whose wavelengths are long compared with the original context, with a smooth
+    transition (Grattafiori et al., 2024)"""
     factor: float
-    """what frequencies are divided by"""
+    """divisor of the frequencies"""
     low_freq_factor: float | None = None
-    """llama3: waves longer than the first context divided by this are lowered in full"""
+    """llama3: wavelengths above the original context divided by this are scaled in full"""
     high_freq_factor: float | None = None
-    """llama3: waves shorter than the first context divided by this stay as they are"""
+    """llama3: wavelengths below the original context divided by this are not scaled"""
     original_max_position_embeddings: int | None = None
-    """llama3: the first context, in tokens"""
+    """llama3: original context length, in tokens"""
 
     def __post_init__(self) -> None:
         read_fields(self)
@@ -55,60 +55,61 @@ class ModelConfig:
     """A decoder-only Transformer. A family (GPT-2, Llama, ...) is a row of these values."""
 
     vocab_size: int
-    """number of token ids"""
+    """vocabulary size: number of token ids"""
     embedding_dim: int
-    """width of the residual stream"""
+    """hidden size: width of the residual stream"""
     num_layers: int
     """number of Transformer blocks"""
     num_heads: int
-    """number of query heads of each attention"""
+    """number of attention (query) heads"""
     num_kv_heads: int | None = None
-    """number of key/value heads, a divisor of num_heads (grouped queries); default num_heads"""
+    """number of key/value heads, a divisor of num_heads (grouped-query attention); default:
+    num_heads"""
     head_dim: int | None = None
-    """size of one head; default embedding_dim / num_heads"""
+    """size of each attention head; default: embedding_dim / num_heads"""
     feed_forward_dim: int | None = None
-    """inner width of the feed-forward; default 4 x embedding_dim, or 8/3 of it when gated"""
+    """inner size of the feed-forward layer; default: 4 x embedding_dim, or 8/3 of it if gated"""
     max_sequence_length: int = 1024
-    """longest sequence, in tokens: the model's context"""
+    """context length: maximum number of tokens"""
     positions: Literal["rotary", "learned", "sinusoidal", "none"] = "rotary"
-    """how a token knows its place"""
+    """kind of position encoding"""
     rope_theta: float = 10000.0
     """base of the rotary frequencies"""
     rope_scaling: RopeScaling | None = None
-    """how rotary frequencies are lowered for longer texts; default: they are not"""
+    """scaling of the rotary frequencies for longer contexts, as JSON; default: none"""
     rope_layers: tuple[int, ...] | None = None
-    """blocks that rotate queries and keys, counted from 0; default: all"""
+    """indices of the blocks with rotary positions, counted from 0; default: all"""
     sliding_window: int | None = None
-    """how many tokens a token sees, itself the last of them; default: all before it"""
+    """size of the attention window in tokens, the current token included; default: no window"""
     window_layers: tuple[int, ...] | None = None
-    """blocks that the sliding window holds for, counted from 0; default: all"""
+    """indices of the blocks with the sliding window, counted from 0; default: all"""
     query_key_norm: bool = False
-    """RMSNorm of each head's query and key, before they are rotated"""
+    """apply RMSNorm to the queries and keys of each head, before rotary positions"""
     norm: Literal["rms", "layer"] = "rms"
-    """RMSNorm or LayerNorm"""
+    """normalization layer: RMSNorm (rms) or LayerNorm (layer)"""
     norm_epsilon: float = 1e-5
-    """added to the variance before the square root"""
+    """added to the variance in normalization layers, for numerical stability"""
     norm_first: bool = True
-    """normalise before each sublayer (pre-norm) or after its residual sum (post-norm)"""
+    """normalize before each sublayer (pre-norm); false: after the residual sum (post-norm)"""
     activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
-    """the feed-forward's non-linearity"""
+    """activation function of the feed-forward layer"""
     gated: bool = True
-    """gate the feed-forward (SwiGLU and its kin)"""
+    """use a gated feed-forward layer, such as SwiGLU"""
     use_bias: bool = False
-    """biases in projections"""
+    """add biases to the projections"""
     query_key_value_bias: bool | None = None
-    """biases in the query, key and value projections; default: as use_bias says"""
+    """add biases to the query, key and value projections; default: use_bias"""
     attention_output_bias: bool | None = None
-    """biases in the attention's output projection; default: as use_bias says"""
+    """add a bias to the output projection of attention; default: use_bias"""
     feed_forward_bias: bool | None = None
-    """biases in the feed-forward; default: as use_bias says"""
+    """add biases to the feed-forward layer; default: use_bias"""
     tied_embeddings: bool = True
-    """the output projection is the token embedding"""
+    """use the token embedding as the output projection, too"""
     dropout: float = 0.0
-    """share of the activations dropped while training"""
+    """dropout rate during training"""
     initializer_range: float = 0.02
-    """standard deviation of the initial weights; that of the projections into the residual stream
-    is divided by sqrt(2 x num_layers)"""
+    """standard deviation of the initial weights; for projections into the residual stream it is
+    divided by sqrt(2 x num_layers)"""
 
     def __post_init__(self) -> None:
         read_fields(self)

@@ -15,85 +15,92 @@ class TrainingConfig:
     """One run of training."""
 
     sequence_length: int = 512
-    """tokens in a row"""
+    """tokens per training example (row)"""
     batch_size: int | None = None
-    """rows in an update of the weights, over all devices; default: 16; from a pretrained model 8"""
+    """examples per update of the weights, over all devices; default: 16, or 8 for a pretrained
+    model"""
     gradient_accumulation: int = 1
-    """micro-batches that a batch is computed in, one after the other, to save memory"""
+    """micro-batches that each batch is split into, to save memory; gradients are accumulated"""
     steps: int | None = None
-    """updates of the weights; default: as many as `epochs` makes"""
+    """number of updates of the weights; overrides epochs"""
     epochs: float = 1.0
-    """passes over the training text, when `steps` is not given"""
+    """passes over the training data, unless steps is given"""
     learning_rate: float | None = None
-    """the highest learning rate; default: 1e-3; from a pretrained model 1e-5, with LoRA 2e-4; to
-    learn preferences 1e-6, with LoRA 1e-5"""
+    """peak learning rate; default: 1e-3, or 1e-5 for a pretrained model (2e-4 with LoRA; for
+    preferences 1e-6, with LoRA 1e-5)"""
     warmup_steps: int | None = None
-    """steps of linear warm-up; default: 2 % of the steps, at least 10"""
+    """steps of linear warmup; default: 2 % of the steps, at least 10"""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    """after warm-up: cosine decay, or constant and then linear decay (warmup-stable-decay)"""
+    """learning rate after warmup: cosine decay, constant and then linear decay (wsd:
+    warmup-stable-decay), or constant"""
     decay_fraction: float = 0.2
-    """wsd: the share of the steps, at the end, in which the learning rate decays"""
+    """for schedule=wsd: fraction of the steps, at the end, over which the learning rate decays"""
     final_learning_rate: float = 0.1
-    """the last learning rate, as a share of the highest"""
+    """final learning rate, as a fraction of learning_rate"""
     weight_decay: float | None = None
-    """decoupled decay, of matrices only; default: 0.1; from a pretrained model 0.01, with LoRA 0"""
+    """decoupled weight decay, applied to matrices only; default: 0.1, or 0.01 for a pretrained
+    model (0 with LoRA)"""
     beta_1: float = 0.9
-    """AdamW's decay of the mean gradient"""
+    """AdamW: exponential decay rate of the first moment"""
     beta_2: float = 0.95
-    """AdamW's decay of the mean squared gradient"""
+    """AdamW: exponential decay rate of the second moment"""
     epsilon: float = 1e-8
-    """AdamW's epsilon"""
+    """AdamW: constant for numerical stability"""
     clip_norm: float | None = 1.0
-    """the gradients' global norm is clipped to this"""
+    """maximum global norm of the gradients; none: no clipping"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """of the products; weights that are trained stay float32. auto: bfloat16 where it is measured
-    to be faster"""
+    """dtype of the matrix products; trained weights stay in float32. auto: bfloat16 where a
+    measurement shows it to be faster, else float32"""
     trainable: Literal["auto", "all", "lora", "top"] = "auto"
-    """of a pretrained model: all weights; a low-rank adapter alone (Hu et al., 2021); or the last
-    blocks. auto: lora where lora_rank is given, top where top_layers is, else all"""
+    """for a pretrained model: train all weights, a LoRA adapter only (Hu et al., 2021), or only the
+    last blocks (top). auto: lora if lora_rank is given, top if top_layers is given, else all"""
     lora_rank: int | None = None
-    """lora: rank of the adapter's matrices; default: 8"""
+    """for LoRA: rank of the adapter matrices; giving it turns LoRA on; default: 8"""
     lora_alpha: float | None = None
-    """lora: the update is multiplied by lora_alpha / lora_rank; default: twice the rank"""
+    """for LoRA: the update is scaled by lora_alpha / lora_rank; default: twice the rank"""
     lora_dropout: float = 0.0
-    """lora: share of the adapter's inputs dropped"""
+    """for LoRA: dropout rate of the adapter's inputs"""
     lora_targets: tuple[str, ...] = ("all",)
-    """lora: projections that are adapted: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj,
-    down_proj; all: all of them"""
+    """for LoRA: projections to adapt, separated by commas: q_proj, k_proj, v_proj, o_proj,
+    gate_proj, up_proj, down_proj, or all"""
     lora_layers: tuple[int, ...] | None = None
-    """lora: blocks that are adapted, counted from 0; default: all"""
+    """for LoRA: indices of the blocks to adapt, counted from 0; default: all"""
     top_layers: int | None = None
-    """top: how many of the last blocks are trained; default: 2"""
+    """for trainable=top: number of last blocks to train; default: 2"""
     base_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
-    """lora: of the frozen weights. auto: bfloat16 where precision is, else float32"""
+    """for LoRA: dtype of the frozen base weights. auto: bfloat16 if precision is bfloat16, else
+    float32"""
     dpo_beta: float = 0.1
-    """preferences: the higher, the closer the model stays to what it was (Rafailov et al., 2023)"""
+    """for preferences: strength of the penalty on moving away from the initial model (Rafailov et
+    al., 2023)"""
     rematerialize: bool = False
-    """recompute each block in the backward pass instead of keeping its activations"""
+    """gradient checkpointing: recompute each block in the backward pass instead of storing its
+    activations"""
     memory_check: Literal["refuse", "warn", "off"] = "refuse"
-    """of a run that takes clearly more memory than there is by its estimate: refuse it, or warn;
-    off: no estimate"""
+    """what to do when a run is estimated to need clearly more memory than is available: refuse to
+    start, warn, or skip the estimate (off)"""
     shard_optimizer: bool = False
-    """share the optimizer's state among the replicas (ZeRO-1): less memory, one more collective"""
+    """shard the optimizer state over the replicas (ZeRO-1): saves memory, adds one collective
+    operation per step"""
     jit_compile: bool = False
-    """compile the step with XLA: helps on accelerators, not on a CPU"""
+    """compile the training step with XLA: faster on accelerators, not on a CPU"""
     steps_per_execution: int = 1
-    """steps run in one call of the graph"""
+    """training steps per call of the compiled function, as in Model.compile"""
     separate_documents: bool = True
-    """no token attends to another document; false: plain concatenation"""
+    """tokens attend only to tokens of the same document; false: documents are concatenated"""
     validate_every: int = 250
     """steps between validations"""
     validation_batches: int = 50
-    """batches in a validation; 0: all"""
+    """batches per validation; 0: the whole validation set"""
     patience: int | None = None
-    """end the run after so many validations in a row without a better loss; default: never. The
-    weights of the best validation are kept in any case"""
+    """early stopping: end the run after this many validations in a row without a lower loss;
+    default: never. The weights of the best validation are kept in any case"""
     checkpoint_every: int = 250
     """steps between checkpoints"""
     keep_checkpoints: int = 2
-    """how many of the last checkpoints are kept; the best is kept besides"""
+    """number of latest checkpoints to keep, besides the best one"""
     seed: int = 0
-    """of the initial weights, the order of the data and dropout"""
+    """random seed of the initial weights, the order of the data and dropout"""
 
     def __post_init__(self) -> None:
         counts = (

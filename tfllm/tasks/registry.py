@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tfllm.config import unknown_name
-from tfllm.tasks.task import Task
+
+if TYPE_CHECKING:  # the names of the tasks do not wait for NumPy
+    from tfllm.tasks.task import Task
 
 TASKS: dict[str, str] = {
     "language_modeling": "tfllm.tasks.language_model.language_modeling:LanguageModeling",

@@ -13,7 +13,7 @@ from tfllm.data.preparing.record_preparation import TRUNCATED
 from tfllm.data.reading.table_records import Record
 from tfllm.data.shards.padding import padded, padding_mask
 from tfllm.models.encoder import Encoder
-from tfllm.models.encoder_config import EncoderConfig
+from tfllm.models.encoder_config import ENCODER_SIZES, EncoderConfig
 from tfllm.optimization.precision import dtype_policy
 from tfllm.tasks.encoder.encoder_text_model import EncoderTextModel
 from tfllm.tasks.record_task import Example, RecordTask
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
 
 Read = TypeVar("Read")
-
-ENCODER_SIZES: dict[str, dict[str, int]] = {
-    # Turc et al. (2019): BERT's miniatures.
-    "bert-tiny": {"num_layers": 2, "embedding_dim": 128, "num_heads": 2},
-    "bert-mini": {"num_layers": 4, "embedding_dim": 256, "num_heads": 4},
-    "bert-small": {"num_layers": 4, "embedding_dim": 512, "num_heads": 8},
-    "bert-base": {"num_layers": 12, "embedding_dim": 768, "num_heads": 12},
-}
-"""presets of new encoders"""
 
 
 class EncoderTask(RecordTask):

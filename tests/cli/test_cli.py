@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from tests.data.conftest import make_documents
 from tfllm.cli import main
-from tfllm.cli.parsing import parse
+from tfllm.cli.parsing import command_line, parse
 from tfllm.cli.settings import settings
 from tfllm.config import ModelConfig, TrainingConfig, field_docs
 
@@ -32,6 +33,8 @@ COMMANDS = [
     "serve",
     "query",
     "presets",
+    "predict",
+    "completion",
 ]
 TINY = [
     "model.num_layers=1",
@@ -114,18 +117,52 @@ def test_help_answers_at_once_and_without_tensorflow(command):
     assert float(done.stderr) < 0.3
 
 
-def test_every_setting_stands_in_the_help(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert "--beta-1 BETA_1 AdamW's decay of the mean gradient (default: 0.9)" in text
-    assert "--rematerialize, --no-rematerialize recompute each block" in text
+def help_of(capsys, *words: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        main(list(words))
+    assert exit.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_every_setting_stands_in_the_full_help(capsys):
+    text = " ".join(help_of(capsys, "train", "--help-all").split())
+    assert "--beta-1 X AdamW: exponential decay rate of the first moment (default: 0.9)" in text
+    assert "--rematerialize, --no-rematerialize gradient checkpointing: recompute each" in text
     assert "2 % of the steps" in text
-    assert "--schedule {cosine,wsd,constant} after warm-up" in text
+    assert "--schedule {cosine,wsd,constant} learning rate after warmup" in text
     for cls in (TrainingConfig, ModelConfig):
         for name, words in field_docs(cls).items():
             assert f"--{name.replace('_', '-')}" in text and words in text
     assert "default: 1e-05" not in text  # of a model: the preset's values count, not ours
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_help_fits_on_a_screen_and_begins_with_an_example(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = help_of(capsys, command, "--help")
+    assert len(text.splitlines()) < 50
+    assert f"\nexample:\n  tfllm {command}" in text or command == "completion"
+    assert "[]" not in text and "==SUPPRESS==" not in text
+
+
+def test_the_short_help_of_train_leads_with_what_people_set(capsys):
+    text = help_of(capsys, "train", "--help")
+    assert text.startswith("usage: tfllm train --data PATH --out DIR [options] [KEY=VALUE ...]")
+    common = "data out task model preset steps epochs batch-size learning-rate sequence-length"
+    for name in (common + " lora-rank precision strategy resume").split():
+        assert f"\n  --{name}" in text
+    assert "(default: 512)" in text and "--beta-1" not in text
+    assert "tfllm train --help-all" in text
+
+
+def test_what_an_example_shows_can_be_parsed():
+    _, commands = command_line()
+    for name, command in commands.items():
+        lines = command.description.partition("example:\n")[2].splitlines()
+        assert lines, name
+        for line in lines if name != "completion" else ():
+            assert parse(shlex.split(line)[1:]).command == name
 
 
 def test_no_command_prints_the_help(capsys):

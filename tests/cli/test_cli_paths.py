@@ -123,7 +123,7 @@ def test_text_with_an_equals_sign_is_text(command):
 
 def test_a_setting_that_is_misspelt_or_out_of_range_is_refused(places, capsys):
     message = told(capsys, ["generate", places / "model", "hi", "top_q=0.5"])
-    assert "unknown setting 'top_q'; did you mean" in message and "behind --" in message
+    assert "unknown setting 'top_q'; did you mean" in message and "put it after --" in message
     message = told(capsys, ["generate", places / "model", "hi", "top_p=2"])
     assert "top_p must" in message and "2" in message
     message = told(capsys, ["chat", places / "model", "hi", "temperature=-1"])

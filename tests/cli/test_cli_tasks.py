@@ -9,7 +9,8 @@ import pytest
 from tests.rounding import in_double
 from tests.tasks.tiny_cases import CASES
 from tfllm.cli import main
-from tfllm.cli.serving import rows_of
+from tfllm.cli.parsing import parse
+from tfllm.cli.settings import columns_of, record_of, rows_of, settings
 from tfllm.config import ConfigError
 
 WORDS = "--preset bert-tiny --num-layers 1 --embedding-dim 16 --num-heads 2 --vocab-size 120"
@@ -196,3 +197,36 @@ def test_what_is_for_records_is_refused_where_there_are_none(tmp_path, capsys):
     assert "--encoding is for the records of a task" in capsys.readouterr().err
     assert main([*harness, "--columns", "text=words"]) == 1
     assert "--columns is for the records of a task" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("train --data d --out r", "write --set seed=2"),
+        ("prepare d --out r", "write --set seed=2"),
+        ("evaluate m --data d", "leave it out"),
+    ],
+)
+def test_columns_are_read_alike_by_every_command(command, advice):
+    def columns(*words):
+        options = parse([*command.split(), "--columns", *words])
+        sections = ["prepare"] if options.command != "evaluate" else []
+        return settings(options, *sections).get("prepare", {}).get("columns"), columns_of(options)
+
+    listed, named = columns("text=a=b", "label=stars")
+    assert named == {"text": "a=b", "label": "stars"}
+    assert listed in (None, ["text=a=b", "label=stars"])
+    for word in ("text", "text=", "=a"):
+        with pytest.raises(ConfigError, match=f"given as COLUMN=NAME; received '{word}'"):
+            columns(word)
+    with pytest.raises(ConfigError, match=f"'seed=2' is a setting, not a column; {advice}"):
+        columns("text=a", "seed=2")
+
+
+def test_a_record_is_told_from_files(tmp_path):
+    assert record_of(["text=a=b", "other=c"], ["text", "other"]) == {"text": "a=b", "other": "c"}
+    assert record_of(["a.csv", "b/c=d.csv"], ["text"]) is None
+    with pytest.raises(ConfigError, match="unknown input 'txt'; did you mean 'text'"):
+        record_of(["txt=a"], ["text"])
+    with pytest.raises(ConfigError, match="'size=8' is neither an input"):
+        record_of(["a.csv", "size=8"], ["text"])

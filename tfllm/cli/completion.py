@@ -1,0 +1,124 @@
+"""The command `completion`, and what Tab completes: argcomplete asks the parsers for it.
+
+The shell starts `tfllm` at every Tab, so nothing here imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from tfllm.cli.arguments import AddCommand
+from tfllm.cli.settings import FLAG, SECTIONS, names_of
+from tfllm.config import field_types
+
+_HOLD_SETTINGS = ("positional_assignments", "assignments", "prompt", "message")
+"""the arguments of words that are settings, or may be"""
+
+
+def add_commands(add: AddCommand) -> None:
+    """Add the commands of this module."""
+    completion = add(
+        "completion",
+        "Print the script that makes Tab complete tfllm commands in a shell",
+        _completion,
+        "source <(tfllm completion bash)      # in ~/.bashrc; zsh: in ~/.zshrc\n"
+        "  tfllm completion fish > ~/.config/fish/completions/tfllm.fish",
+    )
+    completion.add_argument("shell", choices=["bash", "zsh", "fish"], help="shell to complete in")
+
+
+def _completion(options: argparse.Namespace) -> None:
+    try:
+        import argcomplete
+    except ModuleNotFoundError:  # an environment older than this command
+        raise ImportError(
+            "argcomplete must be installed and is not: pip install argcomplete"
+        ) from None
+
+    print(argcomplete.shellcode(["tfllm"], shell=options.shell))
+
+
+def complete(parser: argparse.ArgumentParser, commands: dict[str, Any]) -> None:
+    """Answer the shell, which asks by the environment variable _ARGCOMPLETE, and exit."""
+    import argcomplete
+
+    for command in commands.values():
+        _add_completers(command)
+
+    class Finder(argcomplete.CompletionFinder):
+        """Leaves out settings that are given: argparse fills a list of positionals only once."""
+
+        def _get_completions(self, words: list[str], *rest: Any) -> Any:
+            if words[1:2] == ["launch"] and "--" in words:  # what follows is a line of its own
+                words = [words[0], *words[words.index("--") + 1 :]]
+            known = _settings_of(commands.get(words[1] if len(words) > 1 else ""))
+            left = [w for w in words if f"{w.partition('=')[0]}=" not in known or "=" not in w]
+            return super()._get_completions(left, *rest)
+
+    Finder()(parser, always_complete_options=False)
+
+
+def _add_completers(command: argparse.ArgumentParser) -> None:
+    settings = _settings_of(command)
+    completers: dict[str, Callable[..., Iterable[str]]] = {"task": _tasks, "preset": _presets}
+    for action in command._actions:
+        if action.dest in _HOLD_SETTINGS and settings:
+            completer = _setting_completer(settings)
+        elif action.dest.startswith(FLAG):
+            completer = _value_completer(settings[action.dest.rpartition(".")[2] + "="])
+        elif action.dest in completers:
+            completer = completers[action.dest]
+        else:  # its choices, or files
+            continue
+        action.completer = completer  # type: ignore[attr-defined]
+
+
+def _settings_of(command: argparse.ArgumentParser | None) -> dict[str, tuple[str, ...]]:
+    """`KEY=` of all settings that a command knows, to the values that there are."""
+    dests = [action.dest for action in command._actions] if command else []
+    sections = dict.fromkeys(d[len(FLAG) :].partition(".")[0] for d in dests if FLAG in d)
+    found: dict[str, tuple[str, ...]] = {}
+    for section in sections:
+        for name in names_of(section):
+            values = _values(field_types(SECTIONS[section]).get(name))
+            found.setdefault(f"{name}=", values)
+            found[f"{section}.{name}="] = values
+    if "preset=" in found:
+        found["preset="] = found["model.preset="] = tuple(_presets())
+    return found
+
+
+def _values(kind: Any) -> tuple[str, ...]:
+    if kind is bool:
+        return ("true", "false")
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
+def _setting_completer(settings: dict[str, tuple[str, ...]]) -> Callable[..., Iterable[str]]:
+    def completer(prefix: str, **rest: Any) -> list[str]:
+        key, equals, _ = prefix.partition("=")
+        if equals:
+            return [f"{key}={value}" for value in settings.get(f"{key}=", ())]
+        return [name for name in settings if "." not in name or "." in prefix]
+
+    return completer
+
+
+def _value_completer(values: tuple[str, ...]) -> Callable[..., Iterable[str]]:
+    return lambda **rest: values
+
+
+def _tasks(**rest: Any) -> Iterable[str]:
+    from tfllm.tasks.registry import TASKS
+
+    return TASKS
+
+
+def _presets(**rest: Any) -> Iterable[str]:
+    from tfllm.models import encoder_decoder_presets, presets
+    from tfllm.models.encoder_config import ENCODER_SIZES
+
+    return [*presets.PRESETS, *ENCODER_SIZES, *encoder_decoder_presets.PRESETS]
