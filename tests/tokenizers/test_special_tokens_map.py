@@ -140,3 +140,11 @@ def test_the_begin_token_of_a_class_that_no_file_names(tmp_path, config, setting
     loaded = BytePairTokenizer.load(tmp_path)
     assert loaded.settings.get("bos_token") == begin
     assert loaded.encode("the cat") == tokenizer.encode("the cat")
+
+
+def test_special_tokens_that_are_to_be_split_are_refused(folder):
+    write(folder, "tokenizer_config.json", split_special_tokens=True)
+    with pytest.raises(ValueError, match="split_special_tokens must be false; received True"):
+        BytePairTokenizer.load(folder)
+    write(folder, "tokenizer_config.json", split_special_tokens=False)
+    assert BytePairTokenizer.load(folder).encode("<|end|>") == [0]

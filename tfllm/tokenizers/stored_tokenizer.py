@@ -225,9 +225,16 @@ def read_settings(folder: Path) -> dict[str, Any]:
     not read where that one lists `added_tokens_decoder`.
 
     Raises:
-        ValueError: one of the files is damaged, or a special token in it is none.
+        ValueError: one of the files is damaged, a special token in it is none, or special tokens
+            are to be split like any text.
     """
     settings = read_json_object(folder / _CONFIG)
+    if settings.get("split_special_tokens"):
+        raise ValueError(
+            f"{folder / _CONFIG}: split_special_tokens must be false; received "
+            f"{settings['split_special_tokens']!r}. Special tokens in a text are recognized here; "
+            "to have one text's split, encode it with parse_special=False"
+        )
     if "added_tokens_decoder" not in settings:
         settings |= _special_tokens(folder / _SPECIAL_TOKENS)
     template = folder / "chat_template.jinja"  # its place since version 4.51 of transformers
