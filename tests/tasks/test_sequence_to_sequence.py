@@ -482,11 +482,11 @@ def test_a_marian_translates_and_its_folder_is_exported_as_it_is(folder_of, tmp_
     folder, loaded = folder_of("marian"), []
     assert pretrained.task_of(folder) == {"name": "translation", "information": {}}
 
-    def load(*given, **options):
+    def kept(*given, **options):
         loaded.append(load(*given, **options))
         return loaded[0]
 
-    monkeypatch.setattr("tfllm.tasks.load", load)
+    monkeypatch.setattr("tfllm.tasks.load", kept)
     assert main(["export", str(folder), str(tmp_path / "served" / "marian")]) == 0
     (task,) = loaded
     texts = ["the film was", "", "naïve 你好 👋🏽"]

@@ -13,10 +13,10 @@ from tests.optimization.reference import checkpoint_bounds
 from tests.rounding import additions_of, assert_within, rounding
 from tests.tasks.tiny_cases import CASES
 
-WORDS = "--preset bert-tiny --num-layers 1 --embedding-dim 16 --num-heads 2 --vocab-size 120"
+WORDS = "--preset bert-tiny --num-layers 1 --embedding-dim 16 --num-heads 2"
 WORDS += " --dropout 0 --sequence-length 48 --batch-size 8 --steps 4 --precision float32"
-WORDS += " --learning-rate 1e-2 --validation-fraction 0.2 --validate-every 2 --checkpoint-every 1"
-WORDS += " --keep-checkpoints 9"
+WORDS += " --learning-rate 1e-2 --validate-every 2 --checkpoint-every 1 --keep-checkpoints 9"
+PREPARED = ["--vocab-size", "120", "--validation-fraction", "0.2"]
 
 
 @pytest.mark.slow
@@ -25,9 +25,12 @@ def test_two_workers_end_with_the_weights_of_one(tmp_path):
     rows = CASES["classification"].records()
     rows[0]["text"] += " so" * 30  # the batches' widths differ, and the workers' with them
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, launch in (("one", []), ("two", ["launch", "--workers", "2", "--no-pin", "--"])):
+    for name, launch, prepare in (
+        ("one", [], PREPARED),
+        ("two", ["launch", "--workers", "2", "--no-pin", "--"], []),
+    ):
         command = [sys.executable, "-m", "tfllm.cli", *launch, "train", "--task", "classification"]
-        command += ["--data", str(data), "--out", str(tmp_path / name), *WORDS.split()]
+        command += ["--data", str(data), "--out", str(tmp_path / name), *WORDS.split(), *prepare]
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-3000:]
         data = tmp_path / name / "data"  # a new vocabulary may break ties in another way
