@@ -13,7 +13,6 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfllm.cli.__main__ import main
-from tfllm.serving import deployment
 from tfllm.serving.batching_options import DEFAULT_BATCHING, BatchingOptions
 from tfllm.serving.deployment import write_deployment_files
 from tfllm.serving.deployment_templates import DeploymentSettings, batching_config
@@ -418,7 +417,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(base, monkeypatch):
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(deployment.os, "fsync", full)
+    monkeypatch.setattr("tfllm.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_deployment_files(base, ["Other_model.v2"])
     assert {path: path.read_bytes() for path in base.iterdir() if path.is_file()} == before
