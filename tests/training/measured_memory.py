@@ -4,7 +4,6 @@ python -m tests.training.measured_memory '{"model": {...}, "training": {...}}'
 """
 
 import json
-import resource
 import sys
 
 import numpy as np
@@ -13,6 +12,7 @@ import tensorflow as tf
 from tfllm.config import ModelConfig, TrainingConfig
 from tfllm.models.causal_lm import CausalLM
 from tfllm.optimization.precision import dtype_policy
+from tfllm.serving.checks.session_process import peak_memory
 from tfllm.training.compiling import compile_for_run
 
 
@@ -35,7 +35,7 @@ def main(model_settings, training_settings):
     row = ({"token_ids": ids, "segment_ids": segments}, np.roll(ids, -1, 1), np.ones(shape, "f4"))
     rows = tf.data.Dataset.from_tensors(row).repeat()
     model.fit(rows, steps_per_epoch=2, verbose=0)
-    print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak_memory())
 
 
 if __name__ == "__main__":
