@@ -13,7 +13,7 @@ import pytest
 
 from tests.distribution.processes import ROOT, SETTINGS, Workers, last_step
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.alone]
 SOON = 30
 """seconds; TensorFlow looks after silent workers every few"""
 

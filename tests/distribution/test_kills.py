@@ -39,7 +39,15 @@ def assert_same_state(one, other):
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize(
+    "topology",
+    [
+        topology
+        if topology == "one device"
+        else pytest.param(topology, marks=pytest.mark.exhaustive)
+        for topology in TOPOLOGIES
+    ],
+)
 def test_killed_at_random_moments_a_run_ends_bit_for_bit_the_same(topology, prepared, tmp_path):
     with workers(prepared, tmp_path / "whole", topology) as whole:
         assert set(whole.statuses()) == {0}, whole.log()
