@@ -7,6 +7,8 @@ import pty
 import select
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -176,6 +178,13 @@ class Terminal:
     def type(self, keys):
         os.write(self.host, keys.encode())
 
+    def interrupt(self):
+        """Ctrl-C, once the child waits: one that comes just before is seen with the next key."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        while status.exists() and "State:\tS" not in status.read_text():
+            time.sleep(0.01)
+        self.type("\x03")
+
     def end(self):
         with contextlib.suppress(OSError):  # the child has closed it
             self.read_until("left")
@@ -191,10 +200,12 @@ def test_lines_are_edited_and_kept_and_ctrl_c_stops_a_reply(tmp_path):
     terminal.read_until("> ")
     terminal.type("wait\n")
     terminal.read_until("I heard 'wait'.")
-    terminal.type("\x03")
+    terminal.interrupt()
     terminal.read_until("stopped; this turn is forgotten")
     terminal.read_until("> ")
-    terminal.type("half a line\x03")
+    terminal.type("half a line")
+    terminal.read_until("half a line")
+    terminal.interrupt()
     terminal.read_until("/quit or Ctrl-D ends")
     terminal.read_until("> ")
     terminal.type("/he\t\n")  # completed
