@@ -1,6 +1,6 @@
 """Run tests with the oldest and the newest Keras that pyproject.toml allows: `make test-keras`.
 
-Each is installed beside the virtual environment, into build/keras/VERSION, and found first.
+Each is installed into build/keras, outside of the virtual environment, and found first.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What tfllm takes from inside Keras is there, and does what it is taken for: a test a piece.
+"""What tfllm takes from inside Keras is there and does what it is taken for, a test for each piece.
 
 `make test-keras` runs them with the oldest and the newest Keras that is supported.
 """

@@ -175,8 +175,7 @@ def test_a_training_goes_on_with_the_pooling_and_the_prompts_of_its_base(sentenc
     folder = sentence("sentence_joined")
     tokenizer = pretrained.load_tokenizer(folder)
     task = Embedding()
-    sizes = {"vocab_size": tokenizer.vocab_size, "sequence_length": 9}
-    config = task.config(str(folder), None, {}, **sizes)
+    config = task.pretrained_config(str(folder))
     model = task.model(str(folder), config, {}, TrainingConfig(precision="float32"), tokenizer)
     assert (model.pooling, model.normalize) == (("mean", "cls"), True)
 

@@ -285,6 +285,6 @@ def test_the_model_must_be_an_encoder(tmp_path, tiny_model, tokenizer):
 
     folder = save(tiny_model, tmp_path / "llama")
     with pytest.raises(ConfigError, match="needs an encoder"):
-        Classification().config(str(folder), None, {}, vocab_size=60, sequence_length=8)
+        Classification().pretrained_config(str(folder))
     with pytest.raises(ConfigError, match="did you mean 'bert-tiny'"):
-        Classification().config(None, "bert-tny", {}, vocab_size=60, sequence_length=8)
+        Classification().new_config("bert-tny", {"vocab_size": 60})

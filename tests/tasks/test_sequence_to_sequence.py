@@ -54,7 +54,7 @@ def made(config, seed=1):
 @pytest.fixture(scope="module")
 def model(tokenizer):
     sizes = {**TINY_ENCODER_DECODER, "vocab_size": tokenizer.vocab_size}
-    return made(Translation().config(None, None, sizes, **asked(tokenizer)))
+    return made(Translation().new_config(None, sizes))
 
 
 SETTINGS = {"num_beams": 3, "length_penalty": 0.7, "no_repeat_ngram_size": 2, "max_new_tokens": 8}
@@ -64,10 +64,6 @@ SETTINGS = {"num_beams": 3, "length_penalty": 0.7, "no_repeat_ngram_size": 2, "m
 def served(model, tokenizer):
     task = Translation().text_model(model, tokenizer, {"sequence_length": LENGTH})
     return task.with_settings(SETTINGS)
-
-
-def asked(tokenizer):
-    return {"vocab_size": tokenizer.vocab_size, "sequence_length": LENGTH}
 
 
 def example_of(tokenizer, text, translation, length=LENGTH):

@@ -7,6 +7,7 @@ type, its default there and what disarms it, the option of the command line and 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,7 +25,7 @@ _TEXTS = ("stop", "not_followed")
 
 @dataclass(frozen=True)
 class OptionRow:
-    """What the table says of an option, beside its type, default and help."""
+    """What the table says of an option in addition to its type, default and help."""
 
     dtype: Literal["int32", "float32", "string"] | None
     """of the option as an input of shape [batch] of a served model; None: it is none, and is the
@@ -58,6 +59,7 @@ def like(name: str, default: Any, interval: Interval | None = None) -> Any:
     return option(default, interval or row.interval, neutral=row.neutral)
 
 
+@functools.cache
 def option_rows(cls: type | None = None) -> dict[str, OptionRow]:
     """The table of options, name to row; by default of `GenerationConfig`."""
     fields = dataclasses.fields(cls or GenerationConfig)  # type: ignore[arg-type]
@@ -84,7 +86,8 @@ def check_options(config: Any) -> None:
     Raises:
         ConfigError: one is out of range.
     """
-    for name, row in option_rows(type(config)).items():
+    cls: Any = type(config)
+    for name, row in option_rows(cls).items():
         value = getattr(config, name)
         if row.interval is not None:
             require(row.interval.holds(value), f"{name} {row.interval.rule}", value)

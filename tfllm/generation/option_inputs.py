@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -33,7 +33,9 @@ def row_tensors(configs: Sequence[GenerationConfig]) -> dict[str, tf.Tensor]:
 
 
 def function_of_inputs(
-    function: Callable[..., dict[str, tf.Tensor]], specs: Sequence[tf.TensorSpec]
+    function: Callable[..., dict[str, tf.Tensor]],
+    specs: Sequence[tf.TensorSpec],
+    defaults: Mapping[str, tf.Tensor] | None = None,
 ) -> Any:
     """A `tf.function` whose inputs have the names, types and shapes of `specs`.
 
@@ -41,15 +43,20 @@ def function_of_inputs(
         function: called with a tensor for each spec, by its name; it may take them as
             `**options`.
         specs: named. A SavedModel's signature has the same names.
+        defaults: name to value of inputs that may be left out. TensorFlow writes such of a Python
+            function's parameters into the signature's SignatureDef.
     """
     names = [spec.name for spec in specs]
 
     def named(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         return function(**dict(zip(names, inputs, strict=True)))
 
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    given, kind = defaults or {}, inspect.Parameter.POSITIONAL_OR_KEYWORD
     # TensorFlow names the inputs of a signature after the parameters of its function.
     named.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(name, kind) for name in names]
+        [
+            inspect.Parameter(name, kind, default=given.get(name, inspect.Parameter.empty))
+            for name in names
+        ]
     )
     return tf.function(named, input_signature=list(specs), autograph=False)

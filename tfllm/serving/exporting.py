@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tfllm.generation.option_inputs import function_of_inputs
 from tfllm.pretrained.keras_hub.models import is_keras_hub_model
 from tfllm.serving.footprint import write_footprint
 from tfllm.serving.measuring import measure_footprint
@@ -162,21 +162,8 @@ def _with_defaults(task: TextModel, name: str, traced: Any) -> Any:
     defaults = task.input_defaults(name)
     if not defaults:
         return traced
-    names = [spec.name for spec in tf.nest.flatten(traced.structured_input_signature)]
-    specs = {spec.name: spec for spec in tf.nest.flatten(traced.structured_input_signature)}
-
-    def with_defaults(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return traced(*inputs)
-
-    # TensorFlow writes those defaults of a Python function that are tensors into its SignatureDef.
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    with_defaults.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(n, kind, default=defaults.get(n, inspect.Parameter.empty))
-            for n in names
-        ]
-    )
-    return tf.function(with_defaults, input_signature=[specs[n] for n in names], autograph=False)
+    specs, _ = traced.structured_input_signature
+    return function_of_inputs(traced, specs, defaults)
 
 
 def _set_methods(path: Path, methods: Mapping[str, str]) -> None:

@@ -24,7 +24,6 @@ from tfllm.data.shards.padding import padded_width
 from tfllm.data.shards.splits import RowBatch
 from tfllm.evaluation.evaluation import RecordEvaluation
 from tfllm.evaluation.measured import Measured, measured
-from tfllm.models.longer_context import with_context
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_kinds import kind_of_config
 from tfllm.pretrained.model_source import open_source
@@ -182,47 +181,17 @@ class RecordTask(Task):
 
     # ---- the model
 
-    def config(
-        self,
-        base: str | None,
-        preset: str | None,
-        sizes: Mapping[str, Any],
-        *,
-        vocab_size: int,
-        sequence_length: int,
-    ) -> Any:
-        """The pretrained model's architecture, or that of a preset with some sizes changed."""
-        if base is None:
-            new = self.new_config(preset, {"vocab_size": vocab_size, **sizes})
-            return with_context(new, sequence_length)
+    def pretrained_config(self, base: str) -> Any:
+        """As of `Task`."""
         source = open_source(model_folder(base))
         kind = kind_of_config(source.config, source.where)
         config: Any = kind.read(source.config, source.where, None)[0]
-        is_of_kind = isinstance(config, self.config_class)
-        if not is_of_kind:
+        if not isinstance(config, self.config_class):
             raise ConfigError(
                 f"{self.name} needs an {self.kind_of_model}; {source.where} is a "
                 f"{source.config.get('model_type')}"
             )
-        if vocab_size > config.vocab_size:
-            raise ConfigError(
-                f"the tokenizer does not fit the model: it has {vocab_size} token ids, the "
-                f"model's vocab_size is {config.vocab_size}"
-            )
-        if sequence_length > config.max_sequence_length:
-            raise ConfigError(
-                "sequence_length must be at most the model's context "
-                f"({config.max_sequence_length}); received {sequence_length}"
-            )
         return config
-
-    @abstractmethod
-    def new_config(self, preset: str | None, sizes: Mapping[str, Any]) -> Any:
-        """The architecture of a new model: the preset's, or a small one's, with these sizes.
-
-        Raises:
-            ConfigError: no such preset or field.
-        """
 
     @abstractmethod
     def model(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfllm.config import ConfigError, PrepareConfig, TrainingConfig, to_dict
 from tfllm.data import PreparedData
+from tfllm.models.longer_context import with_context
 from tfllm.pretrained.model_folder import is_pretrained
 
 if TYPE_CHECKING:
@@ -148,26 +149,27 @@ class Task(ABC):
     # ---- the model
 
     @abstractmethod
-    def config(
-        self,
-        base: str | None,
-        preset: str | None,
-        sizes: Mapping[str, Any],
-        *,
-        vocab_size: int,
-        sequence_length: int,
-    ) -> Any:
-        """The architecture, an instance of `config_class`. Reads no weights.
+    def new_config(self, preset: str | None, sizes: Mapping[str, Any]) -> Any:
+        """The architecture of a new model, an instance of `config_class`.
 
         Args:
-            base: path or name of a pretrained model, whose architecture it is.
-            preset: without one, the name of a preset; None: a small one.
+            preset: the name of a preset; None: a small one.
             sizes: fields of the architecture, over the preset's.
-            vocab_size: ids of the tokenizer.
-            sequence_length: the most tokens of a row: room that a new model must have.
 
         Raises:
-            ConfigError: no such preset or field; the pretrained model has no room.
+            ConfigError: no such preset or field.
+        """
+
+    @abstractmethod
+    def pretrained_config(self, base: str) -> Any:
+        """The architecture of a pretrained model, an instance of `config_class`. Reads no weights.
+
+        Args:
+            base: its path or name.
+
+        Raises:
+            OSError: there is no model.
+            ValueError: it cannot be read, or is of another kind.
         """
 
     def architecture(self, model: Any, data: PreparedData, training: TrainingConfig) -> Any:
@@ -197,13 +199,17 @@ class Task(ABC):
                 f"pretrained model or a {self.config_class.__name__}; received "
                 f"{type(model).__name__}"
             )
-        config = self.config(
-            base,
-            preset,
-            sizes,
-            vocab_size=data.vocab_size,
-            sequence_length=training.sequence_length,
-        )
+        length = training.sequence_length
+        if base is None:
+            new = self.new_config(preset, {"vocab_size": data.vocab_size, **sizes})
+            config = with_context(new, length)
+        else:
+            config = self.pretrained_config(base)
+            if length > config.max_sequence_length:
+                raise ConfigError(
+                    "sequence_length must be at most the model's context "
+                    f"({config.max_sequence_length}); received {length}"
+                )
         if config.vocab_size < data.vocab_size:
             raise ConfigError(
                 f"the tokenizer does not fit the model: {data.folder} has {data.vocab_size} token "

@@ -18,7 +18,6 @@ from tfllm.data.preparing.example_preparation import ExamplePreparation
 from tfllm.data.preparing.preparation_inputs import PreparationInputs
 from tfllm.data.reading.record_kinds import Kind
 from tfllm.models.flops import flops_per_token
-from tfllm.models.longer_context import with_context
 from tfllm.models.presets import preset as preset_config
 from tfllm.tasks.task import Task
 
@@ -74,28 +73,15 @@ class LanguageTask(Task):
 
     # ---- the model
 
-    def config(
-        self,
-        base: str | None,
-        preset: str | None,
-        sizes: Mapping[str, Any],
-        *,
-        vocab_size: int,
-        sequence_length: int,
-    ) -> ModelConfig:
-        """The pretrained model's architecture, or that of a preset with some sizes changed."""
-        if base is None:
-            values = {"vocab_size": vocab_size, **sizes}
-            return with_context(preset_config(preset or "llama-4m", **values), sequence_length)
+    def new_config(self, preset: str | None, sizes: Mapping[str, Any]) -> ModelConfig:
+        """One of `tfllm presets`."""
+        return preset_config(preset or "llama-4m", **sizes)
+
+    def pretrained_config(self, base: str) -> ModelConfig:
+        """As of `Task`."""
         from tfllm.tasks.language_model.fitting import pretrained_config
 
-        config = pretrained_config(base)
-        if sequence_length > config.max_sequence_length:
-            raise ConfigError(
-                "sequence_length must be at most the model's context "
-                f"({config.max_sequence_length}); received {sequence_length}"
-            )
-        return config
+        return pretrained_config(base)
 
     def fitted(
         self, base: str | None, config: ModelConfig, training: TrainingConfig, data: PreparedData

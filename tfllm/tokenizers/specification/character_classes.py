@@ -143,7 +143,8 @@ class Atoms:
 def distinct_pages(pages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pages without repetitions, in the order of their first ones.
 
-    Sorting them, as NumPy does to find what is alike, takes 30 times as long.
+    Nothing is sorted, as `np.unique` does: that took most of the time of making a tokenizer's
+    graph.
 
     Args:
         pages: [pages, values].
