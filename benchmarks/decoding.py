@@ -28,7 +28,7 @@ from smollm2 import smollm2
 
 from tfllm.generation.option_inputs import OPTION_DTYPES
 from tfllm.generation.options import option_values
-from tfllm.models.presets import preset
+from tfllm.models.sizes import size
 from tfllm.optimization.precision import choose_precision
 from tfllm.serving.exporting import export
 from tfllm.tasks.language_model.text_generation import TextGeneration
@@ -56,7 +56,7 @@ def exported(folder: str, dtype: str) -> Callable[[int, int], None]:
 
 
 def keras_hub_llama() -> Callable[[int, int], None]:
-    config = preset("smollm2-135m")
+    config = size("smollm2-135m")
     backbone = keras_hub.models.LlamaBackbone(
         vocabulary_size=config.vocab_size, num_layers=config.num_layers,
         num_query_heads=config.num_heads, num_key_value_heads=config.num_kv_heads,
@@ -77,7 +77,7 @@ def keras_hub_llama() -> Callable[[int, int], None]:
 
 @contextlib.contextmanager
 def torch_llama(python: Path, dtype: str) -> Iterator[Callable[[int, int], None]]:
-    config = preset("smollm2-135m")
+    config = size("smollm2-135m")
     settings = {
         "vocab_size": config.vocab_size, "hidden_size": config.embedding_dim,
         "num_hidden_layers": config.num_layers, "num_attention_heads": config.num_heads,

@@ -30,10 +30,10 @@ def _peak_mib() -> float:
 def ours(dtype: str) -> tuple[Any, Any, Any]:
     from tfllm.config import LoraConfig
     from tfllm.models.causal_lm import CausalLM
-    from tfllm.models.presets import preset
+    from tfllm.models.sizes import size
     from tfllm.optimization.adamw import AdamW
 
-    config = preset("smollm2-135m")
+    config = size("smollm2-135m")
     model = CausalLM(config, dtype=dtype)
     model.add_adapter(LoraConfig(rank=RANK, alpha=2 * RANK, targets="all"))
     model.compile(AdamW(2e-4, 0.0, global_clipnorm=1.0))
@@ -47,9 +47,9 @@ def keras_hub(dtype: str) -> tuple[Any, Any, Any]:
     import keras_hub
     import numpy as np
 
-    from tfllm.models.presets import preset
+    from tfllm.models.sizes import size
 
-    config = preset("smollm2-135m")
+    config = size("smollm2-135m")
     backbone = keras_hub.models.LlamaBackbone(
         vocabulary_size=config.vocab_size, num_layers=config.num_layers,
         num_query_heads=config.num_heads, num_key_value_heads=config.num_kv_heads,

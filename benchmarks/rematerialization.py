@@ -38,8 +38,8 @@ def measure(kind: str, precision: str, steps: int) -> dict[str, object]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import numpy as np
 
+    from tfllm.config import ModelConfig
     from tfllm.models.causal_lm import CausalLM
-    from tfllm.models.presets import ModelConfig
     from tfllm.optimization.adamw import AdamW
     from tfllm.optimization.precision import dtype_policy
 

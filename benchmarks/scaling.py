@@ -28,9 +28,9 @@ def measure(kind: str, rows: int, precision: str, steps: int) -> dict:
     import numpy as np
     import tensorflow as tf
 
+    from tfllm.config import ModelConfig
     from tfllm.distribution.strategy import strategy
     from tfllm.models.causal_lm import CausalLM
-    from tfllm.models.presets import ModelConfig
     from tfllm.optimization.adamw import AdamW
     from tfllm.optimization.precision import dtype_policy
 

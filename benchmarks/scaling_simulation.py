@@ -24,7 +24,8 @@ from tfllm.charts.run_figures import figures
 from tfllm.charts.run_logs import read_runs
 from tfllm.config import ModelConfig, build
 from tfllm.models.flops import flops_per_token
-from tfllm.models.presets import num_parameters, preset
+from tfllm.models.parameter_count import num_parameters
+from tfllm.models.sizes.decoders import DECODER_SIZES
 
 BANDWIDTHS = (10, 25, 100, 400, 1600, 3200)
 """Gbit/s of a node"""
@@ -288,7 +289,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     base, add = Cluster(), made.add_argument
-    add("--models", nargs="+", default=["llama-125m", "llama-1b", "llama-2-7b"], metavar="PRESET")
+    add("--models", nargs="+", default=["llama-125m", "llama-1b", "llama-2-7b"], metavar="SIZE")
     add("--run", help="a run of `tfllm train`: its model, rows and measured tokens/s instead")
     add(
         "--accelerators", nargs="+", type=int, default=[1, 8, 16, 32, 64, 128, 256, 512, 1024],
@@ -346,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cluster = dataclasses.replace(cluster, flops=achieved, utilization=1.0)
             measured = f"{quantity(achieved / 1e9)} GFLOP/s a replica, as measured in {options.run}"
         for name in () if options.run else options.models:
-            config = preset(name)
+            config = DECODER_SIZES.config(name)
             length = min(options.sequence_length, config.max_sequence_length)
             works[name] = work_of(config, length, options)
     except (ValueError, OSError) as error:

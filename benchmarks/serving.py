@@ -28,11 +28,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=3, help="of each client in a round")
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--preset", default="smollm2-135m")
+    parser.add_argument("--size", default="smollm2-135m")
     options = parser.parse_args()
     dtype = choose_precision("auto")
     with tempfile.TemporaryDirectory() as folder:
-        task = random_task(options.preset, dtype, max_new_tokens=options.new_tokens)
+        task = random_task(options.size, dtype, max_new_tokens=options.new_tokens)
         path = export(task, os.path.join(folder, "model"))
         loaded = tf.saved_model.load(str(path))
         values = option_values(task.generation)
@@ -69,7 +69,7 @@ def main() -> None:
             }
             seconds = interleaved(runs, options.rounds)
     base = next(iter(seconds.values()))
-    table = [(f"serving {options.preset}, {dtype}", "tokens/s", "of offline")]
+    table = [(f"serving {options.size}, {dtype}", "tokens/s", "of offline")]
     for name, value in seconds.items():
         rate = CLIENTS * options.requests * options.new_tokens / value
         table.append((name, f"{rate:.0f}", f"{base / value:.2f}x"))

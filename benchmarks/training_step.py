@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 from side_by_side import print_table
 
+from tfllm.config import ModelConfig
 from tfllm.models.causal_lm import CausalLM
 from tfllm.models.flops import flops_per_token
-from tfllm.models.presets import ModelConfig
 from tfllm.optimization.adamw import AdamW
 from tfllm.optimization.precision import choose_precision, dtype_policy, matmul_peak
 

@@ -28,7 +28,7 @@ from tfllm import pretrained
 from tfllm.generation.beam_search import BeamOptions, beam_search
 from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
 from tfllm.models.encoder_decoder import EncoderDecoder
-from tfllm.models.encoder_decoder_presets import encoder_decoder_preset
+from tfllm.models.sizes import size
 from tfllm.optimization.precision import choose_precision
 
 Run = Callable[[list[list[int]], int, int], list[list[int]]]
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--torch", type=Path, help="a Python with torch and transformers")
     options = parser.parse_args()
-    config = encoder_decoder_preset("transformer-base")
+    config = size("transformer-base")
     table = [("beam search", "sequences", "tokens/s", "of the first")]
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))

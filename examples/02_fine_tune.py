@@ -71,11 +71,11 @@ def tiny(model: str, folder: Path) -> str:
     """The folder of a small model that has learned nothing yet, with another one's tokenizer."""
     from tfllm import pretrained
     from tfllm.models.causal_lm import CausalLM
-    from tfllm.models.presets import preset
+    from tfllm.models.sizes import size
 
     _, tokenizer, generation = pretrained.load(model)
     sizes = {"embedding_dim": 64, "num_heads": 2, "num_kv_heads": 1, "feed_forward_dim": 128}
-    small = CausalLM(preset("smollm2-135m", num_layers=2, **sizes))
+    small = CausalLM(size("smollm2-135m", num_layers=2, **sizes))
     return str(pretrained.save(small, folder, tokenizer, generation=generation))
 
 

@@ -109,7 +109,7 @@ def main() -> None:
     run = train(
         balanced(learned, options.out / "balanced.csv"),
         options.out / "run",
-        model={"preset": "bert-tiny", "num_layers": 1} if options.quick else minilm(),
+        model={"size": "bert-tiny", "num_layers": 1} if options.quick else minilm(),
         task="classification",
         epochs=options.epochs or (4 if options.quick else 1),
         sequence_length=96,

@@ -34,7 +34,7 @@ ORDER = 5
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few steps on a little of the text")
-    parser.add_argument("--preset", default="llama-1m", help="architecture of the model")
+    parser.add_argument("--size", default="llama-1m", help="size of the model")
     parser.add_argument("--steps", type=int, default=1500, help="updates of the weights")
     parser.add_argument("--out", default="runs/text_generation", help="folder of data and run")
     parser.add_argument("--pictures", default=str(HERE / "pictures"), help="folder of the picture")
@@ -81,7 +81,7 @@ def main() -> int:
 
     # 3. The model, from nothing.
     run = tfllm.train(
-        data, out / "run", options.preset, sequence_length=256, batch_size=16, steps=steps,
+        data, out / "run", options.size, sequence_length=256, batch_size=16, steps=steps,
         learning_rate=3e-3, validate_every=max(steps // 10, 1), checkpoint_every=max(steps // 5, 1),
         validation_batches=0,
     )  # fmt: skip
@@ -92,7 +92,7 @@ def main() -> int:
     task = tfllm.TextGeneration.load(run.model_folder)
     found = document_losses(task.decoder, tokenizer, held_out, sequence_length=256)  # as trained
     rows = {"": f"{'perplexity':24}{'bits per byte':28}"}
-    names = {f"{ORDER}-gram, Kneser-Ney": baseline, f"{options.preset}, from nothing": found}
+    names = {f"{ORDER}-gram, Kneser-Ney": baseline, f"{options.size}, from nothing": found}
     for name, losses in names.items():
         rows[name] = "".join(
             f"{'{:.4g} ({:.4g} to {:.4g})'.format(*confidence_interval(m)):24}"
@@ -119,7 +119,7 @@ def main() -> int:
     level = baseline.measures()[0].value
     figure = charts.learning_curves(
         {
-            f"{options.preset}, from nothing": curve,
+            f"{options.size}, from nothing": curve,
             f"{ORDER}-gram": dict.fromkeys((min(curve), max(curve)), level),
         },
         x_label="step", y_label="perplexity of the held-out addresses",

@@ -91,7 +91,7 @@ def main() -> None:
     run = train(
         learned,
         options.out / "run",
-        model={"preset": "bert-tiny"} if options.quick else minilm(),
+        model={"size": "bert-tiny"} if options.quick else minilm(),
         task="question_answering",
         epochs=2 if options.quick else 1,
         sequence_length=192,

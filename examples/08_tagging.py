@@ -90,7 +90,7 @@ def main() -> None:
     run = train(
         learned,
         options.out / "run",
-        model={"preset": "bert-tiny"} if options.quick else minilm(),
+        model={"size": "bert-tiny"} if options.quick else minilm(),
         task="tagging",
         epochs=3 if options.quick else 1,
         sequence_length=128,

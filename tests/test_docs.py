@@ -17,7 +17,7 @@ PAGES = [README, *sorted(ROOT.glob("docs/**/*.md"))]
 API = "".join(page.read_text(encoding="utf-8") for page in ROOT.glob("docs/api/*.md"))
 SUBPACKAGES = (
     *("config", "layers", "tokenizers", "data", "tasks", "training", "evaluation"),
-    *("evaluation.harness", "pretrained", "serving"),
+    *("evaluation.harness", "models.sizes", "pretrained", "serving"),
 )
 
 

@@ -128,7 +128,7 @@ def test_layers_can_be_lifted_out(path):
     [
         "tfllm",
         "tfllm.config",
-        "tfllm.models.presets",
+        "tfllm.models.sizes.all_sizes",
         "tfllm.distribution.cluster",
         "tfllm.distribution.launching",
         "tfllm.tokenizers.chat.prompt_form",
@@ -142,7 +142,15 @@ def test_settings_do_not_import_tensorflow(module):
 
 
 @pytest.mark.parametrize(
-    "package", ["tfllm", "tfllm.pretrained", "tfllm.serving", "tfllm.tasks", "tfllm.training"]
+    "package",
+    [
+        "tfllm",
+        "tfllm.models.sizes",
+        "tfllm.pretrained",
+        "tfllm.serving",
+        "tfllm.tasks",
+        "tfllm.training",
+    ],
 )
 def test_every_public_name_is_there(package):
     module = importlib.import_module(package)

@@ -12,7 +12,8 @@ import pytest
 
 from tests.rounding import in_double
 from tfllm.models.flops import flops_per_token
-from tfllm.models.presets import num_parameters, preset
+from tfllm.models.parameter_count import num_parameters
+from tfllm.models.sizes import size
 
 ROOT = Path(__file__).parents[1]
 
@@ -140,11 +141,11 @@ def test_the_command_prints_its_assumptions_and_draws(simulation, capsys, tmp_pa
     printed = capsys.readouterr().out
     assert "A simulation, not a measurement" in printed and "no stragglers" in printed
     (row,) = [line for line in printed.splitlines() if line.startswith("| 1,024 |")]
-    config = preset("llama-1b")
+    config = size("llama-1b")
     compute = 16384 * flops_per_token(config, 2048) / (312e12 * 0.4)
     assert f"| {1000 * compute:,.0f} ms |" in row and "| 16.8M |" in row
-    size = 4 * num_parameters(config)
-    assert f"An all-reduce of {size / 1e9:.3g} GB of gradients" in printed
+    num_bytes = 4 * num_parameters(config)
+    assert f"An all-reduce of {num_bytes / 1e9:.3g} GB of gradients" in printed
     assert out.read_bytes()[:4] == b"\x89PNG"
 
 
@@ -190,7 +191,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tfllm.config import ModelConfig
 from tfllm.models.causal_lm import CausalLM
-from tfllm.models.presets import num_parameters
+from tfllm.models.parameter_count import num_parameters
 from tfllm.optimization.adamw import AdamW
 sent = []
 context = tf.distribute.ReplicaContext

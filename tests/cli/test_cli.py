@@ -32,7 +32,7 @@ COMMANDS = [
     "check",
     "serve",
     "query",
-    "presets",
+    "sizes",
     "predict",
     "completion",
 ]
@@ -134,7 +134,7 @@ def test_every_setting_stands_in_the_full_help(capsys):
     for cls in (TrainingConfig, ModelConfig):
         for name, words in field_docs(cls).items():
             assert f"--{name.replace('_', '-')}" in text and words in text
-    assert "default: 1e-05" not in text  # of a model: the preset's values count, not ours
+    assert "default: 1e-05" not in text  # of a model: its size's values count, not ours
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -149,7 +149,7 @@ def test_a_help_fits_on_a_screen_and_begins_with_an_example(command, capsys, mon
 def test_the_short_help_of_train_leads_with_what_people_set(capsys):
     text = help_of(capsys, "train", "--help")
     assert text.startswith("usage: tfllm train --data PATH --out DIR [options] [KEY=VALUE ...]")
-    common = "data out task model preset steps epochs batch-size learning-rate sequence-length"
+    common = "data out task model size steps epochs batch-size learning-rate sequence-length"
     for name in (common + " lora-rank precision strategy resume").split():
         assert f"\n  --{name}" in text
     assert "(default: 512)" in text and "--beta-1" not in text
@@ -183,19 +183,19 @@ def test_flags_go_over_assignments_and_these_over_the_file(tmp_path):
     file = tmp_path / "settings.toml"
     file.write_text(
         "[training]\nlearning_rate = 1.0\nbatch_size = 1\nsteps = 1\n"
-        "[model]\nnum_layers = 1\npreset = 'llama-1m'\n[generation]\ntemperature = 0.5\n"
+        "[model]\nnum_layers = 1\nsize = 'llama-1m'\n[generation]\ntemperature = 0.5\n"
     )
     given = found(
         *("--config", str(file), "batch_size=2", "--steps", "3", "model.num_layers=4"),
         *("--set", "learning_rate=2", "steps=2"),
     )
     assert given["training"] == {"learning_rate": "2", "batch_size": "2", "steps": "3"}
-    assert given["model"] == {"num_layers": "4", "preset": "llama-1m"}
+    assert given["model"] == {"num_layers": "4", "size": "llama-1m"}
 
 
 def test_assignments_may_stand_anywhere():
     assert found()["training"] == {}
-    assert found("--preset", "llama-1m", "seed=2")["training"] == {"seed": "2"}
+    assert found("--size", "llama-1m", "seed=2")["training"] == {"seed": "2"}
     before = found("learning_rate=3e-4", "--rematerialize", "model.num_layers=4", "seed=1")
     assert before["training"] == {"learning_rate": "3e-4", "rematerialize": True, "seed": "1"}
     assert before["model"] == {"num_layers": "4"}
@@ -271,7 +271,7 @@ def test_a_settings_file_of_a_list_is_refused(capsys, tmp_path):
     ("arguments", "message"),
     [
         (["trian"], "unknown command 'trian'; did you mean 'train'"),
-        (["train", "--data", "d", "--out", "r", "--preste", "x"], "did you mean '--preset'"),
+        (["train", "--data", "d", "--out", "r", "--szie", "x"], "did you mean '--size'"),
         (["train", "--dta", "d", "--out", "r"], "did you mean '--data'"),
         (["train", "--out", "r"], "required: --data; see tfllm train --help"),
         (["evaluate", "m", "extra", "--data", "d"], "unexpected argument 'extra'"),

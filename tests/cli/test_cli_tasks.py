@@ -13,7 +13,7 @@ from tfllm.cli.parsing import parse
 from tfllm.cli.settings import columns_of, record_of, rows_of, settings
 from tfllm.config import ConfigError
 
-WORDS = "--preset bert-tiny --num-layers 1 --embedding-dim 16 --num-heads 2 --vocab-size 120"
+WORDS = "--size bert-tiny --num-layers 1 --embedding-dim 16 --num-heads 2 --vocab-size 120"
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_inputs_of_a_query():
         ("--task classification --columns txt=a", "did you mean 'text'"),
         ("--task classification --columns text=a steps=3", "'steps=3' is a setting"),
         ("--task classification --ignore-keys text", "received ignore_keys"),
-        ("--task classification --model x/y --preset bert-tiny", "leave bert-tiny out"),
+        ("--task classification --model x/y --size bert-tiny", "leave bert-tiny out"),
         (
             "--task classification --num-kv-heads 2 --columns text=review_text label=stars",
             "unknown setting 'num_kv_heads'",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tfllm.models.presets import PRESETS
+from tfllm.models.sizes.all_sizes import size_names
 from tfllm.tasks.registry import TASKS
 
 pytest.importorskip("argcomplete")
@@ -81,21 +81,22 @@ EXPECTED = {
     "tfllm train --data d --out r learn": ["learning_rate="],
     "tfllm train steps=3 --data d seed=1 model.num_l": ["model.num_layers="],
     "tfllm prepare texts --out d --set vocab": ["vocab_size="],
-    "tfllm train --preset bert-t": ["bert-tiny"],
+    "tfllm train --size bert-t": ["bert-tiny"],
+    "tfllm train --pre": ["--precision"],  # not --preset, the old name of --size
     "tfllm generate run hi top_": ["top_k=", "top_p="],
     "tfllm launch --workers 2 -- train --data d --out r bat": ["batch_size="],
 }
 
 
 def test_bash_completes_commands_options_settings_tasks_and_sizes(environment):
-    lines = [*EXPECTED, "tfllm ", "tfllm train --task ", "tfllm train --preset "]
+    lines = [*EXPECTED, "tfllm ", "tfllm train --task ", "tfllm train --size "]
     lines += ["tfllm train precision=", "tfllm train --precision=b", "tfllm prepare d --"]
     found = completed("bash", BASH, lines, environment)
     assert dict(zip(EXPECTED, found, strict=False)) == EXPECTED
     commands, tasks, sizes, values, value, options = found[len(EXPECTED) :]
     assert {"prepare", "train", "query", "completion"} <= {*commands}
     assert {*tasks} == {*TASKS}
-    assert {*PRESETS, "bert-base", "t5-small"} <= {*sizes}
+    assert {*sizes} == {*size_names()} >= {"llama-4m", "bert-base", "t5-small"}
     assert values == ["auto", "float32", "bfloat16", "float16"] and value == ["bfloat16"]
     assert {"--vocab-size", "--columns", "--help-all"} <= {*options}
 

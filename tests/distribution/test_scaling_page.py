@@ -26,7 +26,7 @@ def test_a_command_is_what_the_command_line_takes(line):
     if options.command == "train":
         found = settings(options, "training", "model")
         build(TrainingConfig, found["training"])
-        assert set(found["model"]) <= {"preset", *ModelConfig.__dataclass_fields__}
+        assert set(found["model"]) <= {"size", *ModelConfig.__dataclass_fields__}
 
 
 def test_the_tf_config_is_one():

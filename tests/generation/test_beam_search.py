@@ -29,7 +29,7 @@ from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
 from tfllm.generation.sampling import SamplingOptions
 from tfllm.models.causal_lm import CausalLM
 from tfllm.models.encoder_decoder import EncoderDecoder
-from tfllm.models.encoder_decoder_presets import encoder_decoder_preset
+from tfllm.models.sizes import size
 
 PROMPTS = [[1, 4, 2], [3], [2, 2, 4, 1, 3, 3], [4, 1]]
 END = 0
@@ -80,7 +80,7 @@ def model(name):
         return CausalLM(dataclasses.replace(CONFIGS[name], **sizes), seed=3)
     sizes = {"embedding_dim": 16, "num_heads": 2, "num_layers": 2, "feed_forward_dim": 32}
     made = EncoderDecoder(
-        encoder_decoder_preset(
+        size(
             "t5-small" if name == "t5" else "transformer-tiny",
             **{**sizes, "head_dim": 8, "vocab_size": VOCABULARY, "max_sequence_length": 40},
             **(T5 if name == "t5" else {}),

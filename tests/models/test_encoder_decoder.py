@@ -1,4 +1,4 @@
-"""Encoder-decoders: the loss against NumPy, training, decoding, presets."""
+"""Encoder-decoders: the loss against NumPy, training, decoding, sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from tests.rounding import about, additions_of, assert_rounded
 from tfllm.config import ConfigError
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
-from tfllm.models.encoder_decoder_presets import PRESETS, encoder_decoder_preset, num_parameters
+from tfllm.models.parameter_count import num_parameters
+from tfllm.models.sizes import size
+from tfllm.models.sizes.encoder_decoders import ENCODER_DECODER_SIZES
 
 B, S, T, V = 4, 9, 7, 41
 TRANSFORMER = EncoderDecoderConfig(
@@ -27,7 +29,7 @@ TRANSFORMER = EncoderDecoderConfig(
     dropout=0.0,
 )
 T5 = dataclasses.replace(
-    encoder_decoder_preset("t5-v1.1-small"),
+    size("t5-v1.1-small"),
     vocab_size=V,
     embedding_dim=10,
     num_layers=1,
@@ -245,9 +247,9 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_has_the_published_number_of_parameters(name):
-    config = encoder_decoder_preset(name)
+@pytest.mark.parametrize("name", ENCODER_DECODER_SIZES)
+def test_a_size_has_the_published_number_of_parameters(name):
+    config = size(name)
     number = num_parameters(config)
     assert PUBLISHED.get(name, number) == number
     small = dataclasses.replace(config, num_layers=2, num_decoder_layers=3)
@@ -258,11 +260,9 @@ def test_the_first_transformers_have_about_as_many_as_their_paper_says():
     """65 and 213 million in its table 3. Its vocabulary has "about 37000 tokens": 3,000 more or
     fewer are 1.5 million of the smaller model, and "65" may stand for half a million less."""
     for name, published in (("transformer-base", 65e6), ("transformer-big", 213e6)):
-        assert num_parameters(encoder_decoder_preset(name)) == pytest.approx(
-            published, rel=2e6 / 65e6
-        )
+        assert num_parameters(size(name)) == pytest.approx(published, rel=2e6 / 65e6)
 
 
-def test_an_unknown_preset_is_named():
+def test_an_unknown_size_is_named():
     with pytest.raises(ConfigError, match="did you mean 't5-base'"):
-        encoder_decoder_preset("t5-bas")
+        size("t5-bas")

@@ -9,7 +9,9 @@ import pytest
 
 from tfllm.config import ModelConfig
 from tfllm.models.causal_lm import CausalLM
-from tfllm.models.presets import PRESETS, num_parameters, preset
+from tfllm.models.parameter_count import num_parameters
+from tfllm.models.sizes import size
+from tfllm.models.sizes.decoders import DECODER_SIZES
 
 PUBLISHED = {
     "gpt2": 124_439_808,
@@ -23,12 +25,12 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_abstract_models_have_the_published_number_of_parameters(name):
-    assert CausalLM.abstract(preset(name)).count_params() == PUBLISHED[name]
+    assert CausalLM.abstract(size(name)).count_params() == PUBLISHED[name]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", DECODER_SIZES)
 def test_the_closed_formula_counts_what_is_built(name):
-    config = preset(name)
+    config = size(name)
     if num_parameters(config) > 3e9 and name not in PUBLISHED:
         pytest.skip("large, and like its neighbours")
     assert num_parameters(config) == CausalLM.abstract(config).count_params()

@@ -12,7 +12,7 @@ from tests.tasks.chat_models import CONFIG
 from tests.tokenizers.test_chat_template import tokenizer
 from tfllm.models.causal_lm import CausalLM
 from tfllm.models.encoder import Encoder
-from tfllm.models.encoder_decoder_presets import PRESETS
+from tfllm.models.sizes.encoder_decoders import ENCODER_DECODER_SIZES
 
 ENCODER = tfllm.EncoderConfig(
     vocab_size=30, embedding_dim=8, num_heads=2, num_layers=1, feed_forward_dim=16
@@ -152,7 +152,7 @@ def test_what_cannot_be_continued_is_refused_in_words():
 
 def test_an_encoder_decoder_generates(tmp_path):
     model = tfllm.EncoderDecoder.from_preset(
-        next(iter(PRESETS)),
+        next(iter(ENCODER_DECODER_SIZES)),
         vocab_size=30,
         embedding_dim=16,
         num_heads=2,
@@ -186,6 +186,16 @@ def test_a_size_is_a_new_model_and_no_pretrained_one(folder):
     with pytest.raises(ValueError, match=r"holds a CausalLM, which CausalLM\.from_preset gives"):
         tfllm.EncoderDecoder.from_preset(folder)
     assert CausalLM.from_pretrained(folder, dtype="bfloat16").compute_dtype == "bfloat16"
+
+
+def test_encoders_and_their_heads_have_sizes_too():
+    encoder = Encoder.from_preset("bert-tiny", vocab_size=50, num_layers=1, seed=3)
+    assert (encoder.config.vocab_size, len(encoder.blocks), encoder.tokenizer) == (50, 1, None)
+    fields = {"vocab_size": 50, "num_layers": 1}
+    model = tfllm.SequenceClassifier.from_preset("bert-tiny", num_labels=3, **fields)
+    assert model.num_labels == 3 and model.config == encoder.config
+    with pytest.raises(ValueError, match="bert-tiny is a size, and has no weights"):
+        tfllm.MaskedLanguageModel.from_pretrained("bert-tiny")
 
 
 def test_a_head_takes_the_encoder_of_a_pretrained_model(tmp_path):

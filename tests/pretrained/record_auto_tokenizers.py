@@ -180,21 +180,19 @@ def model_of(family: str, vocab_size: int, tokenizer):
         return Encoder(EncoderConfig(**sizes))
     if family in ("t5", "marian"):
         from tfllm.models.encoder_decoder import EncoderDecoder
-        from tfllm.models.encoder_decoder_presets import encoder_decoder_preset
+        from tfllm.models.sizes import size
 
         name = "t5-small" if family == "t5" else "transformer-tiny"
-        config = encoder_decoder_preset(
-            name, **sizes, head_dim=8, num_decoder_layers=1, decoder_start_token_id=0
-        )
+        config = size(name, **sizes, head_dim=8, num_decoder_layers=1, decoder_start_token_id=0)
         return EncoderDecoder(config)
     from tfllm.models.causal_lm import CausalLM
-    from tfllm.models.presets import FAMILIES as ROWS
-    from tfllm.models.presets import SIZES, preset
+    from tfllm.models.sizes import size
+    from tfllm.models.sizes.decoders import ROWS
 
-    name = next(iter(SIZES[family]))
+    name = next(iter(ROWS[family]))
     assert family in ROWS
     changes = {"num_kv_heads": 2, "head_dim": 8, "max_sequence_length": 128, "rope_scaling": None}
-    return CausalLM(preset(name, **sizes, **changes))
+    return CausalLM(size(name, **sizes, **changes))
 
 
 def write(place: Path) -> dict[str, object]:

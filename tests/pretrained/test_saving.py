@@ -12,7 +12,7 @@ from tests.rounding import UNIT_ROUNDOFF, assert_within
 from tfllm import pretrained
 from tfllm.config import GenerationConfig
 from tfllm.models.causal_lm import CausalLM, Transformer
-from tfllm.models.presets import preset
+from tfllm.models.sizes import size
 from tfllm.pretrained import replaced_folder
 from tfllm.pretrained.hugging_face import tensor_files
 from tfllm.pretrained.hugging_face.weight_map import WEIGHT_MAPS
@@ -30,7 +30,7 @@ def small(family="llama", seed=0, **options):
     sizes = {"vocab_size": 280, "embedding_dim": 16, "num_layers": 2, "num_heads": 4}
     sizes |= {"num_kv_heads": 4, "feed_forward_dim": 24, "max_sequence_length": 32}
     name = {"llama": "llama-1m", "gpt2": "gpt2-1m"}[family]
-    return CausalLM(preset(name, **(sizes | options)), seed=seed)
+    return CausalLM(size(name, **(sizes | options)), seed=seed)
 
 
 def logits(model):

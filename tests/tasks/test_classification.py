@@ -286,5 +286,5 @@ def test_the_model_must_be_an_encoder(tmp_path, tiny_model, tokenizer):
     folder = save(tiny_model, tmp_path / "llama")
     with pytest.raises(ConfigError, match="needs an encoder"):
         Classification().pretrained_config(str(folder))
-    with pytest.raises(ConfigError, match="did you mean 'bert-tiny'"):
+    with pytest.raises(ConfigError, match="encoder size 'bert-tny'; did you mean 'bert-tiny'"):
         Classification().new_config("bert-tny", {"vocab_size": 60})

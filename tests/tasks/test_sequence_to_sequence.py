@@ -22,7 +22,7 @@ from tfllm.data.preparing.record_preparation import TRUNCATED
 from tfllm.data.reading.table_records import Record
 from tfllm.data.shards.prepared_data import open_data
 from tfllm.models.encoder_decoder import EncoderDecoder
-from tfllm.models.encoder_decoder_presets import encoder_decoder_preset
+from tfllm.models.sizes import size
 from tfllm.serving import Client, ModelServer
 from tfllm.tasks import evaluate, load
 from tfllm.tasks.sequence_to_sequence.sequence_generation import SearchSettings
@@ -458,7 +458,7 @@ def folder_of(tmp_path_factory):
     def of(name):
         tokenizer = pretrained.load_tokenizer(FOLDER / name)
         start = tokenizer.token_id("<pad>")
-        config = encoder_decoder_preset(
+        config = size(
             "t5-small" if name == "t5" else "transformer-tiny",
             **{"vocab_size": 400, "embedding_dim": 8, "num_heads": 2, "head_dim": 4},
             **{"num_layers": 1, "num_decoder_layers": 1, "feed_forward_dim": 8},

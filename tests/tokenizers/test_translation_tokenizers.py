@@ -196,11 +196,11 @@ def test_a_special_token_in_other_characters_stays_text():
 def test_a_model_folder_keeps_its_tokenizer(name, tmp_path):
     from tfllm import pretrained
     from tfllm.models.encoder_decoder import EncoderDecoder
-    from tfllm.models.encoder_decoder_presets import encoder_decoder_preset
+    from tfllm.models.sizes import size
 
     tokenizer, texts, ids, _ = known(name)
     start = tokenizer.token_id("<pad>")
-    config = encoder_decoder_preset(
+    config = size(
         "t5-small" if name == "t5" else "transformer-tiny",
         **{"vocab_size": 400, "embedding_dim": 8, "num_heads": 2, "head_dim": 4},
         **{"num_layers": 1, "num_decoder_layers": 1, "feed_forward_dim": 8},

@@ -377,7 +377,7 @@ def test_data_of_another_tokenizer_are_refused(base, tmp_path):
         (Path("here"), True),
     ],
 )
-def test_a_path_is_told_from_a_preset(model, expected):
+def test_a_path_is_told_from_a_size(model, expected):
     assert is_pretrained(model) == expected
 
 

@@ -77,7 +77,7 @@ def test_what_does_not_belong_together_is_refused(run, base, capsys, tmp_path):
         return capsys.readouterr().err
 
     data = ("--data", run / "data", "--out", tmp_path / "run")
-    error = refused("train", *data, "--model", base, "--preset", "llama-1m")
+    error = refused("train", *data, "--model", base, "--size", "llama-1m")
     assert "a pretrained model has its own architecture: leave llama-1m out" in error
     error = refused("train", *data, "--model", base, "--set", "model.num_layers=3")
     assert "leave num_layers out" in error

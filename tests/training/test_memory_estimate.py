@@ -12,7 +12,8 @@ import pytest
 from tfllm.config import ConfigError, ModelConfig, TrainingConfig
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.longer_context import with_context
-from tfllm.models.presets import num_parameters, preset
+from tfllm.models.parameter_count import num_parameters
+from tfllm.models.sizes import size
 from tfllm.tasks.language_model.language_modeling import LanguageModeling
 from tfllm.training import train
 from tfllm.training.memory_check import available_memory, check_memory
@@ -64,7 +65,7 @@ def test_scores_grow_with_the_square_of_the_length_and_the_rest_with_the_rows():
 
 def test_the_reported_run_is_refused_with_settings_that_fit(monkeypatch):
     """A model of 1M parameters at 4,096 tokens, which took 23 GiB and more."""
-    model = dataclasses.replace(preset("llama-1m"), max_sequence_length=4096)
+    model = dataclasses.replace(size("llama-1m"), max_sequence_length=4096)
     config = training(sequence_length=4096, batch_size=16)
     assert estimate_memory(model, config, rows=16).total > 18 * 2**30
     monkeypatch.setattr("tfllm.training.memory_check.available_memory", lambda: 8 * 2**30)
@@ -193,11 +194,11 @@ def test_the_estimate_is_what_a_process_is_measured_to_take(changes):
 
 def test_a_longer_context_is_said_or_refused():
     with pytest.warns(UserWarning, match=r"longer than the model's context of 1,024 tokens"):
-        longer = with_context(preset("llama-1m"), 2048)
+        longer = with_context(size("llama-1m"), 2048)
     assert longer.max_sequence_length == 2048
     assert with_context(longer, 2048) is longer
     with pytest.raises(ConfigError, match=r"learned \(512 tokens\).*max_sequence_length=1024"):
-        with_context(preset("gpt2-1m"), 1024)
+        with_context(size("gpt2-1m"), 1024)
     with pytest.raises(ConfigError, match=r"learned \(512 tokens\)"):
         with_context(EncoderConfig(100, 16, 1, 2), 513)
 

@@ -13,7 +13,7 @@ from tests.optimization.reference import checkpoint_bounds
 from tests.rounding import additions_of, assert_within, rounding
 from tests.tasks.tiny_cases import CASES
 
-WORDS = "--preset bert-tiny --num-layers 1 --embedding-dim 16 --num-heads 2"
+WORDS = "--size bert-tiny --num-layers 1 --embedding-dim 16 --num-heads 2"
 WORDS += " --dropout 0 --sequence-length 48 --batch-size 8 --steps 4 --precision float32"
 WORDS += " --learning-rate 1e-2 --validate-every 2 --checkpoint-every 1 --keep-checkpoints 9"
 PREPARED = ["--vocab-size", "120", "--validation-fraction", "0.2"]

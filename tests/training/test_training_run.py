@@ -198,20 +198,24 @@ def test_the_run_folder_is_free_again_after_an_error(data, model_config, tmp_pat
     assert not (tmp_path / ".lock").exists()
 
 
-def test_a_model_is_a_preset_with_other_sizes_or_refused_by_field(data):
+def test_a_model_is_a_size_with_other_fields_or_refused_by_field(data):
     asked = TrainingConfig(sequence_length=16)
     config = LanguageModeling().architecture(
-        {"preset": "llama-1m", "num_layers": 1, "embedding_dim": 16.0}, data, asked
+        {"size": "llama-1m", "num_layers": 1, "embedding_dim": 16.0}, data, asked
     )
     assert (config.num_layers, config.embedding_dim) == (1, 16)
     assert config.vocab_size == data.vocab_size
     assert LanguageModeling().architecture(
         {"num_layers": 1}, data, asked
-    ) == LanguageModeling().architecture({"preset": "llama-4m", "num_layers": 1}, data, asked)
+    ) == LanguageModeling().architecture({"size": "llama-4m", "num_layers": 1}, data, asked)
+    assert LanguageModeling().architecture(  # the old name
+        {"preset": "llama-1m", "num_layers": 1}, data, asked
+    ) == LanguageModeling().architecture({"size": "llama-1m", "num_layers": 1}, data, asked)
     for wrong, rule in (
         ({"num_layers": 2.5}, r"num_layers must be a whole number; received 2\.5"),
-        ({"layers": 2}, "unknown setting 'layers' in preset llama-4m; did you mean 'num_layers'"),
-        (3, "must be a preset's name, sizes, .* or a ModelConfig; received int"),
+        ({"layers": 2}, "unknown setting 'layers' in size llama-4m; did you mean 'num_layers'"),
+        ({"size": "llama-1m", "preset": "llama-4m"}, "preset is the old name of size"),
+        (3, "must be a size's name, a mapping of fields, .* or a ModelConfig; received int"),
     ):
         with pytest.raises(ConfigError, match=rule):
             LanguageModeling().architecture(wrong, data, asked)

@@ -97,11 +97,11 @@ def add_settings(parser: argparse.ArgumentParser, *sections: str) -> None:
         help=f"settings by name, such as {_EXAMPLES[sections[0]]}",
     )
     for section in sections:
-        # A model's own defaults are not shown: the preset's values stand in their place.
-        of_preset = section == "model"
-        title = "architecture of a new model (overrides the preset)" if of_preset else "settings"
+        # A model's own defaults are not shown: the size's values stand in their place.
+        of_model = section == "model"
+        title = "architecture of a new model (overrides its size)" if of_model else "settings"
         names = [name for name in field_types(SECTIONS[section]) if name != "columns"]
-        add_fields(parser.add_argument_group(title), section, names, defaults=not of_preset)
+        add_fields(parser.add_argument_group(title), section, names, defaults=not of_model)
         if section == "prepare":
             add_columns(parser)
 

@@ -63,14 +63,14 @@ def complete(parser: argparse.ArgumentParser, commands: dict[str, Any]) -> None:
 
 def _add_completers(command: argparse.ArgumentParser) -> None:
     settings = _settings_of(command)
-    completers: dict[str, Callable[..., Iterable[str]]] = {"task": _tasks, "preset": _presets}
     for action in command._actions:
+        completer: Callable[..., Iterable[str]]
         if action.dest in _HOLD_SETTINGS and settings:
             completer = _setting_completer(settings)
         elif action.dest.startswith(FLAG):
-            completer = _value_completer(settings[action.dest.rpartition(".")[2] + "="])
-        elif action.dest in completers:
-            completer = completers[action.dest]
+            completer = _value_completer(settings.get(action.dest.rpartition(".")[2] + "=", ()))
+        elif action.dest == "task":
+            completer = _tasks
         else:  # its choices, or files
             continue
         action.completer = completer  # type: ignore[attr-defined]
@@ -86,8 +86,10 @@ def _settings_of(command: argparse.ArgumentParser | None) -> dict[str, tuple[str
             values = _values(field_types(SECTIONS[section]).get(name))
             found.setdefault(f"{name}=", values)
             found[f"{section}.{name}="] = values
-    if "preset=" in found:
-        found["preset="] = found["model.preset="] = tuple(_presets())
+    if "size=" in found:
+        from tfllm.models.sizes.all_sizes import size_names
+
+        found["size="] = found["model.size="] = tuple(size_names())
     return found
 
 
@@ -115,10 +117,3 @@ def _tasks(**rest: Any) -> Iterable[str]:
     from tfllm.tasks.registry import TASKS
 
     return TASKS
-
-
-def _presets(**rest: Any) -> Iterable[str]:
-    from tfllm.models import encoder_decoder_presets, presets
-    from tfllm.models.encoder_config import ENCODER_SIZES
-
-    return [*presets.PRESETS, *ENCODER_SIZES, *encoder_decoder_presets.PRESETS]

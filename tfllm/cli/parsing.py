@@ -13,9 +13,9 @@ from tfllm.cli import (
     export,
     generation,
     preparation,
-    presets,
     report,
     serving,
+    sizes,
     tasks,
     training,
 )
@@ -36,10 +36,12 @@ MODULES = (
     generation,
     export,
     serving,
-    presets,
+    sizes,
     completion,
 )
 """of the commands, in the order of the help"""
+OLD_COMMANDS = {"presets": "sizes"}
+"""name of before to name of today"""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:
@@ -52,6 +54,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser, commands = command_line()
     name = next((word for word in words if not word.startswith("-")), None)
+    if name in OLD_COMMANDS:
+        words[words.index(name)] = name = OLD_COMMANDS[name]
     if name is not None and name not in commands:
         parser.error(unknown_name("command", name, commands))
     command = commands[name] if name else parser

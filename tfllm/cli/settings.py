@@ -24,6 +24,7 @@ from tfllm.config import (
     unknown_name,
 )
 from tfllm.config.data import check_encoding
+from tfllm.config.reading import renamed
 
 SECTIONS: dict[str, type] = {
     "prepare": PrepareConfig,
@@ -31,14 +32,19 @@ SECTIONS: dict[str, type] = {
     "training": TrainingConfig,
     "generation": GenerationConfig,
 }
-"""Of a settings file. `model` may also name a `preset`."""
+"""Of a settings file. `model` may also name a `size`, which was called `preset`."""
 FLAG = "setting:"
 """what the parser's name of a setting's flag begins with; behind it stands SECTION.NAME"""
 
 
 def names_of(section: str) -> list[str]:
     """The keys of a section."""
-    return [*field_types(SECTIONS[section]), *(["preset"] if section == "model" else [])]
+    return [*field_types(SECTIONS[section]), *(["size"] if section == "model" else [])]
+
+
+def _has(section: str, name: str) -> bool:
+    """Whether a section has a key, by its name of today or of before."""
+    return name in names_of(section) or (section, name) == ("model", "preset")
 
 
 def pair(word: str, noun: str = "a setting", form: str = "KEY=VALUE") -> tuple[str, str]:
@@ -61,15 +67,24 @@ def settings(options: argparse.Namespace, *sections: str) -> dict[str, dict[str,
     """
     given = vars(options)
     file = _file_sections(given["config"]) if given.get("config") else {}
-    found = {section: dict(file.get(section, {})) for section in sections}
+    assigned: dict[str, dict[str, Any]] = {section: {} for section in sections}
+    flags: dict[str, dict[str, Any]] = {section: {} for section in sections}
     for word in (*given.get("positional_assignments", ()), *given.get("assignments", ())):
         key, value = pair(word)
         section, name = _place(key, sections)
-        found[section][name] = value
+        assigned[section][name] = value
     for key, value in given.items():
         if key.startswith(FLAG):
             section, _, name = key.removeprefix(FLAG).partition(".")
-            found[section][name] = value
+            flags[section][name] = value
+    found = {
+        section: {
+            **file.get(section, {}),
+            **renamed(assigned[section], "preset", "size"),
+            **renamed(flags[section], "preset", "size"),
+        }
+        for section in sections
+    }
     if columns := columns_of(options) if "prepare" in found else {}:
         found["prepare"]["columns"] = [f"{column}={name}" for column, name in columns.items()]
     return found
@@ -81,7 +96,7 @@ def _place(key: str, sections: Sequence[str]) -> tuple[str, str]:
     if section and section not in sections:
         raise ConfigError(unknown_name("section", section, sections))
     among = [section] if section else list(sections)
-    fitting = [s for s in among if name in names_of(s)]
+    fitting = [s for s in among if _has(s, name)]
     if not fitting:
         raise ConfigError(unknown_name("setting", name, [n for s in among for n in names_of(s)]))
     return fitting[0], name
@@ -205,7 +220,7 @@ def _file_sections(path: str) -> dict[str, dict[str, Any]]:
         )
     for section, values in file.items():
         if not isinstance(values, dict):
-            homes = [s for s in SECTIONS if section in names_of(s)]
+            homes = [s for s in SECTIONS if _has(s, section)]
             raise ConfigError(
                 f"{path}: {section!r} stands in no section; sections are "
                 f"{', '.join(f'[{s}]' for s in SECTIONS)}"
@@ -214,12 +229,14 @@ def _file_sections(path: str) -> dict[str, dict[str, Any]]:
         if section not in SECTIONS:
             raise ConfigError(unknown_name("section", section, SECTIONS, path))
         where = f"{path}, section [{section}]"
-        types: dict[str, Any] = {**field_types(SECTIONS[section]), "preset": str}
-        for key, value in values.items():
-            if key not in names_of(section):
+        types: dict[str, Any] = {**field_types(SECTIONS[section]), "size": str, "preset": str}
+        for key in values:
+            if not _has(section, key):
                 raise ConfigError(unknown_name("setting", key, names_of(section), where))
-            try:
+        try:
+            for key, value in values.items():
                 read_value(key, value, types[key])
-            except ConfigError as error:
-                raise ConfigError(f"{where}: {error}") from None
+            file[section] = renamed(values, "preset", "size")
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
     return file

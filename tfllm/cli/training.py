@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfllm.cli.arguments import AddCommand, add_columns, add_fields, add_settings
-from tfllm.cli.settings import settings
+from tfllm.cli.settings import FLAG, settings
 from tfllm.cli.terminal import quiet_start, table
 from tfllm.config import (
     ConfigError,
@@ -31,7 +31,7 @@ def add_commands(add: AddCommand) -> None:
         "train",
         "Train a new model, or fine-tune a pretrained one",
         _train,
-        "tfllm train --data my_texts/ --out runs/mine --preset llama-15m --epochs 3",
+        "tfllm train --data my_texts/ --out runs/mine --size llama-15m --epochs 3",
     )
     train.add_argument(
         "positional_assignments",
@@ -56,10 +56,13 @@ def add_commands(add: AddCommand) -> None:
     add_columns(train)
     train.add_argument("--out", metavar="DIR", required=True, help="folder of the run")
     train.add_argument(
-        "--preset",
+        "--size",
         metavar="NAME",
-        help="size of a new model, such as llama-15m; see `tfllm presets`",
+        dest=f"{FLAG}model.size",
+        help="size of a new model, such as llama-15m; see `tfllm sizes`",
     )
+    # Its old name.
+    train.add_argument("--preset", dest=f"{FLAG}model.preset", help=argparse.SUPPRESS)
     train.add_argument(
         "--model",
         metavar="MODEL",
@@ -98,7 +101,7 @@ def add_commands(add: AddCommand) -> None:
         ),
     )
     train.lead_with(
-        *("--data", "--out", "--task", "--model", "--preset", "--steps", "--epochs"),
+        *("--data", "--out", "--task", "--model", "--size", "--steps", "--epochs"),
         *("--batch-size", "--learning-rate", "--sequence-length", "--lora-rank", "--precision"),
         *("--strategy", "--resume"),
     )
@@ -107,7 +110,7 @@ def add_commands(add: AddCommand) -> None:
         "launch",
         "Train with several worker processes on this host",
         _launch,
-        "tfllm launch --workers 2 -- train --data data --out runs/mine --preset llama-15m",
+        "tfllm launch --workers 2 -- train --data data --out runs/mine --size llama-15m",
     )
     launch.usage = (
         "tfllm launch [-h] [--workers N] [--restarts N] [--logs DIR] [--no-pin] "
@@ -135,22 +138,21 @@ def add_commands(add: AddCommand) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     found = settings(options, "training", "model", "prepare")
-    preset_name = getattr(options, "preset", found["model"].pop("preset", None))
-    found["model"].pop("preset", None)
+    size = found["model"].pop("size", None)
     build(TrainingConfig, found["training"])  # before TensorFlow's slow import
     model: Any = getattr(options, "model", None)
-    if model is not None and (preset_name or found["model"]):
-        named = preset_name or ", ".join(found["model"])
+    if model is not None and (size or found["model"]):
+        named = size or ", ".join(found["model"])
         raise ConfigError(
             f"a pretrained model has its own architecture: leave {named} out, or --model {model}"
         )
     is_prepared = (Path(options.data) / "manifest.json").is_file()
     if not is_prepared and "vocab_size" in found["model"]:  # of the tokenizer that is trained
         found["prepare"]["vocab_size"] = found["model"].pop("vocab_size")
-    if model is None and (preset_name or found["model"]):
-        sizes = field_types(ModelConfig)
-        model = {n: read_value(n, v, sizes[n]) for n, v in found["model"].items()}
-        model["preset"] = preset_name
+    if model is None and (size or found["model"]):
+        fields = field_types(ModelConfig)
+        model = {n: read_value(n, v, fields[n]) for n, v in found["model"].items()}
+        model["size"] = size
     prepare = build(PrepareConfig, found["prepare"])
     with quiet_start():
         from tfllm.training import train

@@ -49,6 +49,25 @@ def build(cls: type[T], settings: Mapping[str, Any], *, where: str = "") -> T:
     return cls(**values)
 
 
+def renamed(settings: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    """Settings, one of which may have the name that it had before.
+
+    Args:
+        settings: name to value.
+        old: the name of before.
+        new: the name of today, which the result has.
+
+    Raises:
+        ConfigError: both are given.
+    """
+    if old in settings and new in settings:
+        raise ConfigError(
+            f"{old} is the old name of {new}, and only one of them may be given; received "
+            f"{new}={settings[new]!r} and {old}={settings[old]!r}; leave {old} out"
+        )
+    return {new if name == old else name: value for name, value in settings.items()}
+
+
 def read_fields(config: Any) -> None:
     """Make each field of a dataclass the type that it says, 4.0 as 4; first in `__post_init__`.
 

@@ -70,13 +70,3 @@ class EncoderConfig:
     def num_kv_heads(self) -> int:
         """The number of key/value heads."""
         return self.num_heads
-
-
-ENCODER_SIZES: dict[str, dict[str, int]] = {
-    # Turc et al. (2019): BERT's miniatures.
-    "bert-tiny": {"num_layers": 2, "embedding_dim": 128, "num_heads": 2},
-    "bert-mini": {"num_layers": 4, "embedding_dim": 256, "num_heads": 4},
-    "bert-small": {"num_layers": 4, "embedding_dim": 512, "num_heads": 8},
-    "bert-base": {"num_layers": 12, "embedding_dim": 768, "num_heads": 12},
-}
-"""presets of new encoders, name to `EncoderConfig` values"""

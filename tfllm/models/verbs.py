@@ -29,7 +29,7 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
         """A model of this class by the name of a size, or from a pretrained one.
 
         Args:
-            preset: a size, such as "llama-4m" (see `tfllm presets`), whose weights are new; or what
+            preset: a size, such as "llama-4m" (see `tfllm sizes`), whose weights are new; or what
                 `tfllm.load` takes: a model folder, a run's folder, a .gguf file, or
                 `hf://ORGANISATION/NAME`. A head takes the encoder of a BERT with another head.
             options: of a size: fields of its configuration, such as `vocab_size`, and arguments of
@@ -48,7 +48,7 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> Any:
         """As `from_preset`, but for names of sizes, which have no weights."""
-        return model_verbs.call("from_preset", cls, path, sizes=False, **options)
+        return model_verbs.call("from_preset", cls, path, may_be_size=False, **options)
 
     def attach(self, tokenizer: Tokenizer | None, generation: Any = None) -> None:
         """Have `generate` take texts.

@@ -7,44 +7,47 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tfllm.config import ModelConfig
 from tfllm.models.causal_lm import CausalLM
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_decoder import EncoderDecoder
-from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
-from tfllm.models.encoder_decoder_presets import PRESETS as ENCODER_DECODER_PRESETS
-from tfllm.models.encoder_decoder_presets import encoder_decoder_preset
 from tfllm.models.heads.encoder_head import EncoderHead
-from tfllm.models.presets import PRESETS, preset
+from tfllm.models.sizes.decoders import DECODER_SIZES
+from tfllm.models.sizes.encoder_decoders import ENCODER_DECODER_SIZES
+from tfllm.models.sizes.encoders import ENCODER_SIZES
+from tfllm.models.sizes.size_table import SizeTable
 from tfllm.pretrained.loading import load, load_encoder
 
-_SIZES: tuple[tuple[Any, Any, Any, Any], ...] = (
-    (CausalLM, PRESETS, preset, ModelConfig),
-    (EncoderDecoder, ENCODER_DECODER_PRESETS, encoder_decoder_preset, EncoderDecoderConfig),
+_SIZES: tuple[tuple[Any, SizeTable[Any]], ...] = (
+    (CausalLM, DECODER_SIZES),
+    (EncoderDecoder, ENCODER_DECODER_SIZES),
+    (Encoder, ENCODER_SIZES),
+    (EncoderHead, ENCODER_SIZES),
 )
+"""class of models to the sizes that its constructor takes the architecture of"""
 _LOAD_OPTIONS = ("dtype", "rematerialize", "dropout", "seed")
 
 
-def from_preset(cls: Any, source: str | Path, *, sizes: bool = True, **options: Any) -> Any:
+def from_preset(cls: Any, source: str | Path, *, may_be_size: bool = True, **options: Any) -> Any:
     """See `tfllm.models.verbs.ModelVerbs.from_preset`.
 
     Args:
         cls: the class of the model.
         source: a size or a pretrained model.
-        sizes: whether it may be a size.
+        may_be_size: whether it may be a size.
         options: as there.
     """
-    for base, names, preset_of, config_class in _SIZES:
-        if not issubclass(cls, base) or source not in names or Path(source).exists():
+    made_of: Any = CausalLM if issubclass(cls, CausalLM) else cls  # a Transformer is a CausalLM
+    for base, sizes in _SIZES:
+        if not issubclass(cls, base) or source not in sizes or Path(source).exists():
             continue
-        if not sizes:
+        if not may_be_size:
             raise ValueError(
                 f"{source} is a size, and has no weights: {cls.__name__}.from_preset({source!r}) "
                 "makes a new model of it; from_pretrained takes a folder, a .gguf file or hf://..."
             )
-        fields = {field.name for field in dataclasses.fields(config_class)}
-        config = {name: options.pop(name) for name in list(options) if name in fields}
-        return base(preset_of(source, **config), **options)
+        known = {field.name for field in dataclasses.fields(sizes.config_class)}
+        fields = {name: options.pop(name) for name in list(options) if name in known}
+        return made_of(sizes.config(str(source), **fields), **options)
     how = {name: options.pop(name) for name in _LOAD_OPTIONS if name in options}
     if issubclass(cls, Encoder) or (issubclass(cls, EncoderHead) and options):
         encoder, tokenizer = load_encoder(source, **how)
@@ -52,12 +55,11 @@ def from_preset(cls: Any, source: str | Path, *, sizes: bool = True, **options: 
         model.attach(tokenizer)
         return model
     model = load(source, **how).model
-    wanted = next((base for base, *_ in _SIZES if issubclass(cls, base)), cls)
-    if isinstance(model, wanted) and not options:
+    if isinstance(model, made_of) and not options:
         return model
     if options:
         raise ValueError(
-            f"a pretrained {wanted.__name__} takes {', '.join(_LOAD_OPTIONS)}; received "
+            f"a pretrained {made_of.__name__} takes {', '.join(_LOAD_OPTIONS)}; received "
             f"{', '.join(options)}"
         )
     if not issubclass(cls, EncoderHead) or not hasattr(model, "encoder"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.files import earlier_version
-from tfllm.models.presets import PRESETS
+from tfllm.models.sizes.decoders import DECODER_SIZES
 from tfllm.path_kinds import instead_of
 
 
@@ -47,10 +47,10 @@ def model_folder(path: str | Path, *, holds_model: bool = True) -> Path:
 
 
 def is_pretrained(model: Any) -> bool:
-    """Whether what a run was given is the path or name of a pretrained model, and no preset."""
+    """Whether what a run was given is the path or name of a pretrained model, and no size."""
     if isinstance(model, Path):
         return True
-    if not isinstance(model, str) or model in PRESETS:
+    if not isinstance(model, str) or model in DECODER_SIZES:
         return False
     looks_like_a_path = any(mark in model for mark in ("/", "\\")) or model.endswith(".gguf")
     return looks_like_a_path or Path(model).exists()

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfllm.config import ConfigError, PrepareConfig, TrainingConfig, to_dict
+from tfllm.config.reading import renamed
 from tfllm.data import PreparedData
 from tfllm.models.longer_context import with_context
+from tfllm.models.sizes.size_table import SizeTable
 from tfllm.pretrained.model_folder import is_pretrained
 
 if TYPE_CHECKING:
@@ -45,6 +47,10 @@ class Task(ABC):
     """as `train(task=...)` and tfllm.json call it, such as "classification" """
     config_class: ClassVar[type]
     """the frozen dataclass of the model's architecture, such as EncoderConfig"""
+    sizes: ClassVar[SizeTable[Any]]
+    """the named sizes that a new model may have"""
+    default_size: ClassVar[str]
+    """that of a new model for which none is named: a small one"""
     columns: ClassVar[Mapping[str, Column]] = {}
     """what a record has, by the name that the task reads it under; of a language model the keys of
     `tfllm.data.reading.record_keys`"""
@@ -148,17 +154,17 @@ class Task(ABC):
 
     # ---- the model
 
-    @abstractmethod
-    def new_config(self, preset: str | None, sizes: Mapping[str, Any]) -> Any:
+    def new_config(self, size: str | None, fields: Mapping[str, Any]) -> Any:
         """The architecture of a new model, an instance of `config_class`.
 
         Args:
-            preset: the name of a preset; None: a small one.
-            sizes: fields of the architecture, over the preset's.
+            size: its name, a key of `sizes`; None: `default_size`.
+            fields: of the architecture, over the size's.
 
         Raises:
-            ConfigError: no such preset or field.
+            ConfigError: no such size or field.
         """
+        return self.sizes.config(size or self.default_size, **fields)
 
     @abstractmethod
     def pretrained_config(self, base: str) -> Any:
@@ -176,32 +182,33 @@ class Task(ABC):
         """The architecture that was asked for, with the tokenizer's vocabulary and room for a row.
 
         Args:
-            model: a preset's name, sizes, an architecture, the path of a pretrained model, or None.
+            model: a size's name; fields of the architecture, among them `size` for the size that
+                they are over; an architecture; the path of a pretrained model; or None.
             data: of the run.
             training: settings of the run.
 
         Raises:
             ConfigError: it does not fit the tokenizer or the rows, or is of another kind.
         """
-        base, preset, sizes = None, None, dict[str, Any]()
+        base, size, fields = None, None, dict[str, Any]()
         if is_pretrained(model):
             base = str(model)
         elif isinstance(model, str):
-            preset = model
+            size = model
         elif isinstance(model, Mapping):
-            sizes = dict(model)
-            preset = sizes.pop("preset", None)
+            fields = renamed(model, "preset", "size")
+            size = fields.pop("size", None)
         elif isinstance(model, self.config_class):
-            sizes = to_dict(model)
+            fields = to_dict(model)
         elif model is not None:
             raise ConfigError(
-                f"the model of {self.name} must be a preset's name, sizes, the path of a "
-                f"pretrained model or a {self.config_class.__name__}; received "
+                f"the model of {self.name} must be a size's name, a mapping of fields, the path of "
+                f"a pretrained model or a {self.config_class.__name__}; received "
                 f"{type(model).__name__}"
             )
         length = training.sequence_length
         if base is None:
-            new = self.new_config(preset, {"vocab_size": data.vocab_size, **sizes})
+            new = self.new_config(size, {"vocab_size": data.vocab_size, **fields})
             config = with_context(new, length)
         else:
             config = self.pretrained_config(base)

@@ -76,11 +76,11 @@ def train(
         data: what `tfllm.prepare` wrote; or files, folders and globs that it reads, which are then
             prepared in `RUN/data` with the model's tokenizer, or with a new one.
         run: the run's folder.
-        model: a preset's name, whose vocabulary becomes the tokenizer's; an architecture, whose
-            vocabulary may be larger; a mapping of sizes over a preset's, such as
-            `{"preset": "bert-mini", "num_layers": 2}`; or the path of a pretrained model, as
+        model: a size's name, whose vocabulary becomes the tokenizer's; an architecture, whose
+            vocabulary may be larger; a mapping of fields over a size's, such as
+            `{"size": "bert-mini", "num_layers": 2}`; or the path of a pretrained model, as
             `tfllm.load` takes it. The context of a new one becomes at least the sequence length.
-            Default: a small preset of the task.
+            Default: a small one of the task.
         config: settings of the training; default: `TrainingConfig()`, with a task's own defaults.
         task: the name of a task, a key of `tfllm.tasks.TASKS`. Default: that of the run or of the
             prepared data; of files what the keys of their records say, `language_modeling`,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tfllm.config import ModelConfig
-from tfllm.models.presets import FAMILIES
+from tfllm.models.sizes.decoders import FAMILIES
 from tfllm.pretrained.hugging_face.config_table import REQUIRED, ConfigTable
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfllm.config import ConfigError, unknown_name
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
-from tfllm.models.encoder_decoder_presets import FAMILIES
+from tfllm.models.sizes.encoder_decoders import FAMILIES
 from tfllm.pretrained.hugging_face.config_table import ACTIVATIONS, REQUIRED, ConfigTable
 from tfllm.pretrained.hugging_face.config_values import read_key
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from tfllm import pretrained
-from tfllm.config import ConfigError, TrainingConfig, build, unknown_name
+from tfllm.config import TrainingConfig
 from tfllm.data.preparing.record_preparation import TRUNCATED
 from tfllm.data.reading.table_records import Record
 from tfllm.data.shards.padding import padded, padding_mask
 from tfllm.models.encoder import Encoder
-from tfllm.models.encoder_config import ENCODER_SIZES, EncoderConfig
+from tfllm.models.encoder_config import EncoderConfig
+from tfllm.models.sizes.encoders import ENCODER_SIZES
+from tfllm.models.sizes.size_table import SizeTable
 from tfllm.optimization.precision import dtype_policy
 from tfllm.tasks.encoder.encoder_text_model import EncoderTextModel
 from tfllm.tasks.record_task import Example, RecordTask
@@ -30,6 +32,8 @@ class EncoderTask(RecordTask):
     `text_model_class`, and the rest of its own."""
 
     config_class: ClassVar[type] = EncoderConfig
+    sizes: ClassVar[SizeTable[Any]] = ENCODER_SIZES
+    default_size: ClassVar[str] = "bert-mini"
     kind_of_model = "encoder (a BERT)"
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "sequence_length": 128,
@@ -70,13 +74,6 @@ class EncoderTask(RecordTask):
         from tfllm.tokenizers.word_piece import WordPiece
 
         return WordPiece.train(texts, vocab_size)
-
-    def new_config(self, preset: str | None, sizes: Mapping[str, Any]) -> EncoderConfig:
-        """One of `ENCODER_SIZES`."""
-        name = preset or "bert-mini"
-        if name not in ENCODER_SIZES:
-            raise ConfigError(unknown_name("preset of an encoder", name, ENCODER_SIZES))
-        return build(EncoderConfig, {**ENCODER_SIZES[name], **sizes})
 
     def model(
         self,

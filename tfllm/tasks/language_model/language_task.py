@@ -18,7 +18,8 @@ from tfllm.data.preparing.example_preparation import ExamplePreparation
 from tfllm.data.preparing.preparation_inputs import PreparationInputs
 from tfllm.data.reading.record_kinds import Kind
 from tfllm.models.flops import flops_per_token
-from tfllm.models.presets import preset as preset_config
+from tfllm.models.sizes.decoders import DECODER_SIZES
+from tfllm.models.sizes.size_table import SizeTable
 from tfllm.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class LanguageTask(Task):
     kind: ClassVar[Kind]
     """what the records are"""
     config_class: ClassVar[type] = ModelConfig
+    sizes: ClassVar[SizeTable[Any]] = DECODER_SIZES
+    default_size: ClassVar[str] = "llama-4m"
     trains_in_part: ClassVar[bool] = True
     prepare_settings: ClassVar[tuple[str, ...]] = (
         *("tokenizer", "validation_fraction", "validation", "text_field", "columns"),
@@ -72,10 +75,6 @@ class LanguageTask(Task):
         return PreparationInputs.find(source, config, self.kind, exclude=exclude, bar=bar)
 
     # ---- the model
-
-    def new_config(self, preset: str | None, sizes: Mapping[str, Any]) -> ModelConfig:
-        """One of `tfllm presets`."""
-        return preset_config(preset or "llama-4m", **sizes)
 
     def pretrained_config(self, base: str) -> ModelConfig:
         """As of `Task`."""

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tfllm import pretrained
-from tfllm.config import ConfigError, TrainingConfig, build, unknown_name
+from tfllm.config import ConfigError, TrainingConfig, build
 from tfllm.data.preparing.record_preparation import TRUNCATED
 from tfllm.data.reading.table_records import Record
 from tfllm.data.shards.padding import padded, padding_mask
 from tfllm.data.shards.splits import RowBatch
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
-from tfllm.models.encoder_decoder_presets import PRESETS, encoder_decoder_preset
+from tfllm.models.sizes.encoder_decoders import ENCODER_DECODER_SIZES
+from tfllm.models.sizes.size_table import SizeTable
 from tfllm.optimization.precision import dtype_policy
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_kinds import kind_of_config
@@ -45,6 +46,8 @@ class SequenceToSequenceTask(RecordTask):
     """
 
     config_class: ClassVar[type] = EncoderDecoderConfig
+    sizes: ClassVar[SizeTable[Any]] = ENCODER_DECODER_SIZES
+    default_size: ClassVar[str] = "transformer-mini"
     kind_of_model = "encoder-decoder (a T5 or a Marian)"
     token_features: ClassVar[tuple[str, ...]] = ("source_ids", "labels")
     training_defaults: ClassVar[Mapping[str, Any]] = {
@@ -132,13 +135,10 @@ class SequenceToSequenceTask(RecordTask):
 
     # ---- the model
 
-    def new_config(self, preset: str | None, sizes: Mapping[str, Any]) -> EncoderDecoderConfig:
-        """One of `PRESETS`."""
-        name = preset or "transformer-mini"
-        if name not in PRESETS:
-            raise ConfigError(unknown_name("preset of an encoder-decoder", name, PRESETS))
+    def new_config(self, size: str | None, fields: Mapping[str, Any]) -> EncoderDecoderConfig:
+        """As of `Task`, with the ids of a new tokenizer."""
         ids = {"decoder_start_token_id": 1, "never_generated": (1,)}
-        return encoder_decoder_preset(name, **{**ids, **sizes})
+        return super().new_config(size, {**ids, **fields})
 
     def model(
         self,

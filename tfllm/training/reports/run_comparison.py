@@ -15,7 +15,7 @@ from tfllm.charts.number_format import (
 from tfllm.charts.run_figures import figures
 from tfllm.charts.run_logs import RunLog
 from tfllm.config import ConfigError, ModelConfig, build
-from tfllm.models.presets import num_parameters
+from tfllm.models.parameter_count import num_parameters
 
 NOTHING = "–"
 """in a table, where a run's log does not tell"""

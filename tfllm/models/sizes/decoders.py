@@ -1,7 +1,7 @@
 """The families and sizes of causal language models, as rows of `ModelConfig` values.
 
 To add a size, add a row. To add a family, add what its sizes have in common to `FAMILIES`, its
-sizes to `SIZES`, and its weight map to `tfllm/pretrained/hugging_face/weight_map.py`. Nothing here
+sizes to `ROWS`, and its weight map to `tfllm/pretrained/hugging_face/weight_map.py`. Nothing here
 imports TensorFlow.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfllm.config import ConfigError, ModelConfig, build, read_value, unknown_name
-from tfllm.models.preset_rows import expanded_rows
+from tfllm.config import ModelConfig
+from tfllm.models.sizes.size_table import SizeTable
 
 # Touvron et al., 2023: RMSNorm, rotary positions, SwiGLU, no biases.
 _LLAMA: dict[str, Any] = {
@@ -69,7 +69,7 @@ def _llama3_scaling(factor: float) -> dict[str, Any]:
 
 _QWEN3 = {"head_dim": 128, "rope_theta": 1_000_000.0}
 
-SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
+ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
     "llama": {
         #                  vocab layers width heads kv  inner  context  what differs
         "llama-1m": (4_096, 3, 128, 4, 2, 352, 1_024),
@@ -154,78 +154,7 @@ SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
         ),
     },
 }
-"""family to preset's name to its row: the columns above, then a dictionary of what differs"""
+"""family to a size's name to its row: the columns above, then a dictionary of what differs"""
 
-PRESETS = expanded_rows(FAMILIES, _COLUMNS, SIZES)
-"""preset's name to its `ModelConfig` values"""
-
-
-def preset(name: str, **overrides: Any) -> ModelConfig:
-    """The settings of a preset, with some of them overridden.
-
-    Args:
-        name: a key of `PRESETS`.
-        overrides: any field of `ModelConfig`, such as `vocab_size`.
-
-    Raises:
-        ConfigError: no preset of that name, no such field, or values that do not fit together.
-    """
-    if name not in PRESETS:
-        raise ConfigError(unknown_name("preset", name, PRESETS))
-    values = {**PRESETS[name], **overrides}
-    if "num_layers" in overrides:  # fewer blocks: those of the preset's that are left
-        num_layers = read_value("num_layers", overrides["num_layers"], int)
-        for key in {"rope_layers", "window_layers"} & values.keys() - overrides.keys():
-            values[key] = [i for i in values[key] if i < num_layers]
-    return build(ModelConfig, values, where=f"preset {name}")
-
-
-def num_parameters(config: ModelConfig) -> int:
-    """The number of weights of a `CausalLM` with these settings, by a closed formula.
-
-    A tied embedding counts once; sinusoidal and rotary positions have no weights.
-    """
-    width, inner, heads = config.embedding_dim, config.feed_forward_dim, config.num_heads
-    assert inner is not None and config.head_dim is not None and config.num_kv_heads is not None
-    heads_dim = heads * config.head_dim
-    projected = heads_dim + 2 * config.num_kv_heads * config.head_dim  # queries, keys and values
-    inner_rows = inner * (2 if config.gated else 1)
-    block = width * (projected + heads_dim + inner_rows + inner)
-    block += projected * config.has_bias("query_key_value")
-    block += width * config.has_bias("attention_output")
-    block += (inner_rows + width) * config.has_bias("feed_forward")
-    block += 2 * config.head_dim * config.query_key_norm
-    norm = width * (2 if config.norm == "layer" else 1)
-    embedding = config.vocab_size * width
-    total = embedding + config.num_layers * (block + 2 * norm)
-    if config.positions == "learned":
-        total += config.max_sequence_length * width
-    if config.norm_first:
-        total += norm
-    return total if config.tied_embeddings else total + embedding
-
-
-def preset_table() -> str:
-    """A table of all presets: parameters (at the preset's own vocabulary) and sizes."""
-    head = ("preset", "parameters", "vocabulary", "layers", "width", "heads/kv", "context")
-    rows = [head]
-    for name in PRESETS:
-        config = preset(name)
-        rows.append(
-            (
-                name,
-                f"{num_parameters(config):,}",
-                f"{config.vocab_size:,}",
-                str(config.num_layers),
-                str(config.embedding_dim),
-                f"{config.num_heads}/{config.num_kv_heads}",
-                f"{config.max_sequence_length:,}",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+DECODER_SIZES = SizeTable("decoder", ModelConfig, families=FAMILIES, columns=_COLUMNS, rows=ROWS)
+"""size's name to its `ModelConfig` values"""

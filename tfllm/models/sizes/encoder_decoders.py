@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfllm.config import ConfigError, build, unknown_name
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
-from tfllm.models.preset_rows import expanded_rows
+from tfllm.models.sizes.size_table import SizeTable
 
 # Raffel et al., 2020: pre-norm, RMSNorm, relative positions, no biases, unscaled attention.
 _T5: dict[str, Any] = {
@@ -52,7 +51,7 @@ _COLUMNS = (
     "max_sequence_length",
 )
 
-SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
+ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
     "transformer": {
         #                  vocab layers width heads size inner  context
         "transformer-tiny": (4_096, 2, 128, 4, 32, 512, 256),
@@ -78,44 +77,9 @@ SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
         "t5-v1.1-xxl": (32_128, 24, 4_096, 64, 64, 10_240, 512),
     },
 }
-"""family to preset's name to its row: the columns above, then a dictionary of what differs"""
+"""family to a size's name to its row: the columns above, then a dictionary of what differs"""
 
-PRESETS = expanded_rows(FAMILIES, _COLUMNS, SIZES)
-"""preset's name to its `EncoderDecoderConfig` values"""
-
-
-def encoder_decoder_preset(name: str, **overrides: Any) -> EncoderDecoderConfig:
-    """The settings of a preset, with some of them overridden.
-
-    Args:
-        name: a key of `PRESETS`.
-        overrides: any field of `EncoderDecoderConfig`, such as `vocab_size`.
-
-    Raises:
-        ConfigError: no preset of that name, no such field, or values that do not fit together.
-    """
-    if name not in PRESETS:
-        raise ConfigError(unknown_name("preset", name, PRESETS))
-    values = {**PRESETS[name], **overrides}
-    return build(EncoderDecoderConfig, values, where=f"preset {name}")
-
-
-def num_parameters(config: EncoderDecoderConfig) -> int:
-    """The number of trained weights of an `EncoderDecoder`, by a closed formula."""
-    width, inner, num_decoder = (
-        config.embedding_dim,
-        config.feed_forward_dim,
-        config.num_decoder_layers,
-    )
-    assert inner is not None and config.head_dim is not None and num_decoder is not None
-    heads, bias = config.num_heads * config.head_dim, config.use_bias
-    attention = 4 * width * heads + bias * (3 * heads + width)
-    inner_rows = inner * (2 if config.gated else 1)
-    feed_forward = width * (inner_rows + inner) + bias * (inner_rows + width)
-    norm = width * (2 if config.norm == "layer" else 1)
-    total = config.vocab_size * width * (1 if config.tied_embeddings else 2)
-    total += config.num_layers * (attention + feed_forward + 2 * norm)
-    total += num_decoder * (2 * attention + feed_forward + 3 * norm)
-    if config.positions == "relative":
-        total += 2 * config.num_position_buckets * config.num_heads
-    return total + (2 * norm if config.norm_first else 0)
+ENCODER_DECODER_SIZES = SizeTable(
+    "encoder-decoder", EncoderDecoderConfig, families=FAMILIES, columns=_COLUMNS, rows=ROWS
+)
+"""size's name to its `EncoderDecoderConfig` values"""
