@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from tests.layers.numpy_reference import attention_row
 from tests.rounding import assert_rounded, assert_within, rounding
-from tfllm.layers import MultiHeadAttention, rotary_tables
-from tfllm.layers.attention import dot_product_attention
+from tfllm.layers import MultiHeadAttention, dot_product_attention, rotary_tables
 
 B, T, E = 2, 7, 16
 ADDITIONS = 3 * E + 2 * T
@@ -45,7 +44,7 @@ def randomised(layer, rng):
 def reference(layer, x, allowed, context=None):
     """What the layer gives, by `attention_row`, for a mask allowed bool [B, T, S]."""
     weights = {w.path.split("/", 1)[1]: np.asarray(w, np.float64) for w in layer.weights}
-    dim = layer.head_dim or x.shape[-1] // layer.num_heads
+    dim = layer.config.head_dim or x.shape[-1] // layer.num_heads
     sizes = np.array([layer.num_heads, layer.num_kv_heads, layer.num_kv_heads]) * dim
     rows = []
     for b in range(len(x)):
@@ -65,8 +64,8 @@ def reference(layer, x, allowed, context=None):
                 allowed=allowed[b],
                 num_heads=layer.num_heads,
                 num_kv_heads=layer.num_kv_heads,
-                rope_theta=layer.rope_theta,
-                rope_scaling=layer.rope_scaling,
+                rope_theta=layer.config.rope_theta,
+                rope_scaling=layer.config.rope_scaling,
                 query_scale=weights.get("query_key_norm/query_scale"),
                 key_scale=weights.get("query_key_norm/key_scale"),
                 output=weights["output/kernel"],
@@ -98,9 +97,9 @@ def test_it_is_the_equation_in_float64(options, dtype, rng):
     x = rng.normal(size=(B, T, E))
     layer.build(x.shape)
     randomised(layer, rng)
-    if layer.query_key_norm is not None or layer.rope_theta is not None:
+    if layer.query_key_norm is not None or layer.config.rope_theta is not None:
         dtype = "float32"  # as are the statistics and the angles
-    allowed = np.broadcast_to(seen(T, layer.causal, layer.sliding_window), (B, T, T))
+    allowed = np.broadcast_to(seen(T, layer.config.causal, layer.config.sliding_window), (B, T, T))
     y, weights = layer(x, return_weights=True)
     expected, expected_weights = reference(layer, x, allowed)
     assert_rounded(y, expected, ADDITIONS, dtype)
@@ -197,7 +196,7 @@ def test_a_window_counts_tokens_and_not_padding(rng):
             padding_mask=mask,
             rotary=step,
             cache=cache,
-            slot=tf.constant(slot),
+            cache_index=tf.constant(slot),
         )
         given.append(y)
     assert_rounded(np.concatenate(given, 1)[mask], alone[0], ADDITIONS)
@@ -214,7 +213,7 @@ def test_a_cache_gives_what_the_full_pass_gives(options, chunks, first_slot, rng
     done, pieces = 0, []
     for size in chunks:
         slot = 0 if done == 0 and first_slot == "python 0" else tf.constant(done)
-        y, cache = layer(x[:, done : done + size], cache=cache, slot=slot)
+        y, cache = layer(x[:, done : done + size], cache=cache, cache_index=slot)
         pieces.append(y)
         done += size
     assert_rounded(np.concatenate(pieces, 1), full, ADDITIONS)
@@ -235,7 +234,7 @@ def test_a_cache_in_a_graph_with_unknown_sizes(rng):
         autograph=False,
     )
     def step(x, cache, slot):
-        return layer(x, cache=cache, slot=slot)
+        return layer(x, cache=cache, cache_index=slot)
 
     y1, cache = step(x[:, :4], tf.zeros([2, B, 2, T, E // 4]), 0)
     y2, _ = step(x[:, 4:], cache, 4)
@@ -266,11 +265,11 @@ def test_a_mask_that_rows_share_costs_no_more_than_one_for_each(dtype, rng):
 def test_a_cache_refuses_segments(rng):
     layer = MultiHeadAttention(4, causal=True)
     x = rng.normal(size=(B, 2, E)).astype("float32")
-    with pytest.raises(ValueError, match="segment_ids say nothing"):
+    with pytest.raises(ValueError, match="segment_ids are not known of the tokens in a cache"):
         layer(
             x,
             cache=tf.zeros([2, B, 4, T, E // 4]),
-            slot=tf.constant(2),
+            cache_index=tf.constant(2),
             segment_ids=np.ones((B, 2), "int32"),
         )
 

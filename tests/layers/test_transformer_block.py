@@ -153,7 +153,7 @@ def test_a_cache_gives_what_the_full_pass_gives(chunks, rng):
     cache, done, pieces = tf.zeros([2, B, 2, 8, 4]), 0, []
     for size in chunks:
         slot = tf.constant(done) if done else 0
-        y, cache = block(x[:, done : done + size], cache=cache, slot=slot)
+        y, cache = block(x[:, done : done + size], cache=cache, cache_index=slot)
         pieces.append(y)
         done += size
     assert_rounded(np.concatenate(pieces, 1), full, ADDITIONS)

@@ -107,7 +107,7 @@ def test_cached_in_any_chunking_equals_the_full_pass(chunks, config, rng):
         hidden, cache = model.hidden_states(x[:, done : done + size], cache=cache)
         pieces.append(model.logits(hidden))
         done += size
-        cache = cache._replace(slot=tf.constant(done))
+        cache = cache._replace(next_index=tf.constant(done))
     assert_rounded(np.concatenate(pieces, 1), full, ADDITIONS)
 
 
@@ -290,7 +290,7 @@ def test_each_mask_is_made_once_for_all_blocks(options, num_masks, tiny_config, 
     assert len(made) == num_masks
     _, cache = model.hidden_states(ids(rng), cache=model.empty_cache(2, 12))
     assert len(made) == 2 * num_masks
-    model.hidden_states(ids(rng, time=1), cache=cache._replace(slot=tf.constant(9)))
+    model.hidden_states(ids(rng, time=1), cache=cache._replace(next_index=tf.constant(9)))
     assert len(made) == 3 * num_masks
 
 

@@ -176,7 +176,7 @@ def test_a_cache_behind_padding_on_the_left(name):
         hidden, cache = gpt.hidden_states(
             {"token_ids": padded[:, place], "padding_mask": mask[:, :end] if not begin else mask},
             positions=positions[:, place],
-            cache=cache if not begin else cache._replace(slot=tf.constant(begin)),
+            cache=cache if not begin else cache._replace(next_index=tf.constant(begin)),
         )
         given.append(gpt.logits(hidden).numpy())
         begin = end

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfllm.keras_internals import unlocked
 from tfllm.layers.attention import MultiHeadAttention
+from tfllm.layers.block_config import BlockConfig, config_of
 from tfllm.layers.dropout import dropout, next_seed, shifted
 from tfllm.layers.feed_forward import FeedForward
 from tfllm.layers.normalization import norm_layer
@@ -26,170 +27,88 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
     The residual stream is float32 whatever the dtype policy; products run in its compute dtype.
 
     Args:
-        num_heads: number of query heads.
-        hidden_dim: inner width of the feed-forward; default 4 x the input's width.
-        num_kv_heads: number of key/value heads; default num_heads.
-        head_dim: size of a head; default: the input's width / num_heads.
-        causal: tokens see only themselves and what stands before.
-        sliding_window: how many tokens a token sees, itself the last of them; None: all.
-        cross_attention: a third sublayer, between the two, attends to `context`.
-        rope_theta: base of the rotary positions; None for none.
-        rope_scaling: how the rotary frequencies are lowered; see `rotary_frequencies`.
-        query_key_norm: RMSNorm of each head's query and key, before they are rotated.
-        norm: "rms" or "layer".
-        norm_epsilon: of the normalisations.
-        norm_first: pre-norm or post-norm.
-        activation: of the feed-forward.
-        gated: gate the feed-forward.
-        use_bias: biases in the projections.
-        query_key_value_bias: in those of queries, keys and values; default: use_bias.
-        attention_output_bias: in the attention's output projection; default: use_bias.
-        feed_forward_bias: in the feed-forward; default: use_bias.
-        scaled_attention: false: attention's scores are not divided by √D.
-        dropout: share of the attention weights and of each sublayer's result dropped in training.
-        attention_dropout: share of the attention weights; default: dropout.
+        config: what it computes, a `BlockConfig`; or that one's fields as arguments:
+            `TransformerBlock(8, 2048, causal=True)` has 8 heads and a feed-forward of 2048.
         rematerialize: recompute the block in the backward pass instead of keeping its activations.
-        kernel_initializer: of the projections.
-        output_initializer: of the projections into the residual stream; default the same.
-        seed: of dropout.
+            Defaults to False.
+        kernel_initializer: initializer of the projections. Defaults to "glorot_uniform".
+        output_initializer: initializer of the projections into the residual stream. Defaults to
+            kernel_initializer.
+        seed: seed of dropout. Defaults to None, another one each time.
 
-    Call arguments: as `MultiHeadAttention`; of the attention to the context are
-        `context_padding_mask` (bool `[B, S]`), `context_bias` and `context_key_value`. A bias with
-        a value for each head is taken to be learned: a block that is recomputed gives its gradient.
+    Call arguments: those of `MultiHeadAttention`, for self-attention; those of the attention to
+        the context are `context_padding_mask` (bool `[B, S]`), `context_bias` and
+        `context_key_value`. A bias with a value for each head is taken to be learned: a block that
+        is recomputed gives its gradient.
 
     Returns:
         float32 `[B, T, E]`; with a cache: (that, the new cache); with return_weights:
         (that, weights `[B, N, T, S]`), or (that, (those, weights of the context)).
+
+    Example:
+        >>> block = tfllm.layers.TransformerBlock(num_heads=4, causal=True, rope_theta=1e4)
+        >>> block(tf.ones([2, 5, 16])).shape
+        TensorShape([2, 5, 16])
     """
 
     def __init__(
         self,
-        num_heads: int,
-        hidden_dim: int | None = None,
-        *,
-        num_kv_heads: int | None = None,
-        head_dim: int | None = None,
-        causal: bool = False,
-        sliding_window: int | None = None,
-        cross_attention: bool = False,
-        rope_theta: float | None = None,
-        rope_scaling: Mapping[str, Any] | None = None,
-        query_key_norm: bool = False,
-        norm: str = "rms",
-        norm_epsilon: float = 1e-5,
-        norm_first: bool = True,
-        activation: str = "silu",
-        gated: bool = True,
-        use_bias: bool = False,
-        query_key_value_bias: bool | None = None,
-        attention_output_bias: bool | None = None,
-        feed_forward_bias: bool | None = None,
-        scaled_attention: bool = True,
-        dropout: float = 0.0,
-        attention_dropout: float | None = None,
+        *config: Any,
         rematerialize: bool = False,
         kernel_initializer: Any = "glorot_uniform",
         output_initializer: Any = None,
         seed: int | None = None,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
-        kwargs.pop("autocast", None)
-        kwargs["dtype"] = int8_policy(kwargs.get("dtype"))
-        super().__init__(autocast=False, **kwargs)
-        self._settings = {
-            "num_heads": num_heads,
-            "hidden_dim": hidden_dim,
-            "num_kv_heads": num_kv_heads,
-            "head_dim": head_dim,
-            "causal": causal,
-            "sliding_window": sliding_window,
-            "cross_attention": cross_attention,
-            "rope_theta": rope_theta,
-            "rope_scaling": None if rope_scaling is None else dict(rope_scaling),
-            "query_key_norm": query_key_norm,
-            "norm": norm,
-            "norm_epsilon": norm_epsilon,
-            "norm_first": norm_first,
-            "activation": activation,
-            "gated": gated,
-            "use_bias": use_bias,
-            "query_key_value_bias": query_key_value_bias,
-            "attention_output_bias": attention_output_bias,
-            "feed_forward_bias": feed_forward_bias,
-            "scaled_attention": scaled_attention,
-            "dropout": dropout,
-            "attention_dropout": attention_dropout,
-            "rematerialize": rematerialize,
-            "seed": seed,
-        }
-        self.norm_first = norm_first
-        self.dropout = dropout
+        values = config_of(BlockConfig, config, options)
+        options["dtype"] = int8_policy(options.get("dtype"))
+        super().__init__(**{**options, "autocast": False})
+        self.config = values
         self.rematerialize = rematerialize
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.output_initializer = keras.initializers.get(output_initializer)
-        if attention_dropout is None:
-            attention_dropout = dropout
-        self.attention_dropout = attention_dropout
-        drops = dropout or attention_dropout
+        self.seed = seed
+        drops = values.dropout or values.attention().dropout
         self.seed_generator = keras.random.SeedGenerator(seed) if drops else None
         self.adapter_seed_generator: Any = None
-
-        def initializers(name: str) -> dict[str, Any]:
-            given = (self.kernel_initializer, self.output_initializer)
-            kernel, output = (None if i is None else forked(i, name) for i in given)
-            return {"kernel_initializer": kernel, "output_initializer": output}
-
-        attention = {
-            "head_dim": head_dim,
-            "num_kv_heads": num_kv_heads,
-            "use_bias": use_bias if query_key_value_bias is None else query_key_value_bias,
-            "output_bias": use_bias if attention_output_bias is None else attention_output_bias,
-            "scaled": scaled_attention,
-            "dropout": attention_dropout,
-            "seed": seed,
-            "dtype": self.dtype_policy,
-        }
-        self.attention = MultiHeadAttention(
-            num_heads,
-            causal=causal,
-            sliding_window=sliding_window,
-            rope_theta=rope_theta,
-            rope_scaling=rope_scaling,
-            query_key_norm=query_key_norm,
-            norm_epsilon=norm_epsilon,
-            name="attention",
-            **attention,
-            **initializers("attention"),
-        )
-        self.attention_norm = self._norm(norm, norm_epsilon, "attention_norm")
+        self.attention = self._attention("attention")
+        self.attention_norm = self._norm("attention_norm")
         self.cross_attention: Any = None
-        if cross_attention:
-            self.cross_attention = MultiHeadAttention(
-                num_heads,
-                cross_attention=True,
-                name="cross_attention",
-                **attention,
-                **initializers("cross_attention"),
-            )
-            self.cross_attention_norm = self._norm(norm, norm_epsilon, "cross_attention_norm")
-        self.feed_forward_norm = self._norm(norm, norm_epsilon, "feed_forward_norm")
-        self._feed_forward_options = {
-            "activation": activation,
-            "gated": gated,
-            "use_bias": use_bias if feed_forward_bias is None else feed_forward_bias,
-            "dtype": self.dtype_policy,
-            "name": "feed_forward",
-            **initializers("feed_forward"),
-        }
-        self.hidden_dim = hidden_dim
+        if values.cross_attention:
+            self.cross_attention = self._attention("cross_attention", cross=True)
+            self.cross_attention_norm = self._norm("cross_attention_norm")
+        self.feed_forward_norm = self._norm("feed_forward_norm")
 
-    def _norm(self, kind: str, epsilon: float, name: str) -> keras.layers.Layer:
+    def _attention(self, name: str, *, cross: bool = False) -> MultiHeadAttention:
+        return MultiHeadAttention(
+            self.config.attention(cross=cross), seed=self.seed, **self._named(name)
+        )
+
+    def _named(self, name: str) -> dict[str, Any]:
+        """What a sublayer is given besides what it computes."""
+        given = (self.kernel_initializer, self.output_initializer)
+        kernel, output = (None if i is None else forked(i, name) for i in given)
+        return {
+            "kernel_initializer": kernel,
+            "output_initializer": output,
+            "dtype": self.dtype_policy,
+            "name": name,
+        }
+
+    def _norm(self, name: str) -> keras.layers.Layer:
+        kind, epsilon = self.config.norm, self.config.norm_epsilon
         return norm_layer(kind, epsilon, name=name, dtype=self.dtype_policy)
 
     def build(self, x_shape: Any, context_shape: Any = None) -> None:
         """Create the sublayers for inputs `[B, T, E]`."""
-        hidden_dim = 4 * x_shape[-1] if self.hidden_dim is None else self.hidden_dim
-        self.feed_forward = FeedForward(hidden_dim, **self._feed_forward_options)
+        config = self.config
+        self.feed_forward = FeedForward(
+            4 * x_shape[-1] if config.hidden_dim is None else config.hidden_dim,
+            activation=config.activation,
+            gated=config.gated,
+            use_bias=config.has_bias("feed_forward"),
+            **self._named("feed_forward"),
+        )
         for layer in (
             self.attention_norm,
             self.attention,
@@ -214,7 +133,7 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
         bias: tf.Tensor | None = None,
         rotary: tuple[tf.Tensor, tf.Tensor] | None = None,
         cache: tf.Tensor | None = None,
-        slot: int | tf.Tensor = 0,
+        cache_index: int | tf.Tensor = 0,
         training: bool | None = None,
         return_weights: bool = False,
     ) -> Any:
@@ -225,7 +144,7 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
                 f"cross_attention={self.cross_attention is not None}, context={context}"
             )
         x = tf.cast(x, tf.float32)
-        rate = self.dropout if training else 0.0
+        rate = self.config.dropout if training else 0.0
         # Drawn once, out here: a recomputed block must drop the same elements again.
         drops = training and self.seed_generator is not None
         seed = next_seed(self.seed_generator) if drops else None
@@ -242,7 +161,7 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
                 bias=bias,
                 rotary=rotary,
                 cache=cache,
-                slot=slot,
+                cache_index=cache_index,
                 training=training,
                 dropout_seed=shifted(seed, 0),
                 adapter_seed=shifted(adapter_seed, 0),
@@ -274,11 +193,11 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
             return self.feed_forward(h, adapter_seed=shifted(adapter_seed, 2), training=training)
 
         def residual(x: tf.Tensor, norm: Any, sublayer: Any, number: int) -> tf.Tensor:
-            h = sublayer(norm(x) if self.norm_first else tf.cast(x, self.compute_dtype))
+            h = sublayer(norm(x) if self.config.norm_first else tf.cast(x, self.compute_dtype))
             if rate:
                 h = dropout(h, rate, shifted(seed, 2 + number))
             x = x + tf.cast(h, tf.float32)
-            return x if self.norm_first else tf.cast(norm(x), tf.float32)
+            return x if self.config.norm_first else tf.cast(norm(x), tf.float32)
 
         def run(x: tf.Tensor, context: Any = None, bias: Any = bias) -> tf.Tensor:
             x = residual(x, self.attention_norm, functools.partial(attend, bias=bias), 0)
@@ -318,7 +237,9 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
         return {
             **config,
             **quantized_dtype(getattr(self.attention, "output_projection", None)),
-            **self._settings,
+            **dataclasses.asdict(self.config),
+            "rematerialize": self.rematerialize,
+            "seed": self.seed,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "output_initializer": keras.initializers.serialize(self.output_initializer)
             if self.output_initializer

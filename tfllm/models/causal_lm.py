@@ -6,15 +6,17 @@ Shape letters: B batch, T time, S cache positions, E width, V vocabulary, D head
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from tfllm.config import ModelConfig, build
+from tfllm.layers.block_config import BlockConfig
 from tfllm.layers.dropout import dropout, named_seed, next_seed
-from tfllm.layers.masks import attention_bias, cached_attention_bias
-from tfllm.layers.normalization import norm_layer
+from tfllm.layers.key_value_cache import cache_length
+from tfllm.layers.masks import attention_bias
 from tfllm.layers.positions import (
     LearnedPositions,
     SinusoidalPositions,
@@ -23,9 +25,9 @@ from tfllm.layers.positions import (
 )
 from tfllm.layers.projection import forked
 from tfllm.layers.quantized import assign_weights
-from tfllm.layers.transformer_block import TransformerBlock
 from tfllm.models.abstract import without_values
 from tfllm.models.adapters import Adapter, AdapterMethods
+from tfllm.models.blocks import final_norm, run_blocks, transformer_blocks
 from tfllm.models.token_ids import checked_tokens, ids_shape
 from tfllm.models.verbs import GenerateVerb
 from tfllm.models.vocabulary import VocabularyMethods, embedding_table
@@ -35,10 +37,12 @@ from tfllm.optimization.training_step import TrainingStep
 
 
 class Cache(NamedTuple):
-    """Keys and values of earlier tokens, `[2, B, kv heads, S, D]` a layer, and the next slot."""
+    """The keys and values of earlier tokens."""
 
     keys_values: tuple[tf.Tensor, ...]
-    slot: int | tf.Tensor
+    """of each layer: `[2, B, kv heads, S, D]`"""
+    next_index: int | tf.Tensor
+    """position of the cache that is written next, int32 scalar; the number 0: it is empty"""
 
 
 @keras.saving.register_keras_serializable("tfllm")
@@ -99,43 +103,16 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
             )
         elif config.positions == "sinusoidal":
             self.position_embedding = SinusoidalPositions(name="position_embedding", **options)
-        scaling = config.rope_scaling
-        self._rope_scaling = None if scaling is None else dataclasses.asdict(scaling)
         self._windows = tuple(config.has_window(i) for i in range(config.num_layers))
-        self.blocks = [
-            TransformerBlock(
-                config.num_heads,
-                config.feed_forward_dim,
-                num_kv_heads=config.num_kv_heads,
-                head_dim=config.head_dim,
-                causal=True,
-                sliding_window=config.sliding_window if config.has_window(i) else None,
-                rope_theta=config.rope_theta if config.rotates(i) else None,
-                rope_scaling=self._rope_scaling,
-                query_key_norm=config.query_key_norm,
-                norm=config.norm,
-                norm_epsilon=config.norm_epsilon,
-                norm_first=config.norm_first,
-                activation=config.activation,
-                gated=config.gated,
-                query_key_value_bias=config.has_bias("query_key_value"),
-                attention_output_bias=config.has_bias("attention_output"),
-                feed_forward_bias=config.has_bias("feed_forward"),
-                dropout=config.dropout,
-                rematerialize=rematerialize,
-                kernel_initializer=forked(normal, f"block_{i}"),
-                output_initializer=forked(to_residual, f"block_{i}"),
-                seed=named_seed(seed, f"block_{i}"),
-                name=f"block_{i}",
-                **options,
-            )
-            for i in range(config.num_layers)
-        ]
-        self.final_norm = (
-            norm_layer(config.norm, config.norm_epsilon, name="final_norm", **options)
-            if config.norm_first
-            else None
+        self.blocks = transformer_blocks(
+            (block_config(config, i) for i in range(config.num_layers)),
+            kernel_initializer=normal,
+            output_initializer=to_residual,
+            seed=seed,
+            rematerialize=rematerialize,
+            **options,
         )
+        self.final_norm = final_norm(config, **options)
         self._output_initializer = forked(normal, "output")
         self.seed_generator = (
             keras.random.SeedGenerator(named_seed(seed, "embedding")) if config.dropout else None
@@ -208,7 +185,7 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         token_ids = checked_tokens(given["token_ids"], self.config, decoding=cache is not None)
         segment_ids, padding_mask = given.get("segment_ids"), given.get("padding_mask")
         time = token_ids.shape[1] if token_ids.shape[1] is not None else tf.shape(token_ids)[1]
-        slot = 0 if cache is None else cache.slot
+        index = 0 if cache is None else cache.next_index
         if bias is None and window_bias is None:
             bias, window_bias = self._biases(time, segment_ids, padding_mask, cache)
         biases = [window_bias if window else bias for window in self._windows]
@@ -221,7 +198,7 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         if positions is None and segment_ids is not None and self.position_embedding is not None:
             positions = positions_in_segments(segment_ids)
         if positions is None:  # rotary angles are relative: a segment's start does not matter
-            positions = slot + tf.range(time)
+            positions = index + tf.range(time)
         rotary = None
         assert self.config.head_dim is not None
         if self.config.positions == "rotary":
@@ -230,7 +207,7 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
                 self.config.head_dim,
                 self.config.rope_theta,
                 self.compute_dtype,
-                self._rope_scaling,
+                _rope_scaling(self.config),
             )
 
         x = tf.cast(self.token_embedding(token_ids), tf.float32)
@@ -241,25 +218,23 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         one_token = cache is not None and token_ids.shape[1] == 1
         if one_token:  # `[B, E]`: fewer operations, each of which costs more than its arithmetic
             x = tf.squeeze(x, 1)
-        extra = []
-        for i, block in enumerate(self.blocks):
-            x = block(
-                x,
-                bias=biases[i],
-                rotary=rotary if self.config.rotates(i) else None,
-                cache=None if cache is None else cache.keys_values[i],
-                slot=slot,
-                training=training,
-                return_weights=return_weights,
-            )
-            if isinstance(x, tuple):
-                x, other = x
-                extra.append(other)
-        x = self.final_norm(x) if self.final_norm is not None else tf.cast(x, self.compute_dtype)
+        x, extra = run_blocks(
+            x,
+            self.blocks,
+            self.final_norm,
+            {
+                "bias": biases,
+                "rotary": [rotary if self.config.rotates(i) else None for i in range(len(biases))],
+                "cache": None if cache is None else cache.keys_values,
+            },
+            cache_index=index,
+            training=training,
+            return_weights=return_weights,
+        )
         if one_token:
             x = x[:, tf.newaxis]
         if cache is not None:
-            return x, Cache(tuple(extra), cache.slot + time)
+            return x, Cache(tuple(extra), cache.next_index + time)
         return x, extra or None
 
     def _biases(
@@ -273,23 +248,18 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
 
         Each is made once for all its blocks, and not at all where there are none.
         """
-        options = {"query_time": time, "padding_mask": padding_mask, "dtype": self.compute_dtype}
-        slot = 0 if cache is None else cache.slot
-
-        def bias(sliding_window: int | None) -> tf.Tensor:
-            if isinstance(slot, int) and slot == 0:
-                return attention_bias(
-                    **options, segment_ids=segment_ids, sliding_window=sliding_window
-                )
-            assert cache is not None
-            length = tf.shape(cache.keys_values[0])[3]
-            return cached_attention_bias(
-                **options, slot=slot, length=length, sliding_window=sliding_window
-            )
-
+        bias = functools.partial(
+            attention_bias,
+            query_time=time,
+            padding_mask=padding_mask,
+            segment_ids=segment_ids,
+            cache_index=0 if cache is None else cache.next_index,
+            cache_length=None if cache is None else cache_length(cache.keys_values[0]),
+            dtype=self.compute_dtype,
+        )
         return (
-            None if all(self._windows) else bias(None),
-            bias(self.config.sliding_window) if any(self._windows) else None,
+            None if all(self._windows) else bias(),
+            bias(sliding_window=self.config.sliding_window) if any(self._windows) else None,
         )
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
@@ -364,6 +334,39 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         if adapters:
             model.set_adapter(in_use)
         return model
+
+
+def block_config(config: ModelConfig, index: int) -> BlockConfig:
+    """What a decoder's block computes.
+
+    Args:
+        config: the architecture.
+        index: number of the block, counted from 0.
+    """
+    return BlockConfig(
+        num_heads=config.num_heads,
+        hidden_dim=config.feed_forward_dim,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        causal=True,
+        sliding_window=config.sliding_window if config.has_window(index) else None,
+        rope_theta=config.rope_theta if config.rotates(index) else None,
+        rope_scaling=_rope_scaling(config),
+        query_key_norm=config.query_key_norm,
+        norm=config.norm,
+        norm_epsilon=config.norm_epsilon,
+        norm_first=config.norm_first,
+        activation=config.activation,
+        gated=config.gated,
+        query_key_value_bias=config.has_bias("query_key_value"),
+        attention_output_bias=config.has_bias("attention_output"),
+        feed_forward_bias=config.has_bias("feed_forward"),
+        dropout=config.dropout,
+    )
+
+
+def _rope_scaling(config: ModelConfig) -> dict[str, Any] | None:
+    return None if config.rope_scaling is None else dataclasses.asdict(config.rope_scaling)
 
 
 def _initializers(config: ModelConfig, seed: int | None) -> tuple[Any, Any]:

@@ -13,13 +13,14 @@ import tensorflow as tf
 
 from tfllm.config import build
 from tfllm.keras_internals import forget_layer, unlocked
+from tfllm.layers.block_config import BlockConfig
 from tfllm.layers.dropout import dropout, named_seed, next_seed
-from tfllm.layers.masks import attention_bias
+from tfllm.layers.masks import shared_bias
 from tfllm.layers.normalization import LayerNorm
 from tfllm.layers.positions import LearnedPositions, positions_in_segments
 from tfllm.layers.projection import Projection, forked
 from tfllm.layers.quantized import assign_weights
-from tfllm.layers.transformer_block import TransformerBlock
+from tfllm.models.blocks import run_blocks, transformer_blocks
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.token_ids import checked_tokens, ids_shape
 from tfllm.models.verbs import ModelVerbs
@@ -82,25 +83,24 @@ class Encoder(ModelVerbs, TrainingStep):
         self.embedding_norm = LayerNorm(
             epsilon=config.norm_epsilon, name="embedding_norm", **options
         )
-        self.blocks = [
-            TransformerBlock(
-                config.num_heads,
-                config.feed_forward_dim,
-                norm="layer",
-                norm_epsilon=config.norm_epsilon,
-                norm_first=False,
-                activation=config.activation,
-                gated=False,
-                use_bias=True,
-                dropout=config.dropout,
-                rematerialize=rematerialize,
-                kernel_initializer=forked(normal, f"block_{i}"),
-                seed=named_seed(seed, f"block_{i}"),
-                name=f"block_{i}",
-                **options,
-            )
-            for i in range(config.num_layers)
-        ]
+        block = BlockConfig(
+            num_heads=config.num_heads,
+            hidden_dim=config.feed_forward_dim,
+            norm="layer",
+            norm_epsilon=config.norm_epsilon,
+            norm_first=False,
+            activation=config.activation,
+            gated=False,
+            use_bias=True,
+            dropout=config.dropout,
+        )
+        self.blocks = transformer_blocks(
+            [block] * config.num_layers,
+            kernel_initializer=normal,
+            seed=seed,
+            rematerialize=rematerialize,
+            **options,
+        )
         self.seed_generator = (
             keras.random.SeedGenerator(named_seed(seed, "embedding")) if config.dropout else None
         )
@@ -169,25 +169,19 @@ class Encoder(ModelVerbs, TrainingStep):
         given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
         token_ids = checked_tokens(given["token_ids"], self.config)
         padding_mask, segment_ids = given.get("padding_mask"), given.get("segment_ids")
-        bias = attention_bias(
+        bias = shared_bias(
             query_time=tf.shape(token_ids)[1],
             causal=False,
             padding_mask=padding_mask,
             segment_ids=segment_ids,
             dtype=self.compute_dtype,
         )
-        if bias is None:  # else each layer would look for a mask of its own
-            bias = tf.zeros([1, 1, 1, 1], self.compute_dtype)
         x = self._embedded(token_ids, given.get("token_type_ids"), segment_ids)
         if training and self.config.dropout:
             x = dropout(x, self.config.dropout, next_seed(self.seed_generator))
-        every = []
-        for block in self.blocks:
-            x = block(x, bias=bias, training=training, return_weights=return_weights)
-            if return_weights:
-                x, weights = x
-                every.append(weights)
-        return tf.cast(x, self.compute_dtype), every or None
+        of_all = {"bias": bias, "training": training, "return_weights": return_weights}
+        x, weights = run_blocks(x, self.blocks, None, {}, **of_all)
+        return x, weights or None
 
     def _embedded(self, token_ids: tf.Tensor, token_type_ids: Any, segment_ids: Any) -> tf.Tensor:
         """Token, position and type, normalised: `[B, T, E]`."""

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfllm.config import build
 from tfllm.layers.dropout import dropout, named_seed, next_seed
-from tfllm.layers.masks import attention_bias
+from tfllm.layers.masks import attention_bias, shared_bias
 from tfllm.layers.positions import SinusoidalPositions
 from tfllm.layers.projection import forked
 from tfllm.layers.quantized import assign_weights
@@ -35,7 +35,7 @@ class EncodedSource(NamedTuple):
     keys_values: tuple[tuple[tf.Tensor, tf.Tensor], ...]
     """the keys and the values of each block of the decoder, each `[B, N, S, D]`"""
     bias: tf.Tensor
-    """`[B, 1, 1, S]`: which of them are padding"""
+    """`[1 or B, 1, 1, 1 or S]`: hides the padding"""
 
 
 @keras.saving.register_keras_serializable("tfllm")
@@ -166,7 +166,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
             self._embedded(token_ids, places, training),
             bias=self.decoder.biased(mask, places, places),
             contexts=states,
-            context_bias=self.source_bias(states, source_mask),
+            context_bias=self.source_bias(source_mask),
             **options,
         )
         weights = None
@@ -195,23 +195,15 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
     ) -> tuple[tf.Tensor, list[Any]]:
         source_ids = self._checked(source_ids, "source")
         places = tf.range(tf.shape(source_ids)[1])
-        bias = self.encoder.biased(self.source_bias(source_ids, source_mask), places, places)
+        bias = self.encoder.biased(self.source_bias(source_mask), places, places)
         x = self._embedded(source_ids, places, options["training"])
         return self.encoder(x, bias=bias, **options)
 
-    def source_bias(self, source: tf.Tensor, source_mask: tf.Tensor | None) -> tf.Tensor:
-        """What hides a source's padding, `[1 or B, 1, 1, S]`; also where there is none: else each
-        layer would look for a mask of its own."""
-        if source_mask is None:
-            return tf.zeros([1, 1, 1, tf.shape(source)[1]], self.compute_dtype)
-        bias = attention_bias(
-            query_time=1,
-            causal=False,
-            padding_mask=source_mask,
-            dtype=self.compute_dtype,
+    def source_bias(self, source_mask: tf.Tensor | None) -> tf.Tensor:
+        """The bias that hides a source's padding, `[1 or B, 1, 1, 1 or S]`."""
+        return shared_bias(
+            query_time=1, causal=False, padding_mask=source_mask, dtype=self.compute_dtype
         )
-        assert bias is not None
-        return bias
 
     def encoded_source(
         self, source_ids: tf.Tensor, source_mask: tf.Tensor | None = None
@@ -220,7 +212,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         states = self.encode(source_ids, source_mask)
         return EncodedSource(
             tuple(b.cross_attention.context_key_value(states) for b in self.decoder.blocks),
-            self.source_bias(states, source_mask),
+            self.source_bias(source_mask),
         )
 
     def next_states(
@@ -228,7 +220,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         token_ids: tf.Tensor,
         source: EncodedSource,
         caches: tuple[tf.Tensor, ...],
-        slot: int | tf.Tensor,
+        cache_index: int | tf.Tensor,
         *,
         place: tf.Tensor,
         key_places: tf.Tensor,
@@ -239,11 +231,11 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         Args:
             token_ids: int `[B, K]`, the last token of each of a row's K texts.
             source: what `encoded_source` gave.
-            caches: `[2, B, N, slots, D]` a block: keys and values of the tokens before.
-            slot: int32 scalar, the first of the K slots that are written.
+            caches: of each block `[2, B, N, C, D]`: the keys and values of earlier tokens.
+            cache_index: int32 scalar, the first of the K positions of the caches that are written.
             place: int32 scalar, the place of the tokens in their texts.
-            key_places: int32 `[slots]`, the place of each slot's token.
-            mask: `[1 or B, 1, K, slots]`, what is added to the scores.
+            key_places: int32 `[C]`, the place of the token at each position of the caches.
+            mask: `[1 or B, 1, K, C]`, what is added to the scores.
 
         Returns:
             states `[B * K, E]` in the compute dtype, and the caches.
@@ -259,7 +251,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
             context_bias=source.bias,
             context_keys_values=source.keys_values,
             caches=caches,
-            slot=slot,
+            cache_index=cache_index,
         )
         return self._scaled(tf.reshape(x, [-1, self.config.embedding_dim])), tuple(caches)
 

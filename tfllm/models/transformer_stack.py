@@ -7,12 +7,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfllm.layers.dropout import named_seed
-from tfllm.layers.normalization import norm_layer
+from tfllm.layers.block_config import BlockConfig
 from tfllm.layers.projection import forked
 from tfllm.layers.relative_positions import RelativePositionBias
 from tfllm.layers.shapes import ShapeShown
-from tfllm.layers.transformer_block import TransformerBlock
+from tfllm.models.blocks import final_norm, run_blocks, transformer_blocks
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
 
 
@@ -54,35 +53,31 @@ class TransformerStack(ShapeShown, keras.layers.Layer):
             )
         num_blocks = config.num_decoder_layers if decodes else config.num_layers
         assert num_blocks is not None
-        self.blocks = [
-            TransformerBlock(
-                config.num_heads,
-                config.feed_forward_dim,
-                head_dim=config.head_dim,
-                causal=decodes,
-                cross_attention=decodes,
-                norm=config.norm,
-                norm_epsilon=config.norm_epsilon,
-                norm_first=config.norm_first,
-                activation=config.activation,
-                gated=config.gated,
-                use_bias=config.use_bias,
-                scaled_attention=config.scaled_attention,
-                dropout=config.dropout,
-                attention_dropout=config.attention_dropout,
-                rematerialize=rematerialize,
-                kernel_initializer=forked(initializer, f"{self.name}/block_{i}"),
-                seed=named_seed(seed, f"{self.name}/block_{i}"),
-                name=f"block_{i}",
-                **options,
-            )
-            for i in range(num_blocks)
-        ]
-        self.final_norm = (
-            norm_layer(config.norm, config.norm_epsilon, name="final_norm", **options)
-            if config.norm_first
-            else None
+        block = BlockConfig(
+            num_heads=config.num_heads,
+            hidden_dim=config.feed_forward_dim,
+            head_dim=config.head_dim,
+            causal=decodes,
+            cross_attention=decodes,
+            norm=config.norm,
+            norm_epsilon=config.norm_epsilon,
+            norm_first=config.norm_first,
+            activation=config.activation,
+            gated=config.gated,
+            use_bias=config.use_bias,
+            scaled_attention=config.scaled_attention,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
         )
+        self.blocks = transformer_blocks(
+            [block] * num_blocks,
+            kernel_initializer=initializer,
+            seed=seed,
+            prefix=f"{self.name}/",
+            rematerialize=rematerialize,
+            **options,
+        )
+        self.final_norm = final_norm(config, **options)
 
     def build(self, input_shape: Any) -> None:
         """Create all weights."""
@@ -123,7 +118,7 @@ class TransformerStack(ShapeShown, keras.layers.Layer):
         context_bias: tf.Tensor | None = None,
         context_keys_values: Any = None,
         caches: Any = None,
-        slot: int | tf.Tensor = 0,
+        cache_index: int | tf.Tensor = 0,
         training: bool | None = None,
         return_weights: bool = False,
     ) -> tuple[tf.Tensor, list[Any]]:
@@ -137,31 +132,26 @@ class TransformerStack(ShapeShown, keras.layers.Layer):
             context_bias: `[1 or B, 1, 1, S]`.
             context_keys_values: each block's keys and values of the context.
             caches: each block's cache of the tokens before.
-            slot: of the first token.
+            cache_index: position in the caches of the first token.
             training: whether dropout acts.
             return_weights: also return the attention weights.
 
         Returns:
             normalised states in the compute dtype, and each block's cache or weights.
         """
-        extra = []
-        for i, block in enumerate(self.blocks):
-            x = block(
-                x,
-                context=contexts,
-                context_bias=context_bias,
-                context_key_value=None if context_keys_values is None else context_keys_values[i],
-                bias=bias,
-                cache=None if caches is None else caches[i],
-                slot=slot,
-                training=training,
-                return_weights=return_weights,
-            )
-            if isinstance(x, tuple):
-                x, other = x
-                extra.append(other)
-        x = self.final_norm(x) if self.final_norm is not None else tf.cast(x, self.compute_dtype)
-        return x, extra
+        of_each = {"context_key_value": context_keys_values, "cache": caches}
+        return run_blocks(
+            x,
+            self.blocks,
+            self.final_norm,
+            of_each,
+            context=contexts,
+            context_bias=context_bias,
+            bias=bias,
+            cache_index=cache_index,
+            training=training,
+            return_weights=return_weights,
+        )
 
 
 def _of_width(config: EncoderDecoderConfig, initializer: Any) -> Any:

@@ -1,0 +1,101 @@
+"""softmax(Q Kᵀ / √D) V.
+
+Shape letters: B batch, T query time, S key time, N query heads, K key/value heads,
+G = N / K query heads that share a key/value head, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from tfllm.layers.dropout import dropout
+from tfllm.layers.shapes import shape_of
+
+
+def dot_product_attention(
+    query: tf.Tensor,
+    key: tf.Tensor,
+    value: tf.Tensor,
+    bias: tf.Tensor | None = None,
+    *,
+    scaled: bool = True,
+    dropout_rate: float = 0.0,
+    seed: tf.Tensor | None = None,
+    return_weights: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """softmax(Q Kᵀ / √D + bias) V, with query heads in groups that share a key/value head.
+
+    Args:
+        query: float `[B, N, T, D]`.
+        key: float `[B, K, S, D]`; K divides N.
+        value: float `[B, K, S, D]`.
+        bias: `[1 or B, 1 or N, T or 1, S]`, added to the scores.
+        scaled: false: the scores are not divided by √D (T5's initial weights are small instead).
+        dropout_rate: share of the weights dropped; needs `seed`.
+        seed: int32 `[2]`.
+        return_weights: also return the attention weights.
+
+    Returns:
+        float `[B, N, T, D]`, and the weights `[B, N, T, S]` or None.
+    """
+    num_heads, head_dim = query.shape[1], query.shape[3]
+    num_kv_heads = key.shape[1]
+    group = num_heads // num_kv_heads
+    batch, _, time, _ = shape_of(query)
+    if scaled:
+        query = query * _scale(query, bias)
+    if group > 1:  # the queries of a group stand behind one another, as if they were more time
+        grouped_time = group * time if query.shape[2] is not None else -1
+        if grouped_time == -1 and isinstance(batch, int) and batch == -1:
+            batch = tf.shape(query)[0]
+        query = tf.reshape(query, [batch, num_kv_heads, grouped_time, head_dim])
+    scores = tf.matmul(query, key, transpose_b=True)
+    if bias is not None and group > 1:
+        bias = _grouped(bias, num_kv_heads, group)
+    if bias is not None:
+        scores += bias
+    weights = _softmax(scores, few=isinstance(time, int) and time == 1)
+    if dropout_rate and seed is not None:
+        weights = dropout(weights, dropout_rate, seed)
+    mixed = tf.matmul(weights, value)
+    if group > 1:
+        mixed = tf.reshape(mixed, [batch, num_heads, time, head_dim])
+    if not return_weights:
+        return mixed, None
+    return mixed, tf.reshape(weights, [*tf.unstack(tf.shape(mixed))[:3], tf.shape(key)[2]])
+
+
+def _grouped(bias: tf.Tensor, num_kv_heads: int, group: int) -> tf.Tensor:
+    """The bias of queries that stand behind one another, group by group."""
+    if bias.shape[1] == 1:
+        return bias if bias.shape[2] == 1 else tf.tile(bias, [1, 1, group, 1])
+    rows, _, time, length = tf.unstack(tf.shape(bias))
+    return tf.reshape(bias, [rows, num_kv_heads, group * time, length])
+
+
+def _scale(query: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    """1 / √D: one number, or one for each of the D places."""
+    factor, head_dim = 1 / math.sqrt(query.shape[3]), query.shape[3]
+    if bias is None or bias.shape[0] != 1 or query.shape[0] == 1:
+        return tf.constant(factor, query.dtype)
+    # TensorFlow joins the product with a number before it and a sum behind it in one kernel on
+    # CPUs, where no gradient needs what lies between: in evaluation, and in the forward pass of a
+    # rematerialized block. That kernel takes hundreds of times as long where the rows of a batch
+    # share one bias. A vector is not joined.
+    return tf.constant([factor] * head_dim, query.dtype)
+
+
+def _softmax(scores: tf.Tensor, *, few: bool) -> tf.Tensor:
+    """Softmax over the last axis; `few` scores (a decoding step's) in plain operations.
+
+    TensorFlow's kernel on CPUs takes 50 us and more to start, which six plain ones together do not.
+    """
+    if few:
+        exact = tf.cast(scores, tf.float32)
+        powers = tf.exp(exact - tf.reduce_max(exact, axis=-1, keepdims=True))
+        return tf.cast(powers / tf.reduce_sum(powers, axis=-1, keepdims=True), scores.dtype)
+    # float16 has too few exponents for a sum of exponentials; bfloat16 kernels sum in float32.
+    weights = tf.nn.softmax(tf.cast(scores, tf.float32) if scores.dtype == tf.float16 else scores)
+    return tf.cast(weights, scores.dtype)

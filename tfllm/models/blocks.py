@@ -1,0 +1,93 @@
+"""The blocks of a model: made from their configurations, and run one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.layers.block_config import BlockConfig
+from tfllm.layers.dropout import named_seed
+from tfllm.layers.normalization import norm_layer
+from tfllm.layers.projection import forked
+from tfllm.layers.transformer_block import TransformerBlock
+
+
+def transformer_blocks(
+    configs: Iterable[BlockConfig],
+    *,
+    kernel_initializer: Any,
+    output_initializer: Any = None,
+    seed: int | None,
+    prefix: str = "",
+    **options: Any,
+) -> list[TransformerBlock]:
+    """Blocks named block_0, block_1, ..., each with initial weights and dropout of its own.
+
+    Args:
+        configs: the configuration of each block.
+        kernel_initializer: initializer of the projections.
+        output_initializer: initializer of the projections into the residual stream. Defaults to
+            kernel_initializer.
+        seed: seed of dropout.
+        prefix: distinguishes the blocks of one stack from those of another of the same model.
+        options: other arguments of `TransformerBlock`, the same for all.
+    """
+    blocks = []
+    for i, config in enumerate(configs):
+        name = f"block_{i}"
+        of_output = output_initializer
+        blocks.append(
+            TransformerBlock(
+                config,
+                kernel_initializer=forked(kernel_initializer, prefix + name),
+                output_initializer=None if of_output is None else forked(of_output, prefix + name),
+                seed=named_seed(seed, prefix + name),
+                name=name,
+                **options,
+            )
+        )
+    return blocks
+
+
+def final_norm(config: Any, dtype: Any) -> Any:
+    """The normalization after the last block of a pre-norm model; None for a post-norm model.
+
+    Args:
+        config: with the fields `norm`, `norm_epsilon` and `norm_first`.
+        dtype: dtype policy.
+    """
+    if not config.norm_first:
+        return None
+    return norm_layer(config.norm, config.norm_epsilon, name="final_norm", dtype=dtype)
+
+
+def run_blocks(
+    x: tf.Tensor,
+    blocks: Sequence[TransformerBlock],
+    norm: Any,
+    of_each: Mapping[str, Sequence[Any] | None],
+    **of_all: Any,
+) -> tuple[tf.Tensor, list[Any]]:
+    """The states after the last block.
+
+    Args:
+        x: float32 `[B, T, E]` (or `[B, E]`, one token a row).
+        blocks: the blocks in order.
+        norm: normalization after the last block; None: there is none.
+        of_each: call argument of a block to its value for each block, or to None.
+        of_all: call arguments that are the same for all blocks.
+
+    Returns:
+        states of x's shape in the blocks' compute dtype, and what each block returned besides its
+        states: its new cache or its attention weights.
+    """
+    extra = []
+    each = {name: values for name, values in of_each.items() if values is not None}
+    for i, block in enumerate(blocks):
+        x = block(x, **{name: values[i] for name, values in each.items()}, **of_all)
+        if isinstance(x, tuple):
+            x, other = x
+            extra.append(other)
+    return tf.cast(x, blocks[0].compute_dtype) if norm is None else norm(x), extra
