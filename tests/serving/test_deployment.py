@@ -1,12 +1,15 @@
 """The generated files, read by the parsers of those who will read them."""
 
+import dataclasses
 import http.server
+import itertools
 import json
 import os
 import shutil
 import stat
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
@@ -21,6 +24,7 @@ from tfllm.serving.footprint import Footprint, write_footprint
 pytestmark = pytest.mark.alone
 
 yaml = pytest.importorskip("yaml")
+ROOT = Path(__file__).parents[2]
 FILES = [
     "models.config",
     "batching.config",
@@ -123,7 +127,8 @@ def batching_parameters(text):
 
 
 def test_batching_config_splits_what_is_larger_than_a_batch_and_adds_no_rows():
-    settings = DeploymentSettings(max_batch_size=8, batch_timeout_micros=0, num_batch_threads=3)
+    options = BatchingOptions(max_batch_size=8, batch_timeout_micros=0, num_batch_threads=3)
+    settings = DeploymentSettings(batching=options)
     assert batching_parameters(batching_config(settings)) == {
         "max_batch_size": 800,
         "batch_timeout_micros": 0,
@@ -166,11 +171,11 @@ def test_tfllm_serve_and_the_files_have_one_set_of_batching_defaults(base, monke
     write_deployment_files(base, ["quickstart"])
     found = batching_parameters((base / "batching.config").read_text())
     given = []
-    monkeypatch.setattr(server_module, "BatchingOptions", lambda *a: given.append(a) or 1 / 0)
+    monkeypatch.setattr(server_module, "BatchingOptions", lambda **o: given.append(o) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         server_module.ModelServer(base)
-    (options,) = (BatchingOptions(*values) for values in given)
-    assert options == DEFAULT_BATCHING == DeploymentSettings().batching
+    (options,) = (BatchingOptions(**values) for values in given)
+    assert options == DEFAULT_BATCHING
     assert found == {
         "max_batch_size": options.max_request_rows,
         "max_execution_batch_size": options.max_batch_size,
@@ -181,14 +186,34 @@ def test_tfllm_serve_and_the_files_have_one_set_of_batching_defaults(base, monke
     }
 
 
-def test_the_command_serve_has_the_same_rows(monkeypatch, tmp_path):
+def test_the_command_serve_has_the_same_batching_options(monkeypatch, tmp_path):
     import tfllm.serving
 
     given = {}
     monkeypatch.setattr(tfllm.serving, "ModelServer", lambda base, **o: given.update(o) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        main(["serve", str(tmp_path)])
-    assert given["max_batch_size"] == DEFAULT_BATCHING.max_batch_size
+
+    def options(*flags):
+        with pytest.raises(ZeroDivisionError):
+            main(["serve", str(tmp_path), *flags])
+        return BatchingOptions(**{field.name: given[field.name] for field in fields})
+
+    fields = dataclasses.fields(BatchingOptions)
+    assert options() == DEFAULT_BATCHING
+    assert given["batching"] is True
+    others = {field.name: field.default + 1 for field in fields}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in others.items()]
+    assert options(*flags) == BatchingOptions(**others)
+
+
+def test_the_page_on_serving_has_every_batching_option_with_its_default():
+    lines = (ROOT / "docs" / "serving.md").read_text("utf-8").splitlines()
+    start = lines.index("| option | default | `tfllm serve` | TensorFlow Serving |")
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    defaults = {row.split("`")[1]: row.split("|")[2].strip() for row in rows}
+    for name, value in dataclasses.asdict(DEFAULT_BATCHING).items():
+        assert defaults[name].split()[0] == f"{value:,}"
+    written = batching_parameters(batching_config(DeploymentSettings()))
+    assert set(written) - set(defaults) == {"max_execution_batch_size"}
 
 
 def test_the_command_export_measures_when_asked(monkeypatch, base, capsys):
@@ -440,10 +465,6 @@ def test_names_that_do_not_fit_are_refused(names, base):
 @pytest.mark.parametrize(
     "setting",
     [
-        {"max_batch_size": 0},
-        {"num_batch_threads": 0},
-        {"max_enqueued_batches": 0},
-        {"batch_timeout_micros": -1},
         {"rest_timeout_seconds": 0},
         {"rest_port": 0},
         {"grpc_port": 8501},
@@ -455,6 +476,20 @@ def test_names_that_do_not_fit_are_refused(names, base):
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ValueError, match=r"must.*received"):
         DeploymentSettings(**setting)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"max_batch_size": 0},
+        {"num_batch_threads": 0},
+        {"max_enqueued_batches": 0},
+        {"batch_timeout_micros": -1},
+    ],
+)
+def test_batching_options_out_of_range_are_refused(option):
+    with pytest.raises(ValueError, match=r"must.*received"):
+        BatchingOptions(**option)
 
 
 def test_a_base_that_is_no_folder_is_refused(base):

@@ -7,14 +7,15 @@ import json
 import logging
 import os
 import signal
+from dataclasses import fields
 from typing import Any
 
 from tfllm.cli.arguments import GENERATION, AddCommand, add_settings
 from tfllm.cli.help import Parser
 from tfllm.cli.settings import rows_of, settings
 from tfllm.cli.terminal import print_stream, quiet_start
-from tfllm.config import ConfigError, GenerationConfig, build
-from tfllm.serving.batching_options import DEFAULT_BATCHING
+from tfllm.config import ConfigError, GenerationConfig, build, field_docs
+from tfllm.serving.batching_options import BatchingOptions
 
 
 def add_commands(add: AddCommand) -> None:
@@ -36,13 +37,6 @@ def add_commands(add: AddCommand) -> None:
             f"--{protocol}-port", type=int, metavar="PORT", default=port, help="0: any free port"
         )
     serve.add_argument(
-        "--max-batch-size",
-        type=int,
-        metavar="N",
-        default=DEFAULT_BATCHING.max_batch_size,
-        help="examples from concurrent requests that run as one batch, at most",
-    )
-    serve.add_argument(
         "--max-body-bytes",
         type=int,
         metavar="N",
@@ -52,6 +46,14 @@ def add_commands(add: AddCommand) -> None:
     serve.add_argument(
         "--no-batching", action="store_true", help="run each request as a batch of its own"
     )
+    for field in fields(BatchingOptions):
+        serve.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=int,
+            metavar="N",
+            default=field.default,
+            help=field_docs(BatchingOptions)[field.name],
+        )
     _add_flag(
         serve,
         "allow_version_labels_for_unavailable_models",
@@ -144,7 +146,7 @@ def _serve(options: argparse.Namespace) -> int:
             rest_port=options.rest_port,
             grpc_port=options.grpc_port,
             batching=not getattr(options, "no_batching", False),
-            max_batch_size=options.max_batch_size,
+            **{field.name: getattr(options, field.name) for field in fields(BatchingOptions)},
             max_body_bytes=options.max_body_bytes,
             allow_version_labels_for_unavailable_models=(
                 options.allow_version_labels_for_unavailable_models

@@ -1,4 +1,9 @@
-"""How requests are batched: the one table that `tfllm serve` and the deployment files take."""
+"""How concurrent requests are batched: the one table of options and their defaults.
+
+`tfllm serve` takes its options from here, and so does the `batching.config` that `tfllm export`
+writes for TensorFlow Serving. Both servers run TensorFlow's batch scheduler; docs/serving.md
+("Batching") lists where an option does not mean the same in both.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +12,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BatchingOptions:
-    """How requests are joined; the names are those of TensorFlow Serving's batching parameters."""
+    """How concurrent requests are batched."""
 
+    # More rows raise the throughput, but every row waits for the longest text of its batch.
     max_batch_size: int = 8
     """most rows in one run of the model; a request of more rows is split into several runs"""
+    # Short compared with the time of a generated text; callers in a loop return within it.
     batch_timeout_micros: int = 10_000
-    """longest that a request waits for others, in microseconds"""
+    """longest time that a request waits for others to fill the batch, in microseconds"""
+    # One run already uses every core.
     num_batch_threads: int = 1
-    """runs at the same time; one run already uses every core"""
+    """batches that run at the same time"""
+    # A request behind 100 batches would time out before its turn: better refused at once.
     max_enqueued_batches: int = 100
-    """full batches that may wait; beyond that requests are refused with UNAVAILABLE"""
+    """full batches that may wait; requests beyond that are refused with UNAVAILABLE"""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -30,14 +39,14 @@ class BatchingOptions:
 
     @property
     def max_request_rows(self) -> int:
-        """Rows that one request may have."""
+        """Most rows that one request may have."""
         return self.max_enqueued_batches * self.max_batch_size
 
     @property
     def max_pending_requests(self) -> int:
-        """Requests that may be under way or waiting at once."""
+        """Most requests that may be running or waiting at once, in all of `tfllm serve`."""
         return (self.max_enqueued_batches + self.num_batch_threads) * self.max_batch_size
 
 
 DEFAULT_BATCHING = BatchingOptions()
-"""of `tfllm serve` and of the deployment files"""
+"""the defaults of `tfllm serve` and of the deployment files"""

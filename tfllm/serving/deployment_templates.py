@@ -6,7 +6,7 @@ import json
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from tfllm.serving.batching_options import DEFAULT_BATCHING, BatchingOptions
@@ -20,16 +20,10 @@ _MOST_LOAD_THREADS = 16
 
 @dataclass(frozen=True)
 class DeploymentSettings:
-    """What the generated files say; of batches, by default, what `tfllm serve` does."""
+    """Numbers and ports in the generated files."""
 
-    max_batch_size: int = DEFAULT_BATCHING.max_batch_size
-    """rows that are run together"""
-    batch_timeout_micros: int = DEFAULT_BATCHING.batch_timeout_micros
-    """microseconds that a request waits for others to fill the batch"""
-    max_enqueued_batches: int = DEFAULT_BATCHING.max_enqueued_batches
-    """batches that may wait; a request beyond them gets UNAVAILABLE"""
-    num_batch_threads: int = DEFAULT_BATCHING.num_batch_threads
-    """batches that run at the same time, of all models together"""
+    batching: BatchingOptions = DEFAULT_BATCHING
+    """how requests are batched; by default as `tfllm serve` does"""
     rest_timeout_seconds: int = 600
     """time that REST gives a request; TensorFlow Serving's default, 30 s, ends long generations"""
     grpc_port: int = 8500
@@ -46,14 +40,7 @@ class DeploymentSettings:
     """time between them; the server's own default is 60 s, in which no other model loads unless
     there are more threads than models that fail"""
 
-    @property
-    def batching(self) -> BatchingOptions:
-        """The options of batches."""
-        names = [field.name for field in fields(BatchingOptions)]
-        return BatchingOptions(**{name: getattr(self, name) for name in names})
-
     def __post_init__(self) -> None:
-        _ = self.batching  # checks its values
         retries = self.max_num_load_retries
         _require(retries >= 0, "max_num_load_retries must not be negative", retries)
         pause = self.load_retry_seconds

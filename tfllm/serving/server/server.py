@@ -51,9 +51,10 @@ class ModelServer:
             grpcio and tensorflow-serving-api and is left out, with a warning, without them.
         batching: join concurrent requests of a signature whose every input and output has the
             batch as dimension 0.
-        max_batch_size: most rows in one run of a model.
-        batch_timeout_micros: longest that a request waits for others, in microseconds.
-        num_batch_threads: runs of one signature at the same time.
+        max_batch_size: most rows in one run of a model. This and the next three default to
+            `DEFAULT_BATCHING`, as in the deployment files.
+        batch_timeout_micros: longest time that a request waits for others, in microseconds.
+        num_batch_threads: batches of one signature that run at the same time.
         max_enqueued_batches: full batches that may wait; further requests get UNAVAILABLE.
         poll_seconds: time between looks for new versions.
         labels: model name to label to version, besides those of `models.config`. A version with
@@ -112,7 +113,10 @@ class ModelServer:
                 f"{request_timeout_seconds}"
             )
         options = BatchingOptions(
-            max_batch_size, batch_timeout_micros, num_batch_threads, max_enqueued_batches
+            max_batch_size=max_batch_size,
+            batch_timeout_micros=batch_timeout_micros,
+            num_batch_threads=num_batch_threads,
+            max_enqueued_batches=max_enqueued_batches,
         )
         self.host = host
         self.rest_port = rest_port
