@@ -22,7 +22,7 @@ help:
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         the documentation as a site, in build/docs"
 	@echo "make readme       the README's table of tasks, from the registry of tasks"
-	@echo "make benchmarks   speed and memory beside KerasHub and stock TensorFlow"
+	@echo "make benchmarks   speed and memory compared with KerasHub and stock TensorFlow"
 	@echo "make clean        remove the virtual environment and what make itself made"
 
 env: $(READY)

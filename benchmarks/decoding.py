@@ -1,4 +1,4 @@
-"""Greedy decoding of SmolLM2-135M: the exported model beside KerasHub and `transformers`.
+"""Greedy decoding of SmolLM2-135M: the exported model, KerasHub and `transformers`.
 
 The exported model runs as TensorFlow Serving would run it, without XLA, tokenizer included;
 KerasHub runs with XLA, its default, and `transformers` on PyTorch in an environment of its own
@@ -108,7 +108,8 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--torch", type=Path, help="a Python with torch and transformers")
     options = parser.parse_args()
-    table = [("decoding", "sequences", "tokens/s", "of KerasHub")]
+    title = f"greedy decoding, SmolLM2-135M, {PROMPT_TOKENS} + {options.new_tokens} tokens"
+    table = [(title, "sequences", "tokens/s", "compared with KerasHub")]
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         contestants = {"KerasHub LlamaCausalLM.generate, float32, XLA": keras_hub_llama()}

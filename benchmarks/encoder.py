@@ -1,9 +1,9 @@
 """MiniLM's encoder (6 layers, width 384, 12 heads): inference and a fine-tuning step.
 
-Inference, 32 rows of 128 tokens, half to all of them no padding, beside `transformers` on PyTorch
-in an environment of its own (`--torch PYTHON`; it is no part of this project). Fine-tuning of a
-classifier, through `fit`, beside KerasHub's `BertTextClassifier`. The weights are random: the speed
-does not depend on them.
+Inference, on 32 rows of 128 tokens of which half to all are not padding, is compared with
+`transformers` on PyTorch in an environment of its own (`--torch PYTHON`; it is not a part of this
+project). Fine-tuning of a classifier, through `fit`, is compared with KerasHub's
+`BertTextClassifier`. The weights are random: the speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def inference_table(options: argparse.Namespace, precision: str) -> None:
         seconds = interleaved(runs, options.rounds)
     peers = [value for name, value in seconds.items() if "PyTorch" in name]
     base = min(peers, default=max(seconds.values()))
-    table = [("inference", "ms", "tokens/s", "of the fastest peer")]
+    title = f"MiniLM, {ROWS} x {TIME} tokens, inference"
+    table = [(title, "ms", "tokens/s", "compared with the fastest peer")]
     for name, value in seconds.items():
         rate = ROWS * TIME / value
         table.append((name, f"{1000 * value:,.0f}", f"{rate:,.0f}", f"{base / value:.2f}x"))
@@ -146,7 +147,8 @@ def training_table(options: argparse.Namespace, precision: str) -> None:
                 callbacks=[timers[name]],
             )  # fmt: skip
     base = next(iter(timers.values())).median()
-    table = [("fine-tuning step", "ms", "speed")]
+    title = f"MiniLM, {ROWS} x {TIME} tokens, a classifier's step"
+    table = [(title, "ms", "compared with KerasHub")]
     for name, timer in timers.items():
         value = timer.median()
         table.append((name, f"{1000 * value:,.0f}", f"{base / value:.2f}x"))

@@ -1,6 +1,6 @@
 """A LoRA step on SmolLM2-135M, 8 x 512 tokens, rank 8: `fit` here and KerasHub's `enable_lora`.
 
-Each runs in a process of its own, in turn, and tells its tokens/s and its peak memory. The base's
+Each runs in a process of its own, in turn, and prints its tokens/s and its peak memory. The base's
 weights are random: neither depends on them.
 """
 
@@ -124,7 +124,9 @@ def main() -> None:
         for name, results in found.items()
     }
     base = next(iter(middle.values()))
-    table = [("LoRA step, 8 x 512 tokens", "trained", "tokens/s", "speed", "peak memory", "of it")]
+    title = f"LoRA step, SmolLM2-135M, {ROWS} x {TIME} tokens, rank {RANK}"
+    compared = "compared with KerasHub"
+    table = [(title, "trained", "tokens/s", compared, "peak memory", compared)]
     for name, value in middle.items():
         table.append(
             (

@@ -1,6 +1,6 @@
-"""Loss and gradients at a vocabulary of 49,152 with 8 x 512 tokens: in chunks beside all at once.
+"""Loss and gradients at a vocabulary of 49,152 with 8 x 512 tokens: in chunks and all at once.
 
-Each runs in a process of its own, which tells its peak memory above what it had before.
+Each runs in a process of its own, which prints its peak memory above what it had before.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(*options.measure, runs=4)))
         return
-    table = [("loss and gradients", "peak memory", "of stock", "time", "of stock")]
+    title = f"loss and gradients of {ROWS:,} tokens, vocabulary {VOCAB:,}"
+    table = [(title, "peak memory", "compared with stock", "time", "compared with stock")]
     for dtype in ("float32", "bfloat16"):
         results: dict[str, list[dict[str, float]]] = {"stock": [], "chunks": []}
         for _ in range(options.rounds):

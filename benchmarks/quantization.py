@@ -37,8 +37,7 @@ def main() -> None:
     from tfllm.tasks import evaluate
 
     path = smollm2()
-    head = ("SmolLM2-135M-Instruct", "perplexity", "of float32", "weights exported", "of float32")
-    rows: list[tuple[str, ...]] = [head]
+    rows: list[tuple[str, ...]] = []
     exact, size = None, None
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -65,8 +64,10 @@ def main() -> None:
                 )
             )
             print(json.dumps({"dtype": dtype, "perplexity": result.perplexity}), flush=True)
-    title = f"weights of 8 bits: perplexity of {result.num_tokens:,} tokens of real text"
-    print_table(title, rows)
+    model = f"SmolLM2-135M-Instruct exported, {result.num_tokens:,} tokens of addresses"
+    compared = "compared with float32"
+    head = (model, "perplexity", compared, "weights", compared)
+    print_table("Weights of 8 bits", [head, *rows])
 
 
 if __name__ == "__main__":

@@ -80,9 +80,9 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(*options.measure, options.steps)))
         return
-    table = [
-        ("12 layers, 8 x 1,024 tokens", "peak memory", "of kept", "time", "of kept", "CPU time")
-    ]
+    title = f"{SHAPE['num_layers']} layers x {SHAPE['embedding_dim']}, {ROWS} x {TIME:,} tokens"
+    compared = "compared with kept"
+    table = [(title, "peak memory", compared, "time", compared, f"CPU time, {compared}")]
     for precision in options.precision:
         results: dict[str, list[dict]] = {"kept": [], "recomputed": []}
         for _ in range(options.rounds):

@@ -147,12 +147,14 @@ def main() -> None:
 
     compared = {1: (0, "the same without a strategy"), 2: (0, "one device on the same cores"),
                 4: (3, "the same without a strategy"), 5: (4, "1 worker")}  # fmt: skip
-    table = [(f"scaling, {options.precision}", "tokens/s", "speed", "beside")]
+    model = f"{LAYERS} layers x {WIDTH}, {ROWS} x {TIME} tokens"
+    table = [(f"scaling, {options.precision}, {model}", "tokens/s", "speed", "compared with")]
     for i, name in enumerate(names[:-1]):
-        speed, beside = (
-            (ratio(i, compared[i][0]), compared[i][1]) if i in compared else ("1.00x", "")
-        )
-        table.append((name, f"{median[name]:,.0f}", speed, beside))
+        speed, base = ("1.00x", "")
+        if i in compared:
+            other, base = compared[i]
+            speed = ratio(i, other)
+        table.append((name, f"{median[name]:,.0f}", speed, base))
     print_table("Scaling", table)
     share = found["shared_state"] / found["state"]
     print(

@@ -95,7 +95,7 @@ class Step:
 
     @property
     def efficiency(self) -> float:
-        """Tokens a second of an accelerator, beside one that works alone."""
+        """Tokens a second of an accelerator, compared with those of a single one."""
         return (self.compute + self.checkpoint) / self.seconds
 
     @property

@@ -31,7 +31,7 @@ BANDWIDTHS = (10, 25, 100, 400, 1600, 3200)
 """Gbit/s of a node"""
 
 
-# ------------------------------------------------------------------ beside published figures
+# ------------------------------------------------------------------ compared with published figures
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Published:
     intra_bandwidth: float
     inter_bandwidth: float
     efficiency: float
-    """beside `of` accelerators"""
+    """compared with `of` accelerators"""
     of: int = 1
 
     def simulated(self, overlap: float) -> float:
@@ -93,9 +93,9 @@ def print_published() -> None:
                 f"{high:.0%} ({100 * (high - point.efficiency):+.0f} points)",
             )
         )
-    print_table("Simulated beside published efficiencies", table)
+    print_table("Simulated efficiencies compared with published ones", table)
     print(
-        "All of these systems overlap in part, so that what was measured should lie between the\n"
+        "These systems all overlap in part, so the measured efficiency should lie between the\n"
         "two. The cost model has no congestion and no stragglers: where a larger cluster of the\n"
         "same kind was measured to be less efficient (VGG-16), it sees no difference."
     )
@@ -105,7 +105,7 @@ def print_published() -> None:
 
 
 def work_of(config: ModelConfig, length: int, options: argparse.Namespace) -> Work:
-    """What a step of a model costs, by its shape alone."""
+    """What a step of a model costs, derived from its shape only."""
     parameters = num_parameters(config)
     flops = flops_per_token(config, length) * options.tokens
     return Work(
@@ -297,7 +297,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     numbers = {
         "tflops": (base.flops / 1e12, "peak TFLOP/s of an accelerator"),
-        "utilization": (base.utilization, "share of it that a step alone reaches"),
+        "utilization": (base.utilization, "share of it that a step without communication reaches"),
         "intra-bandwidth": (base.intra_bandwidth / 1e9, "GB/s between accelerators of a node"),
         "inter-bandwidth": (base.inter_bandwidth / 1e9, "GB/s of a node to the others"),
         "intra-latency": (base.intra_latency * 1e6, "microseconds"),
@@ -309,7 +309,7 @@ def parser() -> argparse.ArgumentParser:
         "checkpoint-every": (1000.0, "steps"),
         "copy-bandwidth": (base.copy_bandwidth / 1e9, "GB/s from an accelerator to its host"),
         "checkpoint-bandwidth": (base.checkpoint_bandwidth / 1e9, "GB/s to the storage"),
-        "days-for": (300e9, "tokens whose training time is told"),
+        "days-for": (300e9, "tokens whose training time is printed"),
     }
     for name, (default, text) in numbers.items():
         add(f"--{name}", type=float, default=default, help=f"{text} (default: {default:g})")

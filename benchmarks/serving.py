@@ -1,4 +1,4 @@
-"""Eight clients against `tfllm serve`, beside one offline batch of eight, tokens a second."""
+"""Eight clients of `tfllm serve` compared with one offline batch of eight, in tokens a second."""
 
 from __future__ import annotations
 

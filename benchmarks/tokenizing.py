@@ -1,10 +1,10 @@
-"""Speed of the tokenizer inside the graph beside the Rust one, on the same text, in one process.
+"""Speed of the tokenizer inside the graph and of the Rust one, on the same text, in one process.
 
     python benchmarks/tokenizing.py [TEXT...] [--tokenizer FOLDER] [--megabytes 2] [--rounds 5]
 
-The contenders take turns; the medians are printed, in MB of UTF-8 a second. All run on one thread
-but for the line that says otherwise. Without TEXT the sources of this Python are the text; without
-a tokenizer one of 8,192 tokens is trained on it.
+The contestants take turns; the medians are printed, in MB of UTF-8 a second. All run on one thread,
+except where the line says otherwise. Without TEXT the sources of this Python are the text; without
+a tokenizer, one of 8,192 tokens is trained on it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from side_by_side import print_table
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -47,29 +49,35 @@ def main() -> None:
     prompt = tf.constant(["Tell me a short story about a dragon who could not fly."])
     assert graph.tokenize(batch).to_list() == tokenizer.encode_batch(documents)
 
-    contenders: dict[str, tuple[float, Callable[[], object]]] = {
-        "Rust, one text a call": (size, lambda: [tokenizer.encode(d) for d in documents]),
-        f"Rust, a batch, {os.cpu_count()} threads": (
+    contestants: dict[str, tuple[float, Callable[[], object]]] = {
+        "Rust `tokenizers`, one text a call": (
+            size,
+            lambda: [tokenizer.encode(d) for d in documents],
+        ),
+        f"Rust `tokenizers`, a batch, {os.cpu_count()} threads": (
             size,
             lambda: tokenizer.encode_batch(documents),
         ),
-        "graph, a batch": (size, lambda: graph.tokenize(batch)),
-        "graph, one text a call": (size, lambda: [graph.tokenize(batch[i : i + 1]) for i in
-                                                  range(len(documents))]),
-    }  # fmt: skip
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        "tfllm, in the graph, a batch": (size, lambda: graph.tokenize(batch)),
+        "tfllm, in the graph, one text a call": (
+            size,
+            lambda: [graph.tokenize(batch[i : i + 1]) for i in range(len(documents))],
+        ),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(args.rounds):
-        for name, (_, run) in contenders.items():
+        for name, (_, run) in contestants.items():
             seconds[name].append(_seconds(run))
     one_prompt = [_seconds(lambda: graph.tokenize(prompt)) for _ in range(100)]
 
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     first = next(iter(medians.values()))
-    print(f"\n{size / 1e6:.2f} MB in {len(documents)} texts, {tokenizer.vocab_size} tokens\n")
-    print(f"| {'':<28} | {'MB/s':>6} | {'ratio':>5} |\n|{'-' * 30}|{'-' * 7}:|{'-' * 6}:|")
+    print(f"\n{size / 1e6:.2f} MB in {len(documents)} texts")
+    table = [("tokenizing, one thread in the graph", "MB/s", "compared with the first")]
     for name, median in medians.items():
-        print(f"| {name:<28} | {size / 1e6 / median:6.2f} | {first / median:5.2f} |")
-    print(f"\none prompt in the graph: {1000 * statistics.median(one_prompt):.2f} ms")
+        table.append((name, f"{size / 1e6 / median:.2f}", f"{first / median:.2f}x"))
+    print_table(f"Tokenizing, a vocabulary of {tokenizer.vocab_size:,} tokens", table)
+    print(f"one prompt in the graph: {1000 * statistics.median(one_prompt):.2f} ms")
 
 
 def _documents(files: list[Path], size: int, number: int) -> list[str]:

@@ -1,9 +1,9 @@
-"""Beam search with the original Transformer (its base size): tfllm beside `transformers`.
+"""Beam search with the original Transformer (its base size): tfllm and `transformers`.
 
 One Marian folder with random weights is read by both; the speed does not depend on them. Ours runs
 as a graph without XLA, as TensorFlow Serving runs it; `transformers` runs on PyTorch in an
-environment of its own (`--torch PYTHON`; it is no part of this project). No token ends a text, so
-that both take the same number of steps; that both find the same texts is checked in the tests.
+environment of its own (`--torch PYTHON`; it is not a part of this project). No token ends a text,
+so both take the same number of steps; the tests check that both find the same texts.
 """
 
 from __future__ import annotations
@@ -89,7 +89,11 @@ def main() -> None:
     parser.add_argument("--torch", type=Path, help="a Python with torch and transformers")
     options = parser.parse_args()
     config = size("transformer-base")
-    table = [("beam search", "sequences", "tokens/s", "of the first")]
+    table = [(
+        f"beam search, {options.beams} beams, the original Transformer's base size, "
+        f"{options.source_tokens} + {options.new_tokens} tokens",
+        "sequences", "tokens/s", "compared with the first",
+    )]  # fmt: skip
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = pretrained.save(EncoderDecoder(config), place / "base")
