@@ -23,7 +23,7 @@ class BatchingOptions:
     # One run already uses every core.
     num_batch_threads: int = 1
     """batches that run at the same time"""
-    # A request behind 100 batches would time out before its turn: better refused at once.
+    # A request behind 100 batches of generated text waits for minutes; better refuse it at once.
     max_enqueued_batches: int = 100
     """full batches that may wait; requests beyond that are refused with UNAVAILABLE"""
 
