@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tfllm.serving.checks import session_process
 from tfllm.serving.checks.checking import check, main
 from tfllm.serving.checks.files import WARMUP_FILE, version_number
-from tfllm.serving.checks.requests import EXAMPLE_METHODS
+from tfllm.serving.checks.probe import EXAMPLE_METHODS
 from tfllm.serving.checks.run import CheckedRun
 from tfllm.serving.deployment import write_deployment_files
 from tfllm.serving.saved_model.linked_ops import linked_ops
@@ -573,7 +573,7 @@ def test_a_warmup_file_that_is_damaged_or_too_long_is_an_error(copy, monkeypatch
 
 
 def _only_reads_warmup(folder, graph, timeout):
-    from tfllm.serving.checks.requests import warmup_requests
+    from tfllm.serving.checks.warmup_requests import warmup_requests
 
     return CheckedRun(warmup_requests(folder, graph)[1])
 

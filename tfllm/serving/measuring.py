@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tfllm.serving.batching_options import DEFAULT_BATCHING
-from tfllm.serving.checks.requests import full_batches, warmup_requests
+from tfllm.serving.checks.probe_requests import full_batches
 from tfllm.serving.checks.run import run_requests
+from tfllm.serving.checks.warmup_requests import warmup_requests
 from tfllm.serving.footprint import Footprint, footprint_of
 from tfllm.serving.saved_model.graph import SavedModelGraph
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.serving.checks.report import Finding, listed
-from tfllm.serving.checks.requests import Request
+from tfllm.serving.checks.request import Request
 from tfllm.serving.saved_model.graph import SavedModelGraph
 from tfllm.serving.saved_model.output_widths import shape_of
 

@@ -145,3 +145,12 @@ def _constants(graph: SavedModelGraph) -> Iterator[Finding]:
             f"saved_model.pb has {graph.file_bytes:,} bytes; a file of 2 GiB cannot be read",
             "keep weights in variables; see weights_as_constants",
         )
+
+
+def mutable_tables(graph: SavedModelGraph) -> list[str]:
+    """Nodes of the graph that are tables which can grow."""
+    return [
+        place.node.name
+        for place in graph.places
+        if not place.function and MUTABLE_TABLES.match(place.node.op)
+    ]

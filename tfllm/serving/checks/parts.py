@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfllm.serving.checks.report import Finding, listed
-from tfllm.serving.checks.requests import STRING, Request
+from tfllm.serving.checks.request import STRING, Request
 from tfllm.serving.saved_model.graph import SavedModelGraph
 from tfllm.serving.saved_model.output_widths import has_open_width, shape_of, splitting_files
 

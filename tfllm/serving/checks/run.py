@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.serving.checks.answers import judge
+from tfllm.serving.checks.graph import mutable_tables
 from tfllm.serving.checks.parts import Widths, check_parts, different_widths
+from tfllm.serving.checks.probe_requests import probe_requests, signatures_not_run
 from tfllm.serving.checks.report import Finding
-from tfllm.serving.checks.requests import (
-    Request,
-    encode_tensor,
-    mutable_tables,
-    probe_requests,
-    signatures_not_run,
-    warmup_requests,
-)
+from tfllm.serving.checks.request import Request, encode_tensor
+from tfllm.serving.checks.warmup_requests import warmup_requests
 from tfllm.serving.footprint import Footprint, footprint_of
 from tfllm.serving.saved_model.graph import SavedModelGraph
 

@@ -6,8 +6,6 @@ TensorFlow Serving does not have.
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,17 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from tfllm.config import ConfigError, unknown_name
-from tfllm.generation.options import (
-    OPTION_TYPES,
-    exported_options,
-    option_values,
-    read_options,
-)
+from tfllm.config import unknown_name
+from tfllm.generation.options import OPTION_TYPES, option_values, read_options
 from tfllm.serving.client.chat_templates import read_template
 from tfllm.serving.client.grpc_transport import GrpcTransport
+from tfllm.serving.client.reply_rows import json_rows, raise_row_errors, score_rows
+from tfllm.serving.client.request_rows import require_rows, require_texts
 from tfllm.serving.client.rest_transport import RestTransport, Transport
-from tfllm.serving.protocol.errors import GenerationError, ServingError
+from tfllm.serving.client.served_signatures import ServedSignatures
+from tfllm.serving.client.text_stream import stream_options, text_stream
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.chat.chat_template import ChatTemplate, Messages
@@ -74,7 +70,7 @@ class Client:
         kind: Callable[..., Transport] = RestTransport if protocol == "rest" else GrpcTransport
         self.protocol = protocol
         self._transport = kind(address, model, version, label, timeout)
-        self._signatures: dict[str, Any] | None = None
+        self._signatures = ServedSignatures(self._transport)
         self._template = read_template(template) if isinstance(template, str | Path) else template
 
     @overload
@@ -100,16 +96,16 @@ class Client:
         """
         single = isinstance(prompt, str)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        _require_rows("prompt", prompts)
-        _require_texts("prompt", prompts)
+        require_rows("prompt", prompts)
+        require_texts("prompt", prompts)
         inputs: dict[str, Any] = {"prompt": np.array(prompts, np.object_)}
         if options:
             read_options(options)  # what is wrong is told before a server is asked
-            config = read_options(options, self._model_options())
+            config = read_options(options, self._signatures.generation_options())
             for name, value in option_values(config).items():
                 inputs[name] = np.array([value] * len(prompts), OPTION_TYPES[name])
         outputs = self.predict(inputs, signature_name="generate" if options else "serving_default")
-        _raise_row_errors(outputs)
+        raise_row_errors(outputs)
         texts = [str(text) for text in outputs["text"]]
         return texts[0] if single else texts
 
@@ -139,17 +135,16 @@ class Client:
         given = conversation.checked(messages)
         conversation.check_last(given)
         read_options(options)  # what is wrong is told before a server is asked
-        self._signature("chat_prompt")
-        assert self._signatures is not None
+        self._signatures.get("chat_prompt")
         if (words := _one_question(given)) and "chat" in self._signatures:
             name, inputs = "chat", dict(zip(("system", "user"), words, strict=True))
         else:
             name, inputs = "chat_prompt", {"prompt": self._chat_template().prompt(given)}
-        values = option_values(read_options(options, self._model_options()))
+        values = option_values(read_options(options, self._signatures.generation_options()))
         arrays = {key: np.array([text], np.object_) for key, text in inputs.items()}
         arrays |= {key: np.array([value], OPTION_TYPES[key]) for key, value in values.items()}
         outputs = self.predict(arrays, signature_name=name)
-        _raise_row_errors(outputs)
+        raise_row_errors(outputs)
         return str(outputs["text"][0])
 
     def _chat_template(self) -> ChatTemplate:
@@ -182,22 +177,11 @@ class Client:
             ValueError: there is no text.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        _require_rows("text", texts)
-        _require_texts("text", texts)
+        require_rows("text", texts)
+        require_texts("text", texts)
         outputs = self.predict({"text": np.array(texts, np.object_)}, signature_name="score")
-        _raise_row_errors(outputs)
-        scores = []
-        for row in range(len(texts)):
-            numbers = {n: v for n, v in outputs.items() if v.ndim == 1 and v.dtype != np.object_}
-            score = {name: values[row].item() for name, values in numbers.items()}
-            for name in ("token_ids", "token_log_probs"):
-                if f"{name}_json" in outputs:
-                    score[name] = json.loads(outputs[f"{name}_json"][row])
-            if "token_ids" in outputs:  # of a model that an earlier version exported
-                real = outputs["token_ids"][row] >= 0
-                score["token_ids"] = outputs["token_ids"][row][real].tolist()
-                score["token_log_probs"] = outputs["token_log_probs"][row][real].tolist()
-            scores.append(score)
+        raise_row_errors(outputs)
+        scores = score_rows(outputs, len(texts))
         return scores[0] if isinstance(text, str) else scores
 
     def predict(
@@ -221,8 +205,8 @@ class Client:
         if isinstance(inputs, Mapping) and not inputs:
             raise ValueError("inputs must name at least one input; received none")
         for name, value in inputs.items() if isinstance(inputs, Mapping) else [("inputs", inputs)]:
-            _require_rows(name, value)
-        signature = self._signature(signature_name)
+            require_rows(name, value)
+        signature = self._signatures.get(signature_name)
         if not isinstance(inputs, Mapping):
             names = list(signature["inputs"])
             if len(names) != 1:
@@ -239,7 +223,7 @@ class Client:
         Raises:
             ServingError: there is no such signature or model, or no server.
         """
-        return sorted(self._signature(signature_name)["inputs"])
+        return sorted(self._signatures.get(signature_name)["inputs"])
 
     def rows(self, signature_name: str, rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
         """Runs a signature of texts on rows, and gives rows.
@@ -256,19 +240,16 @@ class Client:
             ServingError: the server refused the request, or is not there.
             ValueError: there is no row, or the signature has no such input.
         """
-        _require_rows("rows", rows)
+        require_rows("rows", rows)
         known = self.input_names(signature_name)
         for name in rows[0]:
             if name not in known:
                 raise ValueError(unknown_name(f"input of {signature_name}", name, known))
         for row in rows:
-            _require_texts("an input", list(row.values()))
+            require_texts("an input", list(row.values()))
         inputs = {name: np.array([row[name] for row in rows], np.object_) for name in rows[0]}
         outputs = self.predict(inputs, signature_name=signature_name)
-        return [
-            _read_json({name: _plain(array[number]) for name, array in outputs.items()})
-            for number in range(len(rows))
-        ]
+        return json_rows(outputs, len(rows))
 
     def classify(
         self, examples: Sequence[Mapping[str, str]], *, signature_name: str = "classify"
@@ -286,9 +267,9 @@ class Client:
             ServingError: the server refused the request, or is not there.
             ValueError: there is no example.
         """
-        _require_rows("examples", examples)
+        require_rows("examples", examples)
         for example in examples:
-            _require_texts("a feature", list(example.values()))
+            require_texts("a feature", list(example.values()))
         return self._transport.classify(examples, signature_name)
 
     def stream(self, prompt: str, **options: Any) -> Generator[str, None, dict[str, Any]]:
@@ -307,8 +288,8 @@ class Client:
         """
         if not isinstance(self._transport, RestTransport):
             raise ValueError("stream goes over REST; received a client with protocol='grpc'")
-        _require_texts("prompt", [prompt])
-        return self._read_stream(self._transport, {"prompt": prompt, **_stream_options(options)})
+        require_texts("prompt", [prompt])
+        return text_stream(self._transport, {"prompt": prompt, **stream_options(options)})
 
     def stream_chat(
         self, messages: str | Messages, **options: Any
@@ -330,24 +311,7 @@ class Client:
             messages = [{"role": "user", "content": messages}]
         given = conversation.checked(messages)
         conversation.check_last(given)
-        return self._read_stream(self._transport, {"messages": given, **_stream_options(options)})
-
-    @staticmethod
-    def _read_stream(
-        transport: RestTransport, body: dict[str, Any]
-    ) -> Generator[str, None, dict[str, Any]]:
-        summary: dict[str, Any] = {}
-        for data in transport.events("stream", body):
-            if data == "[DONE]":
-                return summary
-            event = json.loads(data)
-            if "error" in event:
-                raise ServingError("INTERNAL", event["error"])
-            if "text" in event:
-                yield event["text"]
-            else:
-                summary = event
-        raise ServingError("UNAVAILABLE", "the server ended the stream before it was complete")
+        return text_stream(self._transport, {"messages": given, **stream_options(options)})
 
     def status(self) -> list[dict[str, Any]]:
         """Where the model's versions stand, newest first.
@@ -372,29 +336,6 @@ class Client:
         """
         return self._transport.metadata()
 
-    def _signature(self, name: str) -> dict[str, Any]:
-        """A signature's definition. Asked once; a newer version may have another, so asked again
-        where the name is not among those that are known."""
-        if self._signatures is None or name not in self._signatures:
-            document = self.metadata()["metadata"]["signature_def"]["signature_def"]
-            # The initialiser of the graph is listed as a signature and cannot be called.
-            self._signatures = {k: v for k, v in document.items() if not k.startswith("__")}
-        if name not in self._signatures:
-            raise ServingError(
-                "INVALID_ARGUMENT", unknown_name("signature", name, self._signatures)
-            )
-        return self._signatures[name]
-
-    def _model_options(self) -> dict[str, Any]:
-        """The options that the model was exported with, where its metadata says so."""
-        values: dict[str, Any] = {}
-        for name, tensor in self._signature("generate").get("defaults", {}).items():
-            if numbers := tensor.get("int_val") or tensor.get("float_val"):
-                values[name] = numbers[0]
-            elif texts := tensor.get("string_val"):
-                values[name] = base64.b64decode(texts[0]).decode("utf-8", "replace")
-        return exported_options(values)
-
     def close(self) -> None:
         """Closes the connections."""
         self._transport.close()
@@ -411,12 +352,6 @@ class Client:
         self.close()
 
 
-def _stream_options(options: dict[str, Any]) -> dict[str, Any]:
-    config = read_options(options)
-    values = {**option_values(config), "stop": list(config.stop)}
-    return {name: values[name] for name in options}
-
-
 def _one_question(messages: list[dict[str, Any]]) -> tuple[str, str] | None:
     """The system's words ("" for none) and the user's, where there is nothing else."""
     *before, last = messages
@@ -427,49 +362,3 @@ def _one_question(messages: list[dict[str, Any]]) -> tuple[str, str] | None:
     if len(before) == 1 and before[0]["role"] == "system" and before[0]["content"]:
         return before[0]["content"], last["content"]
     return None
-
-
-def _plain(value: Any) -> Any:
-    """A value that JSON can hold."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-
-
-def _read_json(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with the outputs read that hold JSON, which their names end in."""
-    read = {}
-    for name, value in row.items():
-        short = name.removesuffix("_json")
-        if short != name and short not in row and isinstance(value, str):
-            try:
-                read[short] = json.loads(value)
-                continue
-            except ValueError:  # of another's model
-                pass
-        read[name] = value
-    return read
-
-
-def _require_texts(what: str, texts: Sequence[Any]) -> None:
-    for text in texts:
-        if not isinstance(text, str):
-            raise ConfigError(f"{what} must be a string or a list of strings; received {text!r}")
-
-
-def _require_rows(what: str, rows: Any) -> None:
-    """Refuse a request without a row before it is sent."""
-    shape = getattr(rows, "shape", None)
-    if shape is None and isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
-        shape = (len(rows),)
-    if shape is not None and len(shape) > 0 and shape[0] == 0:
-        raise ValueError(
-            f"{what} must have at least one row; received none. TensorFlow Serving with batching "
-            "leaves such a request without an answer"
-        )
-
-
-def _raise_row_errors(outputs: dict[str, np.ndarray]) -> None:
-    errors = [str(error) for error in outputs.get("error", ())]
-    if any(errors):
-        raise GenerationError(errors, outputs)
