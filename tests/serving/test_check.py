@@ -726,7 +726,7 @@ def test_a_width_that_the_rows_decide_is_refused_where_requests_are_split(
     (found,) = [f for f in report.findings if "width" in f.code]
     assert found.severity == severity and report.ok == (severity != "error")
     assert "'words' of serving_default" in found.what
-    assert "no request showed that it differs" in found.what
+    assert "it did not differ between the requests that were run" in found.what
     if severity == "error":
         assert Path(name).name in found.what
 
@@ -794,7 +794,7 @@ def test_a_message_that_fails_its_batch_is_a_warning(tmp_path):
     report = check(version)
     found = [f.what for f in report.findings if f.code == "text_refused"]
     assert report.ok, report.format()
-    for kind in ("bytes that are no message", "cut short", "a number", "two texts"):
+    for kind in ("bytes that are not a message", "truncated", "a number", "two texts"):
         assert kind in found[0]
 
 

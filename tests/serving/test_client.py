@@ -243,7 +243,7 @@ def test_a_stream_gives_the_pieces_and_then_the_summary(server):
         early.close()
     with (
         Client(server.grpc_address, model="parrot", protocol="grpc") as client,
-        pytest.raises(ValueError, match="goes over REST"),
+        pytest.raises(ValueError, match="requires REST"),
     ):
         client.stream("a")
 

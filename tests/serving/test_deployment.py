@@ -382,7 +382,7 @@ def test_memory_and_readiness_follow_what_was_measured(base):
     for name in ("kserve.yaml", "docker-compose.yaml"):
         text = " ".join((base / name).read_text().split()).replace(" # ", " ")
         assert "measured 3.00 GiB with 8 long texts at once, ready after 40 s" in text
-        assert "Times 1.25" in text and "estimated" not in text
+        assert "multiplied by 1.25" in text and "estimated" not in text
 
 
 def test_a_server_of_several_models_has_room_for_all_and_one_more_of_the_largest(base):

@@ -184,6 +184,6 @@ def test_a_full_queue_refuses_with_unavailable():
         running = [pool.submit(predict, server, "slow", {"inputs": [0.7]}) for _ in range(2)]
         until(lambda: server._limit.count == 2)
         status, reply = predict(server, "half", {"inputs": [1.0]})
-        assert status == 503 and "2 requests are under way" in reply["error"]
+        assert status == 503 and "2 requests are running" in reply["error"]
         assert [future.result()[0] for future in running] == [200, 200]
         assert predict(server, "half", {"inputs": [1.0]})[0] == 200

@@ -178,8 +178,8 @@ def test_labels_are_refused_at_the_start_as_by_the_real_server(base, capsys):
         ("/models/half", "models/half", "absolute path or a URI; received 'models/half'"),
         ('model_platform: "tensorflow"', "", r"model_platform must be \"tensorflow\""),
         ('"tensorflow"', '"tflite"', r"must be \"tensorflow\"; received 'tflite'"),
-        ('"tensorflow"', '"tensorflow" model_type: TENSORFLOW', "leave the deprecated"),
-        ("versions: 1 versions: 2", "", "names no versions"),
+        ('"tensorflow"', '"tensorflow" model_type: TENSORFLOW', "remove the deprecated"),
+        ("versions: 1 versions: 2", "", "without versions"),
         ("  } }", "  } config { name: 'half' base_path: '/m' model_platform: 'tensorflow' } }",
          "it is listed more than once"),
     ],
@@ -309,7 +309,7 @@ def test_a_folder_beside_the_models_that_cannot_be_read_stops_nothing(base, monk
 def test_a_tensorflow_that_keeps_xla_on_is_a_warning(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(tf, "__file__", str(tmp_path / "__init__.py"))
     xla_switch._call("_ZN10tensorflow21DisableXlaCompilationEv")
-    assert "no way to turn XLA off" in caplog.text
+    assert "XLA cannot be disabled" in caplog.text
 
 
 # ------------------------------------------------------------------ starting and stopping
@@ -320,7 +320,7 @@ def test_a_folder_without_a_model_is_refused_with_a_hint(tmp_path):
         start(tmp_path / "nowhere").start()
     with pytest.raises(ValueError, match="no model in"):
         start(tmp_path).start()
-    with pytest.raises(ValueError, match="received one version"):
+    with pytest.raises(ValueError, match="received a version"):
         start(toy_base() / "half" / "1").start()
     (tmp_path / "bad" / "1").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"could be loaded: bad version 1: NOT_FOUND"):
@@ -352,7 +352,7 @@ def test_an_open_address_is_warned_about(base, caplog):
         port = taken.getsockname()[1]  # never opened: the port is taken
         with pytest.raises(OSError):
             start(base, host="0.0.0.0", rest_port=port).start()
-    assert "anybody who reaches this address" in caplog.text
+    assert "anybody who can reach this address" in caplog.text
 
 
 def test_stop_lets_requests_finish_and_refuses_new_ones(base):

@@ -57,8 +57,8 @@ def add_commands(add: AddCommand) -> None:
     _add_flag(
         serve,
         "allow_version_labels_for_unavailable_models",
-        "allow version labels in models.config for versions that are not loaded yet (none is when "
-        "the server starts); the flag of TensorFlow Serving",
+        "allow version labels in models.config for versions that are not loaded yet; when the "
+        "server starts, no version is; the flag of TensorFlow Serving",
     )
     _add_flag(
         serve,
@@ -88,10 +88,14 @@ def add_commands(add: AddCommand) -> None:
     )
     query.add_argument("--grpc", action="store_true", help="use gRPC instead of REST")
     query.add_argument(
-        "--score", action="store_true", help="print the log-likelihood of the texts, generate none"
+        "--score",
+        action="store_true",
+        help="print the log-likelihood of the texts instead of continuing them",
     )
     query.add_argument(
-        "--stream", action="store_true", help="print tokens as they come (`tfllm serve` only)"
+        "--stream",
+        action="store_true",
+        help="print tokens as they are generated (`tfllm serve` only)",
     )
     query.add_argument("--chat", action="store_true", help="send each text as a chat message")
     query.add_argument("--system", metavar="TEXT", help="with --chat: the system message")
@@ -113,9 +117,9 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _add_flag(parser: Parser, name: str, meaning: str) -> None:
-    """A flag of TensorFlow Serving, spelt as there or with hyphens, bare or with =true or =false.
+    """Add a flag of TensorFlow Serving: with underscores or hyphens, bare or with =true or =false.
 
-    The value is part of the word, so the flag never consumes the next argument.
+    The value is part of the same word, so the flag never consumes the next argument.
     """
     spellings = (f"--{name.replace('_', '-')}", f"--{name}")
     parser.add_argument(
@@ -132,7 +136,7 @@ def _add_flag(parser: Parser, name: str, meaning: str) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    # TensorFlow takes seconds to load, and a container that is stopped meanwhile ends as cleanly.
+    # TensorFlow takes seconds to load; a container that is stopped meanwhile must also exit with 0.
     before = signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     try:
         with quiet_start():
@@ -165,7 +169,7 @@ def _query(options: argparse.Namespace) -> None:
     from tfllm.serving.client.client import Client
 
     grpc = getattr(options, "grpc", False)
-    if grpc:  # its messages are TensorFlow's
+    if grpc:  # gRPC messages need TensorFlow, which prints when it is imported
         with quiet_start():
             pass
     address = options.address
@@ -183,11 +187,11 @@ def _query(options: argparse.Namespace) -> None:
 def _ask(
     client: Any, options: argparse.Namespace, config: GenerationConfig, chosen: dict[str, Any]
 ) -> None:
-    """Print what a server answers."""
+    """Send the texts to a server and print its answers."""
     signature = getattr(options, "signature", None)
     generates = any(getattr(options, name, False) for name in ("chat", "score", "stream"))
     if not signature and not generates and "prompt" not in client.input_names():
-        signature = "serving_default"  # of a task
+        signature = "serving_default"  # the model is of a task that generates no text
     if signature:
         if chosen:
             raise ConfigError(

@@ -1,6 +1,6 @@
 """A model as a service: export, check, server, client and deployment files.
 
-The names load on first use: a client needs no TensorFlow.
+The names are imported on first use, so that a client does not import TensorFlow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Files that deploy exported models on the real TensorFlow Serving: Docker Compose and KServe.
+"""Files that deploy exported models on TensorFlow Serving with Docker Compose or KServe.
 
-The text protos are those that `tensorflow_model_server` reads, checked against its protocol
-buffers; the YAML is checked for its form. Neither has been run against a Docker engine or a
-Kubernetes cluster by this project's tests.
+The tests parse the text protos with the protocol buffers of `tensorflow_model_server`, and check
+the form of the YAML. They do not run a Docker engine or a Kubernetes cluster.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ _STAMP = re.compile(
 
 @dataclass(frozen=True)
 class DeploymentFiles:
-    """What `write_deployment_files` did."""
+    """The files that `write_deployment_files` wrote, and those that it did not change."""
 
     written: tuple[Path, ...]
-    """files that were made or brought up to date"""
+    """files that were created or updated"""
     unchanged: tuple[Path, ...]
-    """files that were already so"""
+    """files that were up to date"""
     kept: tuple[tuple[Path, Path], ...]
-    """edited files that were left alone, and the file beside each that holds what is new"""
+    """edited files, which were not changed, each with the file next to it that has the new text"""
 
     def format(self) -> str:
-        """One line a file."""
+        """A line for each file."""
         lines = [f"wrote {path}" for path in self.written]
-        lines += [f"{path} is as it was" for path in self.unchanged]
+        lines += [f"{path} is unchanged" for path in self.unchanged]
         lines += [f"kept {path}, which was edited; see {new}" for path, new in self.kept]
         return "\n".join(lines)
 
@@ -45,21 +44,24 @@ def write_deployment_files(
 ) -> DeploymentFiles:
     """Write models.config, batching.config, monitoring.config, docker-compose.yaml, kserve.yaml.
 
-    A file that was edited since it was generated is never overwritten: what is new is written to
-    NAME.new beside it. `docker compose up` in `base` then starts the server.
+    A file that was edited since it was generated is never overwritten: the new text is written to
+    NAME.new next to it. Afterwards `docker compose up` in `base` starts the server.
 
     Args:
-        base: the folder that holds the models' folders NAME/VERSION; the files go into it.
-        names: the models to serve.
-        settings: numbers and ports; default `DeploymentSettings()`.
+        base: the folder of the models' folders NAME/VERSION, which the files are written to.
+        names: names of the models to serve.
+        settings: numbers and ports. Defaults to `DeploymentSettings()`.
+
+    Returns:
+        The files that were written, and those that were not changed.
 
     Raises:
-        FileNotFoundError: `base` is no folder.
-        ValueError: no names, or names that do not fit a URL or a Kubernetes object.
+        FileNotFoundError: `base` is not a folder.
+        ValueError: there is no name, or a name does not fit a URL or a Kubernetes object.
     """
     base, settings = Path(base), settings or DeploymentSettings()
     if not base.is_dir():
-        raise FileNotFoundError(f"base must be the folder that holds the models; no folder {base}")
+        raise FileNotFoundError(f"base must be the folder of the models; there is no folder {base}")
     files = deployment_files(base, names, settings)
     written, unchanged, kept = [], [], []
     for name, content in files.items():
@@ -79,7 +81,7 @@ def write_deployment_files(
 
 
 def stamped(content: str) -> str:
-    """Content with a first line that tells later whether somebody edited it."""
+    """Content with a checksum as its first line, which shows later whether it was edited."""
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     return (
         f"# Written by tfllm. An edited copy is kept. Checksum of what follows: {digest}\n{content}"

@@ -1,4 +1,4 @@
-"""The texts of the files that deploy models on TensorFlow Serving, and the numbers in them."""
+"""Templates of the files that deploy models on TensorFlow Serving, and the numbers in them."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from tfllm.serving.memory_limits import memory_of_all, memory_of_one
 from tfllm.serving.saved_model.output_widths import why_not_split
 
 SERVING_VERSION = "2.20.0"
-"""the newest released image of TensorFlow Serving, and what `tfllm check` checks for"""
+"""the newest released image of TensorFlow Serving, for which `tfllm check` checks models"""
 _MOST_LOAD_THREADS = 16
 
 
 @dataclass(frozen=True)
 class DeploymentSettings:
-    """Numbers and ports in the generated files."""
+    """The numbers and ports in the generated files."""
 
     batching: BatchingOptions = DEFAULT_BATCHING
     """how requests are batched; by default as `tfllm serve` does"""
     rest_timeout_seconds: int = 600
-    """time that REST gives a request; TensorFlow Serving's default, 30 s, ends long generations"""
+    """time limit of a REST request; TensorFlow Serving's default, 30 s, is short for long texts"""
     grpc_port: int = 8500
-    """port of this machine for gRPC"""
+    """gRPC port on this machine"""
     rest_port: int = 8501
-    """port of this machine for REST"""
+    """REST port on this machine"""
     storage_uri: str = "s3://REPLACE-WITH-YOUR-BUCKET/saved_models"
-    """kserve.yaml: where the cluster finds the folders of the models"""
+    """kserve.yaml: the URI where the cluster finds the folders of the models"""
     memory_gib: int | None = None
-    """memory of a server; default from what was measured of the models, or an estimate"""
+    """memory of a server, in GiB. Defaults to what was measured of the models, or an estimate"""
     max_num_load_retries: int = 2
-    """loads of a version that are tried after the first failed; the server's own default is 5"""
+    """how often a failed load of a version is retried; the server's own default is 5"""
     load_retry_seconds: int = 5
-    """time between them; the server's own default is 60 s, in which no other model loads unless
-    there are more threads than models that fail"""
+    """time between retries; the server's own default is 60 s, during which no other model loads
+    unless there are more threads than models that fail"""
 
     def __post_init__(self) -> None:
         retries = self.max_num_load_retries
@@ -59,7 +59,16 @@ class DeploymentSettings:
 def deployment_files(
     base: Path, names: Sequence[str], settings: DeploymentSettings
 ) -> dict[str, str]:
-    """File name to content, without the line that tells an edited file."""
+    """File name to content, without the checksum that shows an edited file.
+
+    Args:
+        base: the folder of the models.
+        names: names of the models to serve.
+        settings: the numbers and ports.
+
+    Raises:
+        ValueError: there is no name, or a name does not fit a URL or a Kubernetes object.
+    """
     _check_names(names)
     unsplit = {name: reason for name in names if (reason := why_not_split(base / name))}
     return {
@@ -72,7 +81,12 @@ def deployment_files(
 
 
 def models_config(names: Sequence[str], root: str = "/models") -> str:
-    """The text proto ModelServerConfig; `root` is where the server sees the models' folders."""
+    """The text proto ModelServerConfig.
+
+    Args:
+        names: names of the models.
+        root: path of the models' folders, as the server sees it.
+    """
     models = "".join(
         f"""\
   config {{
@@ -85,10 +99,10 @@ def models_config(names: Sequence[str], root: str = "/models") -> str:
         for name in names
     )
     return f"""\
-# Each model's newest version is served, and a newer one takes its place when it appears.
-# To serve chosen versions under labels, give a model instead of its policy what follows. The server
-# then starts only with --allow_version_labels_for_unavailable_models=true, because it checks labels
-# before it loads models; docker-compose.yaml gives it.
+# Each model's newest version is served, and a newer one replaces it when it appears.
+# To serve chosen versions under labels, replace a model's policy with the following lines. The
+# server then starts only with --allow_version_labels_for_unavailable_models=true, because it checks
+# labels before it loads models; docker-compose.yaml has the flag.
 #   model_version_policy {{ specific {{ versions: 1 versions: 2 }} }}
 #   version_labels {{ key: "stable" value: 1 }}
 #   version_labels {{ key: "canary" value: 2 }}
@@ -98,26 +112,28 @@ model_config_list {{
 
 
 def batching_config(settings: DeploymentSettings, why_not_split: str = "") -> str:
-    """The text proto BatchingParameters; without allowed sizes, no row is added to fill a batch.
+    """The text proto BatchingParameters.
+
+    It has no `allowed_batch_sizes`, so that no row is added to fill a batch.
 
     Args:
         settings: the numbers.
-        why_not_split: why a request of more rows than are run together must not be split; "": it
-            may be, as the width of no output depends on the rows.
+        why_not_split: why a request of more rows than a batch must not be split; "" if it may be,
+            because no output has a width that depends on the rows.
     """
     batching = settings.batching
     if why_not_split:
         rows = f"""\
-# A request has at most so many rows. Larger ones are refused and not split, because
+# The most rows of one request. Larger requests are refused and not split, because
 # {why_not_split}:
 # the server joins the parts of a split request by the shape of the first.
 max_batch_size {{ value: {batching.max_batch_size} }}
 """
     else:
         rows = f"""\
-# The most rows of one request; one of more rows than run together is split. Turn that off for a
-# model with an output whose width depends on its rows (`tfllm check` finds it): the server joins
-# the parts by the shape of the first.
+# The most rows of one request; a request of more rows than a batch is split. Turn that off for a
+# model with an output whose width depends on its rows (`tfllm check` finds it), because the server
+# joins the parts by the shape of the first.
 max_batch_size {{ value: {batching.max_request_rows} }}
 enable_large_batch_splitting {{ value: true }}
 max_execution_batch_size {{ value: {batching.max_batch_size} }}
@@ -125,19 +141,19 @@ max_execution_batch_size {{ value: {batching.max_batch_size} }}
     return f"""\
 {rows}batch_timeout_micros {{ value: {batching.batch_timeout_micros} }}
 max_enqueued_batches {{ value: {batching.max_enqueued_batches} }}
-# Of all models together: where one generates long texts, others wait for a thread.
+# Of all models together: while one generates long texts, others wait for a thread.
 num_batch_threads {{ value: {batching.num_batch_threads} }}
 """
 
 
 def server_flags(num_models: int, settings: DeploymentSettings) -> list[str]:
-    """Arguments of `tensorflow_model_server` that Compose and KServe both give."""
+    """The arguments of `tensorflow_model_server` that are the same in Compose and KServe."""
     return [
         "--enable_batching=true",
         f"--rest_api_timeout_in_ms={settings.rest_timeout_seconds * 1000}",
-        # Without it the server does not start with labels in its configuration.
+        # Without this flag, the server does not start if its configuration has labels.
         "--allow_version_labels_for_unavailable_models=true",
-        # One more than there are models, so that those that fail and wait hold no other up.
+        # One more than there are models, so that failed loads that wait do not delay others.
         f"--num_load_threads={min(num_models + 1, _MOST_LOAD_THREADS)}",
         f"--max_num_load_retries={settings.max_num_load_retries}",
         f"--load_retry_interval_micros={settings.load_retry_seconds * 1_000_000}",
@@ -145,7 +161,7 @@ def server_flags(num_models: int, settings: DeploymentSettings) -> list[str]:
 
 
 def monitoring_config() -> str:
-    """The text proto MonitoringConfig: Prometheus metrics at the REST port."""
+    """The text proto MonitoringConfig: Prometheus metrics on the REST port."""
     return """\
 prometheus_config {
   enable: true
@@ -157,10 +173,10 @@ prometheus_config {
 def docker_compose(base: Path, names: Sequence[str], settings: DeploymentSettings) -> str:
     """A Docker Compose file that serves the models on this machine's loopback address.
 
-    The image has no curl, so its health is asked for with bash: every model has a version that
-    is AVAILABLE. The server has no authentication; hence the loopback address.
+    The server has no authentication; hence the loopback address. The image has no curl, so bash
+    makes the requests of the health check, which succeeds if every model has an AVAILABLE version.
     """
-    # "$$": Compose would replace a single "$". HTTP/1.0, so that the server closes the connection.
+    # "$$", as Compose substitutes "$". HTTP/1.0, so that the server closes the connection.
     health = (
         f"for name in {' '.join(names)}; do exec 3<>/dev/tcp/127.0.0.1/8501"
         ' && printf "GET /v1/models/$$name HTTP/1.0\\r\\n\\r\\n" >&3'
@@ -170,7 +186,7 @@ def docker_compose(base: Path, names: Sequence[str], settings: DeploymentSetting
     flags = "".join(f"      - {flag}\n" for flag in server_flags(len(names), settings))
     return f"""\
 # docker compose up: REST on 127.0.0.1:{settings.rest_port}, gRPC on 127.0.0.1:{settings.grpc_port}.
-# TensorFlow Serving asks nobody who they are: put a proxy that does before it to open it to others.
+# TensorFlow Serving has no authentication: to open it to others, put a proxy in front that has.
 services:
   tensorflow-serving:
     image: tensorflow/serving:{SERVING_VERSION}
@@ -205,9 +221,9 @@ def kserve(
 
     Args:
         base: the folder of the models.
-        names: theirs.
+        names: names of the models.
         settings: the numbers.
-        unsplit: of models whose requests must not be split, why.
+        unsplit: model name to why its requests must not be split, of the models where that is so.
     """
     reason = next(iter(unsplit.values()), "")
     indented = "".join(f"    {line}\n" for line in batching_config(settings, reason).splitlines())
@@ -273,7 +289,7 @@ spec:
 
 
 def kubernetes_name(name: str) -> str:
-    """A model's name as a DNS label, which the name of a Kubernetes object must be."""
+    """A model's name as a DNS label, as Kubernetes requires of an object's name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -299,7 +315,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _comment(text: str, indent: int) -> str:
-    """Lines of YAML that are a comment."""
+    """The text as a comment of YAML."""
     lead = " " * indent + "# "
     return textwrap.fill(text, 96, initial_indent=lead, subsequent_indent=lead) + "\n"
 

@@ -1,4 +1,4 @@
-"""Write a model as a SavedModel that TensorFlow Serving answers with, text in, text out."""
+"""Export a model as a SavedModel that TensorFlow Serving runs: text in, text out."""
 
 from __future__ import annotations
 
@@ -35,49 +35,49 @@ def export(
 ) -> Path:
     """Write the next version of a served model: `base/<version>/`.
 
-    The version is written beside and renamed into place, so a server that polls the folder never
-    sees half of it.
+    The version is written to a temporary folder and renamed, so a server that polls the folder
+    never sees an incomplete version.
 
-    Its signatures are the task's, with the batch first in every input and output. Of a language
-    model:
+    Its signatures are the task's, with the batch as the first dimension of every input and output.
+    Those of a language model are:
         serving_default: `prompt` string [B] to `text` string [B] (the continuation), with
             `prompt_tokens`, `generated_tokens` int32 [B], `finish_reason` string [B] ("stop",
             "length" or "error") and `error` string [B] (what is wrong with this row, or "").
-        generate: the same with all options as [B] tensors. Its defaults, each [1], are the task's
-            settings: clients read them in the metadata, and TensorFlow Serving's gRPC fills them
-            in for a request of one row.
-        chat_prompt, chat: of a model with a chat template, as generate, with a conversation in the
-            place of the prompt: see `tfllm.tasks.Chat`.
+        generate: the same, with all options as [B] tensors. Its defaults, each [1], are the task's
+            settings: clients read them from the metadata, and TensorFlow Serving's gRPC uses them
+            in a request of one row.
+        chat_prompt, chat: for a model with a chat template; as generate, with a conversation
+            instead of the prompt (see `tfllm.tasks.Chat`).
         score: `text` string [B] to `num_tokens` int32 [B], `log_prob`, `perplexity` float32 [B],
             `token_ids_json` and `token_log_probs_json` string [B] (JSON lists), `error`.
 
-    No output has a width that depends on the rows, so that a server may split a request, and join
-    several, without a change in what each row gets.
+    No output has a width that depends on the rows, so that a server may split a request or join
+    several without changing the answer to any row.
 
     Args:
-        task: what `tfllm.load` gives; the generation settings of a `TextGeneration` are those
-            of serving_default. Or a `CausalLM` of KerasHub with its preprocessor.
+        task: what `tfllm.load` returns; serving_default has the generation settings of a
+            `TextGeneration`. Or a `CausalLM` of KerasHub with its preprocessor.
         base: the model's folder, such as `saved_models/NAME`.
-        version: the version; default: one above the highest that is there, or 1.
-        dtype: of the weights and products, "float32", "bfloat16" or "int8"; default: the task's.
-            bfloat16 halves the file and is faster where the serving processor multiplies it
-            (AVX512_BF16, AMX, accelerators), and far slower elsewhere. int8 quarters it and the
-            memory: matrices are stored as integers and used in bfloat16 where that is faster on
+        version: the version number. Defaults to one more than the highest in the folder, or 1.
+        dtype: dtype of the weights and products: "float32", "bfloat16" or "int8". Defaults to the
+            task's. bfloat16 halves the file and is faster if the serving processor multiplies it
+            (AVX512_BF16, AMX, accelerators), and far slower otherwise. int8 quarters the file and
+            the memory: matrices are stored as integers and used in bfloat16 if that is faster on
             this machine, else in float32.
-        warmup_prompts: texts that a server runs the model with before it takes requests; empty: no
-            warm-up. Default: the task's.
-        measure: run the version in a process of its own, as a server does, and keep its peak memory
-            and the time until it was ready, for `write_deployment_files`; that takes a while.
+        warmup_prompts: texts that a server runs the model with before it accepts requests; no
+            warm-up if empty. Defaults to the task's.
+        measure: whether to run the version in a process of its own, as a server does, and store its
+            peak memory and the time until it was ready, for `write_deployment_files`.
 
     Returns:
-        the version's folder.
+        The version's folder.
 
     Raises:
-        FileExistsError: the version is there already.
-        ValueError: the version or the dtype is not one.
-        OSError: the disk is full, or the folder cannot be written. No version is changed, and
-            nothing is left of the new one.
-        RuntimeError: it was to be measured, and did not run; nothing is left of it.
+        FileExistsError: the version exists already.
+        ValueError: the version or the dtype is not a valid one.
+        OSError: the disk is full, or the folder cannot be written. No other version is changed, and
+            the new one is removed.
+        RuntimeError: the version could not be run to measure it; it is removed.
     """
     base = Path(base)
     if is_keras_hub_model(task):
@@ -96,7 +96,7 @@ def export(
     made = not base.exists()
     base.mkdir(parents=True, exist_ok=True)
     try:
-        # As they were traced when they were first run: a save would trace each `tf.function` anew.
+        # The traces of the first calls, because a save would trace each `tf.function` again.
         traced = {
             name: function.get_concrete_function() for name, function in task.signatures.items()
         }
@@ -117,13 +117,13 @@ def export(
             )
         if measure:
             write_footprint(beside, measure_footprint(beside))
-        if folder.exists():  # a second export at the same time
+        if folder.exists():  # written by another export at the same time
             raise FileExistsError(_exists(folder))
         beside.rename(folder)
     except FileExistsError:
         raise
     except (OSError, tf.errors.OpError) as error:
-        raise OSError(f"the export to {folder} failed, nothing was changed: {error}") from error
+        raise OSError(f"the export to {folder} failed, and nothing was changed: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         if made and not any(base.iterdir()):
@@ -132,12 +132,12 @@ def export(
 
 
 class _Served(tf.Module):
-    """What goes into the SavedModel: functions and the variables they read, no Keras objects."""
+    """The content of the SavedModel: functions and the variables they read, no Keras objects."""
 
     def __init__(self, task: TextModel) -> None:
         super().__init__(name="served")
         for name, part in task.served_state.items():
-            if isinstance(part, list | tuple):  # a Keras variable is tracked, but not as one
+            if isinstance(part, list | tuple):  # of a Keras variable, the TensorFlow one is saved
                 part = [v.value if isinstance(v, keras.Variable) else v for v in part]
             if hasattr(part, "get_concrete_function"):
                 part = part.get_concrete_function()  # see `export`
@@ -145,20 +145,20 @@ class _Served(tf.Module):
 
 
 def _check_widths(signatures: Mapping[str, Any]) -> None:
-    """No output's width may be open: see `tfllm.serving.saved_model.output_widths`."""
+    """Refuse outputs of open width, for the reason in `tfllm.serving.saved_model.output_widths`."""
     for name, concrete in signatures.items():
         for key, output in concrete.structured_outputs.items():
             if output.shape.rank is None or None in output.shape.as_list()[1:]:
                 raise ValueError(
                     "the outputs of a served signature must have a fixed width beyond the batch, "
                     f"or TensorFlow Serving may join rows wrongly; {key!r} of {name} has the shape "
-                    f"{output.shape}. Give one JSON string a row (tfllm/tasks/json_rows.py), or "
-                    "pad to a fixed width and give the count."
+                    f"{output.shape}. Return a JSON string for each row (tfllm/tasks/json_rows.py) "
+                    "or pad to a fixed width and return the count."
                 )
 
 
 def _with_defaults(task: TextModel, name: str, traced: Any) -> Any:
-    """A signature with the task's settings as defaults of its options."""
+    """A signature whose options have the task's settings as defaults."""
     defaults = task.input_defaults(name)
     if not defaults:
         return traced
@@ -167,7 +167,7 @@ def _with_defaults(task: TextModel, name: str, traced: Any) -> Any:
 
 
 def _set_methods(path: Path, methods: Mapping[str, str]) -> None:
-    """Write other methods than Predict into a saved_model.pb; Keras and TensorFlow know no other.
+    """Set the methods of signatures in a saved_model.pb, because TensorFlow saves only Predict.
 
     Args:
         path: the file.
@@ -192,8 +192,8 @@ def _version(base: Path, version: int | None) -> int:
         version = max(there, default=0) + 1
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= MAX_VERSION:
         raise ValueError(
-            f"version must be a whole number, at least 1 and at most {MAX_VERSION}, the last that "
-            f"TensorFlow Serving reads; received {version!r}"
+            f"version must be a whole number from 1 to {MAX_VERSION}, the largest that TensorFlow "
+            f"Serving reads; received {version!r}"
         )
     if version in there:
         raise FileExistsError(_exists(base / str(version)))

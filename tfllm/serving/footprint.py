@@ -1,7 +1,7 @@
-"""The memory that a served model takes, and the time until it answers: measured, or estimated.
+"""The memory that a served model takes and the time until it is ready, measured or estimated.
 
-What is measured (`tfllm.serving.measuring`) lies in the version's folder, so that the deployment
-files of all models can be written from it.
+Measurements (`tfllm.serving.measuring`) are stored in the version's folder, so that the deployment
+files of all models can be written from them.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from typing import Any
 from tfllm.files import read_json
 
 FOOTPRINT_FILE = "tfllm_footprint.json"
-"""in a version's assets.extra"""
+"""file name in a version's assets.extra"""
 _PROCESS_BYTES = 2**30
-"""of a server without a model, and of what it needs for requests"""
+"""memory of a server without its model, and for requests"""
 _SECONDS = 120.0
-"""until a server is ready, where that was not measured"""
+"""time until a server is ready, if that was not measured"""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one version of a model needs of a server that serves it alone."""
+    """The memory and time of a server that serves only this version of a model."""
 
     peak_memory_bytes: int
-    """the most that the server's process takes"""
+    """peak memory of the server's process"""
     ready_seconds: float
-    """from the start of the load to the end of the warm-up requests"""
+    """time from the start of the load to the end of the warm-up requests"""
     batch_rows: int | None = None
-    """rows of the longest texts that were run together; None: it is an estimate"""
+    """number of long texts in the batch that was run; None if this is an estimate"""
 
     @property
     def is_measured(self) -> bool:
-        """Whether a process was measured; else it is an estimate from the size of the weights."""
+        """Whether this was measured; else it is an estimate from the size of the weights."""
         return self.batch_rows is not None
 
     def format(self) -> str:
-        """In a sentence."""
+        """A sentence for a reader."""
         size = f"{self.peak_memory_bytes / 2**30:.2f} GiB"
         if not self.is_measured:
             return f"memory was not measured; estimated at {size}"
@@ -49,7 +49,7 @@ class Footprint:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As it lies in a version's folder."""
+        """The content of its file in a version's folder."""
         return {
             "peak_memory_bytes": self.peak_memory_bytes,
             "ready_seconds": round(self.ready_seconds, 2),
@@ -58,9 +58,14 @@ class Footprint:
 
 
 def footprint_of(events: list[dict[str, Any]], num_warmups: int) -> Footprint | None:
-    """What a process said of itself, of which the first requests were to warm it up.
+    """The footprint of a process, from the events that it wrote.
 
-    None where it did not load the model.
+    Args:
+        events: the events.
+        num_warmups: number of its first requests that were warm-up requests.
+
+    Returns:
+        The footprint; None if the process did not load the model.
     """
     loaded = next((e for e in events if e["event"] == "loaded"), None)
     if loaded is None:
@@ -68,19 +73,19 @@ def footprint_of(events: list[dict[str, Any]], num_warmups: int) -> Footprint | 
     ends = [e for e in events if e["event"] == "end" and not e["error"]]
     seconds = loaded["seconds"] + sum(e["seconds"] for e in ends if e["id"] < num_warmups)
     most = max([loaded["memory"], *(e["memory"] for e in ends)])
-    rows = 0  # of the requests; `measure_footprint` knows them
+    rows = 0  # not known here; `measure_footprint` sets it
     return Footprint(most, seconds, rows)
 
 
 def write_footprint(version: Path, footprint: Footprint) -> None:
-    """Put it into a version's folder."""
+    """Store a footprint in a version's folder."""
     extra = version / "assets.extra"
     extra.mkdir(exist_ok=True)
     (extra / FOOTPRINT_FILE).write_text(json.dumps(footprint.to_dict()) + "\n", "utf-8")
 
 
 def footprint(version: Path) -> Footprint:
-    """What was measured of a version; without that an estimate, which is rather too much."""
+    """The measured footprint of a version; if there is none, an estimate on the high side."""
     try:
         content = read_json(version / "assets.extra" / FOOTPRINT_FILE)
         return Footprint(
@@ -93,17 +98,17 @@ def footprint(version: Path) -> Footprint:
 
 
 def _estimated_bytes(version: Path) -> int:
-    """As if every signature held all weights in float32.
+    """The memory if every signature held all weights in float32.
 
-    TensorFlow computes what does not depend on a request once for each signature, such as weights
-    that are stored as integers or in bfloat16 and used in float32, and keeps it.
+    TensorFlow computes what does not depend on a request once for each signature and keeps it, such
+    as weights that are stored as integers or in bfloat16 and used in float32.
     """
     size = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
     numbers, num_signatures = 0, 1
     try:
         numbers = _num_weights(version)
         num_signatures = _num_signatures(version)
-    except Exception:  # of a SavedModel that cannot be read there is only its size
+    except Exception:  # of a SavedModel that cannot be read, only the size is known
         numbers = math.ceil(size / 4)
     return _PROCESS_BYTES + size + (num_signatures + 1) * 4 * numbers
 

@@ -1,4 +1,4 @@
-"""A served model's memory and start-up time, measured in a clean process.
+"""The memory and start-up time of a served model, measured in a clean process.
 
 The process loads the model through TensorFlow's C API, as a server does, runs its warm-up requests,
 and then a full batch of long texts for each signature.
@@ -19,16 +19,19 @@ from tfllm.serving.saved_model.graph import SavedModelGraph
 def measure_footprint(
     version: str | Path, *, rows: int = DEFAULT_BATCHING.max_batch_size, timeout: float = 1800.0
 ) -> Footprint:
-    """Load a version as a server does, run its warm-up requests and a full batch of long texts.
+    """Load a version as a server does, and run its warm-up requests and a full batch of long texts.
 
     Args:
         version: the version's folder.
-        rows: of the batch.
-        timeout: seconds for all of it.
+        rows: number of rows of the batch.
+        timeout: time limit of the process, in seconds.
+
+    Returns:
+        The peak memory, and the time until the version was ready.
 
     Raises:
-        RuntimeError: it could not be loaded or run; the message says why.
-        SavedModelError: it is no SavedModel.
+        RuntimeError: the version could not be loaded or run; the message says why.
+        SavedModelError: the folder has no SavedModel that can be served.
     """
     version = Path(version)
     graph = SavedModelGraph.read(version)

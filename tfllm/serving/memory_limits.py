@@ -1,4 +1,4 @@
-"""The memory and the time that the deployment files give a server."""
+"""The memory limits and start-up times in the deployment files."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from pathlib import Path
 from tfllm.serving.footprint import Footprint, footprint
 
 MARGIN = 1.25
-"""memory beyond the measured peak: a server's own, and texts longer than those measured"""
+"""factor on the measured peak, for the server's own memory and for longer texts"""
 _STEP_MIB = 128
 _SLOWER = 3
-"""a loaded machine may take so many times as long to load a model as the one that measured"""
+"""factor on the measured time to load a model, for a busy machine"""
 _LEAST_SECONDS = 30
 _NO_VERSION = Footprint(2**31, 120.0)
 
 
 @dataclass(frozen=True)
 class MemoryLimits:
-    """What a server gets."""
+    """The memory and time that a server is given."""
 
     request_mib: int
-    """memory that is set aside for it, in MiB"""
+    """memory that is reserved for the server, in MiB"""
     limit_mib: int
-    """memory at which it is ended, in MiB"""
+    """memory beyond which the server is killed, in MiB"""
     initial_delay_seconds: int
-    """time before it is first asked whether it is ready"""
+    """time before the first readiness probe"""
     ready_seconds: int
-    """time that it may take to become ready"""
+    """time after which a server that is not ready counts as failed"""
     reason: str
-    """where the numbers come from"""
+    """an explanation of the numbers"""
 
     def probe_failures(self, period: int) -> int:
-        """Probes that may fail after the initial delay, one every `period` seconds."""
+        """Number of probes that may fail after the initial delay, one every `period` seconds."""
         return max(math.ceil((self.ready_seconds - self.initial_delay_seconds) / period), 3)
 
 
 def memory_of_one(model: Path, memory_gib: int | None = None) -> MemoryLimits:
-    """The limits of a server of one model; the request leaves out a second version.
+    """The limits of a server of one model.
 
     Args:
         model: the model's folder.
-        memory_gib: instead of what was measured or estimated.
+        memory_gib: memory in GiB, instead of what was measured or estimated.
     """
     return _limits([_newest(model)], [model.name], memory_gib)
 
@@ -53,7 +53,7 @@ def memory_of_all(models: Sequence[Path], memory_gib: int | None = None) -> Memo
 
     Args:
         models: the models' folders.
-        memory_gib: instead of what was measured or estimated.
+        memory_gib: memory in GiB, instead of what was measured or estimated.
     """
     return _limits([_newest(path) for path in models], [p.name for p in models], memory_gib)
 
@@ -84,22 +84,22 @@ def _limits(found: Sequence[Footprint], names: Sequence[str], given: int | None)
         for name, each in zip(names, found, strict=True)
     )
     reason = (
-        f"Memory of the server's process: {what}. Times {MARGIN:g} for what was not measured; the "
-        "limit has room for a second version of the largest model, which is loaded before the "
-        "first is unloaded."
+        f"Memory of the server's process: {what}. It is multiplied by {MARGIN:g} for what was not "
+        "measured; the limit has room for a second version of the largest model, which is loaded "
+        "before the first is unloaded."
     )
     if measured:
         reason += (
-            " Whether it is ready is asked first after the measured time, and as failed after "
-            f"{_SLOWER} times that."
+            " The first readiness probe is after the measured time, and the server counts as "
+            f"failed after {_SLOWER} times that."
         )
     else:
         reason += (
-            " An estimate is from the number of weights, as if every signature held them in "
-            "float32, and rather too much: `tfllm export --measure` measures instead."
+            " An estimate assumes that every signature holds all weights in float32, which is on "
+            "the high side: `tfllm export --measure` measures instead."
         )
     if given is not None:
-        reason = f"Memory as it was set. {reason}"
+        reason = f"The memory was set by hand. {reason}"
     return MemoryLimits(
         given * 1024 if given is not None else _mib(request),
         given * 1024 if given is not None else _mib(limit),

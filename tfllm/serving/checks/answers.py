@@ -1,4 +1,4 @@
-"""Rules about what a SavedModel does when it runs: failures, and answers that harm a client."""
+"""Rules about what a SavedModel does when it runs: failures, and answers that harm clients."""
 
 from __future__ import annotations
 
@@ -22,19 +22,27 @@ def judge(
     graph: SavedModelGraph,
     timeout: float,
 ) -> Iterator[Finding]:
-    """Findings about what the clean process wrote, and how it ended ("": in order)."""
+    """Findings from the events that the clean process wrote and from how it ended.
+
+    Args:
+        events: the events, in order.
+        ended: "" if the process ended normally, "timeout", or how it died.
+        requests: all requests, by the ids in the events.
+        graph: the SavedModel's.
+        timeout: time limit of the process, in seconds.
+    """
     running = "the load"
     kind = "load"
     for event in events:
         if event["event"] == "start" and not event["xla_disabled"]:
-            what = "this TensorFlow offers no way to turn XLA off, so the model ran with it"
+            what = "XLA cannot be disabled in this TensorFlow, so the model ran with it"
             yield Finding("info", "xla_not_disabled", what, "check on Linux")
         elif event["event"] == "op_library_failed":
             what = f"{Path(event['path']).name} did not load: {event['error']}"
             mend = "install the tensorflow-text that fits tensorflow"
             yield Finding("warning", "op_library_failed", what, mend)
         elif event["event"] == "load_failed":
-            mend = "see the findings about its files and ops; else load it with tf.saved_model.load"
+            mend = "see the findings about its files and ops, or load it with tf.saved_model.load"
             yield Finding("error", "load_failed", _first_lines(event["error"]), mend)
         elif event["event"] == "begin":
             running, kind = requests[event["id"]].name, requests[event["id"]].kind
@@ -42,15 +50,15 @@ def judge(
         yield Finding(
             "warning" if kind in ("probe", "row", "growth", "empty") else "error",
             "timeout",
-            f"{running} had not ended when the {timeout:g} s for the whole check were over",
-            "raise the time limit if the model is only slow here",
+            f"{running} had not ended after {timeout:g} s, the time limit of the whole check",
+            "raise the time limit if the model is only slow on this machine",
         )
     elif ended:
         yield Finding(
             "error",
             "crash",
             f"the process died during {running} ({ended}): a server would die as well",
-            "find the op in the message; check the shapes and values that the request gives it",
+            "find the op in the message, and check the shapes and values that the request gives it",
         )
     results = {event["id"]: event for event in events if event["event"] == "end"}
     yield from _failures(results, requests)
@@ -69,14 +77,14 @@ def _failures(results: dict[int, dict[str, Any]], requests: list[Request]) -> It
                 "warmup_failed",
                 f"{request.name} ({request.signature}) fails, so Serving does not load the model: "
                 f"{error}",
-                "mend the signature or the record",
+                "fix the signature or the record",
             )
         elif request.kind == "warm-up" and result["seconds"] > REST_TIMEOUT_SECONDS:
             yield Finding(
                 "warning",
                 "slow_request",
-                f"{request.name} ({request.signature}) took {result['seconds']:.0f} s: REST gives "
-                "up after 30 s",
+                f"{request.name} ({request.signature}) took {result['seconds']:.0f} s: REST times "
+                "out after 30 s",
                 "raise --rest_api_timeout_in_ms, or answer with fewer tokens",
             )
         elif request.kind == "probe" and error:
@@ -86,16 +94,20 @@ def _failures(results: dict[int, dict[str, Any]], requests: list[Request]) -> It
             never = request.signature not in answered
             if (request.name, never) not in told:
                 yield _probe_failure(request, error, rows, never)
-            if never:  # its other batches say the same
+            if never:  # its other batches would repeat the message
                 told.add((request.name, never))
 
 
 def _probe_failure(
     probe: Request, error: str, rows: list[tuple[Request, dict[str, Any]]], never: bool
 ) -> Finding:
-    """What it means that several rows of odd text failed together.
+    """The finding for several rows of odd text that failed together.
 
-    `rows`: each of them alone; `never`: no request of this signature was answered.
+    Args:
+        probe: the request of these rows.
+        error: its error.
+        rows: a request and its result for each row alone.
+        never: whether no request of this signature was answered.
     """
     if rows and not any(result["error"] for _, result in rows):
         return Finding(
@@ -110,7 +122,7 @@ def _probe_failure(
             "error",
             "signature_fails",
             f"{probe.name}: every text fails: {error}",
-            "see the findings about ops; else call the signature in Python to find the cause",
+            "see the findings about ops, or call the signature in Python to find the cause",
         )
     labels = [label for label, _ in failed] or list(probe.rows)
     reason = _first_lines(failed[0][1]) if failed else error
@@ -119,14 +131,14 @@ def _probe_failure(
         "text_refused",
         f"{probe.name}: {listed(labels, 6)} fails, and with it every row that it is batched with: "
         f"{reason}",
-        "answer a bad row with an error output of its own, and the others as ever",
+        "report a bad row in an output for errors, and answer the others as usual",
     )
 
 
 def _outputs(
     results: dict[int, dict[str, Any]], requests: list[Request], graph: SavedModelGraph
 ) -> Iterator[Finding]:
-    """One finding for each output and rule, with the first request that showed it."""
+    """A finding for each output and rule, from the first request that showed it."""
     found: dict[tuple[str, str, str], Finding] = {}
     for index, result in results.items():
         request = requests[index]
@@ -139,7 +151,7 @@ def _outputs(
                     "error",
                     "output_not_utf8",
                     f"{what} is not UTF-8 ({text}, answering {_row(request, row)}): REST writes "
-                    "it as it is, and the reply is no JSON",
+                    "it unchanged, and the reply is not valid JSON",
                     "end with tf.strings.unicode_transcode(x, 'UTF-8', 'UTF-8', "
                     "errors='replace'), or name the output ..._bytes to have it sent as base64",
                 )
@@ -148,8 +160,8 @@ def _outputs(
                 finding = Finding(
                     "warning",
                     "output_nan",
-                    f"{what} has {output['nan']} NaN ({request.name}); JSON readers refuse them",
-                    "mask what has no value, and guard divisions by zero",
+                    f"{what} has {output['nan']} NaN ({request.name}), which JSON parsers refuse",
+                    "mask missing values, and guard divisions by zero",
                 )
                 found.setdefault((request.signature, name, finding.code), finding)
             declared_scalar = shape_of(signature.outputs[name]) == []
@@ -181,7 +193,7 @@ def _tables(results: dict[int, dict[str, Any]], requests: list[Request]) -> Iter
                 "error",
                 "table_grew",
                 f"new text made tables grow: {listed(grown)}, by {requests[index].name}",
-                "compute what the table remembers on each call; use a StaticHashTable for the rest",
+                "compute what the table stores on each call; use a StaticHashTable for the rest",
             )
 
 

@@ -1,9 +1,9 @@
-"""Would TensorFlow Serving 2.20 serve this SavedModel? `check` says what would fail, and the cure.
+"""Would TensorFlow Serving 2.20 serve this SavedModel? `check` says what would fail, and the fix.
 
-The files are read first: ops that the server lacks, functions that need XLA, growing tables,
-weights stored as constants, types that JSON cannot carry, shapes that cannot be batched. Then
-the model is loaded in a clean process through TensorFlow's C API with XLA off, as the server
-does X"""
+The files are read first, for ops that the server lacks, functions that need XLA, growing tables,
+weights stored as constants, types that JSON cannot carry and shapes that cannot be batched. Then
+the model is loaded in a clean process through TensorFlow's C API with XLA off, as the server does
+it, and its warm-up requests and odd texts are run."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def check(path: str | Path, *, run: bool = True, timeout: float = TIMEOUT_SECOND
     """Check a SavedModel for TensorFlow Serving 2.20.
 
     Args:
-        path: a version folder (NAME/1), or a model's folder (NAME), whose newest version is
-            checked as well as the versions' names.
-        run: load the model in a process of its own and run requests; False reads the files only.
-        timeout: seconds for that process.
+        path: a version folder (NAME/1), or a model's folder (NAME), of which the newest version
+            and the names of all versions are checked.
+        run: whether to load the model in a process of its own and run requests; if False, only the
+            files are read.
+        timeout: time limit of that process, in seconds.
 
     Returns:
         The report; `report.ok` is False when the model would fail in TensorFlow Serving.
@@ -86,10 +87,13 @@ def check(path: str | Path, *, run: bool = True, timeout: float = TIMEOUT_SECOND
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check models and print reports; 0: all fit, 1: one would fail, 2: no such folder.
+    """Check models and print reports.
 
     Args:
-        arguments: of the command line; default those of this process.
+        arguments: the command line's; defaults to those of this process.
+
+    Returns:
+        0 if all models would be served, 1 if one would fail, 2 if a folder does not exist.
     """
     parser = argparse.ArgumentParser(prog="tfllm check", description=__doc__)
     parser.add_argument("path", type=Path, nargs="+", help="NAME or NAME/VERSION, a folder")

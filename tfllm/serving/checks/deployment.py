@@ -1,4 +1,4 @@
-"""Rules about the deployment files around a model: would a server start with them, and live?"""
+"""Rules about the deployment files around a model: would a server start with them and stay up?"""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def check_deployment(folder: Path, measured: Footprint | None) -> Iterator[Findi
     """Findings about docker-compose.yaml, kserve.yaml and models.config.
 
     Args:
-        folder: the version's.
-        measured: what the model took when it was run.
+        folder: the version's folder.
+        measured: the memory and time that the model took when it was run; None if it was not.
     """
     model = folder.resolve().parent
     compose = _read(model.parent / "docker-compose.yaml")
@@ -39,7 +39,7 @@ def check_deployment(folder: Path, measured: Footprint | None) -> Iterator[Findi
             "info",
             "serial_loads",
             "docker-compose.yaml has no --num_load_threads: models are loaded one after another, "
-            "and one that fails holds the others up through all its retries",
+            "and one that fails delays the others through all its retries",
             "give the flag, and fewer --max_num_load_retries; `tfllm export` writes both",
         )
     if measured is None:
@@ -60,7 +60,7 @@ def check_deployment(folder: Path, measured: Footprint | None) -> Iterator[Findi
 
 
 def _kserve_limit(text: str, model: str) -> int | None:
-    """The limit in the document of a model's InferenceService."""
+    """The memory limit of a model's InferenceService, in bytes."""
     for document in text.split("\n---"):
         if re.search(rf"^  name: {re.escape(kubernetes_name(model))}\s*$", document, re.M):
             return _size(r"limits:\s*(?:cpu:[^\n]*\s*)?memory:\s*(\d+)(Ki|Mi|Gi|)\b", document)
@@ -73,7 +73,7 @@ def _size(pattern: str, text: str) -> int | None:
 
 
 def _read(path: Path) -> str:
-    """A file without its comments; "" where there is none."""
+    """A file without its comments; "" if it does not exist."""
     try:
         return _COMMENTS.sub("", path.read_text("utf-8", errors="replace"))
     except OSError:

@@ -15,12 +15,12 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def is_version_folder(folder: Path) -> bool:
-    """Whether a folder holds a SavedModel itself."""
+    """Whether the folder itself contains a SavedModel."""
     return any((folder / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt"))
 
 
 def version_number(name: str) -> int | None:
-    """The version that TensorFlow Serving reads from a folder's name; None: it ignores it."""
+    """The version that TensorFlow Serving reads from a folder's name; None if it ignores it."""
     if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", name, re.ASCII):
         return None
     number = int(name)
@@ -28,7 +28,7 @@ def version_number(name: str) -> int | None:
 
 
 def check_versions(model_folder: Path) -> tuple[Path | None, list[Finding]]:
-    """The version folder that Serving would serve (None: none), and findings about the names."""
+    """The version folder that Serving would serve, or None, and findings about the names."""
     findings = []
     names = sorted(entry.name for entry in model_folder.iterdir())
     by_number: dict[int, list[str]] = {}
@@ -55,7 +55,7 @@ def check_versions(model_folder: Path) -> tuple[Path | None, list[Finding]]:
                     "error",
                     "version_collision",
                     f"{listed(same)} are all version {number}: only one of them is served",
-                    "keep one, or give the others numbers of their own",
+                    "keep one, or give each of the others a number of its own",
                 )
             )
     if not by_number:
@@ -68,12 +68,12 @@ def check_versions(model_folder: Path) -> tuple[Path | None, list[Finding]]:
             )
         )
         return None, findings
-    # Serving keeps the last of the names in their order.
+    # Of names with one number, Serving keeps the last in alphabetical order.
     return model_folder / by_number[max(by_number)][-1], findings
 
 
 def check_files(folder: Path, graph: SavedModelGraph) -> Iterator[Finding]:
-    """Findings about the files beside saved_model.pb."""
+    """Findings about the other files next to saved_model.pb."""
     if version_number(folder.resolve().name) is None:
         yield Finding(
             "warning",

@@ -21,11 +21,11 @@ VARIABLE_WRITES = re.compile(
     r"Assign(Add|Sub)?VariableOp$|Resource(Scatter|Apply|SparseApply)\w*$|Assign(Add|Sub)?$"
 )
 CONSTANT_BYTES = 256 * 1024
-"""a constant larger than this is taken for a weight"""
+"""a larger constant is assumed to be a weight"""
 CONSTANTS_BYTES = 1024 * 1024
-"""all constants together"""
+"""limit of all constants together"""
 GRAPH_BYTES = 1_900_000_000
-"""protocol buffers end at 2 GiB (2,147,483,648 bytes)"""
+"""a protocol buffer has at most 2 GiB (2,147,483,648 bytes)"""
 
 
 def check_graph(graph: SavedModelGraph) -> Iterator[Finding]:
@@ -134,7 +134,7 @@ def _constants(graph: SavedModelGraph) -> Iterator[Finding]:
             "weights_as_constants",
             f"saved_model.pb holds {total:,} bytes of constants"
             + (f", {len(large)} of them larger than 256 kB: {names}" if large else "")
-            + ". Each function that uses one has its own copy, and the file ends at 2 GB",
+            + ". Each function that uses one has its own copy, and the file may have at most 2 GB",
             "make them tf.Variables that the exported object tracks (an attribute of the tf.Module "
             "or a layer's weight), not tensors or arrays that a function closes over",
         )
@@ -148,7 +148,7 @@ def _constants(graph: SavedModelGraph) -> Iterator[Finding]:
 
 
 def mutable_tables(graph: SavedModelGraph) -> list[str]:
-    """Nodes of the graph that are tables which can grow."""
+    """Names of the graph's nodes that are tables which can grow."""
     return [
         place.node.name
         for place in graph.places

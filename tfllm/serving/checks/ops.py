@@ -82,7 +82,7 @@ def _python_functions(graph: SavedModelGraph) -> Iterator[Finding]:
             "error" if any(place.signatures for place in places) else "warning",
             "python_function",
             f"{ops} calls Python, which a server does not have, {where(places)}",
-            "replace tf.py_function and tf.numpy_function by TensorFlow ops",
+            "replace tf.py_function and tf.numpy_function with TensorFlow ops",
         )
 
 
@@ -113,17 +113,17 @@ def _must_compile(owner: Any) -> bool:
 
 
 def _severity_of_loading(places: Iterable[Place]) -> Severity:
-    """Error where the graph itself, or a function that is run, holds a node; else warning."""
+    """Error if the graph itself, or a function that is run, contains a node; else warning."""
     return "error" if any(not p.function or p.signatures for p in places) else "warning"
 
 
 def name_of(place: Place) -> str:
-    """A node's name, with its function before it."""
+    """A node's name, prefixed by its function."""
     return f"{place.function}/{place.node.name}" if place.function else place.node.name
 
 
 def where(places: list[Place]) -> str:
-    """ "in 3 nodes (a, f/b, f/c), run by serving_default" """
+    """Where nodes are, such as "in 3 nodes (a, f/b and 1 more), run by serving_default"."""
     names = listed((name_of(place) for place in places), limit=2)
     signatures = sorted({name for place in places for name in place.signatures})
     run = f"run by {listed(signatures)}" if signatures else "run by no signature"

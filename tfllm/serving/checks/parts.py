@@ -1,4 +1,4 @@
-"""Rules about what rows get together and in parts, as a server joins and splits requests."""
+"""Rules about the answers to rows that a server joins into batches or splits into parts."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tfllm.serving.saved_model.graph import SavedModelGraph
 from tfllm.serving.saved_model.output_widths import has_open_width, shape_of, splitting_files
 
 _RELATIVE, _ABSOLUTE = 0.1, 0.01
-"""numbers may differ by so much through rounding: sums over other widths, in bfloat16 too"""
+"""tolerances for rounding: sums over other widths, possibly in bfloat16"""
 
 Widths = dict[tuple[str, str], str]
-"""(signature, output) to the shapes that requests gave it, where they differed"""
+"""(signature, output) to a description of its shapes, if they differed between requests"""
 
 
 def check_widths(folder: Path, graph: SavedModelGraph, seen: Widths) -> Iterator[Finding]:
-    """Findings about outputs whose width is open, or differed when requests were run.
+    """Findings about outputs whose width is open, or differed between requests.
 
-    An error where a file around the model makes a server split large requests, else a warning.
+    They are errors if a file around the model makes a server split large requests, else warnings.
 
     Args:
-        folder: the version's.
-        graph: of it.
-        seen: what `different_widths` found.
+        folder: the version's folder.
+        graph: its graph.
+        seen: the result of `different_widths`.
     """
     files = splitting_files(folder)
     for name, signature in sorted(graph.signatures.items()):
@@ -39,7 +39,7 @@ def check_widths(folder: Path, graph: SavedModelGraph, seen: Widths) -> Iterator
                 continue
             shape = shape_of(info)
             said = "?" if shape is None else [-1 if dim is None else dim for dim in shape]
-            shown = seen.get((name, key), "no request showed that it differs")
+            shown = seen.get((name, key), "it did not differ between the requests that were run")
             what = f"output {key!r} of {name} has no fixed width (its shape is {said}; {shown})"
             mend = (
                 "give it a fixed width and the count, or one string a row, such as a JSON list; "
@@ -50,24 +50,23 @@ def check_widths(folder: Path, graph: SavedModelGraph, seen: Widths) -> Iterator
                 yield Finding(
                     "error",
                     "open_width_is_split",
-                    f"{what}, and {names} has requests of many rows split: TensorFlow Serving "
+                    f"{what}, and {names} makes TensorFlow Serving split requests of many rows: it "
                     "joins the parts by the shape of the first, so rows get wrong values, or the "
-                    "server ends",
+                    "server crashes",
                     mend,
                 )
             else:
                 yield Finding(
                     "warning",
                     "open_width",
-                    f"{what}: what a row gets is as wide as the rows of other clients in its batch "
-                    "make it, and with enable_large_batch_splitting a server would give wrong "
-                    "values",
+                    f"{what}: its width depends on the rows of other clients in the batch, and "
+                    "with enable_large_batch_splitting a server would give wrong values",
                     mend,
                 )
 
 
 def different_widths(results: dict[int, dict[str, Any]], requests: Sequence[Request]) -> Widths:
-    """The outputs whose shape beyond the rows differed among the requests of one signature."""
+    """The outputs whose shape beyond the rows differed between the requests of one signature."""
     shapes: dict[tuple[str, str], dict[tuple[int, ...], str]] = {}
     for index, result in sorted(results.items()):
         request = requests[index]
@@ -86,7 +85,7 @@ def different_widths(results: dict[int, dict[str, Any]], requests: Sequence[Requ
 def check_parts(
     results: dict[int, dict[str, Any]], requests: Sequence[Request]
 ) -> Iterator[Finding]:
-    """One finding for each signature whose rows get another answer in a part than in the whole."""
+    """A finding for each signature that answers a row differently in a part than in the whole."""
     told = set()
     for index, part in sorted(results.items()):
         request = requests[index]
@@ -99,14 +98,14 @@ def check_parts(
                 told.add(request.signature)
                 label = request.rows[row] if row < len(request.rows) else f"row {row}"
                 yield Finding(
-                    # A text that is generated may part from another at a tie, by rounding.
+                    # Rounding may decide between two tokens that are equally likely.
                     "info" if texts else "warning",
                     "answer_depends_on_batch",
                     f"{label} gets another {listed([*texts, *numbers])} from {request.signature} "
                     f"in a batch of {request.batch} rows than in one of "
                     f"{requests[request.part_of or 0].batch}",
-                    "mask what pads a row, and let no row read another; texts that are generated "
-                    "may also differ by rounding, where two tokens are nearly alike",
+                    "mask the padding of a row, and let no row read another; generated texts may "
+                    "also differ by rounding, where two tokens are nearly equally likely",
                 )
                 break
 
@@ -114,7 +113,7 @@ def check_parts(
 def _differences(
     request: Request, part: dict[str, Any], whole: dict[str, Any], row: int
 ) -> tuple[list[str], list[str]]:
-    """The outputs of numbers, and of texts, that differ for a row of a part."""
+    """Names of the numeric outputs and of the text outputs that differ for a row of a part."""
     numbers, texts = [], []
     for name, here, there in zip(request.outputs, part["outputs"], whole["outputs"], strict=False):
         one = _row_values(name, here, row)
@@ -132,7 +131,7 @@ def _differences(
 
 
 def _row_values(name: str, output: dict[str, Any], row: int) -> Any:
-    """A row's numbers as an array, or its strings as a list; None: they were not written."""
+    """A row's numbers as an array, or its strings as a list; None if they were not written."""
     values, shape = output.get("values"), output["shape"]
     if values is None or not shape or row >= shape[0]:
         return None
@@ -144,7 +143,7 @@ def _row_values(name: str, output: dict[str, Any], row: int) -> Any:
     if name.endswith("_json") and len(texts) == 1:
         try:
             found = np.array(json.loads(texts[0]), np.float64)
-        except (ValueError, TypeError):  # of other things than numbers
+        except (ValueError, TypeError):  # JSON that is not a list of numbers
             return texts
         return found
     return texts

@@ -21,22 +21,22 @@ ODD_TEXTS: dict[str, bytes] = {
     "a long text": LONG_TEXT,
 }
 OTHER_TEXT = b"zyzzyva quixotic 7391 \xc3\xa6on"
-"""words that the odd texts do not have, so that a table that remembers words grows"""
+"""words that are not in the odd texts, so that a table that stores words grows"""
 EXAMPLE_METHODS = ("tensorflow/serving/classify", "tensorflow/serving/regress")
-"""of signatures whose texts are tf.train.Example messages"""
+"""methods of signatures whose texts are tf.train.Example messages"""
 
 
 class Probe:
-    """One string input of a signature, the others held at an example."""
+    """One string input of a signature; the others keep the values of an example."""
 
     def __init__(self, name: str, signature: Any, key: str, example: dict[str, Any]) -> None:
         self.name, self.signature, self.key, self.example = name, signature, key, example
         shape = shape_of(signature.inputs[key])
         self.size = None if shape is None else 1 if not shape else shape[0]
-        """rows that the input must have; None: any number"""
+        """number of rows that the input must have; None: any number"""
 
     def batches(self) -> list[list[tuple[str, bytes]]]:
-        """The odd texts, in batches of the size that the input takes."""
+        """The odd texts, in batches of the size that the input accepts."""
         texts = list(ODD_TEXTS.items())
         if self.size is None:
             return [texts]
@@ -45,7 +45,7 @@ class Probe:
         return [[texts[(start + i) % len(texts)] for i in range(size)] for start in starts]
 
     def _value(self, text: bytes) -> bytes:
-        """The text; for Classify and Regress, the example's message with it as every text."""
+        """The text; for Classify and Regress, the example's message with it in every feature."""
         features = texts_of_message(self.example)
         if self.signature.method_name not in EXAMPLE_METHODS or features is None:
             return text
@@ -56,7 +56,7 @@ class Probe:
         return tf.train.Example(features=message).SerializeToString()
 
     def damaged(self) -> list[tuple[str, bytes]]:
-        """Messages that are none, or hold other things, and one that is good."""
+        """Damaged messages, messages with features of other types, and a good one."""
         import tensorflow as tf
 
         good = self._value(b"word")
@@ -69,15 +69,15 @@ class Probe:
         ]
         return [
             ("a good message", good),
-            ("bytes that are no message", b"\xff\xff"),
-            ("a message that is cut short", good[:-1]),
+            ("bytes that are not a message", b"\xff\xff"),
+            ("a truncated message", good[:-1]),
             ("a message without features", b""),
-            ("a number in the place of a text", wrong[0].SerializeToString()),
-            ("two texts in the place of one", wrong[1].SerializeToString()),
+            ("a number instead of a text", wrong[0].SerializeToString()),
+            ("two texts instead of one", wrong[1].SerializeToString()),
         ]
 
     def of_messages(self, kind: str, messages: Iterable[tuple[str, bytes]]) -> Request:
-        """A request whose rows are these messages, as they are."""
+        """A request whose rows are these serialized messages."""
         messages = list(messages)
         request = self.request(kind, messages)
         array = np.empty([len(messages)], object)
@@ -104,19 +104,19 @@ class Probe:
 
 
 def example_inputs(name: str, signature: Any, known: list[Request]) -> dict[str, Any] | None:
-    """Inputs of a signature to vary: those of a request, or texts; None: there are none."""
+    """Inputs of a signature to vary, from a request or made of texts; None if there are none."""
     inputs = signature.inputs
     example = next((dict(r.inputs) for r in known if r.signature == name), None)
     if example is None and all(info.dtype == STRING for info in inputs.values()):
         example = {key: np.array(b"a", object) for key in inputs}
     if signature.method_name in EXAMPLE_METHODS and texts_of_message(example) is None:
-        return None  # its texts are messages, and nothing tells what is in them
+        return None  # its texts are messages with unknown features
     dense = all(info.WhichOneof("encoding") == "name" for info in inputs.values())
     return example if dense and example is not None and set(example) == set(inputs) else None
 
 
 def texts_of_message(example: Mapping[str, Any] | None) -> list[str] | None:
-    """The texts by name in an example's tf.train.Example; None where it holds other things."""
+    """Names of the text features in an example's message; None if it has other features, too."""
     if example is None or len(example) != 1:
         return None
     import tensorflow as tf
@@ -135,7 +135,7 @@ def texts_of_message(example: Mapping[str, Any] | None) -> list[str] | None:
 
 
 def _input_rows(info: Any, texts: list[bytes], example: Any, probed: bool) -> np.ndarray:
-    """A value for one input: the texts, or the first row of an example, once for each text."""
+    """A value for one input: the texts, or the first row of an example repeated for each text."""
     shape = shape_of(info)
     if shape == []:
         return np.array(texts[0], object) if probed else np.asarray(example)

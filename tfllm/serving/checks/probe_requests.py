@@ -1,4 +1,4 @@
-"""The probes of a check: odd texts together, alone and in parts, for each signature."""
+"""The probes of a check: odd texts together, one by one and in parts, for each signature."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from tfllm.serving.saved_model.output_widths import shape_of
 
 
 def probe_requests(graph: SavedModelGraph, known: list[Request]) -> list[Request]:
-    """Odd texts for each string input of every signature: all in one batch, then alone.
+    """Odd texts for each string input of every signature: all in one batch, then one by one.
 
-    `known` are the requests that come before. The other inputs are taken from the first row of a
-    warm-up request of that signature, so a signature that has inputs of other types and no
-    warm-up request is not probed.
+    The other inputs are taken from the first row of a warm-up request of the signature, so a
+    signature that has inputs of other types and no warm-up request is not probed.
+
+    Args:
+        graph: the SavedModel's.
+        known: the requests that run before the probes.
     """
     probes: list[Request] = []
     empty: list[Request] = []
@@ -60,14 +63,17 @@ def probe_requests(graph: SavedModelGraph, known: list[Request]) -> list[Request
                 for row in rows
             ]
     probes += _part_requests(graph, known, probes)
-    # Last: a kernel that cannot take no rows may end the process.
+    # Last, because a kernel that does not support an empty batch may end the process.
     return probes + empty
 
 
 def full_batches(graph: SavedModelGraph, known: list[Request], rows: int) -> list[Request]:
-    """A batch of long texts for each input of texts, as a busy server runs it.
+    """A batch of long texts for each string input, as a busy server runs it.
 
-    `known` are the requests that come before, as of `probe_requests`.
+    Args:
+        graph: the SavedModel's.
+        known: requests with examples of inputs, as for `probe_requests`.
+        rows: number of rows of a batch, unless the input has a fixed number.
     """
     found = []
     for name, signature in graph.signatures.items():
@@ -75,7 +81,7 @@ def full_batches(graph: SavedModelGraph, known: list[Request], rows: int) -> lis
         if example is None:
             continue
         texts = [key for key, info in signature.inputs.items() if info.dtype == STRING]
-        for key in sorted(texts):  # one of them may be an option
+        for key in sorted(texts):  # all, since one of them may be an option
             probe = Probe(name, signature, key, example)
             number = probe.size or rows
             found.append(probe.request("full", [("a long text", LONG_TEXT)] * number))
@@ -85,10 +91,10 @@ def full_batches(graph: SavedModelGraph, known: list[Request], rows: int) -> lis
 def _part_requests(
     graph: SavedModelGraph, known: list[Request], probes: list[Request]
 ) -> list[Request]:
-    """For each signature some rows together, and then in parts: all but the last, the last, and
-    the first alone.
+    """For each signature, some rows together and then in parts: all but the last, the last, and
+    the first.
 
-    The rows are the odd texts, or those of a request among the `known` where it takes no texts.
+    The rows are the odd texts; if the signature has no string input, those of a `known` request.
     """
     found: list[Request] = []
     for name, signature in graph.signatures.items():
@@ -116,7 +122,7 @@ def _part_requests(
             continue
         index = before + len(found)
         same = [i for i, r in enumerate(probes) if keys == keys[:1] and _are_alike(r, whole)]
-        if same:  # it runs already
+        if same:  # it is among the probes already
             index = len(known) + same[0]
         else:
             found.append(whole)
@@ -140,7 +146,7 @@ def _are_alike(probe: Request, whole: Request) -> bool:
 
 
 def signatures_not_run(graph: SavedModelGraph, requests: list[Request]) -> list[Finding]:
-    """One finding when some signatures get no request."""
+    """A finding if some signatures get no request."""
     missing = [name for name in graph.signatures if name not in {r.signature for r in requests}]
     if not missing:
         return []
@@ -149,7 +155,7 @@ def signatures_not_run(graph: SavedModelGraph, requests: list[Request]) -> list[
         Finding(
             severity,  # type: ignore[arg-type]
             "signature_not_run",
-            f"not run, for want of an example: {listed(missing)}",
+            f"not run, because there is no example of their inputs: {listed(missing)}",
             "write a warm-up request for each signature",
         )
     ]

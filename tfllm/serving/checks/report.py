@@ -1,4 +1,4 @@
-"""What a check of a SavedModel found: findings with a severity, a code name and a way to mend."""
+"""What a check of a SavedModel found: findings with a severity, a code and a way to fix them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _ORDER = {"error": 0, "warning": 1, "info": 2}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing about a SavedModel that TensorFlow Serving, or its users, would stumble over."""
+    """A problem of a SavedModel for TensorFlow Serving or for its users."""
 
     severity: Severity
-    """error: would fail in TensorFlow Serving; warning: will hurt; info: good to know"""
+    """error: would fail in TensorFlow Serving; warning: would work badly; info: good to know"""
     code: str
     """the rule's name, such as `growing_table`"""
     what: str
-    """what was found, with the names and counts of ops, functions, inputs and outputs"""
+    """what was found, with names and counts of ops, functions, inputs and outputs"""
     mend: str = ""
     """what to do about it"""
 
@@ -30,17 +30,17 @@ class CheckReport:
     """The findings about one SavedModel, errors first."""
 
     path: Path
-    """the version folder that was checked (the model folder when it holds no version)"""
+    """the version folder that was checked; the model folder if it has no version"""
     findings: tuple[Finding, ...]
-    """errors, then warnings, then the rest"""
+    """errors first, then warnings, then the rest"""
     requests: int = 0
-    """requests that were run: warm-up requests and probes"""
+    """number of requests that were run: warm-up requests and probes"""
     load_seconds: float | None = None
-    """time to load the model in the clean process; None when it was not run"""
+    """time to load the model in the clean process; None if it was not run"""
     ready_seconds: float | None = None
-    """time to load it and to run its warm-up requests, after which a server is ready"""
+    """time to load the model and run its warm-up requests, after which a server is ready"""
     peak_memory_bytes: int | None = None
-    """the most memory that the clean process took, with all requests"""
+    """peak memory of the clean process over all requests"""
 
     @property
     def ok(self) -> bool:
@@ -52,7 +52,7 @@ class CheckReport:
         return [finding for finding in self.findings if finding.severity == severity]
 
     def format(self, width: int = 100) -> str:
-        """The report as readable text, lines at most `width` characters where words allow."""
+        """The report as text, in lines of at most `width` characters where words allow it."""
         counts = [
             f"{len(found)} {name}{'s' if len(found) != 1 and name != 'info' else ''}"
             for name in _ORDER
@@ -105,12 +105,12 @@ class CheckReport:
 
 
 def sort_findings(findings: list[Finding]) -> tuple[Finding, ...]:
-    """Errors first, then warnings, then the rest; otherwise in the order found."""
+    """Sort by severity, errors first; within a severity the order is kept."""
     return tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity]))
 
 
 def listed(names: Any, limit: int = 4) -> str:
-    """Names joined by commas, at most `limit` of them: "a, b and 7 more"."""
+    """Join names by commas, at most `limit` of them: "a, b and 7 more"."""
     names = list(dict.fromkeys(str(name) for name in names))
     if len(names) <= limit:
         return ", ".join(names)

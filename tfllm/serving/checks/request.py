@@ -1,4 +1,4 @@
-"""A request of a check, and how it is written for the process that runs it."""
+"""A request that a check runs, and its encoding for the process that runs it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ class Request:
     """A request to run in the clean process."""
 
     name: str
-    """what it is, for a reader: a warm-up record, or a signature's input"""
+    """what it is, for messages: a warm-up record, or an input of a signature"""
     kind: str
-    """"warm-up", "probe" (several rows of odd text), "row" (one of them), "whole" (rows whose
-    "part"s are run as well), "full" (as many rows as run together), "empty" or "growth" """
+    """"warm-up", "probe" (several rows of odd text), "row" (one of them), "whole" (rows that are
+    also run in "part"s), "full" (as many rows as run together), "empty" or "growth" """
     signature: str
     inputs: dict[str, Any]
     """input name to a NumPy array"""
     outputs: tuple[str, ...]
     """names of the outputs to fetch"""
     batch: int | None
-    """rows, where every input has the batch as dimension 0"""
+    """number of rows, if every input has the batch as dimension 0"""
     rows: tuple[str, ...] = ()
-    """of a probe: what the text of each row is"""
+    """of a probe: a description of the text of each row"""
     only_if_failed: int | None = None
-    """index of another request: run this one only when that one failed"""
+    """index of another request: this one is run only if that one failed"""
     part_of: int | None = None
-    """of a part: index of the request that has its rows, among others"""
+    """of a part: index of the request that it is a part of"""
     first_row: int = 0
-    """of a part: where its rows begin there"""
+    """of a part: index of its first row there"""
 
 
 def common_rows(inputs: Mapping[str, Any]) -> int | None:
@@ -45,7 +45,7 @@ def common_rows(inputs: Mapping[str, Any]) -> int | None:
 
 
 def encode_tensor(value: Any) -> dict[str, Any]:
-    """An array, in its own type, as JSON for session_process.py."""
+    """An array, in its own type, as the JSON that session_process.py reads."""
     from tensorflow import as_dtype
 
     value = np.asarray(value)

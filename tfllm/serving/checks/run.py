@@ -1,4 +1,4 @@
-"""Run a SavedModel in a clean process, as TensorFlow Serving would, and have its answers judged."""
+"""Run a SavedModel in a clean process, as TensorFlow Serving would, and check its answers."""
 
 from __future__ import annotations
 
@@ -26,27 +26,30 @@ from tfllm.serving.saved_model.graph import SavedModelGraph
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """What a version did when it was run."""
+    """The results of running a version."""
 
     findings: list[Finding]
     requests: int = 0
-    """that ran"""
+    """number of requests that ran"""
     load_seconds: float | None = None
     footprint: Footprint | None = None
-    """None: it did not load"""
+    """None if the version did not load"""
     widths: Widths = field(default_factory=dict)
 
 
 def check_run(folder: Path, graph: SavedModelGraph, timeout: float) -> CheckedRun:
     """Run a version folder's warm-up requests and probes.
 
-    `timeout` is in seconds and covers loading and all requests.
+    Args:
+        folder: the version's folder.
+        graph: its graph.
+        timeout: time limit for loading and all requests, in seconds.
     """
     warmups, findings = warmup_requests(folder, graph)
     requests = warmups + probe_requests(graph, warmups)
     findings += signatures_not_run(graph, requests)
     if not tensorflow_libraries():
-        what = "this TensorFlow has no C library to run the model with: only its files were read"
+        what = "this TensorFlow has no C library to run the model with, so only its files were read"
         mend = "check on Linux or macOS with TensorFlow's own wheel"
         return CheckedRun([*findings, Finding("warning", "not_run", what, mend)])
     events, ended = run_requests(folder, graph, requests, timeout)
@@ -66,9 +69,11 @@ def check_run(folder: Path, graph: SavedModelGraph, timeout: float) -> CheckedRu
 def run_requests(
     folder: Path, graph: SavedModelGraph, requests: list[Request], timeout: float
 ) -> tuple[list[dict[str, Any]], str]:
-    """What a clean process wrote that loaded a version and ran requests, and how it ended.
+    """Load a version and run requests in a clean process.
 
-    How: "" (in order), "timeout" or how it died. No events: TensorFlow has no C library here.
+    Returns:
+        The events that the process wrote, and how it ended: "" if normally, "timeout", or how it
+        died. There are no events if this TensorFlow has no C library.
     """
     libraries = tensorflow_libraries()
     if not libraries:
@@ -84,7 +89,7 @@ def run_requests(
 
 
 def tensorflow_libraries() -> list[str]:
-    """TensorFlow's C libraries, in the order to load them; none where the wheel has none."""
+    """TensorFlow's C libraries, in the order to load them; none if the wheel does not have them."""
     import tensorflow as tf
 
     folder = Path(tf.__file__).parent
@@ -96,7 +101,7 @@ def tensorflow_libraries() -> list[str]:
 
 
 def text_libraries() -> list[str]:
-    """TensorFlow Text's kernels; none when it is not installed."""
+    """The libraries of TensorFlow Text's kernels; none if it is not installed."""
     spec = importlib.util.find_spec("tensorflow_text")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     return [str(path) for folder in folders for path in sorted(Path(folder).rglob("*.so"))]
@@ -118,16 +123,16 @@ def _encoded(index: int, request: Request, graph: SavedModelGraph) -> dict[str, 
 
 
 def _run_process(job: dict[str, Any], timeout: float) -> tuple[list[dict[str, Any]], str]:
-    """What the clean process wrote, and how it ended: "", "timeout", or how it died."""
+    """The events that the clean process wrote, and how it ended: "", "timeout", or how it died."""
     environment = {k: v for k, v in os.environ.items() if k not in ("TF_XLA_FLAGS", "XLA_FLAGS")}
     environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     program = Path(__file__).with_name("session_process.py")
     with tempfile.TemporaryDirectory(prefix="tfllm-check-") as scratch:
-        asked, told = Path(scratch, "job.json"), Path(scratch, "results.jsonl")
-        asked.write_text(json.dumps(job), "utf-8")
-        told.touch()
+        job_file, results = Path(scratch, "job.json"), Path(scratch, "results.jsonl")
+        job_file.write_text(json.dumps(job), "utf-8")
+        results.touch()
         # -I: neither the user's site packages nor PYTHON* variables reach the process.
-        command = [sys.executable, "-I", str(program), str(asked), str(told)]
+        command = [sys.executable, "-I", str(program), str(job_file), str(results)]
         try:
             process = subprocess.run(
                 command, env=environment, capture_output=True, timeout=timeout, check=False
@@ -135,7 +140,7 @@ def _run_process(job: dict[str, Any], timeout: float) -> tuple[list[dict[str, An
             ended = _death(process.returncode, process.stderr.decode(errors="replace"))
         except subprocess.TimeoutExpired:
             ended = "timeout"
-        lines = told.read_text("utf-8").splitlines()
+        lines = results.read_text("utf-8").splitlines()
     events = []
     for line in lines:
         try:

@@ -1,16 +1,16 @@
-"""Load and run a SavedModel as TensorFlow Serving's C++ does; a program of its own.
+"""A program that loads and runs a SavedModel as TensorFlow Serving's C++ does.
 
     python session_process.py JOB.json RESULTS.jsonl
 
 It calls TensorFlow's C API (LoadSavedModel, then Session::Run) with XLA disabled as the model
 server's main does, and imports neither TensorFlow's Python nor anything outside the standard
-library: kernels that only Python brings are absent, as they are in a server. What happens is
-written line by line, so that a crash leaves what was being done.
+library: kernels that only Python brings are absent, as they are in a server. Events are written
+line by line, so that after a crash the file says what was being done.
 
 JOB.json: {"libraries": [libtensorflow_framework, libtensorflow_cc], "op_libraries": [...],
 "saved_model": DIR, "tables": [node names], "requests": [{"id", "feeds": [[tensor name, tensor]],
 "fetches": [tensor names], "only_if_failed": id or null, "measure_tables": bool,
-"values": bool}]}. Where `values` is true, the outputs are written whole, as long as they are small.
+"values": bool}]}. If `values` is true, the values of outputs are written, unless they are large.
 A tensor is {"dtype": enum, "shape": [...], "data": base64} or, for strings, "strings": [base64].
 """
 
@@ -27,10 +27,10 @@ from typing import Any
 
 STRING, FLOAT, DOUBLE = 7, 1, 2
 TSTRING_BYTES = 24
-SCANNED = 4_000_000  # elements of an output that are looked through for NaN
-WRITTEN = 20_000  # elements of an output that are written
+SCANNED = 4_000_000  # elements of an output that are searched for NaN
+WRITTEN = 20_000  # an output with more elements is not written
 NUMBERS = {1: "f", 2: "d", 3: "i", 4: "B", 5: "h", 6: "b", 9: "q", 10: "B", 22: "I", 23: "Q"}
-"""DataType to the type code of `array`"""
+"""DataType to the type code of Python's `array`"""
 
 
 class Output(ctypes.Structure):
@@ -146,7 +146,7 @@ class SavedModelSession:
         return list(results)
 
     def describe(self, tensor: int) -> dict:
-        """Type and shape of a result, NaNs among its floats, and its strings that are no UTF-8."""
+        """Type and shape of a result, its number of NaNs, and its strings that are not UTF-8."""
         dtype = self._tf.TF_TensorType(tensor)
         shape = [self._tf.TF_Dim(tensor, axis) for axis in range(self._tf.TF_NumDims(tensor))]
         data, size = self._tf.TF_TensorData(tensor), self._tf.TF_TensorByteSize(tensor)
@@ -170,7 +170,7 @@ class SavedModelSession:
         return found
 
     def values(self, tensor: int) -> list | None:
-        """A result's elements, strings in base64; None where it is large, or of another type."""
+        """A result's elements, strings in base64; None if it is large or of another type."""
         dtype = self._tf.TF_TensorType(tensor)
         shape = [self._tf.TF_Dim(tensor, axis) for axis in range(self._tf.TF_NumDims(tensor))]
         count = _count(shape)
@@ -228,7 +228,12 @@ def _count(shape: list) -> int:
 
 
 def run_job(job: dict, write) -> None:
-    """Load the model, then run its requests; `write` is called with each event."""
+    """Load the model, then run its requests.
+
+    Args:
+        job: what JOB.json says.
+        write: called with each event.
+    """
     session = SavedModelSession(job["libraries"])
     write({"event": "start", "xla_disabled": session.disable_xla()})
     for path in job["op_libraries"]:
@@ -248,7 +253,7 @@ def run_job(job: dict, write) -> None:
         try:
             sizes[table] = session.add_table_size(table)
         except StatusError:
-            continue  # a table of a kind that has no size op
+            continue  # the size op does not support this kind of table
     failed = set()
     for request in job["requests"]:
         if request["only_if_failed"] is not None and request["only_if_failed"] not in failed:
@@ -276,7 +281,7 @@ def run_job(job: dict, write) -> None:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had, in bytes."""
+    """The peak memory of this process, in bytes."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             for line in file:
@@ -284,13 +289,13 @@ def peak_memory() -> int:
                     return int(line.split()[1]) * 1024
     except OSError:
         pass
-    # On Linux this would count the process that started this one.
+    # On Linux the value would include that of the process that started this one.
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 
 def measure_tables(session: SavedModelSession, sizes: dict) -> dict:
-    """Table name to its number of entries; without those that do not tell."""
+    """Table name to its number of entries; tables whose size cannot be read are left out."""
     measured = {}
     for table, tensor_name in sizes.items():
         try:
@@ -303,7 +308,7 @@ def measure_tables(session: SavedModelSession, sizes: dict) -> dict:
 
 
 def main() -> None:
-    """Run the job that the arguments name."""
+    """Run the job of the command line."""
     with open(sys.argv[1], encoding="utf-8") as file:
         job = json.load(file)
     with open(sys.argv[2], "w", encoding="utf-8") as out:
@@ -313,7 +318,7 @@ def main() -> None:
             out.flush()
 
         run_job(job, write)
-    # TensorFlow's threads may still be ending; nothing is left to do.
+    # TensorFlow's threads may still be running, and nothing is left to do.
     sys.stdout.flush()
     os._exit(0)
 

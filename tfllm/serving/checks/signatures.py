@@ -21,7 +21,7 @@ def check_signatures(graph: SavedModelGraph) -> Iterator[Finding]:
         yield Finding(
             "error",
             "no_signatures",
-            "the model has no signature, so nothing can be asked of it",
+            "the model has no signature, so it cannot answer any request",
             "pass signatures={...} to tf.saved_model.save, or use model.export",
         )
         return
@@ -59,7 +59,7 @@ def _type(what: str, side: str, info: Any) -> Iterator[Finding]:
             "error",
             "not_dense",
             f"{what} is a sparse, ragged or other composite tensor, which Predict does not take",
-            "take and give dense tensors: pad, and say the lengths in a tensor of their own",
+            "take and give dense tensors: pad them, and give the lengths as another tensor",
         )
         return
     dtype = types_pb2.DataType.Name(info.dtype)
@@ -68,8 +68,8 @@ def _type(what: str, side: str, info: Any) -> Iterator[Finding]:
     mend = {
         "DT_HALF": "cast to float32",
         "DT_BFLOAT16": "cast to float32",
-        "DT_COMPLEX64": "give the real and the imaginary part apart",
-        "DT_COMPLEX128": "give the real and the imaginary part apart",
+        "DT_COMPLEX64": "give the real and the imaginary part as separate outputs",
+        "DT_COMPLEX128": "give the real and the imaginary part as separate outputs",
         "DT_UINT16": "cast to int32",
         "DT_RESOURCE": "do not let a handle leave the model",
         "DT_VARIANT": "give the dense tensors that it is made of",
@@ -104,7 +104,7 @@ def _input_shape(what: str, shape: list[int | None] | None) -> Iterator[Finding]
         yield Finding(
             "warning",
             "fixed_batch",
-            f"{what} has {shape[0]} rows, no more and no fewer: requests cannot be batched",
+            f"{what} has exactly {shape[0]} rows: requests cannot be batched",
             batch,
         )
     if shape and None in shape[1:]:

@@ -17,11 +17,11 @@ from tfllm.serving.saved_model.graph import SavedModelGraph
 
 
 def warmup_requests(folder: Path, graph: SavedModelGraph) -> tuple[list[Request], list[Finding]]:
-    """The warm-up requests as requests to run, and what is wrong with the file."""
+    """The warm-up requests as requests to run, and findings about their file."""
     path = folder / WARMUP_FILE
     if not path.is_file():
         return [], []
-    mend = "write them anew, with the inputs and the types of the signature"
+    mend = "write them again, with the inputs and the types of the signature"
     try:
         logs, records = read_warmup_requests(path)
     except WarmupError as error:
@@ -74,11 +74,11 @@ def warmup_requests(folder: Path, graph: SavedModelGraph) -> tuple[list[Request]
 
 
 def _misfit(log: WarmupRequest, graph: SavedModelGraph) -> str:
-    """Why a server would refuse a request, or ""."""
+    """Why a server would refuse a request; "" if it would not."""
     from tensorflow import as_dtype
 
     if log.signature not in graph.signatures:
-        return f"asks for the signature {log.signature!r}; there are {listed(graph.signatures)}"
+        return f"names the signature {log.signature!r}; there are {listed(graph.signatures)}"
     signature = graph.signatures[log.signature]
     given, wanted = set(log.inputs or ()), set(signature.inputs)
     needed = wanted - set(signature.defaults)

@@ -1,4 +1,4 @@
-"""Where a client and a server find the chat template of a served model."""
+"""Finds the chat template of an exported model, for the client and the server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def exported_template(version: Path) -> str | None:
-    """What `ChatTemplate.from_json` takes, of an exported version; None: it has none."""
+    """The template of an exported version, for `ChatTemplate.from_json`; None if it has none."""
     try:
         return (version / "assets.extra" / TEMPLATE_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -20,11 +20,14 @@ def exported_template(version: Path) -> str | None:
 
 
 def read_template(path: str | Path) -> ChatTemplate:
-    """The chat template of an exported model, one version of it, or a model folder.
+    """Read the chat template of an exported model, a version of it, or a model folder.
+
+    Args:
+        path: the folder.
 
     Raises:
-        OSError: there is nothing there.
-        ValueError: there is no chat template in it.
+        OSError: the folder does not exist.
+        ValueError: it has no chat template.
     """
     from tfllm.tokenizers.chat.chat_template import ChatTemplate
 

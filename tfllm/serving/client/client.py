@@ -1,7 +1,7 @@
-"""A client of TensorFlow Serving, the real one or `tfllm serve`, over REST or gRPC.
+"""A client of TensorFlow Serving or `tfllm serve`, over REST or gRPC.
 
-REST needs the standard library and NumPy alone. Only `stream` asks for something that
-TensorFlow Serving does not have.
+REST requires only the standard library and NumPy. TensorFlow Serving supports everything except
+`stream` and `stream_chat`.
 """
 
 from __future__ import annotations
@@ -28,22 +28,27 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """Talks to one model of a server. Threads may share it.
+    """Sends requests to one model of a server. Threads may share a client.
+
+    Example::
+
+        with Client("127.0.0.1:8501", model="mine") as client:
+            print(client.generate("Once upon a time", max_new_tokens=20))
 
     Args:
-        address: `host:port`, for REST also a URL, which may be https and have a path before
-            `/v1`. Default: 127.0.0.1 with port 8501 for REST, 8500 for gRPC.
+        address: `host:port`; for REST also a URL, which may be https and have a path before `/v1`.
+            Defaults to 127.0.0.1 with port 8501 for REST or 8500 for gRPC.
         model: the model's name.
-        version: its version; default: the one that the server chooses, the newest.
-        label: a version label, instead of a version.
-        protocol: "rest" or "grpc"; gRPC needs grpcio and tensorflow-serving-api.
-        timeout: seconds that a request may take.
+        version: number of its version. Defaults to the one that the server chooses, the newest.
+        label: label of a version, instead of its number.
+        protocol: "rest" or "grpc"; gRPC requires grpcio and tensorflow-serving-api.
+        timeout: time limit of a request, in seconds.
         template: the model's chat template, for conversations of more than one question: a
-            `ChatTemplate`, or the path of the model's folder, as it was trained or exported.
-            Default: what `tfllm serve` tells; TensorFlow Serving itself tells none.
+            `ChatTemplate`, or the path of the model folder or of the exported model. Defaults to
+            the one that `tfllm serve` returns; TensorFlow Serving does not return it.
 
     Raises:
-        ValueError: a setting is wrong, or a package is missing.
+        ValueError: an argument is wrong, or a package is missing.
     """
 
     def __init__(
@@ -60,9 +65,7 @@ class Client:
         if not model:
             raise ValueError("model must be the name of a model on the server; received ''")
         if version is not None and label is not None:
-            raise ValueError(
-                f"version or label may be given, not both; received {version!r} and {label!r}"
-            )
+            raise ValueError(f"give version or label, not both; received {version!r} and {label!r}")
         if not timeout > 0:
             raise ValueError(f"timeout must be positive; received {timeout!r}")
         if protocol not in ("rest", "grpc"):
@@ -78,20 +81,22 @@ class Client:
     @overload
     def generate(self, prompt: list[str], **options: Any) -> list[str]: ...
     def generate(self, prompt: str | list[str], **options: Any) -> str | list[str]:
-        """Text that goes on from a prompt, or from each of several, without the prompt.
+        """Continue a prompt, or each of several.
 
         Args:
-            prompt: one text or a list of them.
+            prompt: a text or a list of texts.
             **options: max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed,
-                stop (a string or several): for all prompts alike. Without any, the model's
-                `serving_default` answers; with some, its signature `generate`. What is not named
-                is as the model was exported, or, where its metadata does not say, has the default
-                of `GenerationConfig`.
+                stop (a string or several), for all prompts. Without options, the signature
+                `serving_default` answers, otherwise `generate`. Other options are as the model was
+                exported or, if its metadata does not give them, as in `GenerationConfig`.
+
+        Returns:
+            The new text without the prompt, or a list of them.
 
         Raises:
-            GenerationError: the model refused a prompt; `outputs["text"]` of the error has what
-                the other prompts gave.
-            ServingError: the server refused the request, or is not there.
+            GenerationError: the model refused a prompt; `outputs["text"]` of the error has the
+                answers to the others.
+            ServingError: the server refused the request or does not answer.
             ValueError: there is no prompt, or an option is unknown or out of range.
         """
         single = isinstance(prompt, str)
@@ -100,7 +105,7 @@ class Client:
         require_texts("prompt", prompts)
         inputs: dict[str, Any] = {"prompt": np.array(prompts, np.object_)}
         if options:
-            read_options(options)  # what is wrong is told before a server is asked
+            read_options(options)  # refuse wrong options before a request is sent
             config = read_options(options, self._signatures.generation_options())
             for name, value in option_values(config).items():
                 inputs[name] = np.array([value] * len(prompts), OPTION_TYPES[name])
@@ -110,23 +115,27 @@ class Client:
         return texts[0] if single else texts
 
     def chat(self, messages: str | Messages, **options: Any) -> str:
-        """What the assistant says next in a conversation.
+        """Generate the assistant's next reply in a conversation.
 
-        One question, with or without a system message, is the signature `chat` of the model, where
-        it has one. Longer conversations are written here with the model's chat template (see
-        `template`) for the signature `chat_prompt`. Special tokens in somebody's own words stay
-        words both ways.
+        One question, with or without a system message, is sent to the signature `chat`, if the
+        model has it. Longer conversations are written with the model's chat template (see
+        `template`) and sent to the signature `chat_prompt`. In both cases, special tokens in the
+        messages are treated as plain text.
 
         Args:
-            messages: the conversation, each message like `{"role": "user", "content": "Hello"}`;
-                or a text, one question.
+            messages: the conversation, with messages like `{"role": "user", "content": "Hello"}`;
+                or a text, which is one question.
             **options: as for `generate`.
+
+        Returns:
+            The reply.
 
         Raises:
             GenerationError: the model refused the conversation.
-            ServingError: the model takes none, or the server refused the request, or is not there.
+            ServingError: the model does not support conversations, or the server refused the
+                request or does not answer.
             ValueError: the conversation is not well formed, an option is unknown or out of range,
-                or the template is needed and not known.
+                or the template is required and unknown.
         """
         from tfllm.tokenizers.chat import conversation
 
@@ -134,7 +143,7 @@ class Client:
             messages = [{"role": "user", "content": messages}]
         given = conversation.checked(messages)
         conversation.check_last(given)
-        read_options(options)  # what is wrong is told before a server is asked
+        read_options(options)  # refuse wrong options before a request is sent
         self._signatures.get("chat_prompt")
         if (words := _one_question(given)) and "chat" in self._signatures:
             name, inputs = "chat", dict(zip(("system", "user"), words, strict=True))
@@ -152,8 +161,8 @@ class Client:
             text = self._transport.chat_template()
             if text is None:
                 raise ValueError(
-                    "a conversation of more than one question needs the model's chat template, and "
-                    "the server does not tell it: give template= the model's folder"
+                    "a conversation of more than one question requires the model's chat template, "
+                    "and the server does not return it: give template= the model's folder"
                 )
             from tfllm.tokenizers.chat.chat_template import ChatTemplate
 
@@ -165,15 +174,18 @@ class Client:
     @overload
     def score(self, text: list[str]) -> list[dict[str, Any]]: ...
     def score(self, text: str | list[str]) -> dict[str, Any] | list[dict[str, Any]]:
-        """How likely a text is to the model.
+        """Compute how likely a text is for the model.
+
+        Args:
+            text: a text or a list of texts.
 
         Returns:
-            A dictionary, or one for each text: num_tokens, log_prob (natural logarithm, summed),
-            perplexity, token_ids and token_log_probs (lists, without padding).
+            A dictionary for each text: num_tokens, log_prob (natural logarithm, summed over the
+            tokens), perplexity, token_ids and token_log_probs (lists without padding).
 
         Raises:
             GenerationError: the model refused a text.
-            ServingError: the server refused the request, or is not there.
+            ServingError: the server refused the request or does not answer.
             ValueError: there is no text.
         """
         texts = [text] if isinstance(text, str) else list(text)
@@ -187,20 +199,20 @@ class Client:
     def predict(
         self, inputs: Any, *, signature_name: str = "serving_default"
     ) -> dict[str, np.ndarray]:
-        """Runs a signature.
+        """Run a signature.
 
         Args:
-            inputs: input name to value (an array, or nested lists), or the value alone where the
+            inputs: input name to value (an array or nested lists), or only the value if the
                 signature has one input. Strings may be `str` or `bytes`.
-            signature_name: which signature.
+            signature_name: name of the signature.
 
         Returns:
-            Output name to array, of the signature's type. Strings are object arrays of `str`; of
-            `bytes` where the name ends in `_bytes`.
+            Output name to array, of the signature's type. Strings are object arrays of `str`, or of
+            `bytes` if the name ends in `_bytes`.
 
         Raises:
-            ServingError: the server refused the request, or is not there.
-            ValueError: there is no input, or one without a row.
+            ServingError: the server refused the request or does not answer.
+            ValueError: there is no input, or an input has no rows.
         """
         if isinstance(inputs, Mapping) and not inputs:
             raise ValueError("inputs must name at least one input; received none")
@@ -218,27 +230,27 @@ class Client:
         return self._transport.predict(dict(inputs), signature_name, signature)
 
     def input_names(self, signature_name: str = "serving_default") -> list[str]:
-        """The inputs of a signature, in the order of the alphabet.
+        """The names of a signature's inputs, in alphabetical order.
 
         Raises:
-            ServingError: there is no such signature or model, or no server.
+            ServingError: there is no such signature or model, or the server does not answer.
         """
         return sorted(self._signatures.get(signature_name)["inputs"])
 
     def rows(self, signature_name: str, rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-        """Runs a signature of texts on rows, and gives rows.
+        """Run a signature whose inputs are texts, row by row.
 
         Args:
-            signature_name: which signature; all its inputs are strings.
-            rows: input name to text, all with the same names.
+            signature_name: name of the signature; all its inputs must be strings.
+            rows: for each row, input name to text. All rows must have the same names.
 
         Returns:
-            of each row, output name to a value that JSON can hold. An output whose name ends in
-            `_json` is read, and given without that ending.
+            For each row, output name to a value that JSON can hold. An output whose name ends in
+            `_json` is parsed, and its name loses that ending.
 
         Raises:
-            ServingError: the server refused the request, or is not there.
-            ValueError: there is no row, or the signature has no such input.
+            ServingError: the server refused the request or does not answer.
+            ValueError: there is no row, or the signature has no input of a name.
         """
         require_rows("rows", rows)
         known = self.input_names(signature_name)
@@ -254,17 +266,17 @@ class Client:
     def classify(
         self, examples: Sequence[Mapping[str, str]], *, signature_name: str = "classify"
     ) -> list[list[tuple[str, float]]]:
-        """Runs a signature through TensorFlow Serving's Classify call.
+        """Run a signature through TensorFlow Serving's Classify call.
 
         Args:
-            examples: feature name to text, of each.
-            signature_name: which signature.
+            examples: for each example, feature name to text.
+            signature_name: name of the signature.
 
         Returns:
-            of each example its classes, in the model's order, as (label, score).
+            For each example, its classes as (label, score), in the model's order.
 
         Raises:
-            ServingError: the server refused the request, or is not there.
+            ServingError: the server refused the request or does not answer.
             ValueError: there is no example.
         """
         require_rows("examples", examples)
@@ -273,40 +285,47 @@ class Client:
         return self._transport.classify(examples, signature_name)
 
     def stream(self, prompt: str, **options: Any) -> Generator[str, None, dict[str, Any]]:
-        """Text as it is generated, piece by piece; of `tfllm serve` alone.
+        """Yield a continuation piece by piece as it is generated; only for `tfllm serve`.
 
-        The generator's return value has finish_reason, prompt_tokens and generated_tokens.
-        Closing it early ends the generation on the server.
+        Closing the generator early ends the generation on the server.
 
         Args:
-            prompt: the text to go on from.
+            prompt: the text to continue.
             **options: as for `generate`.
 
+        Returns:
+            The generator's return value has finish_reason, prompt_tokens and generated_tokens.
+
         Raises:
-            ServingError: the server refused the request, has no streams, or is not there.
+            ServingError: the server refused the request, does not support streams, or does not
+                answer.
             ValueError: an option is unknown or out of range, or the protocol is gRPC.
         """
         if not isinstance(self._transport, RestTransport):
-            raise ValueError("stream goes over REST; received a client with protocol='grpc'")
+            raise ValueError("stream requires REST; received a client with protocol='grpc'")
         require_texts("prompt", [prompt])
         return text_stream(self._transport, {"prompt": prompt, **stream_options(options)})
 
     def stream_chat(
         self, messages: str | Messages, **options: Any
     ) -> Generator[str, None, dict[str, Any]]:
-        """What the assistant says next, as it is generated; of `tfllm serve` alone.
+        """Yield the assistant's next reply as it is generated; only for `tfllm serve`.
 
         Args:
-            messages: as for `chat`; the server writes them with the model's template.
+            messages: as for `chat`; the server writes them with the model's chat template.
             **options: as for `generate`.
 
-        Returns and raises:
-            as `stream` does, and ValueError for a conversation that is not well formed.
+        Returns:
+            As for `stream`.
+
+        Raises:
+            ServingError: as for `stream`.
+            ValueError: as for `stream`, or the conversation is not well formed.
         """
         from tfllm.tokenizers.chat import conversation
 
         if not isinstance(self._transport, RestTransport):
-            raise ValueError("stream_chat goes over REST; received a client with protocol='grpc'")
+            raise ValueError("stream_chat requires REST; received a client with protocol='grpc'")
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         given = conversation.checked(messages)
@@ -314,30 +333,30 @@ class Client:
         return text_stream(self._transport, {"messages": given, **stream_options(options)})
 
     def status(self) -> list[dict[str, Any]]:
-        """Where the model's versions stand, newest first.
+        """The states of the model's versions, newest first.
 
         Returns:
-            For each: version (int), state ("AVAILABLE", ...), error_code ("OK", ...) and
+            For each version: version (int), state ("AVAILABLE", ...), error_code ("OK", ...) and
             error_message.
 
         Raises:
-            ServingError: there is no such model, or no server.
+            ServingError: there is no such model, or the server does not answer.
         """
         return self._transport.status()
 
     def metadata(self) -> dict[str, Any]:
-        """The model's signatures, as TensorFlow Serving's REST gives them.
+        """The model's signatures, in the form of TensorFlow Serving's REST.
 
         Returns:
             `{"model_spec": {...}, "metadata": {"signature_def": {"signature_def": {...}}}}`.
 
         Raises:
-            ServingError: there is no such model, or no server.
+            ServingError: there is no such model, or the server does not answer.
         """
         return self._transport.metadata()
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._transport.close()
 
     def __enter__(self) -> Client:
@@ -353,7 +372,7 @@ class Client:
 
 
 def _one_question(messages: list[dict[str, Any]]) -> tuple[str, str] | None:
-    """The system's words ("" for none) and the user's, where there is nothing else."""
+    """The system message ("" if there is none) and the question, if there is nothing else."""
     *before, last = messages
     if any(set(message) != {"role", "content"} for message in messages) or last["role"] != "user":
         return None

@@ -1,4 +1,4 @@
-"""How a client reaches a server over gRPC."""
+"""The client's connection to a server over gRPC."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfllm.serving.protocol.errors import CODES, ServingError
 
 
 class GrpcTransport:
-    """TensorFlow Serving's gRPC; the arguments are those of `RestTransport`, the port 8500.
+    """TensorFlow Serving's gRPC. The arguments are those of `RestTransport`; the port is 8500.
 
     Raises:
         ValueError: grpcio or tensorflow-serving-api is not installed.
@@ -30,8 +30,8 @@ class GrpcTransport:
             from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
         except ImportError as error:
             raise ValueError(
-                f"protocol='grpc' needs grpcio and tensorflow-serving-api ({error}): "
-                "pip install 'tfllm[serve]'; protocol='rest' needs neither"
+                f"protocol='grpc' requires grpcio and tensorflow-serving-api ({error}): "
+                "pip install 'tfllm[serve]'; protocol='rest' requires neither"
             ) from None
         self._address = address or "127.0.0.1:8500"
         self._timeout = timeout
@@ -45,7 +45,7 @@ class GrpcTransport:
     def predict(
         self, inputs: dict[str, Any], signature_name: str, signature: dict[str, Any]
     ) -> dict[str, np.ndarray]:
-        """Output name to array."""
+        """Run a signature; returns output name to array."""
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
 
@@ -132,11 +132,11 @@ class GrpcTransport:
         }
 
     def chat_template(self) -> str | None:
-        """gRPC has no way to ask for it."""
+        """None, because the template cannot be requested over gRPC."""
         return None
 
     def close(self) -> None:
-        """Closes the channel."""
+        """Close the channel."""
         self._channel.close()
 
     def _fill(self, model_spec: Any) -> None:
@@ -154,14 +154,14 @@ class GrpcTransport:
             if code == "UNAVAILABLE" and "onnect" in details:
                 details = (
                     f"no server answers at {self._address}: start one with `tfllm serve "
-                    "saved_models`, or give the address of one (gRPC is on port 8500 unless told "
-                    f"otherwise). {details}"
+                    "saved_models`, or give the address of one (the default port of gRPC is "
+                    f"8500). {details}"
                 )
             raise ServingError(code, details) from None
 
 
 def _plain(value: Any) -> Any:
-    """Object arrays of strings as lists, which TensorFlow reads as strings."""
+    """Convert object arrays of strings to lists, which TensorFlow reads as strings."""
     if isinstance(value, np.ndarray) and value.dtype == np.object_:
         return value.tolist()
     return value.numpy() if hasattr(value, "numpy") else value

@@ -1,4 +1,4 @@
-"""How a client reaches a server over REST, with `http.client`."""
+"""The client's connection to a server over REST, with `http.client`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TYPES = {
     **{f"DT_{name.upper()}": name for name in NUMPY_TYPES if name not in ("float", "double")},
 }
 
-# The code that stands for an HTTP status, the commonest where several share one.
+# HTTP status to canonical code; to the most common one if several codes have this status.
 _CODE_OF_STATUS = {status: code for code, status in reversed(HTTP_STATUS.items())} | {
     400: "INVALID_ARGUMENT",
     404: "NOT_FOUND",
@@ -35,15 +35,15 @@ _CLOSED_BY_SERVER = (http.client.RemoteDisconnected, ConnectionResetError, Broke
 
 
 class Transport(Protocol):
-    """What a client needs of a protocol."""
+    """A protocol that a client uses."""
 
     def predict(
         self, inputs: dict[str, Any], signature_name: str, signature: dict[str, Any]
     ) -> dict[str, np.ndarray]:
-        """Output name to array."""
+        """Run a signature; returns output name to array."""
 
     def status(self) -> list[dict[str, Any]]:
-        """The versions of the model."""
+        """The states of the model's versions."""
 
     def metadata(self) -> dict[str, Any]:
         """The signatures of the model."""
@@ -54,27 +54,27 @@ class Transport(Protocol):
         """The classes of each example, with their scores."""
 
     def chat_template(self) -> str | None:
-        """What `ChatTemplate.from_json` takes; None where the server does not tell."""
+        """The template for `ChatTemplate.from_json`; None if the server does not return it."""
 
     def close(self) -> None:
-        """Lets go of the connections."""
+        """Close the connections."""
 
 
 def array_dtype(signature: dict[str, Any], side: str, name: str) -> Any:
-    """NumPy's type of an input or output, None if the signature does not say."""
+    """NumPy's type of an input or output; None if the signature does not give it."""
     info = signature.get(side, {}).get(name, {})
     return NUMPY_TYPES.get(_TYPES.get(info.get("dtype", ""), ""))
 
 
 class RestTransport:
-    """TensorFlow Serving's REST; as many connections as requests at once, kept open.
+    """TensorFlow Serving's REST. There is a connection for each concurrent request; all stay open.
 
     Args:
-        address: `host:port` or a URL; default 127.0.0.1:8501.
+        address: `host:port` or a URL. Defaults to 127.0.0.1:8501.
         model: the model's name.
-        version: a version, or None.
-        label: a label, or None.
-        timeout: seconds.
+        version: number of a version, or None.
+        label: label of a version, or None.
+        timeout: time limit of a request, in seconds.
     """
 
     def __init__(
@@ -107,7 +107,10 @@ class RestTransport:
     def predict(
         self, inputs: dict[str, Any], signature_name: str, signature: dict[str, Any]
     ) -> dict[str, np.ndarray]:
-        """Output name to array; sent by columns, so inputs may differ in dimension 0."""
+        """Run a signature; returns output name to array.
+
+        The inputs are sent by columns, so they may differ in dimension 0.
+        """
         body = {
             "signature_name": signature_name,
             "inputs": {name: _to_json(value) for name, value in inputs.items()},
@@ -130,7 +133,7 @@ class RestTransport:
         return [[(str(label), float(score)) for label, score in row] for row in results]
 
     def status(self) -> list[dict[str, Any]]:
-        """The versions of the model."""
+        """The states of the model's versions."""
         return [
             {
                 "version": int(entry["version"]),
@@ -146,19 +149,19 @@ class RestTransport:
         return self._json("GET", "/metadata")
 
     def chat_template(self) -> str | None:
-        """What `ChatTemplate.from_json` takes; `tfllm serve` tells, TensorFlow Serving does not."""
+        """The chat template, for `ChatTemplate.from_json`; only `tfllm serve` returns it."""
         status, content = self._exchange("GET", "/chat_template", None)
         return content.decode("utf-8", "replace") if status == 200 else None
 
     def events(self, method: str, body: dict[str, Any]) -> Iterator[str]:
-        """The data of server-sent events. Ending early closes the connection."""
+        """Yield the data of server-sent events. Closing the generator closes the connection."""
         connection = self._connect()
         try:
             response = self._send(connection, "POST", f":{method}", json.dumps(body).encode())
             if response.status != 200:
                 raise _error(response.status, response.read())
             if "text/event-stream" not in (response.getheader("content-type") or ""):
-                raise ServingError("UNIMPLEMENTED", f"{self._address} has no live stream")
+                raise ServingError("UNIMPLEMENTED", f"{self._address} has no live streams")
             for line in response:
                 text = line.decode().rstrip("\r\n")
                 if text.startswith("data:"):
@@ -169,7 +172,7 @@ class RestTransport:
             connection.close()
 
     def close(self) -> None:
-        """Closes the connections that are kept open."""
+        """Close the connections that are kept open."""
         while self._idle:
             self._idle.pop().close()
 
@@ -179,7 +182,7 @@ class RestTransport:
         if status != 200:
             raise _error(status, content)
         try:
-            # A control character or a cut UTF-8 character in a model's text must not lose the rest.
+            # A control character or a partial UTF-8 character must not lose the rest of a text.
             return json.loads(content.decode("utf-8", "replace"), strict=False)
         except ValueError as error:
             raise ServingError(
@@ -187,7 +190,7 @@ class RestTransport:
             ) from None
 
     def _exchange(self, method: str, what: str, data: bytes | None) -> tuple[int, bytes]:
-        """One request. A kept connection that the server closed meanwhile is made anew."""
+        """Send a request, on a new connection if the server has closed the one that was kept."""
         while True:
             try:
                 connection = self._idle.pop()
@@ -221,7 +224,7 @@ class RestTransport:
         try:
             connection.request(method, self._path + what, data, headers)
         except (BrokenPipeError, ConnectionResetError):
-            # A server may refuse a long body before it has read it, and say why.
+            # A server may refuse a long body before it has read all of it, and reply why.
             if data is None or len(data) < 1 << 16:
                 raise
         return connection.getresponse()
@@ -231,7 +234,7 @@ class RestTransport:
             return ServingError(
                 "UNAVAILABLE",
                 f"no server answers at {self._address}: start one with `tfllm serve saved_models`, "
-                "or give the address of one (REST is on port 8501 unless told otherwise)",
+                "or give the address of one (the default port of REST is 8501)",
             )
         if isinstance(error, TimeoutError):
             return ServingError(
@@ -248,7 +251,7 @@ def _error(status: int, content: bytes) -> ServingError:
     try:
         message = json.loads(text)["error"]
     except (ValueError, TypeError, KeyError):
-        # A page of HTML is of something before the API: of the HTTP server, or of a proxy.
+        # An HTML page is not from the API, but from the HTTP server or a proxy.
         words = " ".join(re.sub(r"<[^>]*>", " ", text).split()) if text.startswith("<") else text
         message = f"HTTP status {status}: {words[:1000] or 'no message'}"
     code = _CODE_OF_STATUS.get(status, "UNKNOWN")

@@ -1,1 +1,1 @@
-"""TensorFlow Serving's protocols as data: requests, replies and errors. Opens no connection."""
+"""TensorFlow Serving's protocols as data: requests, replies and errors, without connections."""

@@ -1,6 +1,6 @@
-"""The one error type of server and client: a canonical status code and a message.
+"""The error type of server and client: a canonical status code and a message.
 
-TensorFlow Serving speaks the canonical codes of gRPC; its REST side maps them to HTTP.
+TensorFlow Serving uses the canonical codes of gRPC; its REST API maps them to HTTP.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HTTP_STATUS: dict[str, int] = {
 }
 """canonical code to the HTTP status that TensorFlow Serving answers with"""
 
-# TF_Code and google.rpc.Code number the codes alike, from OK = 0.
+# TF_Code and google.rpc.Code have the same numbers, from OK = 0.
 CODES = (
     "OK",
     "CANCELLED",
@@ -52,12 +52,12 @@ CODES = (
 
 
 class ServingError(ValueError):
-    """A request that was not answered.
+    """A request that failed.
 
     Attributes:
         code: the canonical status code, such as "INVALID_ARGUMENT".
-        message: the server's own words.
-        http_status: the HTTP status, where the answer came or goes over REST.
+        message: the server's message.
+        http_status: the HTTP status of the reply over REST.
     """
 
     def __init__(self, code: str, message: str, *, http_status: int | None = None) -> None:
@@ -71,8 +71,8 @@ class GenerationError(ServingError):
     """The model refused at least one row of a `generate` or `score` request.
 
     Attributes:
-        errors: one string a row; "" where the row was answered.
-        outputs: all outputs of the request, by name: what the good rows gave is not lost.
+        errors: a string for each row; "" if the row was answered.
+        outputs: all outputs of the request by name, with the answers to the other rows.
     """
 
     def __init__(self, errors: list[str], outputs: dict) -> None:
@@ -86,12 +86,12 @@ class GenerationError(ServingError):
 
 
 def invalid_argument(message: str) -> ServingError:
-    """The commonest error: the request itself is wrong."""
+    """The error of a request that breaks a rule."""
     return ServingError("INVALID_ARGUMENT", message)
 
 
 def from_exception(error: BaseException) -> ServingError:
-    """Any exception of a request as a `ServingError`; TensorFlow's keep their code."""
+    """Convert an exception to a `ServingError`; TensorFlow's exceptions keep their code."""
     if isinstance(error, ServingError):
         return error
     number = getattr(error, "error_code", None)
@@ -103,11 +103,11 @@ def from_exception(error: BaseException) -> ServingError:
     return ServingError("INTERNAL", f"{type(error).__name__}: {error}")
 
 
-# What TensorFlow's Python writes around the message of a kernel: where in Python the node was made.
+# Added to a kernel's message by TensorFlow's Python: where in Python the node was created.
 _STACK = re.compile(
     r"Detected at node [^\n]*\n(?:<stack traces unavailable>\n|(?:(?:  [^\n]*)?\n)*)"
 )
-# Names of nodes of the graph, which mean nothing to a caller and differ from one load to the next.
+# Names of the graph's nodes, which mean nothing to a caller and differ from load to load.
 _NODES = re.compile(r"\s*\[\[\{\{.*?\}\}\]\]|\n\s+\[\[[\w/.:-]+\]\]", re.S)
 _CALL = re.compile(r"\s*\[Op:[^\]]*\](?: name:[^\n]*)?\s*$")
 _FUNCTION = re.compile(r"\{\{function_node [^}]*\}\} ?")
@@ -117,9 +117,9 @@ _ROOTS = re.compile(
 
 
 def clean_message(text: str) -> str:
-    """TensorFlow's error text without the Python stack and the node names around it.
+    """TensorFlow's error message without the Python stack and the names of nodes.
 
-    Of several root errors of one run the first is given.
+    If a run has several root errors, only the first is kept.
     """
     text = _CALL.sub("", text).removeprefix("Graph execution error:\n").lstrip("\n")
     text = _STACK.sub("", text).replace("<stack traces unavailable>", "")

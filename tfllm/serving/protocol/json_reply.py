@@ -1,7 +1,7 @@
-"""Replies in TensorFlow Serving's JSON: `predictions` (rows), `outputs` (columns), the status.
+"""Replies in TensorFlow Serving's JSON: predictions by rows or columns, status and metadata.
 
-Numbers are written as Serving writes them. Where it would send broken JSON, for a text that is
-not valid UTF-8, the text is repaired with U+FFFD; an output named `..._bytes` goes as base64.
+Numbers are written as in TensorFlow Serving. It sends invalid JSON if a text is not valid UTF-8;
+here such bytes are replaced by U+FFFD. An output named `..._bytes` is written in base64.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def write_predict(outputs: Mapping[str, np.ndarray], by_rows: bool) -> bytes:
 
     Args:
         outputs: output name to array; strings as arrays of bytes.
-        by_rows: `{"predictions": [row, ...]}`, else `{"outputs": ...}`. A single output stands
-            without its name.
+        by_rows: whether to write `{"predictions": [row, ...]}` instead of `{"outputs": ...}`. A
+            single output is written without its name.
 
     Raises:
-        ServingError: INVALID_ARGUMENT where the outputs have no common dimension 0 (by rows), or
-            a type that JSON does not carry.
+        ServingError: INVALID_ARGUMENT if the outputs have no common dimension 0 (by rows), or a
+            type that the JSON does not support.
     """
     if not outputs:
         raise invalid_argument("Cannot convert empty tensor map to JSON")
@@ -54,7 +54,7 @@ def write_predict(outputs: Mapping[str, np.ndarray], by_rows: bool) -> bytes:
 
 
 def write_status(statuses: Iterable[VersionStatus]) -> bytes:
-    """The reply to a look at a model: where its versions stand."""
+    """The reply to a request for the status of a model: the states of its versions."""
     entries = [
         {
             "version": str(status.version),
@@ -84,7 +84,7 @@ def write_metadata(servable: Servable) -> bytes:
 
 
 def write_error(message: str) -> bytes:
-    """`{"error": message}`."""
+    """The reply `{"error": message}`."""
     return json.dumps({"error": message}, ensure_ascii=False).encode("utf-8", "replace")
 
 
@@ -95,7 +95,7 @@ def _named(texts: Mapping[str, str]) -> str:
 
 
 def _scalars(name: str, array: np.ndarray) -> list[str]:
-    """The JSON text of each element, flat."""
+    """The JSON text of each element, in row-major order."""
     flat = array.ravel()
     if array.dtype == np.object_:
         if name.endswith("_bytes"):
@@ -111,7 +111,7 @@ def _scalars(name: str, array: np.ndarray) -> list[str]:
 
 
 def decimals(flat: np.ndarray) -> list[str]:
-    """Six digits where these give the number back, else all that its type has, as Serving does."""
+    """Floats as text: six digits if these are exact, else all of the dtype, as in Serving."""
     values = flat.tolist()
     texts = [f"{value:.6g}" for value in values]
     digits = 9 if flat.dtype == np.float32 else 17
@@ -126,7 +126,7 @@ def decimals(flat: np.ndarray) -> list[str]:
 
 
 def _items(texts: list[str], shape: tuple[int, ...]) -> list[str]:
-    """The elements along dimension 0, each nested."""
+    """The texts of the elements along dimension 0, each with its nested lists."""
     if len(shape) == 1:
         return texts
     step = len(texts) // shape[0] if shape[0] else 0

@@ -1,7 +1,8 @@
-"""The JSON of a request, read as TensorFlow Serving's parser (RapidJSON 1.1.0) reads it.
+"""Parses the JSON of a request as TensorFlow Serving's parser (RapidJSON 1.1.0) does.
 
-Python's own parser differs in a few places, which are mended here: of a key that is given twice
-the first value counts, `Inf` and `-NaN` are numbers, and a number beyond a double is refused.
+Python's own parser differs in a few places, which are corrected here: if a key is given twice, the
+first value counts; `Inf` and `-NaN` are numbers; and a number that is too big for a double is
+refused.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from typing import Any
 
 from tfllm.serving.protocol.errors import invalid_argument
 
-_MAX_SHOWN = 256  # bytes of a value that an error repeats
+_MAX_SHOWN = 256  # bytes of a value that an error message shows
 
-# A body with every digit as 0, which shows where a number may be beyond a double; inside a string
-# it does no harm to look closer. Searching for plain bytes is ten times as fast as a pattern.
+# Maps every digit to 0, to find out whether a number may be too big for a double; a false alarm
+# inside a string does no harm. Searching for plain bytes is ten times as fast as a pattern.
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
 _MAYBE_TOO_BIG = (b"e000", b"e+000", b"0" * 300)
 _MAX_EXPONENT = 308
 _SIGNIFICANT_DIGITS = 17
 
-# Words for numbers that Python does not know, and what begins and ends the strings around them.
+# Words for numbers that Python does not know, and the tokens by which strings are recognized.
 _WORDS = {"Inf": "Infinity", "-NaN": "NaN"}
 _TOKENS = re.compile(r'\\.|"|-NaN\b|\bInf\b', re.S)
 
@@ -32,11 +33,11 @@ _PADDED_BASE64 = re.compile(r"([A-Za-z0-9+/]*)([=.]*)", re.A)
 
 
 class RepeatedKeys(dict):
-    """A JSON object in which a key is given more than once: the first values.
+    """A JSON object in which a key is given more than once; it has the first values.
 
     Attributes:
         last: key to its last value.
-        num_members: how many members were written.
+        num_members: number of members in the JSON.
     """
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
@@ -48,17 +49,20 @@ class RepeatedKeys(dict):
 
 
 class _TooBig(ValueError):
-    """A number beyond a double."""
+    """A number is too big for a double."""
 
 
 def read_json(body: bytes) -> tuple[dict[str, Any], bool]:
-    """The JSON object at the start of `body`, and whether `body` is valid UTF-8.
+    """Parse the JSON object at the start of `body`.
 
-    What follows the object is not read. Bytes that are not UTF-8 become surrogates, so a string
-    goes to the model byte for byte.
+    What follows the object is ignored. Bytes that are not UTF-8 become surrogates, so that a model
+    receives a string byte for byte.
+
+    Returns:
+        The object, and whether `body` is valid UTF-8.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, with where the text stops being JSON.
+        ServingError: INVALID_ARGUMENT, with the offset at which the JSON is invalid.
     """
     if not body:
         raise invalid_argument("JSON Parse error: The document is empty")
@@ -90,7 +94,7 @@ def read_json(body: bytes) -> tuple[dict[str, Any], bool]:
 
 
 def is_base64(value: Any) -> bool:
-    """Whether a value is `{"b64": string}` and nothing more."""
+    """Whether a value is `{"b64": string}` without further keys."""
     return (
         isinstance(value, dict)
         and len(value) == 1
@@ -100,10 +104,10 @@ def is_base64(value: Any) -> bool:
 
 
 def read_base64(value: dict) -> bytes:
-    """The bytes of `{"b64": ...}`: spaces are left out, and so may be the padding.
+    """Decode `{"b64": ...}`. White space is ignored, and the padding may be missing.
 
     Raises:
-        ServingError: INVALID_ARGUMENT.
+        ServingError: INVALID_ARGUMENT if the value is not valid base64.
     """
     if not is_base64(value):
         raise invalid_argument(f"JSON Value: {show(value)} not formatted correctly for base64 data")
@@ -119,7 +123,7 @@ def read_base64(value: dict) -> bytes:
 
 
 def json_type(value: Any) -> str:
-    """RapidJSON's name of a value's type."""
+    """RapidJSON's name for the type of a value."""
     if value is None or isinstance(value, bool):
         return {None: "Null", True: "True", False: "False"}[value]
     names: dict[type, str] = {dict: "Object", RepeatedKeys: "Object", list: "Array", str: "String"}
@@ -127,7 +131,7 @@ def json_type(value: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """The start of a value as JSON. A long one is written only as far as it is shown."""
+    """The start of a value as JSON, for messages. The rest of a long value is not encoded."""
     pieces, length = [], 0
     try:
         for piece in json.JSONEncoder(ensure_ascii=False).iterencode(value):
@@ -146,7 +150,7 @@ def _first_value(decoder: json.JSONDecoder, text: str) -> Any:
 
 
 def _with_pythons_words(text: str) -> str:
-    """The text with the words for numbers that Python knows; strings stay as they are."""
+    """Replace RapidJSON's words for numbers with Python's, except inside strings."""
     pieces, done, inside = [], 0, False
     for match in _TOKENS.finditer(text):
         token = match[0]
@@ -164,9 +168,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _decimal(text: str) -> float:
-    """A number with a fraction or an exponent, refused by RapidJSON's rule.
+    """Parse a number with a fraction or an exponent, and refuse what RapidJSON refuses.
 
-    The rule is on the exponent, not on the value: one that is just too large passes as infinity.
+    Its rule is about the exponent, not the value: a value that is just too big becomes infinity.
     """
     mantissa, _, exponent = text.lower().partition("e")
     whole, _, fraction = mantissa.partition(".")
@@ -186,6 +190,6 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-# Hooks for numbers make every number slower, so they are used only where they may be needed.
+# Hooks for numbers slow the parser down, so they are used only if they may be needed.
 _FAST = json.JSONDecoder(object_pairs_hook=_object)
 _EXACT = json.JSONDecoder(object_pairs_hook=_object, parse_float=_decimal, parse_int=_whole)

@@ -1,4 +1,4 @@
-"""Which versions of a model are served, and under which labels: `models.config` and its kin."""
+"""Which versions of a model are served and under which labels: folders and `models.config`."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ MAX_VERSION = 2**63 - 1
 
 @dataclass(frozen=True)
 class ModelPolicy:
-    """What of a model is to be served."""
+    """Which versions of a model are to be served."""
 
     latest: int | None = 1
-    """the newest so many versions; None: all"""
+    """number of newest versions to serve; None for all"""
     specific: frozenset[int] = frozenset()
-    """these versions instead, where given"""
+    """versions to serve instead, if there are any"""
     labels: Mapping[str, int] = field(default_factory=dict)
-    """label to version, one that is served or not"""
-    besides: frozenset[int] = frozenset()
-    """versions that are served besides the others"""
+    """label to version, which may also be one that is not served"""
+    additional: frozenset[int] = frozenset()
+    """versions that are served in addition to the others"""
 
     def wanted(self, versions: Iterable[int]) -> set[int]:
-        """Of the versions on disk, those to serve."""
+        """The versions to serve, out of those on disk."""
         present = sorted(versions, reverse=True)
         if self.specific:
             chosen = set(self.specific)
         else:
             chosen = set(present if self.latest is None else present[: self.latest])
-        return (chosen | self.besides) & set(present)
+        return (chosen | self.additional) & set(present)
 
 
 def version_folders(model: Path) -> dict[int, Path]:
-    """The folders of `model` that are versions: those whose name is a whole number.
+    """Version number to folder: the folders in `model` whose name is a whole number.
 
-    Anything else, such as an export that is still being written beside, is no version.
+    Anything else, such as an export that is being written, is ignored.
 
     Raises:
         OSError: the folder cannot be read.
@@ -55,10 +55,10 @@ def version_folders(model: Path) -> dict[int, Path]:
 
 
 def model_folders(base: Path) -> dict[str, Path]:
-    """Model name to folder: those in `base` that hold versions, or `base` itself if it does.
+    """Model name to folder: the folders in `base` that have versions, or `base` itself if it has.
 
     Raises:
-        ValueError: `base` is no folder, or is one version instead of what holds versions.
+        ValueError: `base` is not a folder, or it is a version instead of a folder of versions.
         OSError: the folder cannot be read.
     """
     if not base.is_dir():
@@ -72,8 +72,8 @@ def model_folders(base: Path) -> dict[str, Path]:
     if (base / "saved_model.pb").exists():
         raise ValueError(
             f"the folder of models must hold NAME/VERSION/saved_model.pb or VERSION/saved_model.pb;"
-            f" received one version, {base}; give the folder above it, named for the model, with "
-            "the version in a folder named by a whole number"
+            f" received a version, {base}; give the folder above it, which must have the model's "
+            "name, and the version's folder a whole number as its name"
         )
     if version_folders(base):
         return {base.resolve().name: base}
@@ -85,7 +85,7 @@ def model_folders(base: Path) -> dict[str, Path]:
 
 
 def _holds_versions(folder: Path) -> bool:
-    """A folder beside the models that cannot be read, such as lost+found, is none of them."""
+    """Whether a folder has versions. One that cannot be read, such as lost+found, has none."""
     try:
         return bool(version_folders(folder))
     except OSError:
@@ -93,12 +93,15 @@ def _holds_versions(folder: Path) -> bool:
 
 
 def read_models_config(path: Path) -> dict[str, ModelPolicy]:
-    """The policies and labels of a TensorFlow Serving `models.config`, by model name.
+    """Read the policies and labels of a TensorFlow Serving `models.config`.
 
-    `base_path` is not followed: it names a place inside the container that the file is written for.
+    `base_path` is ignored, because it is a path inside the container that the file is meant for.
+
+    Returns:
+        Model name to its policy.
 
     Raises:
-        ValueError: the file is not such a text proto, or one that TensorFlow Serving refuses.
+        ValueError: the file is not such a text proto, or TensorFlow Serving refuses it.
     """
     from google.protobuf import text_format
 
@@ -134,18 +137,18 @@ def read_models_config(path: Path) -> dict[str, ModelPolicy]:
 
 
 def _problem(model: Any) -> str:
-    """What TensorFlow Serving refuses in a ModelConfig, "" if nothing."""
+    """Why TensorFlow Serving refuses a ModelConfig; "" if it does not."""
     platform, kind = model.model_platform, model.model_type
     path = model.base_path
     if not path.startswith("/") and "://" not in path:
         return f"base_path must be an absolute path or a URI; received {path!r}"
     if kind and platform:
-        return "model_type and model_platform are given; leave the deprecated model_type out"
+        return "both model_type and model_platform are set; remove the deprecated model_type"
     if platform != "tensorflow" and kind != 1:  # ModelType.TENSORFLOW
         return f'model_platform must be "tensorflow"; received {platform!r}'
     policy = model.model_version_policy
     if policy.WhichOneof("policy_choice") == "specific" and not policy.specific.versions:
-        return "its policy is specific and names no versions, so none would be served"
+        return "its policy is specific without versions, so none would be served"
     return ""
 
 
@@ -156,17 +159,17 @@ def check_labels(
     *,
     allow_unavailable: bool,
 ) -> None:
-    """TensorFlow Serving's rule for the labels of a `models.config`, applied before models load.
+    """Apply TensorFlow Serving's rule for the labels of a `models.config`, before models load.
 
-    A label may name only a version that is loaded already, of which there is none when a server
-    starts. `--allow_version_labels_for_unavailable_models` lets a new label name any version; one
-    that exists still moves only to a version that is loaded.
+    A label may only name a version that is loaded; when a server starts, none is. With
+    `--allow_version_labels_for_unavailable_models`, a new label may name any version, but a label
+    that exists may still be moved only to a version that is loaded.
 
     Args:
-        policies: of the file.
-        loaded: model name to the versions that answer now.
-        current: the policies in force, whose labels exist; none when a server starts.
-        allow_unavailable: that flag.
+        policies: model name to its policy in the file.
+        loaded: model name to the versions that are loaded.
+        current: model name to its policy in force; empty when a server starts.
+        allow_unavailable: the value of that flag.
 
     Raises:
         ValueError: a label breaks the rule.
@@ -182,8 +185,8 @@ def check_labels(
             what = f"models.config gives the label {label!r} of {name} to version {version}"
             if moves and allow_unavailable:
                 raise ValueError(
-                    f"{what}, which is not loaded; a label that exists moves only to a version "
-                    "that is loaded: serve that version first, then move the label"
+                    f"{what}, which is not loaded; a label that exists can be moved only to a "
+                    "version that is loaded: serve that version first, then move the label"
                 )
             raise ValueError(
                 f"{what}, which is not loaded: labels are checked before models load, so "

@@ -1,8 +1,8 @@
-"""Which request a method and a path of REST ask for, by TensorFlow Serving's rules.
+"""Finds out what a REST request asks for, from its method and path, by TensorFlow Serving's rules.
 
 The words of a path (`v1`, `models`, `versions`, `labels`) may have any case, but a call and
-`metadata` are known in lower case only. A query string counts as part of the path, so no path
-with one is a model's.
+`metadata` must be in lower case. A query string counts as part of the path, so a path with a query
+string is never valid for a model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tfllm.serving.protocol.model_config import MAX_VERSION
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-# `stream` and `chat_template` are what `tfllm serve` has besides, and have no other case.
+# Only `tfllm serve` has `stream` and `chat_template`; they must be in lower case.
 _POST = re.compile(
     rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<word>classify|regress|predict|(?-i:stream))",
     re.I | re.A,
@@ -27,7 +27,7 @@ _GET = re.compile(
     re.I | re.A,
 )
 
-# The HTTP server of TensorFlow Serving knows no others.
+# The only methods that the HTTP server of TensorFlow Serving supports.
 _METHODS = {"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"}
 _LEGAL = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 
@@ -36,25 +36,25 @@ Kind = Literal["call", "status", "metadata", "chat_template", "preflight", "metr
 
 @dataclass(frozen=True)
 class Route:
-    """What is asked for."""
+    """What a request asks for."""
 
     kind: Kind
     word: str = ""
-    """what comes last in the path: of a `call` "predict", "classify", "regress" or "stream" """
+    """of a `call`, the last word of the path: "predict", "classify", "regress" or "stream" """
     name: str = ""
     """the model's name"""
     version: int | None = None
     label: str | None = None
     error: str = ""
-    """why it is `refused`, as an invalid argument"""
+    """of a request that is `refused`, the reason"""
 
 
 class NoRoute(Exception):
-    """The HTTP server itself refuses, with a page of HTML.
+    """The HTTP server itself refuses a request, with an HTML page.
 
     Attributes:
         status: the HTTP status.
-        reason: its words.
+        reason: the reason phrase of the status.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -64,15 +64,15 @@ class NoRoute(Exception):
 
 
 def find_route(method: str, path: str, query: str) -> Route:
-    """The route of a request.
+    """Find the route of a request.
 
     Args:
-        method: of HTTP.
-        path: as sent, without the query string and not decoded.
-        query: the query string, "" where there is none.
+        method: the HTTP method.
+        path: the path as sent, without the query string and not decoded.
+        query: the query string, or "".
 
     Raises:
-        NoRoute: there is nothing at such a path, or it or the method is not legal.
+        NoRoute: there is nothing at the path, or the path or the method is not valid.
     """
     if method not in _METHODS:
         raise NoRoute(501, "Not Implemented")
@@ -103,7 +103,7 @@ def find_route(method: str, path: str, query: str) -> Route:
         return Route(kind, word, name, version, label, malformed)
     if not name:
         return Route("refused", error="Missing model name in request.")
-    kind = "status"  # also what TensorFlow Serving gives for METADATA
+    kind = "status"  # in TensorFlow Serving also for METADATA in upper case
     if word == "metadata":
         kind = "metadata"
     elif word == "chat_template":
@@ -112,7 +112,7 @@ def find_route(method: str, path: str, query: str) -> Route:
 
 
 def _number(digits: str) -> int | None:
-    """A version, None where it is none of 64 bits."""
+    """A version number; None if it does not fit into 64 bits."""
     significant = digits.lstrip("0") or "0"
     fits = len(significant) <= 19 and int(significant) <= MAX_VERSION
     return int(significant) if fits else None

@@ -1,10 +1,10 @@
-"""Tensors from TensorFlow Serving's JSON: `instances` (rows) and `inputs` (columns).
+"""Reads tensors from TensorFlow Serving's JSON: `instances` (rows) and `inputs` (columns).
 
-The rules and the messages follow TensorFlow Serving's REST reference, so that a client sees no
-difference: one shape for all rows, whole numbers for integer inputs, `{"b64": ...}` for bytes,
-NaN and Infinity as bare words. What it leaves open is closed here: an integer that does not fit
-its type is refused instead of wrapped around, and so is a name that the signature does not have.
-docs/serving.md lists the differences.
+Rules and messages are those of TensorFlow Serving's REST API, so that a client sees no difference:
+all rows have one shape, integer inputs take whole numbers, bytes are written as `{"b64": ...}`, and
+NaN and Infinity are bare words. A few rules are stricter: an integer that does not fit its type is
+refused instead of wrapped around, and so is a name that is not in the signature. docs/serving.md
+lists the differences.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NUMPY_TYPES: dict[str, Any] = {
     "bool": np.bool_,
     "string": np.object_,
 }
-"""TensorFlow's name of a type that JSON carries, to NumPy's type; strings are arrays of bytes"""
+"""TensorFlow's name of a type that the JSON supports, to NumPy's; strings are arrays of bytes"""
 
 _LIMITS = {
     name: (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
@@ -41,38 +41,39 @@ _MAX_RANK = 32
 
 
 class TensorInfo(NamedTuple):
-    """What a signature says of one input or output."""
+    """Type and shape of an input or output of a signature."""
 
     dtype: str
     """TensorFlow's name: "float", "int32", "string", ..."""
     shape: tuple[int | None, ...] | None
-    """None where a dimension, or the whole rank, is open"""
+    """None stands for an open dimension, or for an unknown rank"""
 
 
 class PredictRequest(NamedTuple):
-    """A `:predict` body, read."""
+    """The content of a `:predict` body."""
 
     signature_name: str
-    """as sent; "" when the body names none"""
+    """name of the signature; "" if the body has none"""
     inputs: dict[str, np.ndarray]
     """input name to array"""
     by_rows: bool
-    """`instances` (rows) was sent, so `predictions` goes back; else `inputs` and `outputs`"""
+    """whether the body has `instances` (rows), so the reply has `predictions`; else `inputs` and
+    `outputs`"""
 
 
 def read_predict(
     body: bytes, signature_inputs: Callable[[str], Mapping[str, TensorInfo]]
 ) -> PredictRequest:
-    """The tensors of a `:predict` body.
+    """Read the tensors of a `:predict` body.
 
     Args:
         body: the request's JSON.
-        signature_inputs: signature name ("" for the default) to its inputs; raises for an
-            unknown one.
+        signature_inputs: function of a signature's name ("" for the default) to its inputs; it
+            raises if the signature does not exist.
 
     Raises:
         ServingError: INVALID_ARGUMENT for a body that breaks a rule; UNIMPLEMENTED for an input
-            whose type JSON does not carry.
+            whose type the JSON does not support.
     """
     document, valid = read_json(body)
     name = document.get("signature_name", "")
@@ -105,7 +106,11 @@ def read_predict(
 
 
 class _Reader:
-    """JSON values to arrays. `valid`: the body was valid UTF-8."""
+    """Converts JSON values to arrays.
+
+    Args:
+        valid: whether the body is valid UTF-8.
+    """
 
     def __init__(self, valid: bool) -> None:
         self._errors = "strict" if valid else "surrogateescape"
@@ -125,7 +130,7 @@ class _Reader:
                 raise invalid_argument(f"Missing named input: {name} in 'inputs' object.")
             arrays[name] = self.tensor(value[name], info.dtype)
         extra = sorted(set(value) - set(infos))
-        if extra:  # Serving ignores these; a misspelled option must not go unseen
+        if extra:  # Serving ignores these, but a misspelled option must not go unnoticed
             raise invalid_argument(
                 f"'inputs' object has names that the signature does not: {','.join(extra)}; "
                 f"keys must be equal to: {','.join(sorted(infos))}"
@@ -184,7 +189,7 @@ class _Reader:
         columns[name].append(array)
 
     def tensor(self, value: Any, dtype: str) -> np.ndarray:
-        """A value, or lists of values nested to one depth, as an array of TensorFlow's `dtype`."""
+        """Convert a value, or lists of values nested to one depth, to an array of `dtype`."""
         shape: list[int] = []
         inner = value
         while isinstance(inner, list):
@@ -200,7 +205,7 @@ class _Reader:
         flat: list[Any] = []
         self._flatten(value, 0, shape, dtype, flat)
         try:
-            with np.errstate(over="ignore"):  # a double beyond float32 is infinite, as in Serving
+            with np.errstate(over="ignore"):  # too big for float32 is infinite, as in Serving
                 array = np.empty(len(flat), NUMPY_TYPES.get(dtype, np.object_))
                 array[:] = flat
         except OverflowError:

@@ -1,8 +1,8 @@
-"""Read and write warm-up requests: a TFRecord file of TensorFlow Serving's PredictionLog.
+"""Reads and writes warm-up requests: a TFRecord file of TensorFlow Serving's PredictionLog.
 
-The few fields that are needed are read from the wire format, so TensorFlow Serving's own Python
-package is not. Field numbers: tensorflow_serving/apis/{prediction_log,predict,classification,
-regression,input,model}.proto.
+The few fields that are needed are read from the wire format, so that TensorFlow Serving's Python
+package is not required. The field numbers are from tensorflow_serving/apis/{prediction_log,predict,
+classification,regression,input,model}.proto.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 MAX_RECORDS = 1000
-"""TensorFlow Serving refuses to load a model that has more"""
+"""TensorFlow Serving refuses to load a model with more records"""
 _LOG_TYPES = {2: "classify", 3: "regress", 4: "multi_inference", 5: "session_run", 6: "predict"}
 _LOG_TYPES[7] = "predict_streamed"
 
@@ -27,29 +27,33 @@ class WarmupError(ValueError):
 
 @dataclass(frozen=True)
 class WarmupRequest:
-    """One record."""
+    """A record of the file."""
 
     kind: str
     """"predict", "classify", "regress", "multi_inference", "session_run", "predict_streamed" """
     signature: str = "serving_default"
     inputs: dict[str, Any] | None = None
-    """of a predict request: input name to a NumPy array (bytes objects for strings); of a classify
-    or regress request the serialized examples, as "inputs" """
+    """of a predict request, input name to a NumPy array (bytes objects for strings); of a classify
+    or regress request, the serialized examples as "inputs" """
     output_filter: tuple[str, ...] = ()
-    """the outputs to fetch; none: all"""
+    """names of the outputs to fetch; empty for all"""
 
 
 def read_warmup_requests(path: Path) -> tuple[list[WarmupRequest], int]:
-    """The first 1,000 requests in a file, and how many records the file has (at most 1,001).
+    """Read the first 1,000 requests in a file.
 
-    Raises WarmupError for a file or a record that cannot be parsed.
+    Returns:
+        The requests, and the number of records in the file (counted up to 1,001).
+
+    Raises:
+        WarmupError: the file or a record cannot be parsed.
     """
     import tensorflow as tf
 
     requests = []
     records = 0
     try:
-        # No file is opened while a dataset is built: errors come from the loop.
+        # The file is opened by the loop and not before, so errors are raised here.
         for record in itertools.islice(tf.data.TFRecordDataset(str(path)), MAX_RECORDS + 1):
             records += 1
             if records <= MAX_RECORDS:
@@ -57,14 +61,14 @@ def read_warmup_requests(path: Path) -> tuple[list[WarmupRequest], int]:
     except tf.errors.OpError as error:
         raise WarmupError(f"record {records + 1} is damaged: {error.message}") from error
     except (ValueError, IndexError, TypeError) as error:
-        raise WarmupError(f"record {records} is no PredictionLog: {error}") from error
+        raise WarmupError(f"record {records} is not a PredictionLog: {error}") from error
     return requests, records
 
 
 def _prediction_log(record: bytes) -> WarmupRequest:
     logs = [(_LOG_TYPES[n], value) for n, value in _fields(record) if n in _LOG_TYPES]
     if not logs:
-        raise ValueError("it holds no request")
+        raise ValueError("it has no request")
     kind, log = logs[-1]
     message = b"".join(value for number, value in _fields(log) if number == 1)
     if kind in ("classify", "regress"):
@@ -78,10 +82,10 @@ def _example_request(kind: str, message: bytes) -> WarmupRequest:
     for number, value in _fields(message):
         if number == 1:
             signature = _signature(value) or signature
-        elif number == 2:  # input: a list of examples, with a context for all of them or without
+        elif number == 2:  # input: a list of examples, with or without a common context
             for form, given in _fields(value):
                 parts = list(_fields(given))
-                # Of two messages one behind the other, the second's features go over the first's.
+                # Where two messages are concatenated, the second's features override the first's.
                 context = b"".join(part for inner, part in parts if form == 2 and inner == 2)
                 examples = [context + part for inner, part in parts if inner == 1]
     inputs = {"inputs": np.array(examples, np.object_)}
@@ -110,7 +114,7 @@ def _predict_request(message: bytes) -> WarmupRequest:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Field numbers and values; a length-delimited value is bytes, a number is an int or bytes."""
+    """Field numbers and values: bytes if length-delimited, else an int or bytes."""
     position = 0
 
     def varint() -> int:
@@ -135,7 +139,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"wire type {wire_type} in field {number}")
         size = varint() if wire_type == 2 else sizes[wire_type]
         if position + size > len(message):
-            raise ValueError(f"field {number} is cut short")
+            raise ValueError(f"field {number} is truncated")
         value = message[position : position + size]
         position += size
         yield number, value
@@ -144,11 +148,12 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
 def write_warmup_requests(
     path: Path, requests: Iterable[tuple[str, str, Mapping[str, Any]]]
 ) -> None:
-    """Write predict requests for a server to run when it loads the model.
+    """Write predict requests that a server runs when it loads the model.
 
     Args:
         path: the file, `assets.extra/tf_serving_warmup_requests` of a version.
-        requests: of each: model name, signature name, inputs (name to array or tensor).
+        requests: for each request, the model's name, the signature's name, and the inputs (name to
+            array or tensor).
     """
     import tensorflow as tf
 

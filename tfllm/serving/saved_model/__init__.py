@@ -1,1 +1,1 @@
-"""What a SavedModel is, read from its files: its graph, its ops, the widths of its outputs."""
+"""What the files of a SavedModel say: its graph, its ops, the widths of its outputs."""

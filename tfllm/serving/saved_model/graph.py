@@ -1,6 +1,6 @@
-"""A SavedModel's graph as it lies on disk: its nodes, its functions, and what reaches them.
+"""The graph of a SavedModel on disk: its nodes, its functions, and the signatures that run them.
 
-Reads `saved_model.pb` with TensorFlow's protocol buffers; nothing is loaded or run.
+It is read from `saved_model.pb` with TensorFlow's protocol buffers; nothing is loaded or run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SERVE_TAG = "serve"
 INIT_SIGNATURE = "__saved_model_init_op"
 TRAIN_SIGNATURE = "__saved_model_train_op"
 LOADING = "(loading)"
-"""stands for the name of a signature where a node runs when the model is loaded"""
+"""takes the place of a signature's name for nodes that run when the model is loaded"""
 
 
 class SavedModelError(ValueError):
@@ -28,14 +28,14 @@ class SavedModelError(ValueError):
 
 @dataclass(frozen=True)
 class Place:
-    """A node and where it stands."""
+    """A node and its place in the graph."""
 
     node: Any
     """the NodeDef"""
     function: str
-    """the function it is in; "" for the graph itself"""
+    """the function that contains it; "" for the graph itself"""
     signatures: tuple[str, ...]
-    """the signatures that run it (LOADING among them when loading the model runs it)"""
+    """the signatures that run it; LOADING is among them if it runs when the model is loaded"""
 
     @property
     def requested(self) -> bool:
@@ -49,7 +49,7 @@ class SavedModelGraph:
     def __init__(self, meta_graph: Any, file_bytes: int = 0) -> None:
         self.meta_graph = meta_graph
         self.file_bytes = file_bytes
-        """the size of saved_model.pb"""
+        """size of saved_model.pb"""
         self.graph = meta_graph.graph_def
         self.functions = {fn.signature.name: fn for fn in self.graph.library.function}
         self.signatures: dict[str, Any] = {
@@ -61,7 +61,11 @@ class SavedModelGraph:
 
     @classmethod
     def read(cls, version_folder: Path) -> SavedModelGraph:
-        """Parse the SavedModel in a folder; SavedModelError when it cannot be served at all."""
+        """Parse the SavedModel in a folder.
+
+        Raises:
+            SavedModelError: it is missing, cannot be parsed, or has no graph to serve.
+        """
         from google.protobuf import message, text_format
         from tensorflow.core.protobuf import saved_model_pb2
 
@@ -75,14 +79,14 @@ class SavedModelGraph:
             else:
                 raise SavedModelError(
                     "no_saved_model",
-                    f"{version_folder} holds no saved_model.pb",
+                    f"{version_folder} has no saved_model.pb",
                     "give a folder NAME/VERSION that tf.saved_model.save or `tfllm export` wrote",
                 )
         except (message.DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
             raise SavedModelError(
                 "unreadable_saved_model",
-                f"saved_model.pb cannot be parsed ({error}): it is cut short or of another format",
-                "export again; copy to a temporary name and rename, so that no half file is seen",
+                f"saved_model.pb cannot be parsed ({error}): it is truncated or of another format",
+                "export again; copy to a temporary name and rename, so that nobody reads a part",
             ) from error
         tags = [sorted(meta.meta_info_def.tags) for meta in saved_model.meta_graphs]
         for meta, names in zip(saved_model.meta_graphs, tags, strict=True):
@@ -106,12 +110,12 @@ class SavedModelGraph:
         return places
 
     def callers(self, function: str) -> tuple[str, ...]:
-        """The signatures that may call a function, LOADING among them."""
+        """The signatures that may call a function, possibly including LOADING."""
         return tuple(self._reached[1].get(function, ()))
 
     @functools.cached_property
     def _reached(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Node name, and function name, to the signatures that run it."""
+        """Node name to the signatures that run it, and the same for function names."""
         by_node: dict[str, list[str]] = {}
         by_function: dict[str, list[str]] = {}
         for root, tensors in self._roots().items():
@@ -139,7 +143,7 @@ class SavedModelGraph:
         return roots
 
     def _reach(self, tensors: Iterable[str]) -> tuple[set[str], set[str]]:
-        """Names of the graph's nodes and of the functions that computing the tensors may run."""
+        """Names of the graph's nodes and of the functions that may run to compute the tensors."""
         nodes: set[str] = set()
         functions: set[str] = set()
         waiting = [_node_name(tensor) for tensor in tensors]
@@ -173,7 +177,7 @@ class SavedModelGraph:
 
 
 def tensor_names(info: Any) -> list[str]:
-    """The names of the tensors that a TensorInfo stands for."""
+    """The names of the tensors of a TensorInfo."""
     encoding = info.WhichOneof("encoding")
     if encoding == "coo_sparse":
         sparse = info.coo_sparse

@@ -1,8 +1,8 @@
-"""The ops that TensorFlow Serving 2.20 has linked in, read from the list in this folder.
+"""The ops that are linked into TensorFlow Serving 2.20, read from the list in this folder.
 
-TensorFlow Serving knows TensorFlow's own ops, TensorFlow Text's and the inference ops of
-TensorFlow Decision Forests; an op of any other library cannot be loaded. The list was recorded
-from the wheels of those releases by tests/serving/record_linked_ops.py.
+TensorFlow Serving has the ops of TensorFlow and TensorFlow Text and the inference ops of TensorFlow
+Decision Forests; it cannot load an op of any other library. The script
+tests/serving/record_linked_ops.py recorded the list from the wheels of those releases.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ NOT_IN_TEXT_2_12 = frozenset(
 
 @dataclass(frozen=True)
 class LinkedOps:
-    """Op names and what is known of each."""
+    """The ops that are linked, and what is known of each."""
 
     attributes: dict[str, frozenset[str]]
     """op name to the names of its attributes"""
     without_cpu_kernel: frozenset[str]
     """ops that are registered but that no CPU kernel implements"""
     sources: dict[str, str]
-    """op name to the library it comes from, with its version"""
+    """op name to its library and the library's version"""
 
 
 @functools.cache
 def linked_ops() -> LinkedOps:
-    """The list for TensorFlow Serving 2.20."""
+    """The ops of TensorFlow Serving 2.20."""
     text = resources.files(__package__).joinpath("linked_ops_2_20.txt").read_text("utf-8")
     attributes, missing, sources = {}, set(), {}
     source = ""

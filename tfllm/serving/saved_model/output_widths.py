@@ -1,8 +1,8 @@
-"""Which outputs of a SavedModel have a width that its rows decide, and what splits large requests.
+"""Which outputs of a SavedModel have a width that depends on the rows, and what splits requests.
 
-TensorFlow Serving with `enable_large_batch_splitting` runs a request of many rows in parts and
-joins the parts' outputs by the shape of the first (batching/batching_session.cc of 2.20). That is
-right only where every output has, beyond its rows, one and the same shape for all rows there are.
+With `enable_large_batch_splitting`, TensorFlow Serving runs a request of many rows in parts and
+joins the parts' outputs by the shape of the first (batching/batching_session.cc of 2.20). The
+result is right only if the shape of every output beyond the rows is the same for all rows.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ _COMMENTS = re.compile(r"^\s*#.*$", re.MULTILINE)
 
 
 def shape_of(info: Any) -> list[int | None] | None:
-    """A TensorInfo's shape, None for an unknown dimension or an unknown rank."""
+    """A TensorInfo's shape; None stands for an unknown dimension or an unknown rank."""
     if info.tensor_shape.unknown_rank:
         return None
     return [None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim]
 
 
 def has_open_width(info: Any) -> bool:
-    """Whether an output's shape beyond the rows is not fixed."""
+    """Whether the shape of an output beyond the rows is not fixed."""
     shape = shape_of(info)
     return shape is None or None in shape[1:]
 
 
 def open_outputs(signatures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(signature, output) of the outputs whose width is open.
+    """The outputs whose width is open, each as (signature, output).
 
     Args:
-        signatures: name to SignatureDef.
+        signatures: signature name to SignatureDef.
     """
     for name, signature in sorted(signatures.items()):
         for key, info in sorted(signature.outputs.items()):
@@ -42,9 +42,9 @@ def open_outputs(signatures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def why_not_split(model_folder: Path) -> str:
-    """Why requests to a model must not be split, or "".
+    """Why requests to a model must not be split; "" if they may be.
 
-    All of its versions are looked at, because any may be served under a label.
+    All versions of the model count, because any of them may be served under a label.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
@@ -56,7 +56,7 @@ def why_not_split(model_folder: Path) -> str:
             content = (version / "saved_model.pb").read_bytes()
             graphs = saved_model_pb2.SavedModel.FromString(content).meta_graphs
         except (OSError, DecodeError):
-            return f"{where} cannot be read, so nothing is known of its outputs"
+            return f"{where} cannot be read, so nothing is known about its outputs"
         for graph in graphs:
             for name, output in open_outputs(graph.signature_def):
                 return f"the width of {output!r}, an output of {name} of {where}, is not fixed"
@@ -64,7 +64,7 @@ def why_not_split(model_folder: Path) -> str:
 
 
 def splitting_files(version: Path) -> list[Path]:
-    """The files around a version that turn the splitting of large requests on."""
+    """The files around a version that enable the splitting of large requests."""
     base = version.resolve().parent.parent
     files = [version / "batching_params.pbtxt", base / "batching.config", base / "kserve.yaml"]
     found = []

@@ -1,9 +1,9 @@
-"""Concurrent requests of one signature, run together by TensorFlow's own batch scheduler.
+"""Runs concurrent requests of one signature together, with TensorFlow's own batch scheduler.
 
-`BatchFunction` is the op behind `tf.nondifferentiable_batch_function` and the same scheduler as
-TensorFlow Serving's: it joins the rows of waiting calls, runs the model once and hands each call
+`BatchFunction` is the op of `tf.nondifferentiable_batch_function` and has the scheduler of
+TensorFlow Serving: it joins the rows of waiting calls, runs the model once and returns to each call
 its own rows. It is used as a raw op because the Python wrapper gives every batched function the
-same `shared_name`, and two models would then meet in one queue.
+same `shared_name`, and two models would share one queue.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ def batched_function(
     """`run` behind TensorFlow's batch scheduler.
 
     Args:
-        run: tensors to tensors, all with the batch as dimension 0.
-        input_specs: of its inputs, dimension 0 open.
+        run: function of tensors to tensors, all with the batch as dimension 0.
+        input_specs: specifications of its inputs, with dimension 0 open.
         options: sizes and limits.
-        scheduler: name of the threads that run batches. Calls with one name share them.
-        queue: name of the queue in that scheduler. Only calls of one function may share it.
+        scheduler: name of the threads that run batches. Functions with the same name share them.
+        queue: name of the queue in that scheduler. Different functions must not share a queue.
 
     Returns:
         A function of the same inputs. It blocks until its rows are done and returns the outputs of
-        `run` and, last, an int32 of shape [rows]: how many rows ran together with each.
+        `run`, followed by an int32 tensor of shape [rows]: the size of the batch that each row was
+        in.
     """
 
     def with_batch_size(*inputs: tf.Tensor) -> list[tf.Tensor]:
@@ -48,8 +49,8 @@ def batched_function(
         return [*run(*inputs), tf.fill([rows], rows)]
 
     computation = tf.function(with_batch_size, autograph=False).get_concrete_function(*input_specs)
-    # With every size from 1 to the maximum allowed, no row is added to fill a batch, and the
-    # scheduler splits larger requests; `max_batch_size` is then its limit of one request's rows.
+    # With all sizes from 1 to the maximum allowed, no row is added to fill a batch, and the
+    # scheduler splits larger requests; `max_batch_size` then limits the rows of one request.
     sizes = list(range(1, options.max_batch_size + 1))
 
     def call(*inputs: tf.Tensor) -> list[tf.Tensor]:
@@ -59,8 +60,8 @@ def batched_function(
             f=computation,
             num_batch_threads=options.num_batch_threads,
             max_batch_size=2**31 - 1,
-            # Calls come in groups that were let in together, but one after the other: each needs
-            # Python's lock. A group that is cut in two costs a whole run; a full one never waits.
+            # The calls of a group that the gate admits arrive one after another, since each needs
+            # Python's lock. Splitting a group costs a whole run; a full one never waits.
             batch_timeout_micros=options.batch_timeout_micros,
             Tout=[output.dtype for output in computation.outputs],
             max_enqueued_batches=options.max_enqueued_batches,
@@ -74,7 +75,13 @@ def batched_function(
 
 
 class RequestLimit:
-    """At most `limit` holders at once; one more is refused, not queued."""
+    """Lets at most `limit` requests run at once; further ones are refused, not queued.
+
+    Args:
+        limit: the most requests at once.
+        code: canonical status code of a refusal.
+        message: message of a refusal.
+    """
 
     def __init__(self, limit: int, code: str, message: str) -> None:
         self.limit = limit
@@ -85,15 +92,15 @@ class RequestLimit:
 
     @property
     def count(self) -> int:
-        """Holders now."""
+        """Number of requests that run now."""
         return self._count
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """One place, while the block runs.
+        """Count a request while the block runs.
 
         Raises:
-            ServingError: every place is taken.
+            ServingError: the limit is reached.
         """
         with self._lock:
             if self._count >= self.limit:
@@ -107,7 +114,7 @@ class RequestLimit:
 
 
 class _Group:
-    """Tickets that were let in together."""
+    """Tickets that were admitted together."""
 
     def __init__(self) -> None:
         self.tickets = 0
@@ -117,7 +124,7 @@ class _Group:
 
 
 class _Ticket:
-    """A request that waits to be let in."""
+    """A request that waits to be admitted."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -127,14 +134,18 @@ class _Ticket:
 
 
 class BatchGate:
-    """Lets requests into the batch scheduler in groups, so that callers in a loop stay together.
+    """Admits requests to the batch scheduler in groups, so that callers in a loop stay together.
 
-    The scheduler alone starts whatever waits the moment a run ends. Of eight clients that each
-    send their next request when the last is answered, one that came late would then forever run
-    alone, and the seven others after it. The gate holds requests while a run is under way; when
-    it ends, it waits for the callers that were just answered, at most `batch_timeout_micros` and
-    no longer than a run takes, and lets all in at once. A first request waits no longer than a
-    tenth of a run, so a single client loses next to nothing.
+    Without the gate, the scheduler starts whatever is waiting at the moment a run ends. If each of
+    eight clients sends its next request when the last one is answered, a request that arrives late
+    would run as a batch of its own, and the seven others after it, over and over. The gate holds
+    requests back during a run. When the run ends, the gate waits for the callers that were just
+    answered, for at most `batch_timeout_micros` and no longer than a run takes, and admits all
+    requests at once. A first request waits at most a tenth of a run, so that a single client loses
+    very little.
+
+    Args:
+        options: sizes and limits.
     """
 
     def __init__(self, options: BatchingOptions) -> None:
@@ -146,11 +157,20 @@ class BatchGate:
         self._waiting_rows = 0
         self._running = 0
         self._expected = 1  # rows of callers that were running or waiting when the last run ended
-        self._return_until = float("-inf")  # till then they are waited for
+        self._return_until = float("-inf")  # until then the gate waits for them
         self._last_run_seconds = float("inf")
 
     def run(self, rows: int, alone: Callable[[], Any], together: Callable[[], Any]) -> Any:
-        """The result of `alone()` if this request is let in by itself, else of `together()`."""
+        """Wait to be admitted, and run a request.
+
+        Args:
+            rows: number of rows of the request.
+            alone: runs the request by itself.
+            together: runs the request through the batch scheduler.
+
+        Returns:
+            The result of `alone()` if no other request was admitted with it, else of `together()`.
+        """
         ticket = self._enter(rows)
         assert ticket.group is not None
         try:
@@ -176,12 +196,12 @@ class BatchGate:
         return ticket
 
     def _deadline(self) -> float:
-        """When the first of those that wait is let in at the latest, if a slot is free."""
+        """When the first request that waits is admitted at the latest, if a slot is free."""
         window = min(self._timeout, 0.1 * self._last_run_seconds)
         return max(self._return_until, self._waiting[0].arrived + window)
 
     def _admit(self) -> None:
-        """Forms groups while there is a free slot. The lock is held."""
+        """Form groups while a slot is free. The caller holds the lock."""
         while self._waiting and self._running < self._slots:
             now = time.monotonic()
             wanted = self._max_rows
@@ -201,7 +221,7 @@ class BatchGate:
                 ticket.wake.set()
             group.pending = group.tickets
             self._running += 1
-            if self._waiting:  # it watches the deadline from now on
+            if self._waiting:  # the first of them watches the deadline from now on
                 self._waiting[0].wake.set()
 
     def _leave(self, group: _Group) -> None:

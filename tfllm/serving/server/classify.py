@@ -27,7 +27,7 @@ _INT64 = 2**63
 
 
 class ClassifyRequest(NamedTuple):
-    """What is to be classified."""
+    """A request to classify examples."""
 
     signature_name: str
     """"" for the default one"""
@@ -36,14 +36,14 @@ class ClassifyRequest(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """The answer."""
+    """The classes of each example."""
 
     labels: np.ndarray | None
     """bytes [B, L]"""
     scores: np.ndarray | None
     """float32 [B, L]"""
     signature: str
-    """that ran"""
+    """name of the signature that ran"""
     prediction: Prediction
 
 
@@ -67,12 +67,12 @@ def read_classify(body: bytes) -> ClassifyRequest:
     if not examples:
         raise invalid_argument("'examples' value is an empty array")
     context = _example(document["context"]) if "context" in document else b""
-    # Of two messages one behind the other, the second's features go over the first's.
+    # Where two messages are concatenated, the features of the second override the first's.
     return ClassifyRequest(name, [context + _example(example) for example in examples])
 
 
 def of_proto(request: Any) -> ClassifyRequest:
-    """A ClassificationRequest of gRPC."""
+    """The same request from a ClassificationRequest of gRPC."""
     kind = request.input.WhichOneof("kind")
     context, examples = b"", []
     if kind == "example_list":
@@ -85,10 +85,10 @@ def of_proto(request: Any) -> ClassifyRequest:
 
 
 def classify(servable: Servable, request: ClassifyRequest) -> Classes:
-    """Run the signature.
+    """Run the signature that a request names.
 
     Raises:
-        ServingError: there is no such signature, it is none for this call, or the model failed.
+        ServingError: there is no such signature, it does not support Classify, or the model failed.
     """
     name = request.signature_name or DEFAULT_SIGNATURE
     signature = servable.signatures.get(name)
@@ -125,9 +125,10 @@ def classify(servable: Servable, request: ClassifyRequest) -> Classes:
 
 
 def write_classify(classes: Classes) -> bytes:
-    """`{"results": [[[label, score], ...], ...]}`; "" and 0 stand for what the model does not say.
+    """The reply `{"results": [[[label, score], ...], ...]}`.
 
-    Labels that are not UTF-8 are repaired.
+    A model without labels gets "" as labels, and one without scores gets 0 as scores. Bytes that
+    are not UTF-8 are replaced in labels.
     """
     one = classes.labels if classes.labels is not None else classes.scores
     assert one is not None
@@ -164,10 +165,10 @@ def _check(signature: Signature) -> None:
 
 
 def _example(value: Any) -> bytes:
-    """An example, its features values or lists of them, all of one kind."""
+    """An example, serialized. Its features are values, or lists of values of one type."""
     if not isinstance(value, dict):
         raise invalid_argument(f"Example must be JSON object but got JSON {json_type(value)}")
-    # Of a feature that is given twice, TensorFlow Serving keeps the last; of other keys the first.
+    # If a feature is given twice, TensorFlow Serving keeps the last one; of other keys the first.
     contents = value.last if isinstance(value, RepeatedKeys) else value
     features = {name: _feature(name, content) for name, content in contents.items()}
     if not features:
@@ -201,7 +202,7 @@ def _value(name: str, value: Any) -> tuple[str, Any]:
             return "int64", value
         if _INT64 <= value < 2 * _INT64:
             raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
-        value = float(value)  # as the parser of TensorFlow Serving reads it
+        value = float(value)  # as the parser of TensorFlow Serving does
     if isinstance(value, float):
         return "float", value
     if isinstance(value, str):

@@ -27,8 +27,8 @@ from tfllm.serving.server.metrics import Metrics
 from tfllm.serving.server.regress import regress
 from tfllm.serving.server.repository import Repository
 
-# The field of a TensorProto that holds values of a NumPy type, as Serving fills it: clients in
-# other languages read that field and not `tensor_content`.
+# The field of a TensorProto for the values of a NumPy type. As in TensorFlow Serving, it is filled
+# instead of `tensor_content`, because clients in other languages read only this field.
 _FIELDS = {
     np.dtype(np.float32): "float_val",
     np.dtype(np.float64): "double_val",
@@ -53,15 +53,15 @@ def create_grpc_server(
     *,
     max_message_bytes: int,
 ) -> grpc.Server:
-    """A server with both services, not started and without a port.
+    """Create a server with both services. It is not started and has no port.
 
     Args:
         repository: the models.
-        metrics: where requests are counted.
+        metrics: counts the requests.
         executor: threads that answer, one for each request that runs or waits.
-        limit: requests under way, over REST and gRPC together. As many calls over gRPC alone may
-            wait for a thread; beyond that they get RESOURCE_EXHAUSTED.
-        max_message_bytes: longest request.
+        limit: limit of the requests that run or wait, over REST and gRPC together. It also limits
+            the gRPC calls that wait for a thread; further calls get RESOURCE_EXHAUSTED.
+        max_message_bytes: longest request, in bytes.
     """
     server = grpc.server(
         executor,
@@ -69,7 +69,7 @@ def create_grpc_server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),  # a port that is in use must be an error
+            ("grpc.so_reuseport", 0),  # a port that is in use is an error
         ],
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
@@ -91,8 +91,14 @@ class _Answering:
     def answer(
         self, context: Any, call: Callable[[], Any], *, count: tuple[str, str] | None = None
     ) -> Any:
-        """What `call` gives. `count`: the model's name and the call's, of one that is counted; as
-        in TensorFlow Serving a look at a model is not."""
+        """Call `call` and return its reply.
+
+        Args:
+            context: gRPC's context, which gets the status code of an error.
+            call: answers the request.
+            count: names of the model and of the call, for the metrics. Requests for the status or
+                the metadata are not counted, as in TensorFlow Serving.
+        """
         start = time.perf_counter()
         problem = None
         try:
@@ -118,7 +124,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer, 
         self._limit = limit
 
     def Predict(self, request: Any, context: Any) -> Any:
-        """Runs a signature; `output_filter` chooses among its outputs."""
+        """Run a signature; `output_filter` selects its outputs."""
         return self.answer(
             context, lambda: self._predict(request), count=(request.model_spec.name, "Predict")
         )
@@ -172,7 +178,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer, 
             return response
 
     def Classify(self, request: Any, context: Any) -> Any:
-        """Runs a signature on examples; the answer has each class with its score."""
+        """Run a signature on examples and return each class with its score."""
         return self.answer(
             context, lambda: self._classify(request), count=(request.model_spec.name, "Classify")
         )
@@ -200,7 +206,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer, 
             return response
 
     def Regress(self, request: Any, context: Any) -> Any:
-        """Runs a signature on examples; the answer has one number for each."""
+        """Run a signature on examples and return a number for each."""
         return self.answer(
             context, lambda: self._regress(request), count=(request.model_spec.name, "Regress")
         )
@@ -227,7 +233,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer, 
 
 class _ModelService(model_service_pb2_grpc.ModelServiceServicer, _Answering):
     def GetModelStatus(self, request: Any, context: Any) -> Any:
-        """Where each version of a model stands."""
+        """The state of each version of a model."""
         return self.answer(context, lambda: self._status(request))
 
     def _status(self, request: Any) -> Any:
@@ -244,7 +250,7 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer, _Answering):
         return response
 
     def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:
-        """Not implemented: the folder itself says what is served."""
+        """Not implemented, because the folder of the models decides what is served."""
         context.abort(
             grpc.StatusCode.UNIMPLEMENTED,
             "HandleReloadConfigRequest is not implemented by this server, which follows its "

@@ -1,4 +1,4 @@
-"""Where a server listens: REST in a thread of its own, and the sockets."""
+"""Listening sockets, and the thread that answers REST."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ log = logging.getLogger("tfllm.serving")
 
 
 class RestThread:
-    """uvicorn with an event loop of its own, in a thread."""
+    """A thread that runs uvicorn with an event loop of its own.
+
+    Args:
+        app: answers the requests.
+        listener: the listening socket.
+        grace_seconds: longest time that a stop waits for running requests.
+
+    Raises:
+        ValueError: uvicorn is not installed.
+    """
 
     def __init__(self, app: RestApp, listener: socket.socket, grace_seconds: float) -> None:
         try:
@@ -48,19 +57,24 @@ class RestThread:
             log.exception("the REST server failed")
 
     def begin_stop(self) -> None:
-        """Take no further requests."""
+        """Stop accepting requests."""
         self._server.should_exit = True
 
     def join(self) -> None:
-        """Wait until the requests under way have ended, or their time is over."""
+        """Wait until the running requests have ended or the grace period is over."""
         self._thread.join()
 
 
 def listen(host: str, port: int, flag: str = "rest") -> socket.socket:
-    """A listening socket.
+    """Open a listening socket.
+
+    Args:
+        host: address of this machine.
+        port: port number; 0 for any free port.
+        flag: protocol in the name of the command's flag, for messages.
 
     Raises:
-        OSError: with the port and the setting that changes it.
+        OSError: the port cannot be opened; the message names it and the flag that changes it.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(
@@ -70,7 +84,7 @@ def listen(host: str, port: int, flag: str = "rest") -> socket.socket:
         raise OSError(
             f"host must be an address of this machine; received {host!r} ({error})"
         ) from None
-    # With the protocol named, asyncio sets TCP_NODELAY; without it, every answer waits 40 ms.
+    # asyncio sets TCP_NODELAY only if the protocol is named; without it, every reply takes 40 ms.
     listener = socket.socket(family, kind, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -92,5 +106,5 @@ def listen(host: str, port: int, flag: str = "rest") -> socket.socket:
 
 
 def join_address(host: str, port: int | None) -> str:
-    """`host:port`, an address of IPv6 in brackets."""
+    """`host:port`, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

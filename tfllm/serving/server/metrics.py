@@ -1,7 +1,7 @@
-"""Counts of what the server did, as a Prometheus page.
+"""Metrics of the server, as a Prometheus page.
 
-Request counts and latencies carry TensorFlow Serving's names, labels and bounds, so its dashboards
-read them.
+Request counts and latencies have the names, labels and bounds of TensorFlow Serving, so that its
+dashboards can read them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 if TYPE_CHECKING:
     from tfllm.serving.server.servable import Prediction
 
-# In microseconds, 10 us to some 25 minutes; TensorFlow Serving's own, so that both can be added up.
+# In microseconds, from 10 us to about 25 minutes. They are those of TensorFlow Serving, so that the
+# histograms of both can be added.
 _LATENCY_BOUNDS = [10 * 1.8**k for k in range(33)]
 
 
@@ -42,7 +43,11 @@ class _Histogram:
 
 
 class Metrics:
-    """Safe to call from many threads."""
+    """The metrics of a server. Its methods may be called from many threads.
+
+    Args:
+        max_batch_size: most rows in one run of a model.
+    """
 
     def __init__(self, max_batch_size: int) -> None:
         self._lock = threading.Lock()
@@ -54,16 +59,16 @@ class Metrics:
         self._tokens: dict[tuple, int] = defaultdict(int)
 
     def request(self, model: str, api: str, entrypoint: str, code: str, seconds: float) -> None:
-        """One request that ended.
+        """Count a request that ended.
 
         Args:
-            model: its name, "" for one that is not served: names come from clients and would make
-                the page grow without end.
-            api: what TensorFlow Serving writes: over REST the word in the path ("predict", and ""
-                for a look at a model), over gRPC the name of the call ("Predict").
+            model: name of the model; "" if it is not served, because clients could make the page
+                grow without limit by sending other names.
+            api: as in TensorFlow Serving: over REST the word in the path ("predict"; "" for status
+                and metadata), over gRPC the name of the call ("Predict").
             entrypoint: "REST" or "GRPC".
-            code: the canonical code; only the time of an "OK" is kept.
-            seconds: how long it took.
+            code: the canonical status code. The time of a request counts only if it is "OK".
+            seconds: time that the request took.
         """
         with self._lock:
             self._requests[model, code] += 1
@@ -71,8 +76,14 @@ class Metrics:
                 self._latency[model, api, entrypoint].add(seconds * 1e6)
 
     def prediction(self, model: str, api: str, signature: str, prediction: Prediction) -> None:
-        """The time and the batches of a run (`api`: "Predict", "Classify" or "Regress") and, where
-        the outputs say so, its tokens."""
+        """Count the time, the batches and, if the outputs say so, the tokens of a prediction.
+
+        Args:
+            model: name of the model.
+            api: "Predict", "Classify" or "Regress".
+            signature: name of the signature.
+            prediction: the outputs and how they were computed.
+        """
         with self._lock:
             self._runtime[model, api].add(prediction.seconds * 1e6)
         self.batches(model, signature, prediction.batch_sizes)
@@ -82,19 +93,19 @@ class Metrics:
                 self.tokens(model, kind, int(counts.sum()))
 
     def batches(self, model: str, signature: str, sizes: list[int]) -> None:
-        """For each row of a request, how many rows ran together with it."""
+        """Count the batches of a request, from the sizes of the batches of its rows."""
         with self._lock:
             for size, rows in zip(*np.unique(sizes, return_counts=True), strict=True):
-                # A row is 1/size of its batch, so that the batch counts once over all requests.
+                # A row counts as 1/size of a batch, so that a batch counts once over all requests.
                 self._batches[model, signature].add(float(size), float(rows) / float(size))
 
     def tokens(self, model: str, kind: str, count: int) -> None:
-        """Tokens read ("prompt") or written ("generated")."""
+        """Count tokens of a kind: "prompt" or "generated"."""
         with self._lock:
             self._tokens[model, kind] += count
 
     def page(self) -> str:
-        """The Prometheus text format."""
+        """The page in Prometheus' text format."""
         lines: list[str] = []
 
         def family(name: str, kind: str) -> str:

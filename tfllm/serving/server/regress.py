@@ -17,20 +17,20 @@ from tfllm.serving.server.servable import DEFAULT_SIGNATURE, Prediction, Servabl
 
 
 class Regressions(NamedTuple):
-    """The answer."""
+    """The value of each example."""
 
     values: np.ndarray
     """float32 [B]"""
     signature: str
-    """that ran"""
+    """name of the signature that ran"""
     prediction: Prediction
 
 
 def regress(servable: Servable, request: ClassifyRequest) -> Regressions:
-    """Run the signature; a request for Regress has the form of one for Classify.
+    """Run the signature that a request names. It has the form of a request for Classify.
 
     Raises:
-        ServingError: there is no such signature, it is none for this call, or the model failed.
+        ServingError: there is no such signature, it does not support Regress, or the model failed.
     """
     name = request.signature_name or DEFAULT_SIGNATURE
     signature = servable.signatures.get(name)
@@ -57,7 +57,7 @@ def regress(servable: Servable, request: ClassifyRequest) -> Regressions:
 
 
 def write_regress(regressions: Regressions) -> bytes:
-    """`{"results": [value, ...]}`."""
+    """The reply `{"results": [value, ...]}`."""
     return f'{{"results": [{", ".join(decimals(regressions.values))}]}}'.encode()
 
 

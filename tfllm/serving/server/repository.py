@@ -1,4 +1,4 @@
-"""Models on disk and in memory: loads the wanted versions and follows the folder as it changes."""
+"""The models on disk and in memory: loads versions and follows changes of the folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger("tfllm.serving")
 
 @dataclass
 class VersionStatus:
-    """Where a version stands, in TensorFlow Serving's words."""
+    """The state of a version, in the terms of TensorFlow Serving."""
 
     version: int
     state: str = "START"
@@ -36,7 +36,7 @@ class VersionStatus:
 
 @dataclass
 class _Entry:
-    """A version in memory and how many requests are on it."""
+    """A version in memory, and the number of requests that use it."""
 
     servable: Servable
     users: int = 0
@@ -49,20 +49,21 @@ class _Model:
     loaded: dict[int, _Entry] = field(default_factory=dict)
     statuses: dict[int, VersionStatus] = field(default_factory=dict)
     failed: dict[int, tuple] = field(default_factory=dict)
-    """versions that could not be loaded, with the files they had: tried again when those change"""
+    """versions that could not be loaded, and their files: retried when the files change"""
 
 
 class Repository:
-    """The models below a folder.
+    """The models in a folder.
 
     Args:
-        base: holds `NAME/VERSION/`, or `VERSION/` for a single model that is named as the folder.
-        load: name, version and folder to a servable that is ready to answer.
-        labels: model name to label to version, over what `base/models.config` says. Versions
-            with such a label are served besides the others.
-        allow_labels_for_unavailable: let the labels of `models.config` name versions that are not
-            loaded yet.
-        poll_seconds: time between looks at the folder.
+        base: the folder of `NAME/VERSION/`, or of `VERSION/` for a single model with the folder's
+            name.
+        load: function of name, version and folder to a servable that is ready to answer.
+        labels: model name to label to version. They override those of `base/models.config`, and
+            versions with such a label are served in addition to the others.
+        allow_labels_for_unavailable: whether the labels of `models.config` may name versions that
+            are not loaded yet.
+        poll_seconds: time between two scans of the folder, in seconds.
     """
 
     def __init__(
@@ -94,7 +95,12 @@ class Repository:
     def acquire(
         self, name: str, version: int | None = None, label: str | None = None
     ) -> Iterator[Servable]:
-        """A version, kept in memory while the block runs; the newest if none is named.
+        """Keep a version in memory while the block runs.
+
+        Args:
+            name: name of the model.
+            version: number of the version. Defaults to the newest.
+            label: label of the version, instead of its number.
 
         Raises:
             ServingError: NOT_FOUND for a model or version that is not served, INVALID_ARGUMENT
@@ -123,10 +129,15 @@ class Repository:
                 self._changed.notify_all()
 
     def status(self, name: str, version: int | None = None) -> list[VersionStatus]:
-        """The versions of a model that were ever wanted, newest first, or one of them.
+        """The states of the versions of a model, newest first.
+
+        Args:
+            name: name of the model.
+            version: number of a version: only this one. Defaults to all that were ever to be
+                served.
 
         Raises:
-            ServingError: NOT_FOUND.
+            ServingError: NOT_FOUND for a model or version that was never to be served.
         """
         with self._changed:
             model = self._models.get(name)
@@ -142,21 +153,21 @@ class Repository:
             return [replace(statuses[number]) for number in sorted(statuses, reverse=True)]
 
     def has(self, name: str) -> bool:
-        """Whether the folder has, or had, such a model."""
+        """Whether the folder has or had a model of this name."""
         return name in self._models
 
     def served(self) -> dict[str, list[int]]:
-        """Model name to the versions that answer now, newest first."""
+        """Model name to the versions that are loaded, newest first."""
         with self._changed:
             return {n: sorted(m.loaded, reverse=True) for n, m in self._models.items() if m.loaded}
 
     # -------------------------------------------------------------- the folder
 
     def start(self) -> None:
-        """Loads what is there, then follows the folder in a thread.
+        """Load the models, then follow the folder in a thread.
 
         Raises:
-            ValueError: no model is there, or none could be loaded, or `models.config` is wrong.
+            ValueError: the folder has no model, none could be loaded, or `models.config` is wrong.
         """
         self.poll()
         if not self._models:
@@ -197,13 +208,14 @@ class Repository:
             )
 
     def stop(self, *, wait_for_load: bool = True) -> bool:
-        """Ends following and lets go of the models; requests on them must have ended.
+        """Stop following the folder and release the models; their requests must have ended.
 
         Args:
-            wait_for_load: wait for a version that loads just now, which may take minutes.
+            wait_for_load: whether to wait for a version that is being loaded, which may take
+                minutes.
 
         Returns:
-            Whether nothing loads any more.
+            Whether no version is being loaded any more.
         """
         self._stop.set()
         if self._thread is not None:
@@ -219,13 +231,13 @@ class Repository:
             try:
                 self.poll()
                 self._last_problem = ""
-            except Exception as error:  # what is loaded keeps serving, whatever the disk does
+            except Exception as error:  # the loaded versions are served although the disk fails
                 if str(error) != self._last_problem:
                     log.error("cannot look for new versions in %s: %s", self._base, error)
                     self._last_problem = str(error)
 
     def poll(self) -> None:
-        """One look at the folder: loads what is new, then unloads what is no longer wanted."""
+        """Scan the folder once: load new versions, then unload those no longer to be served."""
         self._read_policies()
         folders = model_folders(self._base)
         for name, folder in folders.items():
@@ -234,7 +246,7 @@ class Repository:
                 model.policy = self._policy(name)
             self._update(name, model)
         for name, model in self._models.items():
-            # A model whose every version was removed ends; a folder that cannot be read does not.
+            # A model is unloaded if all its versions were removed, but not if it cannot be read.
             if name not in folders and model.loaded:
                 self._update(name, model)
 
@@ -242,7 +254,7 @@ class Repository:
         policy = self._policies.get(name, ModelPolicy())
         labels = self._labels.get(name, {})
         return replace(
-            policy, labels={**policy.labels, **labels}, besides=frozenset(labels.values())
+            policy, labels={**policy.labels, **labels}, additional=frozenset(labels.values())
         )
 
     def _read_policies(self) -> None:
@@ -258,7 +270,7 @@ class Repository:
         except ValueError as error:
             if self._thread is None:
                 raise
-            # Tried again at every look: a version that a label waits for may load meanwhile.
+            # Retried at every scan, because a version that a label needs may have been loaded.
             if str(error) != self._last_config_problem:
                 log.error("%s; the last models.config stays in force", error)
                 self._last_config_problem = str(error)
@@ -273,7 +285,7 @@ class Repository:
         wanted = model.policy.wanted(folders)
         for version in sorted(wanted - set(model.loaded) - set(model.failed)):
             self._add(name, model, version, folders[version])
-        # In place of a version that cannot be loaded, the newest that can keeps serving.
+        # If no version that is to be served can be loaded, the newest one that can is served.
         keep = wanted & set(model.loaded)
         spares = sorted(
             set(folders) - wanted - set(model.failed),
@@ -321,15 +333,15 @@ class Repository:
                 self._changed.wait_for(lambda: entry.users == 0)
                 status.state = "END"
             del entry.servable
-            gc.collect()  # a restored object is full of cycles, and its weights are large
+            gc.collect()  # a restored object has reference cycles, and its weights are large
             log.info("unloaded %s version %d", name, version)
 
-        # Its requests may take long; the next version must not wait for them.
+        # Its requests may take long, and the next version must not wait for them.
         threading.Thread(target=unload, name=f"tfllm-unload-{name}-{version}", daemon=True).start()
 
 
 def _files(folder: Path | None) -> tuple:
-    """What changes when files of a version are added, replaced or written on."""
+    """A value that changes when files of a version are added, replaced or modified."""
     if folder is None or not folder.is_dir():
         return ()
     found = []

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST as an ASGI application; beside it `:stream` and `/chat_template`."""
+"""TensorFlow Serving's REST as an ASGI application, with `:stream` and `/chat_template` added."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ log = logging.getLogger("tfllm.serving")
 
 
 class RestApp:
-    """Answers HTTP. Models run in `executor`, so the event loop stays free.
+    """Answers HTTP requests. Models run in `executor`, so that the event loop stays free.
 
     Args:
         repository: the models.
-        metrics: where requests are counted.
+        metrics: counts the requests.
         executor: threads for the blocking calls, one for each request that runs or waits.
-        limit: requests under way, over REST and gRPC together.
-        max_body_bytes: longest request body; a longer one gets 413.
-        timeout_seconds: longest that a call may take; then 504. None: no limit.
-        max_streams: live streams at once; one more gets 429.
-        enable_cors: send the headers that let a web page of another origin call.
+        limit: limit of the requests that run or wait, over REST and gRPC together.
+        max_body_bytes: longest request body, in bytes; a longer one gets 413.
+        timeout_seconds: time limit of a call, after which it gets 504; None for no limit.
+        max_streams: most live streams at once; a further one gets 429.
+        enable_cors: whether to send the headers that allow requests from pages of other origins.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class RestApp:
         self._streams = RequestLimit(
             max_streams,
             "RESOURCE_EXHAUSTED",
-            f"{max_streams} live streams are running, which is the most; try again later",
+            f"{max_streams} live streams are running, which is the limit; try again later",
         )
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """ASGI's entry point."""
+        """Answer a request, as ASGI defines it."""
         if scope["type"] != "http":
             return
         start = time.perf_counter()
@@ -169,13 +169,13 @@ class RestApp:
             future = loop.run_in_executor(
                 self._executor, lambda: answer(route, body.inflated(self._max_body))
             )
-            # A run that outlives its request still takes its place, until it ends.
+            # A run that goes on after its request has timed out still counts, until it ends.
             release = held.pop_all()
             future.add_done_callback(lambda _: release.close())
         try:
             return await asyncio.wait_for(asyncio.shield(future), self._timeout)
         except (TimeoutError, asyncio.TimeoutError):
-            future.add_done_callback(lambda f: f.exception())  # nobody waits for it any more
+            future.add_done_callback(lambda f: f.exception())  # nothing else reads it
             raise ServingError(
                 "DEADLINE_EXCEEDED",
                 f"the request took longer than the server's limit of {self._timeout:g} s",
@@ -185,8 +185,8 @@ class RestApp:
         with ExitStack() as held:
             servables: list[Servable] = []
 
-            # What is not JSON is refused before the model is looked for, as TensorFlow Serving
-            # does; but the tensors cannot be read without its signature.
+            # As in TensorFlow Serving, a body that is not JSON is refused before the model is
+            # looked up; but the tensors cannot be read without the model's signature.
             def inputs(signature_name: str) -> dict[str, TensorInfo]:
                 servables.append(held.enter_context(self._acquire(route)))
                 name = signature_name or DEFAULT_SIGNATURE
@@ -256,7 +256,7 @@ class RestApp:
                     break
                 if piece:
                     await event(json.dumps({"text": piece}, ensure_ascii=False))
-        except ServingError as error:  # the status line is out; the stream itself says it
+        except ServingError as error:  # the status line was sent, so the stream reports it
             await event(json.dumps({"error": error.message}, ensure_ascii=False))
         if not gone.done():
             await event("[DONE]")

@@ -1,4 +1,4 @@
-"""HTTP over ASGI: bodies that come in, never more of them in memory than a limit, and replies."""
+"""HTTP over ASGI: request bodies, of which at most a limit is kept in memory, and replies."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
-# A body over the limit is read on and thrown away, up to here, because a client that is cut off
-# while it sends never sees the answer that says why.
+# The rest of a body over the limit is read and discarded up to here, because a client whose
+# connection is closed while it sends never sees the reply that says why.
 _DRAIN_BYTES = 1 << 30
 _DRAIN_SECONDS = 20.0
 
@@ -27,11 +27,11 @@ CORS_HEADERS = (
     (b"access-control-allow-methods", b"POST, GET"),
     (b"access-control-allow-headers", b"Content-Type"),
 )
-"""what lets a page of another origin call, as TensorFlow Serving sends it"""
+"""headers that allow requests from pages of other origins, as TensorFlow Serving sends them"""
 
 
 class Disconnected(Exception):
-    """The client went before its request was whole."""
+    """The client disconnected before its request was complete."""
 
 
 class Body(NamedTuple):
@@ -39,14 +39,17 @@ class Body(NamedTuple):
 
     content: bytes
     is_gzip: bool
-    """its headers say that it is compressed"""
+    """whether its headers say that it is compressed"""
 
     def inflated(self, limit: int) -> bytes:
-        """The body itself; of `limit` bytes at most.
+        """The body, decompressed.
+
+        Args:
+            limit: longest decompressed body, in bytes.
 
         Raises:
-            ServingError: INVALID_ARGUMENT for a body that is not gzip though its headers say so,
-                RESOURCE_EXHAUSTED (413) for one over the limit.
+            ServingError: INVALID_ARGUMENT if the headers say gzip and the body is not,
+                RESOURCE_EXHAUSTED (413) if it is over the limit.
         """
         if not self.is_gzip or not self.content:
             return self.content
@@ -65,16 +68,16 @@ class Body(NamedTuple):
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int) -> Body:
-    """Read a request's body.
+    """Read the body of a request.
 
     Args:
-        headers: of the request, their names in lower case.
-        receive: ASGI's.
-        limit: longest body.
+        headers: headers of the request, with names in lower case.
+        receive: ASGI's function that receives messages.
+        limit: longest body, in bytes.
 
     Raises:
-        Disconnected: the client went.
-        ServingError: RESOURCE_EXHAUSTED (413), the body is longer.
+        Disconnected: the client disconnected.
+        ServingError: RESOURCE_EXHAUSTED (413) if the body is over the limit.
     """
     headers = list(headers)
     length = next((int(v) for k, v in headers if k == b"content-length"), 0)
@@ -108,7 +111,7 @@ async def start_reply(
     length: int | None = None,
     headers: Headers = (),
 ) -> None:
-    """Send the head of a reply; without a `length` its body comes piece by piece."""
+    """Send the head of a reply; if `length` is None, the body is sent in pieces."""
     head = [(b"content-type", content_type.encode())] if content_type else []
     if length is None:
         head.append((b"cache-control", b"no-cache"))
@@ -124,13 +127,13 @@ async def reply(
     content_type: str = "application/json",
     headers: Headers = (),
 ) -> None:
-    """Send a whole reply."""
+    """Send a complete reply."""
     await start_reply(send, status, content_type, len(body), headers)
     await send({"type": "http.response.body", "body": body})
 
 
 async def reply_page(send: Send, status: int, reason: str, hint: str) -> None:
-    """Send a page of HTML and close the connection, as an HTTP server does that has no route."""
+    """Send an HTML page and close the connection, as an HTTP server does if there is no route."""
     page = f"<html><head><title>{status} {reason}</title></head><body><h1>{reason}</h1>"
     page += f"<p>{html.escape(hint)}</p></body></html>\n"
     close = ((b"connection", b"close"),)
@@ -141,6 +144,6 @@ def _too_long(size: str, limit: int) -> ServingError:
     return ServingError(
         "RESOURCE_EXHAUSTED",
         f"the request body has {size}; this server takes at most {limit} (--max-body-bytes). "
-        "Send fewer rows a request.",
+        "Send fewer rows in a request.",
         http_status=413,
     )

@@ -1,9 +1,9 @@
-"""One loaded version of a model: its signatures, run alone or batched, and its live stream.
+"""A loaded version of a model: its signatures, run one by one or batched, and its live stream.
 
-A signature runs as the `ConcreteFunction` that `tf.saved_model.load` restores. Called with
-tensors it costs as little as a TF1 session's prepared callable (0.2-0.3 ms on one core for a
-trivial graph), needs no second copy of the weights, and the same loaded object has the functions
-of the live stream, which no session reaches.
+A signature runs as the `ConcreteFunction` that `tf.saved_model.load` restores. Calling it with
+tensors costs as little as a TF1 session's prepared callable (0.2-0.3 ms on one core for a trivial
+graph) and needs no second copy of the weights. The loaded object also has the functions of the
+live stream, which a session cannot call.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tfllm.serving.server.batching import BatchGate, batched_function
 
 DEFAULT_SIGNATURE = "serving_default"
 
-# A batch that fails with one of these did not fail through one of its requests: they have to wait.
+# If a batch fails with one of these, no request of it is at fault, and none is run by itself.
 _BLAME_NO_REQUEST = {"CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
 
 
@@ -39,9 +39,9 @@ class Prediction:
     outputs: dict[str, np.ndarray]
     """output name to array; strings as object arrays of bytes"""
     batch_sizes: list[int] = field(default_factory=list)
-    """for each row of the request, how many rows ran together with it"""
+    """for each row of the request, the size of the batch that it was in"""
     seconds: float = 0.0
-    """from when its inputs were checked until it was done"""
+    """time from when the inputs were checked until the outputs were there"""
 
 
 class Signature:
@@ -50,9 +50,9 @@ class Signature:
     Args:
         name: its name in the SavedModel.
         definition: its `SignatureDef`.
-        function: the restored `ConcreteFunction`, keyword tensors to a dictionary of tensors.
-        batching: None runs every request by itself.
-        scheduler: name of the batch threads that it shares with other versions of the model.
+        function: the restored `ConcreteFunction`, of keyword tensors to a dictionary of tensors.
+        batching: how requests are batched; None to run every request by itself.
+        scheduler: name of the batch threads, which all versions of the model share.
         queue: name of its own queue in that scheduler.
     """
 
@@ -74,7 +74,7 @@ class Signature:
         self._function = function
         self._max_rows = batching.max_batch_size if batching else 0
         self._gate: BatchGate | None = None
-        # Runs of a request that was split can be joined only if their outputs have one width.
+        # The outputs of a request that was split can be joined only if their width is fixed.
         self._can_split = all(
             None not in (info.shape or (None,))[1:] for info in self.outputs.values()
         )
@@ -84,17 +84,21 @@ class Signature:
 
     @property
     def is_batchable(self) -> bool:
-        """Every input and output has the batch, of open size, as dimension 0."""
+        """Whether every input and output has the batch, of open size, as dimension 0."""
         every = [*self.inputs.values(), *self.outputs.values()]
         return bool(self.inputs) and all(i.shape and i.shape[0] is None for i in every)
 
     @property
     def is_batched(self) -> bool:
-        """Concurrent requests are joined."""
+        """Whether concurrent requests run as one batch."""
         return self._gate is not None
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> Prediction:
-        """Runs a request; blocks until it is done. Many threads may call at once.
+        """Run a request and wait until it is done. May be called from many threads.
+
+        Args:
+            inputs: input name to array; strings as object arrays of bytes. Inputs that have
+                defaults may be missing.
 
         Raises:
             ServingError: the inputs do not fit the signature, or the model failed.
@@ -131,7 +135,7 @@ class Signature:
             raise from_exception(error) from None
 
     def warm_up_batching(self, inputs: Mapping[str, np.ndarray]) -> None:
-        """Runs a request through the scheduler, so that its first real batch is not slower."""
+        """Run a request through the scheduler, so that the first real batch is not slower."""
         if self.is_batched:
             arrays = self._check(inputs)
             self._together([tf.constant(arrays[k], dtype) for k, dtype in self._dtypes.items()])
@@ -152,8 +156,8 @@ class Signature:
         try:
             *results, sizes = self._batched(*tensors)
         except tf.errors.OpError as error:
-            # The whole batch failed. Alone, a good request is answered and the bad one gets its
-            # own message; it costs a failing request a second run.
+            # The whole batch failed. When each request runs by itself, the good ones are answered
+            # and the bad one gets its own message, at the cost of a second run.
             if from_exception(error).code in _BLAME_NO_REQUEST:
                 raise
             return self._alone(tensors)
@@ -172,7 +176,7 @@ class Signature:
         )
 
     def _check(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """All inputs, in the signature's order. What one client gets wrong never joins a batch."""
+        """All inputs, in the signature's order. A wrong request is refused before it is batched."""
         arrays = {**self._defaults_for(inputs), **inputs}
         if set(arrays) != set(self.inputs):
             sent, wanted = set(inputs), set(self.inputs)
@@ -204,7 +208,7 @@ class Signature:
         return {name: arrays[name] for name in self.inputs}
 
     def _defaults_for(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The defaults of what a request leaves out; one of a single row goes for all its rows."""
+        """Defaults of the inputs that a request leaves out, repeated for each of its rows."""
         rows = max((array.shape[0] for array in inputs.values() if array.ndim), default=1)
         return {
             name: np.repeat(value, rows, 0) if self.is_batchable and len(value) == 1 else value
@@ -218,13 +222,13 @@ class Servable:
 
     Args:
         name: the model's name.
-        version: its version.
-        path: the folder that holds `saved_model.pb`.
-        batching: None runs every request by itself.
-        scheduler: prefix for the names of the batch schedulers, unique to the server.
+        version: number of the version.
+        path: the folder of `saved_model.pb`.
+        batching: how requests are batched; None to run every request by itself.
+        scheduler: prefix of the names of the batch schedulers, unique to the server.
 
     Raises:
-        ServingError: NOT_FOUND without a SavedModel there; otherwise what TensorFlow says.
+        ServingError: NOT_FOUND if the folder has no SavedModel; otherwise TensorFlow's error.
     """
 
     def __init__(
@@ -260,10 +264,10 @@ class Servable:
         }
 
     def signature(self, name: str) -> Signature:
-        """A signature by name; "" is the default one.
+        """A signature by name; "" is the default signature.
 
         Raises:
-            ServingError: FAILED_PRECONDITION if there is none, as TensorFlow Serving's gRPC says.
+            ServingError: FAILED_PRECONDITION if it does not exist, as in TensorFlow Serving's gRPC.
         """
         name = name or DEFAULT_SIGNATURE
         if name not in self.signatures:
@@ -272,22 +276,24 @@ class Servable:
 
     @property
     def can_stream(self) -> bool:
-        """The SavedModel has `stream_begin` and `stream_next`."""
+        """Whether the SavedModel has `stream_begin` and `stream_next`."""
         return callable(getattr(self._loaded, "stream_begin", None)) and callable(
             getattr(self._loaded, "stream_next", None)
         )
 
     @functools.cached_property
     def chat_template(self) -> str | None:
-        """The chat template that was exported beside the model, for `ChatTemplate.from_json`."""
+        """The chat template that was exported with the model, for `ChatTemplate.from_json`."""
         return exported_template(self.path)
 
     def stream_begin(
         self, inputs: Mapping[str, np.ndarray], *, chat: bool = False
     ) -> dict[str, tf.Tensor]:
-        """The first state of a stream; each input of shape [1].
+        """The first state of a stream.
 
-        `chat`: the prompt is a conversation as the signature `chat_prompt` takes it.
+        Args:
+            inputs: input name to array of shape [1].
+            chat: whether the prompt is a conversation, in the form of the signature `chat_prompt`.
         """
         begin = self._loaded.chat_stream_begin if chat else self._loaded.stream_begin
         return self._stream(lambda: begin(**{k: tf.constant(v) for k, v in inputs.items()}))
@@ -307,10 +313,10 @@ _LOADS = itertools.count(1)
 
 
 def read_signature_defs(path: Path) -> dict[str, Any]:
-    """The `SignatureDef`s of the SavedModel in `path` under the tag "serve", by name.
+    """The `SignatureDef`s of the SavedModel in `path` with the tag "serve", by name.
 
     Raises:
-        ServingError: NOT_FOUND without a SavedModel or without that tag; DATA_LOSS if it is broken.
+        ServingError: NOT_FOUND if there is no SavedModel with that tag; DATA_LOSS if it is damaged.
     """
     from google.protobuf import text_format
     from google.protobuf.message import DecodeError
@@ -349,5 +355,5 @@ def _info(tensor_info: Any) -> TensorInfo:
 
 @functools.cache
 def _import_text_kernels() -> None:
-    """Registers TF-Text's ops, which TensorFlow Serving has linked in."""
+    """Register TF-Text's ops, which are linked into TensorFlow Serving."""
     import tensorflow_text  # noqa: F401

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's protocols on one machine, for any folder of SavedModels."""
+"""A server with TensorFlow Serving's protocols on one machine, for any folder of SavedModels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tfllm.serving.server.xla_switch import disable_xla, restore_xla
 
 log = logging.getLogger("tfllm.serving")
 
-# Threads are cheap, but each that runs Python is one more to share the interpreter with.
+# Threads are cheap, but all that run Python share the interpreter.
 _MAX_THREADS = 128
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _SERVERS = itertools.count()
@@ -36,42 +36,43 @@ _SERVERS = itertools.count()
 class ModelServer:
     """Serves `model_base/NAME/VERSION/` over REST and gRPC until it is stopped.
 
-    As a context manager it starts and stops itself::
+    As a context manager it starts and stops the server::
 
         with ModelServer("saved_models", rest_port=0) as server:
             print(server.rest_address)
 
     Args:
-        model_base: folder of models, or one model's folder of versions. `models.config` in it,
-            where there is one, gives version policies and labels.
-        host: address to listen on. The default answers this machine alone; the server knows no
-            passwords, so anything else belongs behind something that does.
-        rest_port: port of REST, 0 for any free one, None for no REST.
-        grpc_port: port of gRPC, 0 for any free one, None for no gRPC. gRPC needs the packages
-            grpcio and tensorflow-serving-api and is left out, with a warning, without them.
-        batching: join concurrent requests of a signature whose every input and output has the
-            batch as dimension 0.
+        model_base: folder of models, or one model's folder of versions. If it has a
+            `models.config`, this gives version policies and labels.
+        host: address to listen on. Only this machine can reach the default. The server has no
+            authentication, so another address needs a proxy in front that has.
+        rest_port: port of REST; 0 for any free port, None for no REST.
+        grpc_port: port of gRPC; 0 for any free port, None for no gRPC. gRPC requires the packages
+            grpcio and tensorflow-serving-api; without them there is a warning and no gRPC.
+        batching: whether to run concurrent requests of a signature as one batch. All its inputs
+            and outputs must have the batch as dimension 0.
         max_batch_size: most rows in one run of a model. This and the next three default to
             `DEFAULT_BATCHING`, as in the deployment files.
         batch_timeout_micros: longest time that a request waits for others, in microseconds.
         num_batch_threads: batches of one signature that run at the same time.
         max_enqueued_batches: full batches that may wait; further requests get UNAVAILABLE.
-        poll_seconds: time between looks for new versions.
-        labels: model name to label to version, besides those of `models.config`. A version with
-            such a label is served besides the newest.
-        allow_version_labels_for_unavailable_models: let the labels of `models.config` name
-            versions that are not loaded when the file is read, which is before models load.
-            TensorFlow Serving has the same flag and the same default, and without it does not
-            start with a file that has labels.
-        rest_api_enable_cors_support: send the headers that let a web page of another origin call
-            REST; TensorFlow Serving's flag of that name.
-        max_body_bytes: longest REST request; a longer one gets 413.
-        max_message_bytes: longest gRPC request.
-        request_timeout_seconds: longest that a REST `:predict` may take before it gets 504; None
-            for no limit. TensorFlow Serving's own default is 30, short for a long text.
-        grace_seconds: longest that `stop` waits for requests under way.
-        max_streams: live streams at once.
-        xla: allow functions marked `jit_compile`, which TensorFlow Serving refuses by default.
+        poll_seconds: time between two scans for new versions, in seconds.
+        labels: model name to label to version, in addition to those of `models.config`. A version
+            with such a label is served in addition to the newest.
+        allow_version_labels_for_unavailable_models: whether the labels of `models.config` may name
+            versions that are not loaded when the file is read, which is before models are loaded.
+            TensorFlow Serving has the same flag with the same default: without it, a server does
+            not start with a file that has labels.
+        rest_api_enable_cors_support: whether to send the headers that allow REST requests from web
+            pages of other origins; the flag of TensorFlow Serving.
+        max_body_bytes: longest REST request, in bytes; a longer one gets 413.
+        max_message_bytes: longest gRPC request, in bytes.
+        request_timeout_seconds: time limit of a REST `:predict`, after which it gets 504; None for
+            no limit. TensorFlow Serving's default is 30, which is short for a long text.
+        grace_seconds: longest time that `stop` waits for running requests.
+        max_streams: most live streams at once.
+        xla: whether to allow functions marked `jit_compile`, which TensorFlow Serving refuses by
+            default.
 
     Raises:
         ValueError: a setting is out of range.
@@ -137,7 +138,7 @@ class ModelServer:
         self._limit = RequestLimit(
             options.max_pending_requests,
             "UNAVAILABLE",
-            f"{options.max_pending_requests} requests are under way or waiting, which is the most "
+            f"{options.max_pending_requests} requests are running or waiting, which is the limit "
             "(max_enqueued_batches); try again later",
         )
         self._num_threads = min(options.max_pending_requests, _MAX_THREADS)
@@ -158,34 +159,37 @@ class ModelServer:
 
     @property
     def rest_address(self) -> str | None:
-        """`host:port` of REST, once started."""
+        """`host:port` of REST; None if it is not served or not started."""
         return None if self._rest is None else join_address(self.host, self.rest_port)
 
     @property
     def grpc_address(self) -> str | None:
-        """`host:port` of gRPC, once started; None if it is not served."""
+        """`host:port` of gRPC; None if it is not served or not started."""
         return None if self._grpc is None else join_address(self.host, self.grpc_port)
 
     def start(self) -> ModelServer:
-        """Loads the models, then listens. Returns the server itself.
+        """Load the models, then listen.
+
+        Returns:
+            The server itself.
 
         Raises:
-            OSError: a port is in use or cannot be had.
-            ValueError: there is no model, or none that can be loaded.
+            OSError: a port is in use or cannot be opened.
+            ValueError: there is no model, or none can be loaded.
         """
         if self._started:
             raise ValueError("this server was started before; make a new ModelServer")
         self._started = True
         if self.host not in _LOOPBACK:
             log.warning(
-                "listening on %s: anybody who reaches this address can use the models; there are "
-                "no passwords and no encryption",
+                "listening on %s: anybody who can reach this address can use the models, as there "
+                "is no authentication and no encryption",
                 self.host,
             )
         if not self._xla:
             disable_xla()
         try:
-            # The port first: to hear that it is taken should not need a minute of loading.
+            # The port first: nobody should wait for models to load to hear that it is in use.
             listener = None if self.rest_port is None else listen(self.host, self.rest_port)
             try:
                 if self.grpc_port is not None:
@@ -209,10 +213,10 @@ class ModelServer:
         return self
 
     def stop(self) -> bool:
-        """Stops listening, waits for the requests under way, and lets go of the models.
+        """Stop listening, wait for the running requests, and release the models.
 
         Returns:
-            Whether every request had ended within `grace_seconds`.
+            Whether all requests ended within `grace_seconds`.
         """
         if not self._started:
             return True
@@ -239,7 +243,7 @@ class ModelServer:
 
     def _restore_xla(self) -> None:
         if not self._xla:
-            self._xla = True  # given back once
+            self._xla = True  # restored only once
             restore_xla()
 
     def __enter__(self) -> ModelServer:
@@ -249,13 +253,14 @@ class ModelServer:
         self.stop()
 
     def serve_forever(self) -> int:
-        """Starts if need be, and serves until SIGTERM or SIGINT; call it in the main thread.
+        """Start if necessary, and serve until SIGTERM or SIGINT. Call it in the main thread.
 
-        The first signal stops cleanly, a second one at once. No load of a model is waited for: a
-        signal that comes before the server answers ends the process at once.
+        The first signal lets running requests finish, a second one ends the process at once. A load
+        of a model is not waited for: a signal before the server answers ends the process at once.
 
         Returns:
-            The exit code: 0. If requests outlive the grace period, the process ends here with 1.
+            The exit code 0. If requests are still running after the grace period, the process ends
+            here with 1.
         """
         arrived = threading.Event()
         names = (signal.SIGTERM, signal.SIGINT)
@@ -269,12 +274,12 @@ class ModelServer:
         try:
             if not self._started and not self._start_unless(arrived):
                 log.info("stopped while the models were loading")
-                _end_process(0)  # TensorFlow does not let go of a load that has begun
-            # A wait without a timeout would hold back Python's signal handlers on some systems.
+                _end_process(0)  # a load cannot be cancelled in TensorFlow
+            # A wait without a timeout would delay Python's signal handlers on some systems.
             while not arrived.wait(1.0):
                 pass
-            log.info("stopping; requests under way have %g s", self._grace_seconds)
-            # A thread inside TensorFlow, in a request or a load, would hold the process.
+            log.info("stopping; running requests have %g s to finish", self._grace_seconds)
+            # A thread inside TensorFlow, in a request or a load, would keep the process alive.
             if not self._stop_listening():
                 log.error("requests were still running after %g s", self._grace_seconds)
                 _end_process(1)
@@ -288,10 +293,13 @@ class ModelServer:
         return 0
 
     def _start_unless(self, arrived: threading.Event) -> bool:
-        """Start in a thread, as the main one hears no signal while TensorFlow loads a model.
+        """Start in a thread, because the main one handles no signal while TensorFlow loads a model.
+
+        Args:
+            arrived: set when a signal arrives.
 
         Returns:
-            Whether the server runs; not so if `arrived` was set before.
+            Whether the server runs; False if a signal arrived before that.
         """
         ended = threading.Event()
         problems: list[BaseException] = []
@@ -330,11 +338,12 @@ class ModelServer:
         except ImportError as error:
             if self.rest_port is None:
                 raise ValueError(
-                    f"gRPC needs grpcio and tensorflow-serving-api ({error}): "
+                    f"gRPC requires grpcio and tensorflow-serving-api ({error}): "
                     "pip install 'tfllm[serve]'"
                 ) from None
             log.warning(
-                "no gRPC, REST alone: %s; pip install 'tfllm[serve]' brings what it needs", error
+                "only REST is served, without gRPC: %s; install it by pip install 'tfllm[serve]'",
+                error,
             )
             self.grpc_port = None
             return None
@@ -346,14 +355,14 @@ class ModelServer:
             max_message_bytes=self._max_message_bytes,
         )
         assert self.grpc_port is not None
-        # A bind of our own says why a port cannot be had; gRPC's error does not.
+        # The error of our own bind says why a port cannot be opened; gRPC's does not.
         listen(self.host, self.grpc_port, flag="grpc").close()
         self.grpc_port = server.add_insecure_port(join_address(self.host, self.grpc_port))
         return server
 
 
 def _end_process(code: int) -> NoReturn:
-    """End at once, whatever other threads do."""
+    """End the process at once, without waiting for other threads."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

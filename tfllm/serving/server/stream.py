@@ -1,8 +1,7 @@
 """A live stream of text from a SavedModel that has `stream_begin` and `stream_next`.
 
-This is the one thing that TensorFlow Serving does not have. The state of a generation stays in
-tensors between calls, so a stream takes a step of the model for each token, and ends when its
-reader goes.
+TensorFlow Serving does not have such streams. Between calls, the state of a generation is kept in
+tensors, so each token is one step of the model, and the stream ends when its client disconnects.
 """
 
 from __future__ import annotations
@@ -26,11 +25,13 @@ from tfllm.serving.server.servable import Servable
 
 
 def read_stream_request(document: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The prompt (a text, or the messages of a conversation) and the options of a `:stream` body,
-    checked.
+    """Read and check the JSON of a `:stream` request.
+
+    Returns:
+        The prompt (a text, or the messages of a conversation) and the options.
 
     Raises:
-        ServingError: INVALID_ARGUMENT.
+        ServingError: INVALID_ARGUMENT if the request breaks a rule.
     """
     options = dict(document)
     prompt, messages = options.pop("prompt", None), options.pop("messages", None)
@@ -43,7 +44,7 @@ def read_stream_request(document: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if prompt is not None and messages is not None:
         raise invalid_argument("a :stream request has a prompt or messages; received both")
     for name, value in options.items():
-        # Settings in a file or on the command line may be text; JSON has numbers.
+        # Settings in a file or on the command line may be texts; in JSON they are numbers.
         if name != "stop" and isinstance(value, str):
             raise invalid_argument(f"{name} must be a number; received {value!r}")
     try:
@@ -59,15 +60,16 @@ def read_stream_request(document: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def chat_prompt(servable: Servable, messages: list[Any]) -> str:
-    """A conversation as the signature `chat_prompt` takes it.
+    """A conversation in the form that the signature `chat_prompt` takes.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: the model takes no conversations, or not this one.
+        ServingError: INVALID_ARGUMENT if the model has no chat template, or it refuses the
+            conversation.
     """
     if servable.chat_template is None:
         raise invalid_argument(
             f"model {servable.name} version {servable.version} was exported without a chat "
-            "template, so it takes a prompt and no messages"
+            "template, so it takes a prompt instead of messages"
         )
     from tfllm.tokenizers.chat.chat_template import ChatTemplate
 
@@ -78,7 +80,7 @@ def chat_prompt(servable: Servable, messages: list[Any]) -> str:
 
 
 def model_options(servable: Servable) -> dict[str, Any]:
-    """The options that a model was exported with, as its signature `generate` says."""
+    """The options that a model was exported with, from its signature `generate`."""
     generate = servable.signatures.get("generate")
     defaults = {} if generate is None else generate.defaults
     values = {name: value.item() for name, value in defaults.items() if value.size == 1}
@@ -88,16 +90,16 @@ def model_options(servable: Servable) -> dict[str, Any]:
 
 
 class TextStream:
-    """One generation, a token at a time.
+    """A generation, one token at a time.
 
     Args:
         servable: a loaded version; it must stay acquired while the stream runs.
-        prompt: the text to go on from, or the messages to reply to.
-        options: of the generation; what is not named is as the model was exported.
+        prompt: the text to continue, or the messages to reply to.
+        options: options of the generation. Others are as the model was exported.
 
     Raises:
-        ServingError: UNIMPLEMENTED for a model without a stream; INVALID_ARGUMENT for a prompt
-            that the model refuses.
+        ServingError: UNIMPLEMENTED if the model has no stream; INVALID_ARGUMENT if it refuses the
+            prompt.
     """
 
     def __init__(self, servable: Servable, prompt: Any, options: dict[str, Any]) -> None:
@@ -121,10 +123,12 @@ class TextStream:
         self._refuse()
 
     def pieces(self) -> Iterator[str]:
-        """Text as it comes, each piece a step of the model or several; some steps give none.
+        """Yield the text as it is generated, a piece for each step of the model.
+
+        A piece is empty while a character is incomplete or a stop string may have begun.
 
         Raises:
-            ServingError: the model failed on the way.
+            ServingError: the model failed.
         """
         while True:
             done = bool(self._state["done"].numpy()[0])
@@ -136,7 +140,7 @@ class TextStream:
             self._refuse()
 
     def summary(self) -> dict[str, Any]:
-        """Why it ended and how many tokens it took."""
+        """Why the generation ended, and its numbers of tokens."""
         return {
             "finish_reason": self._state["finish_reason"].numpy()[0].decode(),
             "prompt_tokens": int(self._state["prompt_tokens"].numpy()[0]),

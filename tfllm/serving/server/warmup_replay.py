@@ -1,4 +1,4 @@
-"""Warm-up requests of a SavedModel: `assets.extra/tf_serving_warmup_requests`, replayed at load."""
+"""Replays the warm-up requests of a SavedModel, `assets.extra/tf_serving_warmup_requests`."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ _CALLS: dict[str, Callable[[Servable, WarmupRequest], Any]] = {
     "classify": lambda servable, request: classify(servable, _examples(request)),
     "regress": lambda servable, request: regress(servable, _examples(request)),
 }
-"""how each kind of record is run"""
+"""kind of a record to the function that runs it"""
 
 
 def warm_up(servable: Servable, path: Path) -> int:
-    """Replays the requests that a version brings along, one after the other.
+    """Replay the warm-up requests of a version, one after another.
 
     Args:
         servable: the loaded version.
-        path: its folder.
+        path: the version's folder.
 
     Returns:
-        How many were run.
+        Number of requests that were run.
 
     Raises:
-        ServingError: a request failed, or there are too many: the version must not be served.
+        ServingError: a request failed, or there are too many, so the version must not be served.
     """
     file = path / "assets.extra" / "tf_serving_warmup_requests"
     if not file.is_file():
@@ -70,13 +70,13 @@ def warm_up(servable: Servable, path: Path) -> int:
                 continue
             signature = servable.signature(request.signature)
             inputs = request.inputs or {}
-            # At its first run TensorFlow optimizes a function, for seconds, on one core; alone and
-            # in a batch it is two functions.
-            with ThreadPoolExecutor(1) as beside:
+            # TensorFlow optimizes a function at its first run, for seconds and on one core. A
+            # request by itself and one in a batch run two different functions.
+            with ThreadPoolExecutor(1) as pool:
                 together = None
                 if signature.name not in batched:
                     batched.add(signature.name)
-                    together = beside.submit(signature.warm_up_batching, inputs)
+                    together = pool.submit(signature.warm_up_batching, inputs)
                 run(servable, request)
                 if together is not None:
                     together.result()

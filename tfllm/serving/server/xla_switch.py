@@ -1,4 +1,4 @@
-"""XLA off, as in TensorFlow Serving, so that what this server answers that one answers too."""
+"""Disables XLA, as in TensorFlow Serving, so that what runs in this server also runs there."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _holders = 0
 
 
 def disable_xla() -> None:
-    """Functions marked `jit_compile` fail from now on with "XLA compilation disabled".
+    """Make functions marked `jit_compile` fail with "XLA compilation disabled".
 
-    It holds for the whole process, until `restore_xla` was called as often.
+    This applies to the whole process, until `restore_xla` has been called as often.
     """
     global _holders
     with _lock:
@@ -27,7 +27,7 @@ def disable_xla() -> None:
 
 
 def restore_xla() -> None:
-    """Ends one `disable_xla`."""
+    """Undo one call of `disable_xla`."""
     global _holders
     with _lock:
         _holders -= 1
@@ -38,7 +38,7 @@ def restore_xla() -> None:
 def _call(symbol: str) -> None:
     import tensorflow as tf
 
-    # The library that Python's TensorFlow runs on exports both functions of C++, on Linux at least.
+    # The library of TensorFlow's Python package exports both C++ functions, at least on Linux.
     folder = Path(tf.__file__).parent
     for name in ("libtensorflow_cc.so.2", "libtensorflow_cc.2.dylib"):
         if (folder / name).is_file():
@@ -47,6 +47,6 @@ def _call(symbol: str) -> None:
                 function()
                 return
     log.warning(
-        "this TensorFlow offers no way to turn XLA off: functions marked jit_compile run here, and "
+        "XLA cannot be disabled in this TensorFlow: functions marked jit_compile run here, and "
         "fail in TensorFlow Serving"
     )
