@@ -42,23 +42,12 @@ MOST_FILES = 20
 """on one level of a folder: more of them are a warehouse, in which nobody finds anything"""
 
 
-def imported(path, *, for_types=True):
+def imported(path):
     """Every module that a file imports, anywhere in it; of a package also the module of the name.
 
-    Args:
-        path: of the file.
-        for_types: also what only type checkers read.
+    What only type checkers read counts as all others.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    left_out = set()
-    if not for_types:
-        blocks = (node for node in ast.walk(tree) if isinstance(node, ast.If))
-        for block in blocks:
-            if ast.unparse(block.test) == "TYPE_CHECKING":
-                left_out |= {id(node) for child in block.body for node in ast.walk(child)}
-    for node in ast.walk(tree):
-        if id(node) in left_out:
-            continue
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -90,9 +79,10 @@ def test_a_file_imports_only_what_lies_below_it(path):
 
 
 def test_no_modules_import_one_another_in_a_circle():
-    """Packages aside, whose names come from their modules; late imports count as all others."""
+    """Packages aside, whose names come from their modules; late imports count as all others, and so
+    do those for types."""
     graph = {
-        module: {other for other in imported(path, for_types=False) if other in MODULES}
+        module: {other for other in imported(path) if other in MODULES}
         for module, path in MODULES.items()
         if path.name != "__init__.py"
     }

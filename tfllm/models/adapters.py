@@ -6,15 +6,12 @@ import itertools
 import numbers
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from tfllm.config import ConfigError, LoraConfig, unknown_name
+from tfllm.config import ConfigError, LoraConfig, ModelConfig, unknown_name
 from tfllm.keras_internals import layers_of
 from tfllm.layers.lora import LoraPart
 from tfllm.layers.projection import Projection
-
-if TYPE_CHECKING:
-    from tfllm.models.causal_lm import CausalLM
 
 _QUERY_KEY_VALUE = "attention.query_key_value"
 _ATTENTION_OUTPUT = "attention.output_projection"
@@ -82,7 +79,7 @@ class Adapter(NamedTuple):
         return places
 
 
-def adapter_of(config: LoraConfig, model: CausalLM) -> Adapter:
+def adapter_of(config: LoraConfig, model: AdapterMethods) -> Adapter:
     """The updates that a `LoraConfig` stands for in a model.
 
     Raises:
@@ -119,7 +116,7 @@ def adapter_of(config: LoraConfig, model: CausalLM) -> Adapter:
     return Adapter(tuple(parts), config.dropout)
 
 
-def _rows(place: str, part: int | None, model: CausalLM) -> tuple[int, int]:
+def _rows(place: str, part: int | None, model: AdapterMethods) -> tuple[int, int]:
     """Where a part of a projection's rows begins and ends; the projections of all blocks agree."""
     config = model.config
     assert config.head_dim and config.num_kv_heads
@@ -142,7 +139,7 @@ def _check_apart(ranges: list[tuple[int, int]], targets: Sequence[str]) -> None:
             )
 
 
-def projection_at(model: CausalLM, place: str) -> Projection:
+def projection_at(model: AdapterMethods, place: str) -> Projection:
     """The projection at a place such as "blocks.0.feed_forward.outer"."""
     value: Any = model
     for name in place.split("."):
@@ -159,6 +156,7 @@ class AdapterMethods:
     before a change, such as those of a task, go on with the adapter that was in use then.
     """
 
+    config: ModelConfig
     _adapters: dict[str, Adapter]
     _adapter_in_use: str | None
     _trained_before: tuple[str, ...]

@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from tfllm.data.reading.table_records import Source, read_table
+from tfllm.data.reading.table_records import Column, Record, Source, read_table
 from tfllm.evaluation.evaluation import RecordEvaluation
 from tfllm.evaluation.measured import measured
+from tfllm.evaluation.measures import Measure
 from tfllm.files import atomic_file
 from tfllm.tasks.text_model import MAX_OPEN_BATCH, TextModel
 
-if TYPE_CHECKING:
-    from tfllm.tasks.record_task import RecordTask
+
+class MeasuredTask(Protocol):
+    """What an evaluation asks of a task; a `RecordTask` is one."""
+
+    @property
+    def name(self) -> str:
+        """As `tfllm.tasks.TASKS` calls it."""
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """What a record has."""
+
+    def remarks(self, records: Sequence[Record], served: TextModel) -> list[str]:
+        """What is to be told of records that a model is measured on."""
+
+    def measures(
+        self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
+    ) -> list[Measure]:
+        """How good predictions are, the most telling measure first."""
+
+    def pictures(
+        self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]], folder: Path
+    ) -> list[Path]:
+        """Draw what there is to see into `folder`; the files, maybe none."""
 
 
 def evaluate_records(
-    task: RecordTask,
+    task: MeasuredTask,
     model: TextModel,
     data: Source,
     *,

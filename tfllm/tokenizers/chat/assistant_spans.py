@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from tfllm.tokenizers.chat.template_program import TemplateProgram
 from tfllm.tokenizers.chat.template_sandbox import LEARN_FROM, LEARN_TO, now
-
-if TYPE_CHECKING:
-    from tfllm.tokenizers.chat.chat_template import ChatTemplate
 
 _STAND_IN = "\ufdd3"  # for words of the assistant, to see where a template puts them
 _MARKS = re.compile(f"[{LEARN_FROM}{LEARN_TO}]")
@@ -19,7 +17,10 @@ Span = tuple[int, int]
 
 
 def assistant_spans(
-    template: ChatTemplate, messages: list[dict[str, Any]], variables: Mapping[str, Any]
+    template: TemplateProgram,
+    messages: list[dict[str, Any]],
+    variables: Mapping[str, Any],
+    ends: list[str],
 ) -> tuple[str, list[Span]]:
     """A conversation as text, and where the assistant's words and ends of turns are.
 
@@ -29,6 +30,7 @@ def assistant_spans(
         template: of the model.
         messages: checked, with special tokens in them broken.
         variables: others that the template knows.
+        ends: the tokens at which an answer ends, the longest first.
 
     Raises:
         ValueError: the template's rewriting leaves it open.
@@ -38,9 +40,8 @@ def assistant_spans(
     messages = [{k: v for k, v in message.items() if k != "weight"} for message in messages]
 
     def render(messages: list[dict[str, Any]], prompt: bool = False, **options: Any) -> str:
-        return template._run(messages, prompt, variables, now=time, **options)
+        return template.run(messages, prompt, variables, now=time, **options)
 
-    ends = _end_tokens(template)
     if re.search(r"\{%-?\s*generation\s*-?%\}", template.source):
         text, spans = _marked(render(messages, marking=True))
         for number in _unlearned(render, messages, is_learned, len(spans)):
@@ -127,7 +128,7 @@ def _written_before(render: Any, messages: list[dict[str, Any]], i: int) -> int:
     return len(between) - len(prompt) if between.startswith(prompt) else 0
 
 
-def writes_an_end(template: ChatTemplate) -> bool:
+def writes_an_end(template: TemplateProgram, ends: list[str]) -> bool:
     """Whether a token at which the model stops is learned behind the assistant's words.
 
     True, too, where the template does not take a question and its answer, so that it cannot be
@@ -135,31 +136,21 @@ def writes_an_end(template: ChatTemplate) -> bool:
     """
     messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
     try:
-        text, spans = assistant_spans(template, messages, {})
+        text, spans = assistant_spans(template, messages, {}, ends)
     except ValueError:
         return True
-    ends = tuple(_end_tokens(template))
     return not spans or any(token in text[begin:end] for begin, end in spans for token in ends)
 
 
-def end_of_turn(template: ChatTemplate) -> str | None:
+def end_of_turn(template: TemplateProgram, special_tokens: Iterable[str]) -> str | None:
     """The special token behind the assistant's words, with nothing but space between."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _STAND_IN}]
     try:
-        behind = template._run(messages, False, {}).partition(_STAND_IN)[2].lstrip()
+        behind = template.run(messages, False, {}).partition(_STAND_IN)[2].lstrip()
     except ValueError:
         return None
-    found = [token for token in template.special_tokens if token and behind.startswith(token)]
+    found = [token for token in special_tokens if token and behind.startswith(token)]
     return max(found, key=len, default=None)
-
-
-def _end_tokens(template: ChatTemplate) -> list[str]:
-    """The tokens at which an answer ends, the longest first."""
-    found = {template.end_of_turn}
-    if template.tokenizer is not None:
-        ids = template.tokenizer.end_token_ids
-        found |= {t for t, id_ in template.tokenizer.special_tokens.items() if id_ in ids}
-    return sorted((token for token in found if token), key=len, reverse=True)
 
 
 def _with_end(text: str, end: int, ends: list[str], *, anywhere: bool = False) -> int:

@@ -6,17 +6,14 @@ Importing this does not import TensorFlow.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-from jinja2 import nodes
-
-from tfllm.tokenizers.chat import conversation, template_sandbox
-from tfllm.tokenizers.chat.template_sandbox import MOST_SOURCE, Refusal, Sandbox
+from tfllm.tokenizers.chat import conversation
+from tfllm.tokenizers.chat.assistant_spans import assistant_spans, end_of_turn, writes_an_end
+from tfllm.tokenizers.chat.template_program import TemplateProgram
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
@@ -53,7 +50,7 @@ class ChatTemplate:
         self.special_tokens = tuple(special_tokens)
         self.variables = dict(variables or {})
         self.tokenizer = tokenizer
-        self._template = _compiled(source)
+        self.program = TemplateProgram(source, self.variables)
         self._break = conversation.WordBreaker(self.special_tokens)
 
     @classmethod
@@ -115,7 +112,7 @@ class ChatTemplate:
                 end.
         """
         given = conversation.checked(messages)
-        return self._run(given, add_generation_prompt, self._checked_variables(variables))
+        return self.program.run(given, add_generation_prompt, self._checked_variables(variables))
 
     def prompt(
         self, messages: Messages, *, add_generation_prompt: bool = True, **variables: Any
@@ -128,7 +125,7 @@ class ChatTemplate:
         """
         given = self._break(conversation.checked(messages))
         chosen = self._break(self._checked_variables(variables))
-        return self._run(given, add_generation_prompt, chosen)
+        return self.program.run(given, add_generation_prompt, chosen)
 
     def encode(
         self, messages: Messages, *, add_generation_prompt: bool = False, **variables: Any
@@ -158,11 +155,9 @@ class ChatTemplate:
             ValueError: as `render`; or the template rewrites what the assistant said, so that it is
                 not known where it stands.
         """
-        from tfllm.tokenizers.chat.assistant_spans import assistant_spans
-
         given = self._break(conversation.checked(messages))
         chosen = self._break(self._checked_variables(variables))
-        text, spans = assistant_spans(self, given, chosen)
+        text, spans = assistant_spans(self.program, given, chosen, self._end_tokens)
         ids, starts = self._tokenizer.encode_unbroken(text)
         learned = [any(begin <= start < end for begin, end in spans) for start in starts]
         return ids, learned
@@ -170,9 +165,7 @@ class ChatTemplate:
     @functools.cached_property
     def end_of_turn(self) -> str | None:
         """The special token that the template writes behind the assistant's words, if it does."""
-        from tfllm.tokenizers.chat.assistant_spans import end_of_turn
-
-        return end_of_turn(self)
+        return end_of_turn(self.program, self.special_tokens)
 
     @property
     def writes_an_end(self) -> bool:
@@ -180,23 +173,22 @@ class ChatTemplate:
 
         A model that learns from one that does not never stops.
         """
-        from tfllm.tokenizers.chat.assistant_spans import writes_an_end
-
-        return writes_an_end(self)
+        return writes_an_end(self.program, self._end_tokens)
 
     def mentions(self, name: str) -> bool:
         """Whether a variable, an attribute or a text of the template is `name`."""
-        return name in self._names
-
-    @functools.cached_property
-    def _names(self) -> frozenset[str]:
-        parsed = _SANDBOX.parse(self.source)
-        names = {node.name for node in parsed.find_all(nodes.Name)}
-        names |= {node.attr for node in parsed.find_all(nodes.Getattr)}
-        constants = (node.value for node in parsed.find_all(nodes.Const))
-        return frozenset(names | {value for value in constants if isinstance(value, str)})
+        return name in self.program.names
 
     # ------------------------------------------------------------------
+
+    @property
+    def _end_tokens(self) -> list[str]:
+        """The tokens at which an answer ends, the longest first."""
+        found = {self.end_of_turn}
+        if self.tokenizer is not None:
+            ids = self.tokenizer.end_token_ids
+            found |= {t for t, id_ in self.tokenizer.special_tokens.items() if id_ in ids}
+        return sorted((token for token in found if token), key=len, reverse=True)
 
     @property
     def _tokenizer(self) -> Tokenizer:
@@ -207,34 +199,6 @@ class ChatTemplate:
     def _checked_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         return {name: conversation.plain(v, f"{name}=...") for name, v in variables.items()}
 
-    def _run(
-        self,
-        messages: list[dict[str, Any]],
-        add_generation_prompt: bool,
-        variables: Mapping[str, Any],
-        *,
-        marking: bool = False,
-        now: datetime.datetime | None = None,
-    ) -> str:
-        """Render what is checked; `marking` and `now`: see `Sandbox.running`."""
-        size = conversation.size(messages) + conversation.size(dict(variables))
-        try:
-            with _SANDBOX.running(size, now or template_sandbox.now(), marking=marking):
-                return self._template.render(
-                    **{
-                        **self.variables,
-                        "tools": None,
-                        "documents": None,
-                        **variables,
-                        "messages": messages,
-                        "add_generation_prompt": add_generation_prompt,
-                    }
-                )
-        except Refusal as error:
-            raise ValueError(f"the chat template refuses the conversation: {error}") from None
-        except Exception as error:  # whatever a template may do
-            raise ValueError(f"the chat template failed: {_reason(error)}") from None
-
     def __reduce__(self) -> tuple[Any, ...]:
         make = functools.partial(
             ChatTemplate,
@@ -243,32 +207,6 @@ class ChatTemplate:
             tokenizer=self.tokenizer,
         )
         return make, (self.source,)
-
-
-_SANDBOX = Sandbox()
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(source: str) -> jinja2.Template:
-    if not isinstance(source, str):
-        raise ValueError(f"a chat template must be text; received {type(source).__name__}")
-    if len(source) > MOST_SOURCE:
-        raise ValueError(
-            f"a chat template must have at most {MOST_SOURCE:,} characters; received "
-            f"{len(source):,}"
-        )
-    try:
-        return _SANDBOX.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"the chat template is broken, line {error.lineno}: {error}") from None
-    except Exception as error:  # nested too deeply for Python's own compiler
-        raise ValueError(f"the chat template cannot be compiled: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, jinja2.TemplateError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
 
 
 def _source(setting: Any) -> str | None:

@@ -125,7 +125,7 @@ def _render(template: ChatTemplate, words: list[str], now: Any = None) -> str:
         {"role": role, "content": template._break(word)}
         for role, word in zip(roles, words, strict=True)
     ]
-    return template._run(messages, True, {}, now=now)
+    return template.program.run(messages, True, {}, now=now)
 
 
 class _Dates(datetime.datetime):
