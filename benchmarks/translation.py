@@ -25,7 +25,8 @@ import tensorflow as tf
 from side_by_side import interleaved, print_table
 
 from tfllm import pretrained
-from tfllm.generation.beam_search import BeamOptions, beam_search
+from tfllm.generation.beam_options import BeamOptions
+from tfllm.generation.beam_search import beam_search
 from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.models.sizes import size

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.rounding import in_double
-from tfllm.charts import model_charts
+from tfllm.charts import graph_chart, model_charts
 from tfllm.charts.graph_layout import spread, without_overlaps
 
 pytest.importorskip("matplotlib")
@@ -98,16 +98,16 @@ def test_cross_attention_has_the_keys_along_the_bottom():
 
 
 def test_a_graph_has_every_name_and_relation():
-    nodes = [model_charts.GraphNode("Ahab", "person", 5), model_charts.GraphNode("Pequod", "ship")]
-    edges = [model_charts.GraphEdge("Ahab", "Pequod", "captain of")]
-    figure = model_charts.knowledge_graph(nodes, edges)
+    nodes = [graph_chart.GraphNode("Ahab", "person", 5), graph_chart.GraphNode("Pequod", "ship")]
+    edges = [graph_chart.GraphEdge("Ahab", "Pequod", "captain of")]
+    figure = graph_chart.knowledge_graph(nodes, edges)
     (axes,) = figure.axes
     assert {"Ahab", "Pequod", "captain of"} <= set(texts(axes))
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["person", "ship"]
     with pytest.raises(ValueError, match="Stubb"):
-        model_charts.knowledge_graph(nodes, [model_charts.GraphEdge("Ahab", "Stubb")])
+        graph_chart.knowledge_graph(nodes, [graph_chart.GraphEdge("Ahab", "Stubb")])
     with pytest.raises(ValueError, match="each name once"):
-        model_charts.knowledge_graph(nodes * 2, [])
+        graph_chart.knowledge_graph(nodes * 2, [])
 
 
 def test_neighbours_stand_nearer_than_others():

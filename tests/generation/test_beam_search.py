@@ -21,7 +21,7 @@ from tests.rounding import assert_rounded
 from tfllm import pretrained
 from tfllm.config import ConfigError, GenerationConfig
 from tfllm.generation import decoding
-from tfllm.generation.beam_search import BeamOptions
+from tfllm.generation.beam_options import BeamOptions
 from tfllm.generation.beam_search import beam_search as in_graph
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.decoding import LENGTH, STOP, decode

@@ -23,7 +23,8 @@ from tests.rounding import SIDES, assert_within, weight_rounding
 from tfllm import pretrained
 from tfllm.config import ConfigError, GenerationConfig
 from tfllm.generation import decoding
-from tfllm.generation.beam_search import BeamOptions, beam_search
+from tfllm.generation.beam_options import BeamOptions
+from tfllm.generation.beam_search import beam_search
 from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
 from tfllm.generation.sampling import SamplingOptions
 from tfllm.models.encoder_decoder import EncoderDecoder

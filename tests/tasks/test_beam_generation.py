@@ -11,7 +11,8 @@ from tests.rounding import about, assert_rounded
 from tests.tasks.chat_models import chat
 from tfllm.cli import main
 from tfllm.config import ConfigError, GenerationConfig, build
-from tfllm.generation.beam_search import BeamOptions, beam_search
+from tfllm.generation.beam_options import BeamOptions
+from tfllm.generation.beam_search import beam_search
 from tfllm.pretrained import save
 from tfllm.serving import check, export
 

@@ -1,57 +1,27 @@
-"""Pictures of what a model does: confusion matrix, learning curves, measures, attention, graph.
+"""Pictures of what a model does: confusion matrix, learning curves, measures, attention.
 
 Each function gives a matplotlib `Figure`, and `save` writes it as a PNG. Needs the extra `plot`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfllm.charts.graph_layout import spread
+from tfllm.charts.figures import BASELINE, COLOURS, figure_of, shortened
+from tfllm.charts.figures import save as save
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0077bb", "#ee7733", "#009988", "#ee3377", "#33aadd", "#cc3311", "#858585")
-"""Told apart by colour-blind readers (after Paul Tol's "vibrant")."""
-BASELINE = "#9a9a9a"
-"""the colour of what is to be beaten"""
 _MOST_NUMBERS = 24
 """labels of a confusion matrix beyond which its cells are too small for numbers"""
 
 Interval = tuple[float, float, float]
 """a value, and the low and the high end of its confidence interval"""
-
-
-@dataclass(frozen=True)
-class GraphNode:
-    """A node of a drawn graph."""
-
-    name: str
-    kind: str = ""
-    """nodes of one kind have one colour"""
-    weight: float = 1.0
-    """its area grows with it"""
-
-
-@dataclass(frozen=True)
-class GraphEdge:
-    """An edge of a drawn graph."""
-
-    source: str
-    target: str
-    label: str = ""
-    """is written along it; with one, the edge is an arrow"""
-    weight: float = 1.0
-    """it is the thicker, and pulls the stronger"""
 
 
 # ------------------------------------------------------------------ the charts
@@ -77,11 +47,11 @@ def confusion_matrix(counts: Any, labels: Sequence[str], *, title: str = "") -> 
         )
     size = max(3.2, 1.6 + 0.52 * len(labels))
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    with _figure(size + 0.9, size + (0.5 if title else 0.2)) as figure:
+    with figure_of(size + 0.9, size + (0.5 if title else 0.2)) as figure:
         axes = figure.add_subplot()
         axes.grid(False)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        names = [_short(label, 22) for label in labels]
+        names = [shortened(label, 22) for label in labels]
         turned = max(map(len, names)) > 6
         axes.set_xticks(range(len(names)), names, rotation=90 if turned else 0)
         axes.set_yticks(range(len(names)), names)
@@ -123,7 +93,7 @@ def learning_curves(
         ValueError: there is no curve, or one without points, or an unknown baseline.
     """
     _check_names(curves, baselines, "curve")
-    with _figure(6.4, 4.0) as figure:
+    with figure_of(6.4, 4.0) as figure:
         axes = figure.add_subplot()
         for name, colour, dashes in _styles(curves, baselines):
             places = sorted(curves[name])
@@ -172,7 +142,7 @@ def measure_bars(
     longest = max(len(line) for name in names for line in name.split("\n"))
     width = 0.5 + 0.075 * longest + 2.4 * len(measures)
     colours = {name: colour for name, colour, _ in _styles(dict.fromkeys(systems), baselines)}
-    with _figure(max(width, 4.5), height + (0.35 if title else 0)) as figure:
+    with figure_of(max(width, 4.5), height + (0.35 if title else 0)) as figure:
         panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
         for axes, (measure, of) in zip(panels, measures.items(), strict=True):
             for system, given in of.items():
@@ -237,7 +207,7 @@ def attention_map(
     longest = 0.085 * max(map(len, tokens))
     width = 1.6 + longest + (0.3 + cell * len(keys)) * len(panels)
     height = 1.0 + 0.085 * max(map(len, keys)) + cell * len(tokens)
-    with _figure(width, height) as figure:
+    with figure_of(width, height) as figure:
         all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
         for axes, matrix, name in zip(all_axes, panels, names, strict=True):
             axes.grid(False)
@@ -261,104 +231,7 @@ def attention_map(
     return figure
 
 
-def knowledge_graph(
-    nodes: Sequence[GraphNode],
-    edges: Sequence[GraphEdge],
-    *,
-    title: str = "",
-    size: tuple[float, float] = (10.0, 7.0),
-    seed: int = 0,
-) -> Figure:
-    """A graph of names, where those that belong together stand together.
-
-    Args:
-        nodes: each name once.
-        edges: between names of nodes.
-        title: above it.
-        size: width and height in inches.
-        seed: of the layout; the same graph and seed give the same picture.
-
-    Raises:
-        ImportError: there is no matplotlib.
-        ValueError: there is no node, two have one name, or an edge ends at none.
-    """
-    index = {node.name: i for i, node in enumerate(nodes)}
-    if not nodes or len(index) < len(nodes):
-        raise ValueError("nodes must be at least one, each name once")
-    ends = {end for edge in edges for end in (edge.source, edge.target)}
-    if unknown := sorted(ends - set(index)):
-        raise ValueError(f"edges must end at names of nodes; received {unknown[:5]}")
-    names = [_short(node.name, 24) for node in nodes]
-    pairs = np.asarray([(index[e.source], index[e.target]) for e in edges], int).reshape(-1, 2)
-    pulls = np.asarray([edge.weight for edge in edges], float)
-    # A label's box in the layout's unit, in which the picture's width is 1.
-    boxes = np.asarray([(0.075 * len(name) + 0.14, 0.26) for name in names]) / size[0]
-    places = spread(pairs, pulls, boxes, size[1] / size[0], seed)
-    kinds = list(dict.fromkeys(node.kind for node in nodes))
-    most = max(node.weight for node in nodes)
-    heaviest = pulls.max(initial=0.0)
-    with _figure(*size) as figure:
-        axes = figure.add_subplot()
-        from matplotlib.patheffects import withStroke
-
-        axes.set_axis_off()
-        for (source, target), edge in zip(pairs, edges, strict=True):
-            _draw_edge(axes, places[source], places[target], edge, edge.weight / heaviest)
-        for i, node in enumerate(nodes):
-            colour = COLOURS[kinds.index(node.kind) % len(COLOURS)]
-            x, y = places[i]
-            area = 40 + 500 * node.weight / most
-            axes.scatter(x, y, area, color=colour, alpha=0.35, linewidths=0, zorder=3)
-            text = axes.text(x, y, names[i], ha="center", va="center", fontsize=9, zorder=4)
-            text.set_path_effects([withStroke(linewidth=2, foreground="white", alpha=0.8)])
-        half = boxes / 2 + 0.02
-        axes.set_xlim((places - half)[:, 0].min(), (places + half)[:, 0].max())
-        axes.set_ylim((places - half)[:, 1].min(), (places + half)[:, 1].max())
-        if title:
-            axes.set_title(title)
-        if len(kinds) > 1:
-            _kind_legend(axes, kinds)
-    return figure
-
-
-def save(figure: Figure, path: str | Path, *, dpi: int = 110) -> Path:
-    """Write a figure as a PNG, on white; the folder is made if need be."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nothing: dict[str, Any] = {"Software": None}  # the same figure gives the same bytes
-    with _look():
-        figure.savefig(path, format="png", dpi=dpi, facecolor="white", metadata=nothing)
-    return path
-
-
 # ------------------------------------------------------------------ how they look
-
-
-@contextlib.contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
-    with _look():
-        from matplotlib.figure import Figure
-
-        yield Figure(figsize=(width, height), layout="constrained")
-
-
-@contextlib.contextmanager
-def _look() -> Iterator[None]:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError(
-            f"a chart is drawn with matplotlib, which cannot be imported ({error}); install the "
-            "extra: pip install 'tfllm[plot]'"
-        ) from error
-    settings: Any = {
-        "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False,
-        "axes.titlelocation": "left", "axes.titlesize": 11, "axes.titleweight": "bold",
-        "axes.axisbelow": True, "font.size": 9.5, "grid.alpha": 0.25, "legend.frameon": False,
-        "text.parse_math": False,
-    }  # fmt: skip
-    with matplotlib.rc_context(settings):
-        yield
 
 
 def _check_names(values: Mapping[str, Any], baselines: Sequence[str], noun: str) -> None:
@@ -392,10 +265,6 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if size < 1 else f"{value:.1f}" if size < 1000 else f"{value:,.0f}"
 
 
-def _short(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
 def _fits(words: Sequence[str], cell: float) -> bool:
     """Whether words stand side by side over cells of that many inches."""
     return 0.085 * max(map(len, words)) < cell
@@ -405,26 +274,3 @@ def _blues() -> Any:
     import matplotlib
 
     return matplotlib.colormaps["Blues"].with_extremes(bad="0.94")
-
-
-def _draw_edge(axes: Axes, start: Any, end: Any, edge: GraphEdge, share: float) -> None:
-    style: dict[str, Any] = {"color": "0.55" if edge.label else "0.8", "linewidth": 0.6 + 2 * share}
-    if edge.label:
-        arrow = {"arrowstyle": "-|>", "shrinkA": 9, "shrinkB": 9, **style}
-        axes.annotate("", end, start, arrowprops=arrow, zorder=1)
-        x, y = (np.asarray(start) + np.asarray(end)) / 2
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
-        axes.text(x, y, edge.label, ha="center", va="center", fontsize=7, color="0.35",
-                  bbox=box, zorder=2)  # fmt: skip
-    else:
-        axes.plot([start[0], end[0]], [start[1], end[1]], zorder=1, **style)
-
-
-def _kind_legend(axes: Axes, kinds: Sequence[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    marks = [
-        Line2D([], [], color=COLOURS[i % len(COLOURS)], marker="o", linestyle="none", alpha=0.5)
-        for i in range(len(kinds))
-    ]
-    axes.legend(marks, [kind or "other" for kind in kinds], loc="lower left", fontsize=8.5)

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.config import ConfigError, GenerationConfig, build
-from tfllm.generation.beam_search import BeamOptions, beam_search
+from tfllm.generation.beam_options import BeamOptions
+from tfllm.generation.beam_search import beam_search
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.decoding import decode
 from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfllm.charts import model_charts
+from tfllm.charts import graph_chart
 from tfllm.files import write_file
 
 if TYPE_CHECKING:
@@ -141,12 +141,12 @@ class KnowledgeGraph:
         if not chosen:
             raise ValueError("there must be a relation to draw; the graph has none")
         names = {end for r in chosen for end in (r.source, r.target)}
-        nodes = [model_charts.GraphNode(e.name, e.kind, e.count) for e in self.entities]
+        nodes = [graph_chart.GraphNode(e.name, e.kind, e.count) for e in self.entities]
         edges = [
-            model_charts.GraphEdge(r.source, r.target, "" if r.name == NEAR else r.name, r.count)
+            graph_chart.GraphEdge(r.source, r.target, "" if r.name == NEAR else r.name, r.count)
             for r in chosen
         ]
-        return model_charts.knowledge_graph(
+        return graph_chart.knowledge_graph(
             [node for node in nodes if node.name in names], edges, title=title, seed=seed
         )
 

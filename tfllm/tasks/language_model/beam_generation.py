@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from tfllm.config import GenerationConfig
 from tfllm.config.generation import LENGTH_PENALTIES
-from tfllm.generation.beam_search import BeamOptions, beam_search
+from tfllm.generation.beam_options import BeamOptions
+from tfllm.generation.beam_search import beam_search
 from tfllm.generation.decoding import LENGTH, Decoder
 from tfllm.generation.option_inputs import option_tensors
 from tfllm.generation.requests import read_request

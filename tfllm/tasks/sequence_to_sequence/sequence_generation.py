@@ -13,7 +13,8 @@ import tensorflow as tf
 from tfllm.config import build
 from tfllm.config.generation import check_followed, check_options, like
 from tfllm.config.rules import AT_LEAST_0
-from tfllm.generation.beam_search import BeamOptions, BeamResult, beam_search
+from tfllm.generation.beam_options import BeamOptions
+from tfllm.generation.beam_search import BeamResult, beam_search
 from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
 from tfllm.generation.stream_state import valid_text
 from tfllm.generation.token_rules import TokenRules
