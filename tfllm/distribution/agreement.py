@@ -78,7 +78,7 @@ def agree(facts: dict[str, Any], strategy: tf.distribute.Strategy) -> None:
     for number, other in enumerate(of_all[1:], 1):
         lines += [
             f"{name} is {there!r} on worker {number} and {here!r} on the chief"
-            for name, here, there in _differences(chief, other)
+            for name, here, there in _differing_facts(chief, other)
         ]
     if lines:
         raise WorkersDisagree(
@@ -88,12 +88,13 @@ def agree(facts: dict[str, Any], strategy: tf.distribute.Strategy) -> None:
         )
 
 
-def _differences(one: Any, other: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+def _differing_facts(one: Any, other: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two workers' facts differ: the path of names to a value, and the two values."""
     if isinstance(one, dict) and isinstance(other, dict):
         found = []
         for key in sorted({*one, *other}):
             path = f"{name}.{key}" if name else key
-            found += _differences(one.get(key), other.get(key), path)
+            found += _differing_facts(one.get(key), other.get(key), path)
         return found
     return [] if one == other else [(name, one, other)]
 

@@ -142,7 +142,7 @@ class RecordPreparation:
                 learned from.
         """
         table, held_out = self._tables()
-        self._training, self._validation, notes = self._divided(table, held_out)
+        self._training, self._validation, notes = self._train_and_validation(table, held_out)
         self._files = table.files if held_out is None else [*table.files, *held_out.files]
         more = [] if held_out is None else held_out.notes
         self._notes = [*table.notes, *more, *notes]
@@ -239,7 +239,7 @@ class RecordPreparation:
                 raise ValueError("no file is left to train on: all are those of validation")
         return read(source), read(validation)
 
-    def _divided(
+    def _train_and_validation(
         self, table: Table, held_out: Table | None
     ) -> tuple[list[Record], list[Record], list[str]]:
         """Training records, validation records, and what there is to say."""

@@ -54,9 +54,9 @@ class GGUFModel:
             and equal(unread, OUTPUT, EMBEDDING)
         )
         self.config: dict[str, Any] = to_hugging_face_config(header, factors, tied, self.where)
-        self.tensors = GGUFTensors(path, header.tensors, self._heads())
+        self.tensors = GGUFTensors(path, header.tensors, self._interleaved_heads())
 
-    def _heads(self) -> dict[str, int]:
+    def _interleaved_heads(self) -> dict[str, int]:
         """The tensors whose rows stand in pairs, and the size of their heads."""
         if not self._architecture.interleaved:
             return {}

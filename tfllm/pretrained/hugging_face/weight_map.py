@@ -231,14 +231,14 @@ def stored_weights(model: Any, table: WeightMap) -> list[StoredWeight]:
         if not weight.counts(model.config):
             continue
         blocks, numbered, _ = weight.place.partition(".{i}")
-        for i in range(len(_resolve(model, blocks) or ()) if numbered else 1):
+        for i in range(len(_part_at(model, blocks) or ()) if numbered else 1):
             place = weight.place.format(i=i)
-            variable = _resolve(model, place)
+            variable = _part_at(model, place)
             if variable is not None:
                 names = [name.format(i=i) for name in weight.tensors]
                 rows = _rows(weight.split, variable.shape[0], model.config)
                 parts = tuple(zip(names, rows, strict=True))
-                scale = _resolve(model, place + SCALE)
+                scale = _part_at(model, place + SCALE)
                 stored.append(StoredWeight(variable, parts, weight.transposed, scale))
     known = {id(part) for weight in stored for part in (weight.variable, weight.scale)}
     unknown = [variable.path for variable in model.weights if id(variable) not in known]
@@ -276,7 +276,7 @@ def stored_projections(model: Any, table: WeightMap) -> list[StoredRows]:
             place, _, name = weight.place.format(i=i).rpartition(".")
             if not weight.place.startswith("blocks.") or name != "kernel":
                 continue
-            total = _resolve(model, place).output_dim
+            total = _part_at(model, place).output_dim
             end = 0
             for tensor, rows in zip(
                 weight.tensors, _rows(weight.split, total, model.config), strict=True
@@ -287,7 +287,9 @@ def stored_projections(model: Any, table: WeightMap) -> list[StoredRows]:
     return stored
 
 
-def _resolve(model: Any, place: str) -> Any:
+def _part_at(model: Any, place: str) -> Any:
+    """The layer, weight or list of layers at a place of a model, such as "blocks.0.attention"; None
+    where there is none."""
     value = model
     for name in place.split("."):
         value = value[int(name)] if name.isdigit() else getattr(value, name, None)
