@@ -354,13 +354,13 @@ def test_pieces_come_one_token_at_a_time():
         steps.append(state["text"].numpy()[0])
         return original(state)
 
-    of._stream_next = spy
+    of.stream_next = spy
     try:
         stream = of.stream("")
         assert next(stream) == "a" and steps == []
         assert next(stream) == "b" and steps == [b"a"]
     finally:
-        of._stream_next = original
+        of.stream_next = original
 
 
 def test_a_stream_refuses_what_it_cannot_do_at_once():

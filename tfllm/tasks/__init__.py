@@ -10,11 +10,11 @@ __all__, __getattr__, __dir__ = lazy_names(__name__)
 
 if TYPE_CHECKING:  # the names, for type checkers and for `lazy_names`
     from tfllm.tasks.evaluating import evaluate as evaluate
+    from tfllm.tasks.generating import generate as generate
     from tfllm.tasks.language_model.chat import Chat as Chat
     from tfllm.tasks.language_model.chat_session import ChatSession as ChatSession
     from tfllm.tasks.language_model.code_generation import CodeGeneration as CodeGeneration
     from tfllm.tasks.language_model.text_generation import TextGeneration as TextGeneration
-    from tfllm.tasks.language_model.text_generation import generate as generate
     from tfllm.tasks.loading import load as load
     from tfllm.tasks.preparing import prepare as prepare
     from tfllm.tasks.registry import TASKS as TASKS

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    import tensorflow as tf
+    from tfllm.tokenizers.graph.tokenizer_graph import TokenizerGraph
 
 
 @runtime_checkable
@@ -115,33 +115,3 @@ class Tokenizer(Protocol):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it into a folder."""
-
-
-class TokenizerGraph(Protocol):
-    """A tf.Module that does in a graph what a tokenizer does.
-
-    Attributes:
-        vocab_size: number of ids.
-        token_bytes: string variable [vocab_size], the bytes that each token stands for in running
-            text; none for special tokens.
-    """
-
-    vocab_size: int
-    token_bytes: tf.Variable
-
-    def tokenize(
-        self, text: tf.Tensor, *, parse_special: bool = True, add_special: bool = True
-    ) -> tf.RaggedTensor:
-        """string [batch] to int32 [batch, (tokens)]; arguments as of `Tokenizer.encode`."""
-
-    def tokenize_with_offsets(
-        self, text: tf.Tensor, *, parse_special: bool = True, add_special: bool = True
-    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        """The ids of each text, and where the characters of the text begin and end that each stands
-        for, all int32 [batch, (tokens)]; as `Tokenizer.encode_with_offsets`."""
-
-    def tokenize_unbroken(self, text: tf.Tensor) -> tf.RaggedTensor:
-        """string [batch] to int32 [batch, (tokens)], as `Tokenizer.encode_unbroken`."""
-
-    def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
-        """int32 [batch, time], dense or ragged, to string [batch]."""

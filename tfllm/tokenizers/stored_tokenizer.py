@@ -13,7 +13,7 @@ from tfllm.files import read_json_object, write_file
 from tfllm.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.base import TokenizerGraph
+    from tfllm.tokenizers.graph.tokenizer_graph import TokenizerGraph
 
 GENERIC_CLASS = "PreTrainedTokenizerFast"
 MADE_FROM = "made_from"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import tensorflow as tf
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.base import Tokenizer, TokenizerGraph
+    from tfllm.tokenizers.base import Tokenizer
+    from tfllm.tokenizers.graph.tokenizer_graph import TokenizerGraph
 
 
 class EncoderInputs(NamedTuple):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tfllm.config import GenerationConfig
+from tfllm.config import ConfigError, GenerationConfig
 from tfllm.config.generation import LENGTH_PENALTIES
 from tfllm.generation.beam_options import BeamOptions
 from tfllm.generation.beam_search import beam_search
@@ -18,6 +17,8 @@ from tfllm.generation.option_inputs import option_tensors
 from tfllm.generation.requests import read_request
 from tfllm.generation.stream_state import valid_text
 from tfllm.generation.token_rules import TokenRules
+from tfllm.tasks.graph_method import graph_method, text_input
+from tfllm.tasks.language_model.request_rows import checked
 
 LEAST_SCORE = -3.4e38
 """of a text that was not found: JSON has no infinity"""
@@ -45,7 +46,7 @@ class BeamGeneration:
         *,
         settings: GenerationConfig,
         end_token_ids: tf.Tensor,
-        token_bytes: tf.Tensor,
+        token_bytes: tf.Variable,
     ) -> None:
         self._decoder = decoder
         self._tokenize = tokenize
@@ -55,33 +56,36 @@ class BeamGeneration:
         self._end_token_ids = end_token_ids
         self._token_bytes = token_bytes
 
-    @functools.cached_property
-    def search(self) -> Any:
-        """`tf.function`: prompts string, most new tokens int32, length penalty float32 and the
-        number of texts that must be the best ones int32, each [B], to what `rows` reads."""
-        types = [tf.string, tf.int32, tf.float32, tf.int32]
-        specs = [tf.TensorSpec([None], t) for t in types]
-        return tf.function(self._search, input_signature=specs, autograph=False)
-
-    @functools.cached_property
-    def signature(self) -> Any:
+    @graph_method(
+        text_input("prompt"),
+        tf.TensorSpec([None], tf.int32, "max_new_tokens"),
+        tf.TensorSpec([None], tf.float32, "length_penalty"),
+    )
+    def signature(
+        self, prompt: tf.Tensor, max_new_tokens: tf.Tensor, length_penalty: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         """`tf.function`: `prompt` string, `max_new_tokens` int32 and `length_penalty` float32, each
         [B], to `texts` string, `scores` and `log_probs` float32, `generated_tokens` int32 and
         `finish_reason` string, each [B, width], the best first; `prompt_tokens` int32 and `error`
         string [B]. Where fewer texts were found, scores are -3.4e38."""
+        wanted = tf.fill(tf.shape(prompt), self._width)
+        return self.search(prompt, max_new_tokens, length_penalty, wanted)
 
-        def beam(
-            prompt: tf.Tensor, max_new_tokens: tf.Tensor, length_penalty: tf.Tensor
-        ) -> dict[str, tf.Tensor]:
-            wanted = tf.fill(tf.shape(prompt), self._width)
-            return self.search(prompt, max_new_tokens, length_penalty, wanted)
+    def input_defaults(
+        self, batch: int | tf.Tensor = 1, max_new_tokens: int | None = None
+    ) -> dict[str, tf.Tensor]:
+        """The inputs of `signature` beside the prompt, each `[batch]`, as the settings have them.
 
-        specs = [
-            tf.TensorSpec([None], tf.string, "prompt"),
-            tf.TensorSpec([None], tf.int32, "max_new_tokens"),
-            tf.TensorSpec([None], tf.float32, "length_penalty"),
-        ]
-        return tf.function(beam, input_signature=specs, autograph=False)
+        Args:
+            batch: number of rows.
+            max_new_tokens: instead of that of the settings.
+        """
+        most = self._settings.max_new_tokens if max_new_tokens is None else max_new_tokens
+        penalty = tf.constant(self._settings.length_penalty, tf.float32)
+        return {
+            "max_new_tokens": tf.fill([batch], min(most, 2**31 - 1)),
+            "length_penalty": tf.fill([batch], penalty),
+        }
 
     def best(
         self, prompt: tf.Tensor, max_new_tokens: tf.Tensor, length_penalty: tf.Tensor
@@ -120,13 +124,21 @@ class BeamGeneration:
             for row, width in enumerate([columns["score"].shape[1]] * len(columns["score"]))
         ]
 
-    def _search(
+    @graph_method(
+        text_input("prompt"),
+        tf.TensorSpec([None], tf.int32, "max_new_tokens"),
+        tf.TensorSpec([None], tf.float32, "length_penalty"),
+        tf.TensorSpec([None], tf.int32, "num_wanted"),
+    )
+    def search(
         self,
         prompt: tf.Tensor,
         max_new_tokens: tf.Tensor,
         length_penalty: tf.Tensor,
         num_wanted: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
+        """`tf.function`: prompts string, most new tokens int32, length penalty float32 and the
+        number of texts that must be the best ones int32, each [B], to what `rows` reads."""
         others = option_tensors(GenerationConfig(), tf.shape(prompt)[0])
         request = read_request(
             self._tokenize(prompt),
@@ -158,7 +170,7 @@ class BeamGeneration:
         places = tf.range(tf.shape(result.token_ids)[2])
         pieces = tf.where(
             places < result.lengths[..., tf.newaxis],
-            tf.gather(self._token_bytes, result.token_ids),
+            tf.gather(tf.convert_to_tensor(self._token_bytes), result.token_ids),
             "",
         )
         found = result.scores > -math.inf
@@ -171,3 +183,85 @@ class BeamGeneration:
             "prompt_tokens": request.prompt_tokens,
             "error": request.error,
         }
+
+
+class BeamSearches:
+    """The searches of a task: one for each width, size of n-grams and way to tokenize.
+
+    Args: as of `BeamGeneration`.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        settings: GenerationConfig,
+        end_token_ids: tf.Tensor,
+        token_bytes: tf.Variable,
+    ) -> None:
+        self._decoder = decoder
+        self._settings = settings
+        self._options: dict[str, Any] = {
+            "settings": settings,
+            "end_token_ids": end_token_ids,
+            "token_bytes": token_bytes,
+        }
+        self._made: dict[Any, BeamGeneration] = {}
+
+    def of(
+        self, tokenize: Callable[[tf.Tensor], tf.RaggedTensor], width: int, ngram: int
+    ) -> BeamGeneration:
+        """One of them; arguments as of `BeamGeneration`."""
+        key = (tokenize, width, ngram)
+        if key not in self._made:
+            self._made[key] = BeamGeneration(self._decoder, tokenize, width, ngram, **self._options)
+        return self._made[key]
+
+    def of_settings(self, tokenize: Callable[[tf.Tensor], tf.RaggedTensor]) -> BeamGeneration:
+        """The search that the task's settings ask for."""
+        return self.of(tokenize, self._settings.num_beams, self._settings.no_repeat_ngram_size)
+
+    def found(
+        self,
+        tokenize: Callable[[tf.Tensor], tf.RaggedTensor],
+        rows: Sequence[bytes],
+        given: Sequence[GenerationConfig],
+        *,
+        all_beams: bool = False,
+    ) -> list[list[dict[str, Any]]]:
+        """What is found for each row, the best first.
+
+        Args:
+            tokenize: string [B] to prompts, int32 `[B, (P)]`.
+            rows: the prompts.
+            given: the options of each.
+            all_beams: each of a row's texts must be one of the best, and not the first alone.
+
+        Raises:
+            ConfigError: the searches of the rows have several widths or sizes of n-grams.
+            ValueError: a row has an error.
+        """
+        if not rows:
+            return []
+        kinds = {(g.num_beams, g.no_repeat_ngram_size) for g in given}
+        if len(kinds) > 1:
+            raise ConfigError(
+                "num_beams and no_repeat_ngram_size must be the same for all prompts of a call; "
+                f"received {sorted(kinds)}"
+            )
+        result = self.of(tokenize, *kinds.pop()).search(
+            tf.constant(rows),
+            tf.constant([min(g.max_new_tokens, 2**31 - 1) for g in given]),
+            tf.constant([g.length_penalty for g in given]),
+            tf.constant([g.num_beams if all_beams else 1 for g in given]),
+        )
+        return BeamGeneration.rows(checked(result))
+
+    def best_texts(
+        self,
+        tokenize: Callable[[tf.Tensor], tf.RaggedTensor],
+        rows: Sequence[bytes],
+        given: Sequence[GenerationConfig],
+    ) -> list[str]:
+        """The best text of each row, empty where none is found; arguments and errors as `found`."""
+        return [texts[0]["text"] if texts else "" for texts in self.found(tokenize, rows, given)]

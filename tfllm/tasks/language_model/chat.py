@@ -10,8 +10,16 @@ import tensorflow as tf
 
 from tfllm.config import GenerationConfig
 from tfllm.generation.decoding import Decoder
-from tfllm.generation.option_inputs import function_of_inputs, option_specs
+from tfllm.generation.option_inputs import option_specs, row_tensors
+from tfllm.generation.stop_strings import StopHold
 from tfllm.models.causal_lm import CausalLM
+from tfllm.tasks.graph_method import graph_method, text_input
+from tfllm.tasks.language_model.request_rows import (
+    SampledRows,
+    checked,
+    row_options,
+    stream_options,
+)
 from tfllm.tasks.language_model.text_generation import TextGeneration
 from tfllm.tokenizers.base import Tokenizer
 from tfllm.tokenizers.chat.chat_template import ChatTemplate, Messages
@@ -93,9 +101,16 @@ class Chat(TextGeneration):
         )
         conversations: Any = [messages] if single else messages
         rows = [self._prompt(conversation, variables) for conversation in conversations]
-        tokenize = self._graph.tokenize_unbroken
-        texts = self._answers(self.signatures["chat_prompt"], rows, options, tokenize)
-        return texts[0] if single else texts
+        given = row_options(self.generation, len(rows), options)
+        if not rows:
+            return []
+        if any(g.searches for g in given):
+            words = self._decoding.beams.best_texts(self._graph.tokenize_unbroken, rows, given)
+        else:
+            samples = SampledRows(given)
+            result = self._chat_prompt(prompt=samples.repeated(rows), **samples.options())
+            words = samples.texts(result)
+        return words[0] if single else words
 
     def stream_reply(
         self, messages: Messages, *, variables: Mapping[str, Any] | None = None, **options: Any
@@ -108,7 +123,10 @@ class Chat(TextGeneration):
         if task is not self:
             assert isinstance(task, Chat)
             return task.stream_reply(messages, variables=variables, **options)
-        return self._stream(self.chat_stream_begin, [self._prompt(messages, variables)], options)
+        prompt = self._prompt(messages, variables)
+        given = stream_options(self.generation, options)
+        state = self.chat_stream_begin(prompt=tf.constant([prompt]), **row_tensors([given]))
+        return self._pieces(checked(state), StopHold(given.stop))
 
     def _prompt(self, messages: Messages, variables: Mapping[str, Any] | None) -> bytes:
         text = self.template.prompt(messages, **(variables or {}))
@@ -141,24 +159,20 @@ class Chat(TextGeneration):
     @property
     def signatures(self) -> dict[str, Any]:
         """Name to `tf.function`: those of `TextGeneration`, `chat_prompt` and maybe `chat`."""
-        functions = super().signatures
-        if "chat_prompt" not in functions:
-            options = option_specs()
-            prompt, system, user = (
-                tf.TensorSpec([None], tf.string, name) for name in ("prompt", "system", "user")
-            )
-            functions["chat_prompt"] = function_of_inputs(self._chat_prompt, [prompt, *options])
-            if self.form is not None:
-                functions["chat"] = function_of_inputs(self._chat, [system, user, *options])
+        functions = {**super().signatures, "chat_prompt": self._chat_prompt}
+        if self.form is not None:
+            functions["chat"] = self._chat
         return functions
 
+    @graph_method(text_input("prompt"), *option_specs())
     def _chat_prompt(
         self,
         prompt: tf.Tensor,
         **options: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        return self._answer(self._graph.tokenize_unbroken(prompt), options)
+        return self._decoding.continued(self._graph.tokenize_unbroken(prompt), options)
 
+    @graph_method(text_input("system"), text_input("user"), *option_specs())
     def _chat(
         self,
         system: tf.Tensor,
@@ -166,7 +180,7 @@ class Chat(TextGeneration):
         **options: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         ids, refused = self.question_ids(system, user)
-        return self._answer(ids, options, refused)
+        return self._decoding.continued(ids, options, refused)
 
     def question_ids(self, system: tf.Tensor, user: tf.Tensor) -> tuple[tf.RaggedTensor, tf.Tensor]:
         """The prompts of the signature `chat`.
@@ -181,9 +195,7 @@ class Chat(TextGeneration):
         text, refused = prompts(self.form, self.template.special_tokens, system, user)
         return self._graph.tokenize_unbroken(text), refused
 
-    @property
-    def chat_stream_begin(self) -> Any:
+    @graph_method(text_input("prompt", 1), *option_specs(batch=1))
+    def chat_stream_begin(self, prompt: tf.Tensor, **options: tf.Tensor) -> dict[str, tf.Tensor]:
         """As `stream_begin`, with a prompt as `chat_prompt` takes it."""
-        if not hasattr(self, "_chat_stream_begin"):
-            self._chat_stream_begin = self._beginning(self._graph.tokenize_unbroken)
-        return self._chat_stream_begin
+        return self._decoding.first_token(self._graph.tokenize_unbroken(prompt), options)

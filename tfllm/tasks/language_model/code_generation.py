@@ -9,9 +9,16 @@ import tensorflow as tf
 
 from tfllm.config import GenerationConfig
 from tfllm.generation.decoding import Decoder
-from tfllm.generation.option_inputs import function_of_inputs, option_specs
+from tfllm.generation.option_inputs import option_specs
 from tfllm.models.causal_lm import CausalLM
-from tfllm.tasks.language_model.text_generation import TextGeneration, texts_of
+from tfllm.tasks.graph_method import graph_method, text_input
+from tfllm.tasks.language_model.request_rows import (
+    SampledRows,
+    check_not_searched,
+    row_options,
+    texts_of,
+)
+from tfllm.tasks.language_model.text_generation import TextGeneration
 from tfllm.tokenizers.base import Tokenizer
 from tfllm.tokenizers.fill_in_the_middle import (
     SENTINELS,
@@ -75,35 +82,35 @@ class CodeGeneration(TextGeneration):
             ValueError: there is a suffix, and the tokenizer has no special tokens for it; an option
                 is unknown or out of range; a row is too long; the lists differ in length.
         """
-        single, prefixes = texts_of("prefix", prefix)
-        one_suffix, suffixes = texts_of("suffix", suffix)
-        if one_suffix:
+        prefixes, suffixes = texts_of(prefix, "prefix"), texts_of(suffix, "suffix")
+        if isinstance(suffix, str):
             suffixes = suffixes * len(prefixes)
         if len(suffixes) != len(prefixes):
             raise ValueError(
                 "suffix must be one text, or one for each prefix; received "
                 f"{len(suffixes)} for {len(prefixes)}"
             )
-        pairs = list(zip(prefixes, suffixes, strict=True))
-        texts = self._answers(self._complete_pairs, pairs, options)
-        return texts[0] if single else texts
-
-    def _complete_pairs(self, pairs: tf.Tensor, **options: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The signature, for string `[B, 2]`."""
-        return self.signatures["complete"](prefix=pairs[:, 0], suffix=pairs[:, 1], **options)
+        given = row_options(self.generation, len(prefixes), options)
+        check_not_searched(given)
+        if not given:
+            return []
+        samples = SampledRows(given)
+        result = self._complete(
+            prefix=samples.repeated(prefixes),
+            suffix=samples.repeated(suffixes),
+            **samples.options(),
+        )
+        middles = samples.texts(result)
+        return middles[0] if isinstance(prefix, str) else middles
 
     # ------------------------------------------------------------------ in the graph
 
     @property
     def signatures(self) -> dict[str, Any]:
         """Name to `tf.function`: those of `TextGeneration`, and `complete`."""
-        functions = super().signatures
-        if "complete" not in functions:
-            options = option_specs()
-            prefix, suffix = (tf.TensorSpec([None], tf.string, n) for n in ("prefix", "suffix"))
-            functions["complete"] = function_of_inputs(self._complete, [prefix, suffix, *options])
-        return functions
+        return {**super().signatures, "complete": self._complete}
 
+    @graph_method(text_input("prefix"), text_input("suffix"), *option_specs())
     def _complete(
         self,
         prefix: tf.Tensor,
@@ -111,7 +118,7 @@ class CodeGeneration(TextGeneration):
         **options: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         ids, refused = self.completion_ids(prefix, suffix)
-        return self._answer(ids, options, refused)
+        return self._decoding.continued(ids, options, refused)
 
     def completion_ids(
         self, prefix: tf.Tensor, suffix: tf.Tensor

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -72,3 +74,19 @@ def token_scores(
         "token_log_probs_json": of_tokens(tf.boolean_mask(log_probs, is_token)),
         "error": error,
     }
+
+
+def scores_of(result: dict[str, tf.Tensor]) -> list[dict[str, Any]]:
+    """What `token_scores` gave, row by row, as values of Python."""
+    names = ("num_tokens", "log_prob", "perplexity", "token_log_probs_json")
+    return [
+        {
+            "num_tokens": int(num),
+            "log_prob": float(log_prob),
+            "perplexity": float(perplexity),
+            "token_log_probs": json.loads(log_probs),
+        }
+        for num, log_prob, perplexity, log_probs in zip(
+            *(result[name].numpy() for name in names), strict=True
+        )
+    ]

@@ -1,0 +1,168 @@
+"""Prompts of token ids to texts, in the graph: all at once, or token by token."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.config import GenerationConfig
+from tfllm.generation.decoding import Decoder, advance, begin, decode, with_room
+from tfllm.generation.option_inputs import OPTION_DTYPES
+from tfllm.generation.requests import Request, read_request
+from tfllm.generation.sampling import SamplingOptions
+from tfllm.generation.stop_strings import StopStrings
+from tfllm.generation.stream_state import counts, packed, unpacked, valid_text
+from tfllm.generation.token_rules import TokenRules
+from tfllm.tasks.graph_method import graph_method
+from tfllm.tasks.language_model.beam_generation import BeamSearches
+
+
+class TextDecoding:
+    """What a model makes of prompts that are token ids already, with the options of each row.
+
+    Args:
+        decoder: the model.
+        settings: of the task, whose rules of tokens are followed.
+        end_token_ids: int32 `[E]`.
+        token_bytes: string `[V]`.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        settings: GenerationConfig,
+        *,
+        end_token_ids: tf.Tensor,
+        token_bytes: tf.Variable,
+    ) -> None:
+        self._decoder = decoder
+        self._settings = settings
+        self._end_token_ids = end_token_ids
+        self._token_bytes = token_bytes
+
+    def continued(
+        self,
+        prompts: tf.RaggedTensor,
+        options: dict[str, tf.Tensor],
+        refused: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """The outputs of the signature `generate`.
+
+        Args:
+            prompts: int32 `[B, (P)]`.
+            options: name to `[B]`, as `OPTION_DTYPES` has them.
+            refused: string `[B]`: what is wrong with a row beside that, or empty.
+        """
+        request = self._request(prompts, options, refused)
+        result = self._decode_rows(
+            ids=request.prompts.values,
+            row_splits=request.prompts.row_splits,
+            limits=request.limits,
+            stop=request.stops.joined,
+            error=request.error,
+            **request.options._asdict(),
+        )
+        return {**result, "prompt_tokens": request.prompt_tokens}
+
+    @graph_method(
+        tf.TensorSpec([None], tf.int32, "ids"),
+        tf.TensorSpec([None], tf.int64, "row_splits"),
+        tf.TensorSpec([None], tf.int32, "limits"),
+        tf.TensorSpec([None], tf.string, "stop"),
+        tf.TensorSpec([None], tf.string, "error"),
+        *(tf.TensorSpec([None], OPTION_DTYPES[name], name) for name in SamplingOptions._fields),
+    )
+    def _decode_rows(
+        self,
+        ids: tf.Tensor,
+        row_splits: tf.Tensor,
+        limits: tf.Tensor,
+        stop: tf.Tensor,
+        error: tf.Tensor,
+        **options: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """One function for all signatures, so that a SavedModel holds the decoding loop once."""
+        stops = StopStrings(stop)
+        state = decode(
+            self._decoder,
+            tf.RaggedTensor.from_row_splits(ids, row_splits, validate=False),
+            limits,
+            SamplingOptions(**options),
+            stops=stops,
+            **self._rules,
+        )
+        text = stops.cut(valid_text(state.text))
+        return {"text": tf.where(error == "", text, ""), **counts(state, error)}
+
+    def first_token(
+        self, prompts: tf.RaggedTensor, options: dict[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """The state after the first token; arguments as of `continued`."""
+        request = self._request(prompts, options)
+        state = begin(
+            self._decoder,
+            request.prompts,
+            request.limits,
+            request.options,
+            stops=request.stops,
+            **self._rules,
+        )
+        return packed(state, request.options, request.stops, request.error)
+
+    def next_token(self, state: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The state one token further."""
+        decoding, options, stops, error = unpacked(state, self._decoder.memory_structure)
+        decoding = with_room(self._decoder, decoding)
+        decoding = advance(self._decoder, decoding, options, stops=stops, **self._rules)
+        return packed(decoding, options, stops, error)
+
+    @functools.cached_property
+    def beams(self) -> BeamSearches:
+        """The beam searches with the same model and rules."""
+        return BeamSearches(
+            self._decoder,
+            settings=self._settings,
+            end_token_ids=self._end_token_ids,
+            token_bytes=self._token_bytes,
+        )
+
+    @property
+    def _rules(self) -> dict[str, Any]:
+        return {
+            "end_token_ids": self._end_token_ids,
+            "token_bytes": tf.convert_to_tensor(self._token_bytes),
+            "token_rules": TokenRules.of(self._settings),
+        }
+
+    def _request(
+        self,
+        prompts: tf.RaggedTensor,
+        options: dict[str, tf.Tensor],
+        refused: tf.Tensor | None = None,
+    ) -> Request:
+        """What decoding takes; arguments as of `continued`."""
+        return read_request(
+            prompts,
+            options,
+            context=self._decoder.context,
+            start_id=self._end_token_ids[0],
+            max_length=self._settings.max_length,
+            refused=refused,
+        )
+
+
+def padded_token_bytes(token_bytes: tf.Variable, unused: int) -> tf.Variable:
+    """The bytes of each of a model's ids, string `[V]`.
+
+    Args:
+        token_bytes: of the tokenizer's ids, string `[vocab_size]`.
+        unused: how many more ids the model has, of an embedding that is padded to a round number;
+            they stand for nothing.
+    """
+    if not unused:
+        return token_bytes
+    with tf.device("/CPU:0"):
+        padded = tf.concat([tf.convert_to_tensor(token_bytes), [""] * unused], 0)
+        return tf.Variable(padded, trainable=False, name="token_bytes")
