@@ -23,7 +23,7 @@ _TASK_OF_KIND: dict[Kind, str] = {
 }
 
 
-def opened(data: Any) -> Any:
+def opened_data(data: Any) -> Any:
     """Prepared data, where the folder of such was named; else what was given, files of records.
 
     Raises:

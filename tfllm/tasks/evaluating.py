@@ -10,7 +10,7 @@ from tfllm.config import ConfigError
 from tfllm.data import PreparedData
 from tfllm.evaluation.evaluation import Evaluation
 from tfllm.pretrained.model_folder import model_folder
-from tfllm.tasks.choosing import opened
+from tfllm.tasks.choosing import opened_data
 from tfllm.tasks.loading import task_of_model
 from tfllm.tasks.registry import task_named
 from tfllm.tasks.task import Task
@@ -50,7 +50,7 @@ def evaluate(
         _check_settings(task_named(task), settings)
     if isinstance(model, str | Path):
         model_folder(model)  # that it is there, before all else
-    data = opened(data)  # before the model, which takes longer
+    data = opened_data(data)  # before the model, which takes longer
     name = task
     if name is None:
         if isinstance(model, TextModel):

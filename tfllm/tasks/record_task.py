@@ -105,7 +105,7 @@ class RecordTask(Task):
             sequence_length = self.training_defaults.get("sequence_length", default)
         return super().prepare_config(config, base=base, sequence_length=sequence_length)
 
-    def opened(self, data: PreparedData) -> TaskData:
+    def batched(self, data: PreparedData) -> TaskData:
         """Data whose rows become the batches of this task."""
         assert isinstance(data, TaskData), "whoever opens a folder has looked at its task"
         return data.collated(self.batch)

@@ -9,7 +9,7 @@ The steps of a run, in order, each worker with the same task:
 
 1. The chief prepares the records (`prepare_config`, `preparation`), unless they are prepared.
 2. `architecture` and `fitted`: the model, on every worker; `check_data`, where it is pretrained.
-3. `opened`: the data, whose rows become batches.
+3. `batched`: the data, whose rows become batches.
 4. `measured`: the validation records answered as a server would, and measured.
 5. `save`: the finished model, in a folder that says its task.
 """
@@ -107,7 +107,7 @@ class Task(ABC):
             ValueError: a file cannot hold records of this task.
         """
 
-    def opened(self, data: PreparedData) -> PreparedData:
+    def batched(self, data: PreparedData) -> PreparedData:
         """Prepared data whose rows become the batches of this task."""
         return data
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -27,3 +28,9 @@ def check_fingerprint(path: str, now: dict[str, Any], then: dict[str, Any]) -> N
 def num_trained(model: keras.Model) -> int:
     """How many of the weights' numbers are trained."""
     return sum(math.prod(variable.shape) for variable in model.trainable_weights)
+
+
+def base_path(base: str) -> str:
+    """The path or name of a pretrained model as a run remembers it, from wherever it is read."""
+    here = Path(base)
+    return str(here.resolve()) if here.exists() else base

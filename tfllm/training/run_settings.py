@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -94,7 +92,7 @@ def resumed(
             f"{'new weights' if base is None else f'the pretrained model {base}'}; received "
             f"model={model!r}; {hint}"
         )
-    if digest(data) != saved["data"]["digest"]:
+    if data.digest != saved["data"]["digest"]:
         raise ConfigError(
             f"the run in {folder.path} was trained on other data ({saved['data']['folder']}); "
             f"received {data.folder}"
@@ -210,12 +208,6 @@ def chosen(config: TrainingConfig | None) -> dict[str, Any]:
         return {}
     defaults = to_dict(TrainingConfig())
     return {name: value for name, value in to_dict(config).items() if value != defaults[name]}
-
-
-def digest(data: PreparedData) -> str:
-    """Names the prepared text: the same text, tokenizer and settings have the same."""
-    text = json.dumps(data.manifest, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def steps_of(config: TrainingConfig, data: PreparedData) -> int:

@@ -22,7 +22,7 @@ from tfllm.models.longer_context import LongerContextWarning
 from tfllm.optimization.precision import choose_precision
 from tfllm.tasks.task import Task
 from tfllm.training.run_folder import RunFolder
-from tfllm.training.run_settings import RunSettings, chosen, digest, new, resumed
+from tfllm.training.run_settings import RunSettings, chosen, new, resumed
 from tfllm.training.trained_run import TrainedRun
 from tfllm.training.worker_run import WorkerRun
 
@@ -66,7 +66,7 @@ def run_workers(
         "settings": to_dict(given if asked is None else asked.training),
         "task": task.name,
         "model": None if asked is None else to_dict(asked.model),
-        "data": digest(data),
+        "data": data.digest,
         "resume": resume,
         "replicas": strategy.num_replicas_in_sync,
         "callbacks": [type(callback).__name__ for callback in callbacks],

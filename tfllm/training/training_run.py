@@ -19,7 +19,7 @@ from tfllm.distribution.strategy import is_multi_worker, worker_index
 from tfllm.distribution.strategy import strategy as strategy_named
 from tfllm.distribution.worker_lost import lost_workers_named
 from tfllm.pretrained.model_folder import is_pretrained
-from tfllm.tasks.choosing import opened, task_of_run
+from tfllm.tasks.choosing import opened_data, task_of_run
 from tfllm.tasks.task import Task
 from tfllm.training.run_folder import RunFolder
 from tfllm.training.run_settings import chosen
@@ -125,7 +125,7 @@ def train(
     build(TrainingConfig, settings)  # finds what is wrong before all else
     prepare = _with(prepare, validation, columns)
     saved = folder.read() if (folder.path / "run.json").exists() else {}
-    data = opened(data)
+    data = opened_data(data)
     chosen_task = task_of_run(task, data, prepare, saved, folder.path)
     base = str(model) if is_pretrained(model) else None
     if model is None:
@@ -150,7 +150,7 @@ def train(
     return run_workers(
         chosen_task,
         folder,
-        chosen_task.opened(data),
+        chosen_task.batched(data),
         model,
         config,
         settings,

@@ -16,33 +16,33 @@ import keras
 import tensorflow as tf
 
 from tfllm.config import ConfigError, to_dict
-from tfllm.data import PreferenceData, PreparedData, rows_dataset, steps_per_epoch
+from tfllm.data import PreferenceData, PreparedData
 from tfllm.distribution.agreement import exchange, on_all, on_chief
 from tfllm.distribution.strategy import is_multi_worker, plan_batch, worker_index
 from tfllm.models.preference_tuning import PreferenceTuning
 from tfllm.optimization.precision import matmul_peak
 from tfllm.optimization.training_step import TrainingStep
 from tfllm.pretrained import Pretrained
-from tfllm.pretrained.adapters import load_merged, save_adapter
 from tfllm.pretrained.fingerprint import fingerprint
 from tfllm.tasks.task import Task
 from tfllm.training.callbacks import RunCallback, num_updates
 from tfllm.training.checkpoints.background_checkpoints import BackgroundCheckpoints
 from tfllm.training.checkpoints.checkpoint_files import read_state
-from tfllm.training.checkpoints.checkpoints import CheckpointError, Progress
-from tfllm.training.checkpoints.model_state import restore_state
-from tfllm.training.checkpoints.restoring import leave_end_out, restore_last_good
+from tfllm.training.checkpoints.checkpoints import Progress
+from tfllm.training.checkpoints.restoring import leave_end_out, restore_best, restore_last_good
 from tfllm.training.compiling import compile_for_run
+from tfllm.training.finished_model import write_finished
 from tfllm.training.interruption import Interruption
 from tfllm.training.memory_check import check_memory
 from tfllm.training.preference_reference import read_reference, write_reference
-from tfllm.training.pretrained_base import check_fingerprint, num_trained
+from tfllm.training.pretrained_base import base_path, check_fingerprint, num_trained
 from tfllm.training.run_folder import RunFolder
-from tfllm.training.run_settings import RunSettings, digest, total_steps
+from tfllm.training.run_settings import RunSettings, total_steps
 from tfllm.training.run_writer import RunWriter
 from tfllm.training.throughput import Throughput, device_memory
 from tfllm.training.trained_run import TrainedRun
 from tfllm.training.user_callbacks import UserCallbacks, history_of
+from tfllm.training.worker_rows import WorkerRows, has_device
 from tfllm.version import __version__
 
 
@@ -92,10 +92,10 @@ class WorkerRun:
 
     def _train(self, goes_on: bool, interruption: Interruption) -> TrainedRun:
         config = self.config
-        self._rows("train", num_batches=1)  # finds what is wrong before a file is written
+        self._rows.training(num_batches=1)  # finds what is wrong before a file is written
         self._verify_data()
         if self.verbose:
-            device = "TPU" if self._has("TPU") else "GPU" if self._has("GPU") else "CPU"
+            device = "TPU" if has_device("TPU") else "GPU" if has_device("GPU") else "CPU"
             batch = self.batch.describe(config.sequence_length)
             print(f"{device}, products in {config.precision}: {batch}", file=sys.stderr)
         self._check_memory()
@@ -186,7 +186,7 @@ class WorkerRun:
             return
         # Without an end, all batches have static shapes, and workers need not ask one another at
         # each step whether it is there.
-        rows = self._rows("train", start_step=start)
+        rows = self._rows.training(start_step=start)
         try:
             model.fit(
                 rows,
@@ -198,6 +198,10 @@ class WorkerRun:
         except tf.errors.OpError:
             self.data.raise_read_error()  # which TensorFlow wraps into many lines
             raise
+
+    @property
+    def _rows(self) -> WorkerRows:
+        return WorkerRows(self.data, self.config, self.batch, self.strategy)
 
     @property
     def _is_one_of_several(self) -> bool:
@@ -226,13 +230,9 @@ class WorkerRun:
         verify = functools.partial(self.data.verify, part, show_progress=self.verbose)
         on_all(self.strategy, verify, "read its shards")
 
-    @staticmethod
-    def _has(kind: str) -> bool:
-        return bool(tf.config.list_logical_devices(kind))
-
     def _check_memory(self) -> None:
         """Say what memory the run takes, and refuse one that cannot have it."""
-        if self._has("TPU"):  # whose memory TensorFlow does not tell
+        if has_device("TPU"):  # whose memory TensorFlow does not tell
             return
         longest = self.task.longest_row(self.data, self.config.sequence_length)
         check_memory(
@@ -248,7 +248,7 @@ class WorkerRun:
 
     def _throughput(self, model: TrainingStep) -> Throughput:
         peak = matmul_peak(self.config.precision)
-        on_cpu = not self._has("GPU") and not self._has("TPU")  # replicas share its cores
+        on_cpu = not has_device("GPU") and not has_device("TPU")  # replicas share its cores
         return Throughput(
             self.task.tokens_per_step(self.data, self.batch_size, self.config.sequence_length),
             self.batch.replicas,
@@ -275,7 +275,7 @@ class WorkerRun:
         assert isinstance(self.data, PreferenceData) and isinstance(model, PreferenceTuning)
         folder = self.folder.reference
         of = {
-            "data": digest(self.data),
+            "data": self.data.digest,
             "base": self.base_fingerprint,
             "sequence_length": self.config.sequence_length,
         }
@@ -293,29 +293,6 @@ class WorkerRun:
         on_all(self.strategy, lambda: read_state(folder) and None, "read the reference")
         self.data = read_reference(self.data, folder, of)
 
-    def _rows(self, split: str, **options: Any) -> Any:
-        """This worker's share of the rows, a batch of each replica after the other."""
-        config = self.config
-        rows = functools.partial(
-            rows_dataset,
-            self.data,
-            split,  # type: ignore[arg-type]
-            sequence_length=config.sequence_length,
-            batch_size=self.batch_size,
-            seed=config.seed,
-            separate_documents=config.separate_documents,
-            shard=(self.worker, self.batch.workers),
-            parts=self.batch.replicas // self.batch.workers,
-            **options,
-        )
-        if self.batch.replicas == 1:
-            return rows()
-        # On a CPU there is no device to fetch to, and the threads that do it take seconds to end.
-        options = tf.distribute.InputOptions(
-            experimental_fetch_to_device=self._has("GPU") or self._has("TPU")
-        )
-        return self.strategy.distribute_datasets_from_function(lambda context: rows(), options)
-
     def _validation(self, model: TrainingStep) -> Any:
         config = self.config
         if self.data.validation.num_tokens < 2:
@@ -330,9 +307,8 @@ class WorkerRun:
                 stacklevel=2,
             )
             return None
-        steps = steps_per_epoch(self.data, "validation", config.sequence_length, self.batch_size)
-        steps = min(steps, config.validation_batches or steps)
-        rows = self._rows("validation", shuffle=False, repeat=False, num_batches=steps)
+        steps = self._rows.num_validation_batches
+        rows = self._rows.validation(steps)
         measured = ("loss", *model.measures)
 
         def validate() -> dict[str, float]:
@@ -342,28 +318,25 @@ class WorkerRun:
         return validate
 
     def _write_settings(self) -> None:
+        began_with = {}
+        if self.settings.base is not None:
+            path = base_path(self.settings.base)
+            began_with = {"base": {"path": path, "fingerprint": self.base_fingerprint}}
         self.folder.write(
             {
                 "tfllm": __version__,
                 "tensorflow": tf.__version__,
                 "model": to_dict(self.model_config),
                 "training": to_dict(self.config),
-                **self._base_settings(),
+                **began_with,
                 "task": {"name": self.task.name},
                 "data": {
                     "folder": str(Path(self.data.folder).resolve()),
-                    "digest": digest(self.data),
+                    "digest": self.data.digest,
                     "notes": self.data.notes(self.config.sequence_length),
                 },
             }
         )
-
-    def _base_settings(self) -> dict[str, Any]:
-        if self.settings.base is None:
-            return {}
-        here = Path(self.settings.base)
-        path = str(here.resolve()) if here.exists() else self.settings.base
-        return {"base": {"path": path, "fingerprint": self.base_fingerprint}}
 
     def _finished(
         self,
@@ -373,18 +346,8 @@ class WorkerRun:
         interruption: Interruption,
     ) -> TrainedRun:
         best = progress.best_validation_loss
-        if (
-            self.worker == 0
-            and not callback.interrupted
-            and progress.best_step not in (None, progress.step)
-        ):
-            try:
-                state, _ = self.checkpoints.read(progress.best_step)
-                where = str(self.checkpoints.path(progress.best_step))
-                restore_state(model, state, where=where, optimizer=False)
-            except CheckpointError as error:
-                warnings.warn(f"{error}; the model has the last weights instead", stacklevel=2)
-                best = math.inf if progress.validation_loss is None else progress.validation_loss
+        if self.worker == 0 and not callback.interrupted:
+            best = restore_best(model, progress, self.checkpoints)
         # Of a run that had finished already.
         before = self.folder.read().get("result", {}) if self.worker == 0 else {}
         throughput = callback.throughput
@@ -418,31 +381,14 @@ class WorkerRun:
             ),
         )
         if self.worker == 0 and not callback.interrupted:
-            self._write_model(run, progress)
+            write_finished(
+                run,
+                self.task,
+                self.folder,
+                self.data,
+                self.base,
+                self.settings,
+                num_tokens=progress.tokens,
+            )
         exchange("finished", self.strategy)  # nobody leaves before all is written
         return run
-
-    def _write_model(self, run: TrainedRun, progress: Progress) -> None:
-        summary: dict[str, Any] = {
-            "sequence_length": self.config.sequence_length,
-            "steps": progress.step,
-            "tokens": progress.tokens,
-            "validation_loss": run.validation_loss,
-            "validation_perplexity": run.validation_perplexity,
-            "tokens_per_second": run.tokens_per_second,
-            "flops_utilization": run.flops_utilization,
-            "workers": self.batch.workers,
-            "replicas": self.batch.replicas,
-            "skipped_steps": run.skipped_steps,
-            "stopped_early": run.stopped_early,
-        }
-        if run.task_measures:
-            summary["measures"] = [dataclasses.asdict(measure) for measure in run.task_measures]
-        model = run.model
-        if run.adapter_folder is not None:
-            assert self.settings.base is not None
-            # Into the base anew, whose weights may be rounded where it was trained.
-            save_adapter(model, run.adapter_folder, base=self._base_settings()["base"]["path"])
-            model = load_merged(self.settings.base, run.adapter_folder).model
-        self.task.save(model, self.folder.model, self.data, self.base, summary)
-        self.folder.write({**self.folder.read(), "result": summary})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import os
@@ -81,15 +82,7 @@ class PreparedData:
         """
         folder = Path(folder)
         path = folder / MANIFEST
-        if message := instead_of(folder, "data"):
-            raise ValueError(message)
-        if not path.is_file():
-            why = f"it has no {MANIFEST}" if folder.exists() else "it does not exist"
-            raise FileNotFoundError(
-                f"{folder} is not a folder of prepared text: {why}; make one with "
-                "`tfllm prepare TEXT... --out FOLDER`"
-            )
-        manifest = _read_manifest(path)
+        manifest = _read_manifest(folder)
         kind = _KINDS.get(kind_of_manifest(manifest), PreparedData)
         try:
             data = kind(folder, manifest)
@@ -180,6 +173,12 @@ class PreparedData:
         """The name of the task that the folder was prepared for."""
         named = self.manifest.get("task")
         return TASK_OF_LAYOUT[self.records] if named is None else str(named["name"])
+
+    @property
+    def digest(self) -> str:
+        """Names the prepared text: the same text, tokenizer and settings have the same."""
+        text = json.dumps(self.manifest, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def vocab_size(self) -> int:
@@ -351,7 +350,16 @@ def shards_of(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from manifest["splits"][name].get(kind, ())
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if message := instead_of(folder, "data"):
+        raise ValueError(message)
+    if not path.is_file():
+        why = f"it has no {MANIFEST}" if folder.exists() else "it does not exist"
+        raise FileNotFoundError(
+            f"{folder} is not a folder of prepared text: {why}; make one with "
+            "`tfllm prepare TEXT... --out FOLDER`"
+        )
     manifest = read_json(path, "prepare the text again")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(

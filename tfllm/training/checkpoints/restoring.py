@@ -75,6 +75,30 @@ def restore_last_good(
     return progress
 
 
+def restore_best(model: keras.Model, progress: Progress, checkpoints: Checkpoints) -> float:
+    """Put the weights of the best validation into the model, where they are not the last ones.
+
+    Args:
+        model: with the weights of the last step.
+        progress: of the run.
+        checkpoints: of the run.
+
+    Returns:
+        the validation loss of the weights that the model has then; infinite where none was
+        measured.
+    """
+    if progress.best_step in (None, progress.step):
+        return progress.best_validation_loss
+    try:
+        state, _ = checkpoints.read(progress.best_step)
+        where = str(checkpoints.path(progress.best_step))
+        restore_state(model, state, where=where, optimizer=False)
+    except CheckpointError as error:
+        warnings.warn(f"{error}; the model has the last weights instead", stacklevel=2)
+        return math.inf if progress.validation_loss is None else progress.validation_loss
+    return progress.best_validation_loss
+
+
 def leave_end_out(
     progress: Progress,
     config: TrainingConfig,

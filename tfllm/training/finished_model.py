@@ -1,0 +1,64 @@
+"""What a finished run leaves in its folder: the model, maybe an adapter, and what it came to."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tfllm.data import PreparedData
+from tfllm.pretrained import Pretrained
+from tfllm.pretrained.adapters import load_merged, save_adapter
+from tfllm.tasks.task import Task
+from tfllm.training.pretrained_base import base_path
+from tfllm.training.run_folder import RunFolder
+from tfllm.training.run_settings import RunSettings
+from tfllm.training.trained_run import TrainedRun
+
+
+def write_finished(
+    run: TrainedRun,
+    task: Task,
+    folder: RunFolder,
+    data: PreparedData,
+    base: Pretrained | None,
+    settings: RunSettings,
+    *,
+    num_tokens: int,
+) -> None:
+    """Write the finished model, with its adapter merged, and the run's result; on the chief.
+
+    Args:
+        run: that is finished.
+        task: of the run.
+        folder: of the run.
+        data: of the run.
+        base: the pretrained model that the run began with, as `Task.fitted` gave it.
+        settings: of the run.
+        num_tokens: that were trained on.
+
+    Raises:
+        OSError: the disk is full or cannot be written to.
+    """
+    summary: dict[str, Any] = {
+        "sequence_length": settings.training.sequence_length,
+        "steps": run.step,
+        "tokens": num_tokens,
+        "validation_loss": run.validation_loss,
+        "validation_perplexity": run.validation_perplexity,
+        "tokens_per_second": run.tokens_per_second,
+        "flops_utilization": run.flops_utilization,
+        "workers": run.batch.workers,
+        "replicas": run.batch.replicas,
+        "skipped_steps": run.skipped_steps,
+        "stopped_early": run.stopped_early,
+    }
+    if run.task_measures:
+        summary["measures"] = [dataclasses.asdict(measure) for measure in run.task_measures]
+    model = run.model
+    if run.adapter_folder is not None:
+        assert settings.base is not None
+        # Into the base anew, whose weights may be rounded where it was trained.
+        save_adapter(model, run.adapter_folder, base=base_path(settings.base))
+        model = load_merged(settings.base, run.adapter_folder).model
+    task.save(model, folder.model, data, base, summary)
+    folder.write({**folder.read(), "result": summary})
