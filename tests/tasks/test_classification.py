@@ -21,7 +21,7 @@ from tfllm.tasks.encoder.encoder_inputs import encoder_inputs
 from tfllm.tasks.encoder.encoder_task import encoded_texts
 from tfllm.tasks.encoder.text_classifier import TextClassifier, serialized_example
 from tfllm.tasks.example_messages import example_texts
-from tfllm.tokenizers.word_piece import WordPiece
+from tfllm.tokenizers.kinds.word_piece import WordPiece
 
 TEXTS = ["the cat sat on the mat", "a dog ran", "naïve 你好", "", "the " * 40]
 

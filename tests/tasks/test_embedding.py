@@ -14,7 +14,7 @@ from tfllm.models.heads.sentence_encoder import SentenceEncoder
 from tfllm.tasks import load
 from tfllm.tasks.encoder.embedding import Embedding
 from tfllm.tasks.encoder.text_embedding import TextEmbedding
-from tfllm.tokenizers.word_piece import WordPiece
+from tfllm.tokenizers.kinds.word_piece import WordPiece
 
 TEXTS = ["the cat sat on the mat", "a dog ran", "naïve 你好", "", "the " * 40]
 

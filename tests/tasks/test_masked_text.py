@@ -18,7 +18,7 @@ from tfllm.models.token_masking import mask_tokens
 from tfllm.tasks.encoder.gap_filling import GapFilling, token_masking
 from tfllm.tasks.encoder.masked_language_model import MaskedText
 from tfllm.tasks.evaluating import evaluate
-from tfllm.tokenizers.word_piece import WordPiece
+from tfllm.tokenizers.kinds.word_piece import WordPiece
 from tfllm.training import train
 
 TEXTS = ["the cat sat on the mat", "a dog ran", "naïve 你好", "", "the " * 40]

@@ -22,7 +22,7 @@ from tfllm.tasks.encoder.question_answerer import (
 )
 from tfllm.tasks.encoder.question_answering import QuestionAnswering, answers_of
 from tfllm.tasks.encoder.windows import windows_of
-from tfllm.tokenizers.word_piece import WordPiece
+from tfllm.tokenizers.kinds.word_piece import WordPiece
 
 WORDS = ["the", "road", "was", "built", "in", "naïve", "Rome", "unbelievable", "\U0001f389", "1923"]
 

@@ -28,7 +28,7 @@ from tfllm.tasks import evaluate, load
 from tfllm.tasks.sequence_to_sequence.sequence_generation import SearchSettings
 from tfllm.tasks.sequence_to_sequence.summarization import Summarization
 from tfllm.tasks.sequence_to_sequence.translation import Translation
-from tfllm.tokenizers.byte_pair import BytePairTokenizer
+from tfllm.tokenizers.kinds.byte_pair import BytePairTokenizer
 from tfllm.training import train
 
 LENGTH = 24

@@ -15,7 +15,7 @@ from tfllm.evaluation.measured import measured
 from tfllm.tasks.encoder.span_labels import Span, read_spans, tags_of, token_tags
 from tfllm.tasks.encoder.span_tagger import SpanTagger
 from tfllm.tasks.encoder.tagging import Tagging
-from tfllm.tokenizers.word_piece import WordPiece
+from tfllm.tokenizers.kinds.word_piece import WordPiece
 
 LABELS = ["PERSON", "PLACE"]
 TEXT = "Mr Smith met Anna Maria in São Paulo, so mr Jones"

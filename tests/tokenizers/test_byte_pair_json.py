@@ -11,7 +11,7 @@ from tests.tokenizers.samples import SPLIT_PATTERNS, assert_same_ids, byte_level
 from tests.tokenizers.test_byte_pair_graph import text_of_parts as TEXTS
 from tfllm.pretrained import load_tokenizer
 from tfllm.tokenizers import BytePairTokenizer
-from tfllm.tokenizers.byte_pair_json import BYTE_PAIR_RULES, byte_pair_json
+from tfllm.tokenizers.kinds.byte_pair_json import BYTE_PAIR_RULES, byte_pair_json
 
 
 def lists(tokenizer: BytePairTokenizer) -> tuple[list[str], list[str], list[int]]:

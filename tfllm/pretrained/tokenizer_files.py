@@ -47,7 +47,7 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
         ValueError: it is damaged, of a kind that is not supported, or a pickle.
     """
     from tfllm.tokenizers import reading
-    from tfllm.tokenizers.word_piece import WordPiece
+    from tfllm.tokenizers.kinds.word_piece import WordPiece
 
     tokenizer = reading.find_tokenizer(folder)
     if isinstance(tokenizer, WordPiece) and lowercases(folder):

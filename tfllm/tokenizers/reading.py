@@ -8,15 +8,15 @@ from typing import Any
 
 from tfllm.files import read_json_object
 from tfllm.tokenizers.base import Tokenizer
-from tfllm.tokenizers.byte_pair import BytePairTokenizer
-from tfllm.tokenizers.json_tokenizer import JsonTokenizer, read_tokenizer_json
-from tfllm.tokenizers.marian import SOURCE, TARGET, MarianTokenizer
-from tfllm.tokenizers.marian import VOCABULARY as VOCABULARY_JSON
-from tfllm.tokenizers.metaspace import MetaspaceTokenizer
-from tfllm.tokenizers.sentence_piece import FILES, SentencePieceTokenizer
+from tfllm.tokenizers.kinds.byte_pair import BytePairTokenizer
+from tfllm.tokenizers.kinds.json_tokenizer import JsonTokenizer, read_tokenizer_json
+from tfllm.tokenizers.kinds.marian import SOURCE, TARGET, MarianTokenizer
+from tfllm.tokenizers.kinds.marian import VOCABULARY as VOCABULARY_JSON
+from tfllm.tokenizers.kinds.metaspace import MetaspaceTokenizer
+from tfllm.tokenizers.kinds.sentence_piece import FILES, SentencePieceTokenizer
+from tfllm.tokenizers.kinds.unigram_json import UnigramTokenizer
+from tfllm.tokenizers.kinds.word_piece import VOCABULARY, WordPiece
 from tfllm.tokenizers.stored_tokenizer import MADE_FROM
-from tfllm.tokenizers.unigram_json import UnigramTokenizer
-from tfllm.tokenizers.word_piece import VOCABULARY, WordPiece
 
 TOKENIZER_FILES = ("tokenizer.json", *FILES, SOURCE, VOCABULARY)
 """what a model folder may have its tokenizer in; the first of them that is there is read"""

@@ -13,7 +13,7 @@ from tfllm.config import ConfigError
 
 if TYPE_CHECKING:
     from tfllm.tokenizers import BytePairTokenizer
-    from tfllm.tokenizers.sentence_piece import SentencePieceTokenizer
+    from tfllm.tokenizers.kinds.sentence_piece import SentencePieceTokenizer
 
 _PREFIX = "tokenizer.ggml."
 _NAMED = {
@@ -97,7 +97,7 @@ def _check_lists(given: Mapping[str, Any]) -> None:
 
 def _byte_pair(given: Mapping[str, Any], architecture: Any) -> BytePairTokenizer:
     from tfllm.tokenizers import BytePairTokenizer
-    from tfllm.tokenizers.byte_pair_json import BYTE_PAIR_RULES, byte_pair_json
+    from tfllm.tokenizers.kinds.byte_pair_json import BYTE_PAIR_RULES, byte_pair_json
 
     pre = given.get("pre")
     if pre in (None, "default") and architecture == "gpt2":  # files older than the key
@@ -122,7 +122,7 @@ def _byte_pair(given: Mapping[str, Any], architecture: Any) -> BytePairTokenizer
 
 
 def _sentence_piece(given: Mapping[str, Any], architecture: Any) -> SentencePieceTokenizer:
-    from tfllm.tokenizers.sentence_piece import SentencePieceTokenizer
+    from tfllm.tokenizers.kinds.sentence_piece import SentencePieceTokenizer
     from tfllm.tokenizers.specification.sentence_piece_model import NORMAL, sentence_piece_model
 
     del architecture

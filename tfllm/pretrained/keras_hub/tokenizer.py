@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfllm.tokenizers.base import Tokenizer
-from tfllm.tokenizers.byte_pair import BytePairTokenizer
-from tfllm.tokenizers.sentence_piece import SentencePieceTokenizer
+from tfllm.tokenizers.kinds.byte_pair import BytePairTokenizer
+from tfllm.tokenizers.kinds.sentence_piece import SentencePieceTokenizer
 
 _PROBE = "a b"
 _PROBES = ("Hello, world! It's 12345 o'clock.", "  two  spaces\n\n\tand lines ", "été 你好 🎉")

@@ -71,7 +71,7 @@ class EncoderTask(RecordTask):
 
     def new_tokenizer(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """A WordPiece vocabulary."""
-        from tfllm.tokenizers.word_piece import WordPiece
+        from tfllm.tokenizers.kinds.word_piece import WordPiece
 
         return WordPiece.train(texts, vocab_size)
 

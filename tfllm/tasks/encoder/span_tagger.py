@@ -18,7 +18,7 @@ from tfllm.tasks.encoder.text_spans import cut_out
 from tfllm.tasks.encoder.windows import in_chunks, tokens_of, windows_in_graph
 from tfllm.tasks.json_rows import json_lists, json_numbers, json_objects, json_strings
 from tfllm.tasks.text_model import plain, text_function
-from tfllm.tokenizers.word_piece import WordPiece
+from tfllm.tokenizers.kinds.word_piece import WordPiece
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer

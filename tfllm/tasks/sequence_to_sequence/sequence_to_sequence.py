@@ -25,7 +25,7 @@ from tfllm.pretrained.model_source import open_source
 from tfllm.pretrained.task_information import search_of
 from tfllm.tasks.record_task import Example, LoadedTask, RecordTask
 from tfllm.tasks.sequence_to_sequence.sequence_generation import SearchSettings, SequenceGeneration
-from tfllm.tokenizers.byte_pair import BytePairTokenizer
+from tfllm.tokenizers.kinds.byte_pair import BytePairTokenizer
 
 if TYPE_CHECKING:
     from tfllm.optimization.training_step import TrainingStep

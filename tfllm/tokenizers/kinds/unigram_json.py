@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, models
 
-from tfllm.tokenizers.metaspace import MetaspaceTokenizer
+from tfllm.tokenizers.kinds.metaspace import MetaspaceTokenizer
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.graph.unigram_graph import UnigramGraph

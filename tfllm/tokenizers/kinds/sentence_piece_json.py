@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfllm.tokenizers.added_tokens import AddedToken
-from tfllm.tokenizers.byte_pair_json import around_template
+from tfllm.tokenizers.kinds.byte_pair_json import around_template
 from tfllm.tokenizers.leading_space import SPACE
 from tfllm.tokenizers.specification.sentence_piece_model import NORMAL, UNUSED, USER_DEFINED
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tfllm.files import read_json_object, write_file
 from tfllm.tokenizers.added_tokens import AddedToken, cut_at
+from tfllm.tokenizers.kinds.piece_tokenizer import PieceTokenizer, pieces_of
 from tfllm.tokenizers.leading_space import SPACE
-from tfllm.tokenizers.piece_tokenizer import PieceTokenizer, pieces_of
 from tfllm.tokenizers.specification.sentence_piece_model import read_model
 from tfllm.tokenizers.stored_tokenizer import (
     read_settings,

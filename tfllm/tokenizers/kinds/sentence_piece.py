@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from tfllm.files import read_json_object, write_file
 from tfllm.tokenizers.added_tokens import AddedToken, check_added_tokens, cut_at
+from tfllm.tokenizers.kinds.piece_tokenizer import PieceTokenizer, pieces_of
+from tfllm.tokenizers.kinds.sentence_piece_json import sentence_piece_json
 from tfllm.tokenizers.leading_space import SPACE, LeadingSpace, joined
-from tfllm.tokenizers.piece_tokenizer import PieceTokenizer, pieces_of
-from tfllm.tokenizers.sentence_piece_json import sentence_piece_json
 from tfllm.tokenizers.specification.sentence_piece_model import (
     BYTE,
     CONTROL,

@@ -18,8 +18,8 @@ from tokenizers import (
     trainers,
 )
 
-from tfllm.tokenizers.byte_pair_json import BYTE_PAIR_RULES
-from tfllm.tokenizers.json_tokenizer import JsonTokenizer
+from tfllm.tokenizers.kinds.byte_pair_json import BYTE_PAIR_RULES
+from tfllm.tokenizers.kinds.json_tokenizer import JsonTokenizer
 from tfllm.tokenizers.token_bytes import valid_text
 
 if TYPE_CHECKING:

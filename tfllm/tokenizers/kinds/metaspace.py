@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tokenizers import models
 
-from tfllm.tokenizers.json_tokenizer import JsonTokenizer
+from tfllm.tokenizers.kinds.json_tokenizer import JsonTokenizer
 from tfllm.tokenizers.leading_space import SPACE, joined
 from tfllm.tokenizers.specification.metaspace_specification import (
     leading_space,

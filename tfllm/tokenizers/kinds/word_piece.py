@@ -22,14 +22,14 @@ from tokenizers import (
 )
 
 from tfllm.files import read_json_object
-from tfllm.tokenizers.json_tokenizer import JsonTokenizer
+from tfllm.tokenizers.kinds.json_tokenizer import JsonTokenizer
+from tfllm.tokenizers.kinds.word_piece_words import counted_words, frequent_letters, repeated
 from tfllm.tokenizers.specification.bert_characters import changing_places
 from tfllm.tokenizers.specification.byte_pair_specification import ids_around
 from tfllm.tokenizers.specification.class_rules import CASING
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 from tfllm.tokenizers.stored_tokenizer import GENERIC_CLASS, token_content
 from tfllm.tokenizers.token_bytes import valid_text
-from tfllm.tokenizers.word_piece_words import counted_words, frequent_letters, repeated
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.graph.word_piece_graph import WordPieceGraph
