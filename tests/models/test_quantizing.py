@@ -94,7 +94,7 @@ def test_other_modes_are_refused_and_change_nothing(name):
             model.quantize(config=own)
     with pytest.raises(ValueError, match="leave filters out"):
         model.quantize("int8", filters="block")
-    with pytest.raises(ValueError, match="no other weight_quantizer"):
+    with pytest.raises(ValueError, match="another weight_quantizer is not supported"):
         own = keras.quantizers.AbsMaxQuantizer(axis=0)
         model.quantize(config=keras.quantizers.Int8QuantizationConfig(weight_quantizer=own))
     np.testing.assert_array_equal(np.asarray(model(x)), before)
@@ -139,7 +139,7 @@ def test_a_language_model_inside_another_says_how_it_is_quantized():
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         in_another("causal_lm").quantize("int8")
-    told = [str(w.message) for w in found if "by its own quantize('int8')" in str(w.message)]
+    told = [str(w.message) for w in found if "that model's quantize('int8')" in str(w.message)]
     assert any("token_embedding" in line for line in told) and len(told) == 5
 
 

@@ -1,4 +1,4 @@
-"""Keras layers of a Transformer, each usable on its own in anybody's functional model."""
+"""Keras layers of a Transformer, each usable on its own in a functional model."""
 
 from tfllm.layers.attention import MultiHeadAttention
 from tfllm.layers.block_config import AttentionConfig, BlockConfig

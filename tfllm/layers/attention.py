@@ -32,31 +32,31 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
     Query heads may share key/value heads in groups (Ainslie et al., 2023). Queries, keys and
     values come from one product, kernel rows in the order query heads, key heads, value heads.
     With `context` they come from two: queries from x, keys and values from the context
-    (`context_key_value` makes the latter alone, once for all the tokens that are decoded).
+    (`context_key_value` computes only the latter, once for all decoded tokens).
 
     Args:
-        config: what it computes, an `AttentionConfig`; or that one's fields as arguments:
+        config: an `AttentionConfig`, or its fields as arguments:
             `MultiHeadAttention(8, causal=True)`.
         kernel_initializer: initializer of the query, key and value projections. Defaults to
             "glorot_uniform".
         output_initializer: initializer of the output projection. Defaults to kernel_initializer.
-        seed: seed of dropout. Defaults to None, another one each time.
+        seed: seed of dropout. Defaults to None, a random one.
 
     Call arguments:
-        x: float `[B, T, E]`; or `[B, E]`, one token a row (decoding: fewer operations).
+        x: float `[B, T, E]`; or `[B, E]`, one token per row (in decoding: fewer operations).
         context: float `[B, S, C]`, with cross_attention.
         padding_mask: bool `[B, S]`, true for tokens, false for padding.
         segment_ids: int `[B, T]`; tokens attend to their own segment only.
         key_value: instead of a context, the result of `context_key_value` for it.
         bias: `[1 or B, 1 or N, T, S]`, added to the scores. The causal, padding and segment masks
-            are then expected to be part of it. A model makes it once for all its layers.
-        rotary: result of `rotary_tables`. Defaults to the positions cache_index, cache_index + 1,
-            ...
+            are then expected to be part of it. A model computes it once for all its layers.
+        rotary: result of `rotary_tables`. Defaults to that for the positions cache_index,
+            cache_index + 1, ...
         cache: `[2, B, K, S, D]`, this layer's keys and values of earlier tokens, with room for S.
         cache_index: index of the first position of the cache to write: an int32 scalar, or the
             Python number 0 while the cache is empty. Then the new tokens attend to one another
-            only, and a prompt costs its own length, not S. With any other index `padding_mask` is
-            about the cache's positions, bool `[B, S]`.
+            only, and the cost of a prompt depends on its own length, not on S. With any other index
+            `padding_mask` refers to the cache's positions, bool `[B, S]`.
         training: whether dropout is applied.
         dropout_seed: int32 `[2]`. Defaults to one drawn from the layer's own generator.
         adapter_seed: seed of the dropout of the projections' adapters, int32 `[2]`; None: no
@@ -151,7 +151,7 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
         self.built = True
 
     def _of_queries(self, initializer: Any, name: str) -> Any:
-        """An initializer whose first rows, those of the queries, are smaller by √D if unscaled."""
+        """The initializer, with the queries' rows divided by √D if attention is not scaled."""
         if self.config.scaled:
             return initializer
         rows, factor = self.num_heads * self._head_dim, 1 / math.sqrt(self._head_dim)
@@ -187,7 +187,7 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
         adapter_seed: tf.Tensor | None = None,
         return_weights: bool = False,
     ) -> Any:
-        """Attend."""
+        """Compute attention; see the class for the arguments."""
         across = context is not None or key_value is not None
         if self.config.cross_attention != across:
             raise ValueError(
@@ -249,7 +249,7 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
         rotary: Any,
         adapter_seed: tf.Tensor | None,
     ) -> list[tf.Tensor]:
-        """Query `[B, N, T, D]`, key and value `[B, K, S, D]`, normalised and rotated."""
+        """Query `[B, N, T, D]`, key and value `[B, K, S, D]`, normalized and rotated."""
         num, kv = self.num_heads, self.num_kv_heads
         if context is not None and key_value is None:
             key_value = self.context_key_value(context, adapter_seed)
@@ -268,7 +268,7 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
         return [query, key, value]
 
     def _split(self, x: tf.Tensor, heads: int) -> tf.Tensor:
-        """`[B, T, heads * D]` to `[B, heads, T, D]`; `[B, heads * D]` is one token a row."""
+        """`[B, T, heads * D]` to `[B, heads, T, D]`; `[B, heads * D]` is one token per row."""
         if x.shape.rank == 2 or x.shape[1] == 1:  # nothing to transpose
             return tf.reshape(x, [shape_of(x)[0], heads, 1, self._head_dim])
         batch, time, _ = shape_of(x)

@@ -19,6 +19,10 @@ class AttentionConfig:
 
     Raises:
         ValueError: values that are out of range or do not fit together.
+
+    Example:
+        >>> config = tfllm.layers.AttentionConfig(num_heads=8, num_kv_heads=2, causal=True)
+        >>> layer = tfllm.layers.MultiHeadAttention(config)
     """
 
     num_heads: int
@@ -85,6 +89,10 @@ class BlockConfig:
 
     Raises:
         ValueError: values that are out of range or do not fit together.
+
+    Example:
+        >>> config = tfllm.layers.BlockConfig(num_heads=8, hidden_dim=2048, causal=True)
+        >>> block = tfllm.layers.TransformerBlock(config)
     """
 
     num_heads: int
@@ -139,10 +147,10 @@ class BlockConfig:
             object.__setattr__(self, "rope_scaling", dict(self.rope_scaling))
 
     def attention(self, *, cross: bool = False) -> AttentionConfig:
-        """What the block's self-attention computes, or its attention to a context.
+        """The configuration of the block's self-attention, or of its cross-attention.
 
         Args:
-            cross: attention to the context: it sees all of it, and knows no positions.
+            cross: whether it is cross-attention, which sees the whole context and has no positions.
         """
         own: dict[str, Any] = {
             "causal": self.causal,
@@ -175,7 +183,7 @@ def config_of(kind: type[Config], given: tuple[Any, ...], options: dict[str, Any
     Args:
         kind: `AttentionConfig` or `BlockConfig`.
         given: the positional arguments: a configuration, or values of its first fields.
-        options: the keyword arguments; those that are fields are taken out of it.
+        options: the keyword arguments; those that are fields are removed from it.
 
     Raises:
         TypeError: a configuration and fields, or fields that are missing or given twice.

@@ -1,4 +1,4 @@
-"""The feed-forward sublayer, plain and gated."""
+"""The feed-forward layer, plain or gated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfllm.layers.shapes import shape_of
 
 @tf.custom_gradient
 def gelu_tanh(x: tf.Tensor) -> Any:
-    """GELU in its tanh form (Hendrycks & Gimpel, 2016), with its gradient in few passes over x.
+    """The tanh approximation of GELU (Hendrycks & Gimpel, 2016); its gradient needs few passes.
 
     0.5 x (1 + tanh(z)) is x sigmoid(2 z), with z = sqrt(2 / pi) (x + 0.044715 x³).
     """
@@ -34,10 +34,10 @@ def gelu_tanh(x: tf.Tensor) -> Any:
 
 @tf.custom_gradient
 def gelu(x: tf.Tensor) -> Any:
-    """GELU, x Φ(x) with the normal distribution's Φ (Hendrycks & Gimpel, 2016), and its gradient.
+    """GELU, x Φ(x) with the normal distribution function Φ (Hendrycks & Gimpel, 2016).
 
-    In float32 or better: on CPUs the error function of a bfloat16 tensor takes several times as
-    long, in one kernel after another.
+    It is computed in at least float32: on CPUs the error function of a bfloat16 tensor takes
+    several times as long, in a sequence of kernels.
     """
     exact = tf.cast(x, tf.float32) if x.dtype.size < 4 else x
     share = 0.5 + 0.5 * tf.math.erf(exact * math.sqrt(0.5))
@@ -59,8 +59,8 @@ ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "relu": tf.nn.relu,
 }
 
-# What TensorFlow joins with the product and the bias before it in one kernel, on CPUs, where no
-# gradient needs what lies between.
+# Activations that TensorFlow fuses on CPUs with the matrix product and the bias before them, if no
+# gradient needs the intermediate results.
 _JOINED: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "gelu": lambda x: tf.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: tf.nn.gelu(x, approximate=True),
@@ -69,25 +69,33 @@ _JOINED: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 
 @keras.saving.register_keras_serializable("tfllm")
 class FeedForward(keras.layers.Layer):
-    """act(x W₁ᵀ) W₂ᵀ, or gated: (act(x Wgᵀ) · x Wuᵀ) W₂ᵀ (Shazeer, GLU variants, 2020).
+    """Feed-forward layer, plain or gated.
+
+    It computes act(x W₁ᵀ) W₂ᵀ, or (act(x Wgᵀ) · x Wuᵀ) W₂ᵀ if gated (Shazeer, GLU variants, 2020).
 
     Args:
         hidden_dim: inner width.
-        activation: one of silu, gelu, gelu_tanh, relu.
-        gated: two inner projections, one the gate of the other, from one product.
-        use_bias: biases in the projections.
-        kernel_initializer: of the inner projection.
-        output_initializer: of the output projection; default the same.
+        activation: activation function, one of "silu", "gelu", "gelu_tanh" and "relu". Defaults to
+            "silu".
+        gated: use a gated layer; gate and up projection are one product. Defaults to True.
+        use_bias: add biases to the projections. Defaults to False.
+        kernel_initializer: initializer of the inner projection. Defaults to "glorot_uniform".
+        output_initializer: initializer of the output projection. Defaults to kernel_initializer.
 
     Call arguments:
         x: float `[..., dim]`.
-        adapter_seed: of the dropout of the projections' adapters, int32 `[2]`; None where nothing
-            is dropped.
-        training: None or false where no gradient will be asked for: then the activation is that of
-            TensorFlow, which is faster there and has a slower gradient.
+        adapter_seed: seed of the dropout of the projections' adapters, int32 `[2]`; None: no
+            dropout.
+        training: None or false if no gradient will be needed: TensorFlow's own activation is then
+            used, which is faster but has a slower gradient.
 
     Returns:
         float `[..., dim]`.
+
+    Example:
+        >>> layer = tfllm.layers.FeedForward(64)
+        >>> layer(tf.ones([2, 5, 16])).shape
+        TensorShape([2, 5, 16])
     """
 
     def __init__(
@@ -141,13 +149,13 @@ class FeedForward(keras.layers.Layer):
         adapter_seed: tf.Tensor | None = None,
         training: bool | None = None,
     ) -> tf.Tensor:
-        """Feed forward."""
+        """Apply the layer to the last axis."""
         if self.gated:
             hidden = self.inner(x, adapter_seed=shifted(adapter_seed, 0))
             hidden = self._gate(*tf.split(hidden, 2, axis=-1))
             return self.outer(hidden, adapter_seed=shifted(adapter_seed, 1))
         joined = None if training else _JOINED.get(self.activation)
-        # Joined in rows from end to end: nothing stands between product, bias and activation.
+        # Fusion needs rows throughout: no reshape between product, bias and activation.
         rows = tf.reshape(x, [-1, x.shape[-1]]) if joined and x.shape.rank > 2 else x
         hidden = self.inner(rows, adapter_seed=shifted(adapter_seed, 0), training=training)
         hidden = (joined or ACTIVATIONS[self.activation])(hidden)
@@ -160,8 +168,8 @@ class FeedForward(keras.layers.Layer):
 
     def _gate(self, gate: tf.Tensor, up: tf.Tensor) -> tf.Tensor:
         if self.activation == "silu":
-            # silu(gate) · up in another order: as gate · sigmoid(gate) TensorFlow turns it into a
-            # kernel that takes 50 us and more to start, which a decoding step feels.
+            # silu(gate) · up in another order: TensorFlow turns gate · sigmoid(gate) into a kernel
+            # that takes 50 us or more to start, which matters in a decoding step.
             return tf.sigmoid(gate) * (gate * up)
         return ACTIVATIONS[self.activation](gate) * up
 

@@ -1,6 +1,6 @@
 """Low-rank updates of a projection's weights (LoRA; Hu et al., 2021).
 
-Shape letters: R rows (tokens), I input width, O output width, r the ranks of all parts together.
+Shape letters: R rows (tokens), I input width, O output width, r sum of the ranks of all parts.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class LoraPart(NamedTuple):
     """The update of some rows of a projection's weights.
 
     Args:
-        begin: the first of the rows.
-        end: the row behind the last.
-        rank: of the update.
-        scale: what B A is multiplied by.
+        begin: index of the first row.
+        end: index after the last row.
+        rank: rank of the update.
+        scale: factor of the update B A.
     """
 
     begin: int
@@ -33,21 +33,21 @@ class LoraPart(NamedTuple):
 
 @keras.saving.register_keras_serializable("tfllm")
 class Lora(keras.layers.Layer):
-    """scale · x Aᵀ Bᵀ, to be added to x Wᵀ: one pair of matrices for each of some ranges of rows.
+    """The update scale · x Aᵀ Bᵀ of a projection x Wᵀ, with its own A and B for each range of rows.
 
-    A, `[rank, I]`, begins with random numbers and B, `[rows, rank]`, with zeros, so that the update
-    begins with nothing. Both are float32 whatever the dtype policy. Two products do for any number
-    of parts: the A's stand below one another, and the B's in a matrix of blocks.
+    A, `[rank, I]`, is initialized with random numbers and B, `[rows, rank]`, with zeros, so that
+    the initial update is zero. Both are float32 whatever the dtype policy. Two products suffice for
+    any number of parts: the A's are stacked, and the B's form a block matrix.
 
     Args:
-        output_dim: of the projection.
-        parts: ranges of rows that do not overlap, with rank and scale.
-        dropout: share of x that is dropped, where a call is given a seed.
-        seed: of the A's; None leaves them 0, to be assigned.
+        output_dim: output size of the projection.
+        parts: `LoraPart`s: ranges of rows that do not overlap, each with its rank and scale.
+        dropout: fraction of x that is dropped if a call is given a seed. Defaults to 0.
+        seed: seed of the initial A's. Defaults to None: they are 0, to be assigned.
 
     Call arguments:
         x: float `[R, I]`.
-        seed: of dropout, int32 `[2]`; None where nothing is dropped.
+        seed: seed of dropout, int32 `[2]`; None: no dropout.
 
     Returns:
         float `[R, output_dim]`, in the dtype of x.
@@ -100,26 +100,26 @@ class Lora(keras.layers.Layer):
         self.built = True
 
     def call(self, x: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """What is to be added to the projection of x."""
+        """The update to add to the projection of x."""
         if seed is not None:
             x = dropout(x, self.dropout, seed)
         return self._product(x, *self._matrices())
 
     def kernel_update(self) -> tf.Tensor:
-        """scale · B A, float32 `[output_dim, I]`: what the weights change by."""
+        """The update of the weights, scale · B A, float32 `[output_dim, I]`."""
         matrices = self._matrices()
         return tf.matmul(self._blocks(matrices), self._stacked(matrices))
 
     def _matrices(self) -> list[tf.Tensor]:
-        """All A's, and behind them all B's."""
+        """All A's, followed by all B's."""
         return [tf.convert_to_tensor(matrix) for matrix in (*self.a, *self.b)]
 
     def _stacked(self, matrices: Sequence[tf.Tensor]) -> tf.Tensor:
-        """The A's below one another: float32 `[r, I]`."""
+        """The stacked A's, float32 `[r, I]`."""
         return tf.concat(matrices[: len(self.parts)], 0)
 
     def _blocks(self, matrices: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Each part's B times its scale at its rows and its own columns: float32 `[O, r]`."""
+        """The block matrix of each part's scale · B, float32 `[O, r]`."""
         ranks = sum(part.rank for part in self.parts)
         blocks, row, column = [], 0, 0
         for part, b in zip(self.parts, matrices[len(self.parts) :], strict=True):
@@ -133,8 +133,11 @@ class Lora(keras.layers.Layer):
         return tf.concat(blocks, 0)
 
     def _product(self, x: tf.Tensor, *matrices: tf.Tensor) -> tf.Tensor:
-        """`call` without dropout. TensorFlow's own gradient would be the same in far more
-        operations, most of them about the blocks, which a graph of many layers feels."""
+        """`call` without dropout, with a custom gradient.
+
+        TensorFlow's own gradient would be the same, but with far more operations, most of them for
+        the block matrix; this matters in a graph of many layers.
+        """
 
         @tf.custom_gradient
         def product(x: tf.Tensor, *matrices: tf.Tensor) -> Any:

@@ -73,7 +73,7 @@ def attention_bias(
 def shared_bias(*, dtype: Any = tf.float32, **options: Any) -> tf.Tensor:
     """`attention_bias` for all layers of a model: zeros `[1, 1, 1, 1]` instead of None.
 
-    A layer that is given no bias makes one of its own from the masks that it is given.
+    A layer that is given no bias would compute its own from its other arguments.
     """
     bias = attention_bias(dtype=dtype, **options)
     return tf.zeros([1, 1, 1, 1], dtype) if bias is None else bias

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 class _Norm(keras.layers.Layer):
     def __init__(self, *, epsilon: float = 1e-5, **kwargs: Any) -> None:
-        # The input stays as it is (the residual stream is float32 whatever the policy).
+        # The input is not cast (the residual stream is float32 whatever the policy).
         super().__init__(autocast=False, **kwargs)
         if epsilon <= 0:
             raise ValueError(f"epsilon must be positive; received {epsilon}")
@@ -32,16 +32,23 @@ class _Norm(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfllm")
 class RMSNorm(_Norm):
-    """x / sqrt(mean(x²) + epsilon) · scale, over the last axis (Zhang & Sennrich, 2019).
+    """Root mean square normalization of the last axis (Zhang & Sennrich, 2019).
+
+    It computes x / sqrt(mean(x²) + epsilon) · scale.
 
     Args:
-        epsilon: added to the mean square.
+        epsilon: added to the mean square. Defaults to 1e-5.
 
     Call arguments:
         x: float `[..., dim]`.
 
     Returns:
-        the same shape in the compute dtype; the statistics are taken in float32.
+        `[..., dim]` in the compute dtype; the statistics are computed in float32.
+
+    Example:
+        >>> norm = tfllm.layers.RMSNorm()
+        >>> norm(tf.ones([2, 5, 16])).shape
+        TensorShape([2, 5, 16])
     """
 
     def build(self, input_shape: Any) -> None:
@@ -50,7 +57,7 @@ class RMSNorm(_Norm):
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Normalise the last axis."""
+        """Normalize the last axis."""
         x = tf.cast(x, tf.float32)
         variance = tf.reduce_mean(tf.square(x), axis=-1, keepdims=True)
         y = x * tf.math.rsqrt(variance + self.epsilon) * tf.convert_to_tensor(self.scale)
@@ -59,16 +66,23 @@ class RMSNorm(_Norm):
 
 @keras.saving.register_keras_serializable("tfllm")
 class LayerNorm(_Norm):
-    """(x - mean) / sqrt(variance + epsilon) · scale + bias, over the last axis (Ba et al., 2016).
+    """Layer normalization of the last axis (Ba et al., 2016).
+
+    It computes (x - mean) / sqrt(variance + epsilon) · scale + bias.
 
     Args:
-        epsilon: added to the variance.
+        epsilon: added to the variance. Defaults to 1e-5.
 
     Call arguments:
         x: float `[..., dim]`.
 
     Returns:
-        the same shape in the compute dtype; the statistics are taken in float32.
+        `[..., dim]` in the compute dtype; the statistics are computed in float32.
+
+    Example:
+        >>> norm = tfllm.layers.LayerNorm()
+        >>> norm(tf.ones([2, 5, 16])).shape
+        TensorShape([2, 5, 16])
     """
 
     def build(self, input_shape: Any) -> None:
@@ -78,7 +92,7 @@ class LayerNorm(_Norm):
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Normalise the last axis."""
+        """Normalize the last axis."""
         x = tf.cast(x, tf.float32)
         centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
@@ -93,14 +107,14 @@ class QueryKeyNorm(_Norm):
     After Henry et al. (2020), as in Qwen 3.
 
     Args:
-        num_heads: how many heads are queries; those behind them are keys.
-        epsilon: added to the mean square.
+        num_heads: number of query heads; the remaining heads are key heads.
+        epsilon: added to the mean square. Defaults to 1e-5.
 
     Call arguments:
-        x: float `[B, heads, T, D]`.
+        x: float `[B, heads, T, D]`, the query heads first.
 
     Returns:
-        the same shape in the compute dtype; the statistics are taken in float32.
+        `[B, heads, T, D]` in the compute dtype; the statistics are computed in float32.
     """
 
     def __init__(self, num_heads: int, **kwargs: Any) -> None:
@@ -114,8 +128,8 @@ class QueryKeyNorm(_Norm):
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Normalise the last axis."""
-        # Queries and keys together: half the operations, each of which a decoding step feels.
+        """Normalize the last axis."""
+        # Queries and keys together: half the operations, which matters in a decoding step.
         is_key = [int(head >= self.num_heads) for head in range(x.shape[1])]
         scales = [tf.convert_to_tensor(scale) for scale in (self.query_scale, self.key_scale)]
         scale = tf.gather(tf.stack(scales), is_key)
@@ -130,7 +144,7 @@ class QueryKeyNorm(_Norm):
 
 
 def norm_layer(kind: str, epsilon: float, **kwargs: Any) -> keras.layers.Layer:
-    """`"rms"` or `"layer"` to a new RMSNorm or LayerNorm.
+    """A new `RMSNorm` for the kind "rms", or `LayerNorm` for "layer".
 
     Raises:
         ValueError: `kind` is neither.

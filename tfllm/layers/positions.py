@@ -1,4 +1,4 @@
-"""How a token knows its place: rotary, learned and sinusoidal positions.
+"""Position encodings: rotary, learned and sinusoidal.
 
 Shape letters: B batch, T time, D head size, E width.
 """
@@ -24,16 +24,17 @@ def rotary_frequencies(
     Args:
         head_dim: size of a head, even.
         theta: base of the frequencies.
-        scaling: how they are lowered for texts longer than those of the training: the fields of
-            `tfllm.config.RopeScaling`. "linear" divides all by `factor` (Chen et al., Position
-            Interpolation, 2023); "llama3" only those whose waves are long beside the first
-            context, with a smooth passage (Grattafiori et al., Llama 3, 2024).
+        scaling: how the frequencies are lowered for sequences longer than those seen in training:
+            the fields of `tfllm.config.RopeScaling`. "linear" divides all frequencies by `factor`
+            (Chen et al., Position Interpolation, 2023); "llama3" divides only those whose
+            wavelength is long compared with the original context, with a smooth transition
+            (Grattafiori et al., Llama 3, 2024).
 
     Returns:
         float32 `[head_dim / 2]`.
 
     Raises:
-        ValueError: `head_dim` is odd, or a scaling of another type.
+        ValueError: `head_dim` is odd, or the scaling is of another type.
     """
     if head_dim % 2:
         raise ValueError(f"head_dim must be even for rotary positions; received {head_dim}")
@@ -44,7 +45,7 @@ def rotary_frequencies(
 
 
 def _share_kept(frequencies: np.ndarray, scaling: Mapping[str, Any]) -> np.ndarray | float:
-    """What each frequency is multiplied by: 1 where it stays, 1 / factor where it is lowered."""
+    """What to multiply each frequency by: 1 keeps it, 1 / factor lowers it fully."""
     kind, lowest = scaling["rope_type"], 1 / scaling["factor"]
     if kind == "linear":
         return lowest
@@ -63,13 +64,13 @@ def rotary_tables(
     dtype: Any,
     scaling: Mapping[str, Any] | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cosine and sine of every rotation, made once and used by all layers.
+    """Cosines and sines of the rotations, computed once for all layers.
 
     Args:
         positions: int `[T]` or `[B, T]`.
         head_dim: size of a head, even.
         theta: base of the frequencies.
-        dtype: of the result; the angles are float32.
+        dtype: dtype of the result; the angles are float32.
         scaling: as for `rotary_frequencies`.
 
     Returns:
@@ -90,12 +91,12 @@ def rotary_tables(
 def rotate(x: tf.Tensor, tables: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
     """Rotate each pair (i, i + D/2) of a head by its position's angle (Su et al., RoFormer, 2021).
 
-    The halves are paired as in the Hugging Face ecosystem, not the neighbours as in the paper;
-    the two differ by a permutation of a head's elements.
+    The two halves are paired, as in the Hugging Face ecosystem, and not neighbouring elements, as
+    in the paper; the two forms differ by a permutation of a head's elements.
 
     Args:
         x: float `[B, heads, T, D]`.
-        tables: what `rotary_tables` gave.
+        tables: result of `rotary_tables`.
 
     Returns:
         float `[B, heads, T, D]`.
@@ -107,18 +108,23 @@ def rotate(x: tf.Tensor, tables: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("tfllm")
 class LearnedPositions(ShapeShown, keras.layers.Layer):
-    """A learned vector for each position (as in GPT-2).
+    """Learned position embeddings, as in GPT-2.
 
     Args:
         max_length: number of positions.
-        initializer: of the table `[max_length, dim]`.
+        initializer: initializer of the table `[max_length, E]`. Defaults to "uniform".
 
     Call arguments:
         x: float `[B, T, E]`.
-        positions: int `[T]` or `[B, T]`; default 0, 1, ...
+        positions: int `[T]` or `[B, T]`. Defaults to 0, 1, ...
 
     Returns:
         float `[1 or B, T, E]`, to be added to x.
+
+    Example:
+        >>> positions = tfllm.layers.LearnedPositions(max_length=32)
+        >>> positions(tf.ones([2, 5, 16])).shape
+        TensorShape([1, 5, 16])
     """
 
     def __init__(self, max_length: int, *, initializer: Any = "uniform", **kwargs: Any) -> None:
@@ -136,7 +142,7 @@ class LearnedPositions(ShapeShown, keras.layers.Layer):
         self.built = True
 
     def call(self, x: tf.Tensor, positions: tf.Tensor | None = None) -> tf.Tensor:
-        """Look the positions up."""
+        """Look up the positions' embeddings."""
         if positions is None and x.shape[1] is not None and x.shape[1] > self.max_length:
             raise ValueError(
                 f"a sequence may have at most max_length={self.max_length} tokens; "
@@ -146,7 +152,7 @@ class LearnedPositions(ShapeShown, keras.layers.Layer):
         return rows[tf.newaxis] if rows.shape.rank == 2 else rows
 
     def compute_output_shape(self, input_shape: Any, *others: Any, **more: Any) -> Any:
-        """The shape of x, for one row where all rows have the same positions."""
+        """The shape of x, with one row if all rows have the same positions."""
         return (None, *input_shape[1:])
 
     def get_config(self) -> dict[str, Any]:
@@ -160,17 +166,22 @@ class LearnedPositions(ShapeShown, keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfllm")
 class SinusoidalPositions(ShapeShown, keras.layers.Layer):
-    """Sines and cosines of geometric frequencies (Vaswani et al., 2017), without weights.
+    """Sinusoidal position embeddings, which have no weights (Vaswani et al., 2017).
 
     Args:
-        base: of the frequencies.
+        base: base of the frequencies. Defaults to 10000.
 
     Call arguments:
         x: float `[B, T, E]`.
-        positions: int `[T]` or `[B, T]`; default 0, 1, ...
+        positions: int `[T]` or `[B, T]`. Defaults to 0, 1, ...
 
     Returns:
         float `[1 or B, T, E]`, to be added to x: the sines first, then the cosines.
+
+    Example:
+        >>> positions = tfllm.layers.SinusoidalPositions()
+        >>> positions(tf.ones([2, 5, 16])).shape
+        TensorShape([1, 5, 16])
     """
 
     def __init__(self, *, base: float = 10000.0, **kwargs: Any) -> None:
@@ -178,7 +189,7 @@ class SinusoidalPositions(ShapeShown, keras.layers.Layer):
         self.base = base
 
     def call(self, x: tf.Tensor, positions: tf.Tensor | None = None) -> tf.Tensor:
-        """Compute the positions' vectors."""
+        """Compute the positions' embeddings."""
         dim = x.shape[-1]
         if dim % 2:
             raise ValueError(f"sinusoidal positions need an even width; received {dim}")
@@ -189,7 +200,7 @@ class SinusoidalPositions(ShapeShown, keras.layers.Layer):
         return tf.cast(tf.concat([tf.sin(angle), tf.cos(angle)], -1), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any, *others: Any, **more: Any) -> Any:
-        """The shape of x, for one row where all rows have the same positions."""
+        """The shape of x, with one row if all rows have the same positions."""
         return (None, *input_shape[1:])
 
     def get_config(self) -> dict[str, Any]:
@@ -204,17 +215,17 @@ def _or_counted(positions: tf.Tensor | None, x: tf.Tensor) -> tf.Tensor:
 
 
 def positions_in_segments(segment_ids: tf.Tensor) -> tf.Tensor:
-    """Each token's place within its own segment.
+    """The position of each token within its own segment.
 
     Args:
-        segment_ids: int `[B, T]`, equal numbers standing together.
+        segment_ids: int `[B, T]`; the tokens of a segment are contiguous.
 
     Returns:
         int32 `[B, T]`: `[[1, 1, 1, 2, 2]]` gives `[[0, 1, 2, 0, 1]]`.
     """
     batch, time = tf.unstack(tf.shape(segment_ids))
     changes = tf.cast(segment_ids[:, 1:] != segment_ids[:, :-1], tf.int32)
-    # Number the segments of all rows, and find the place of each one's first token.
+    # Number the segments of all rows, and find the index of each segment's first token.
     number = tf.concat([tf.zeros([batch, 1], tf.int32), tf.cumsum(changes, axis=1)], 1)[:, :time]
     number += (tf.range(batch) * time)[:, tf.newaxis]
     index = tf.broadcast_to(tf.range(time), [batch, time])

@@ -1,4 +1,4 @@
-"""A linear projection with its weights stored row by output."""
+"""A linear projection whose weights have one row for each output."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def forked(initializer: Any, name: str) -> Any:
     """A copy of a Keras initializer for the weight called `name`.
 
     An initializer that is used for two weights of one shape gives both the same values. The copy's
-    seed is a function of the original's and the name, so that seeded models stay reproducible; an
-    initializer without a seed is given a new random one. A plain function stays as it is.
+    seed is derived from the original seed and the name, so that seeded models stay reproducible; an
+    initializer without a seed gets a new random one. A plain function is returned unchanged.
     """
     if not hasattr(initializer, "get_config"):
         return initializer
@@ -42,18 +42,21 @@ def forked(initializer: Any, name: str) -> Any:
 
 
 def quantized_dtype(projection: Any) -> dict[str, Any]:
-    """What the configuration of a layer says instead of its dtype, once a projection in it has
-    become one of integers: so that a saved file makes such a one again."""
+    """The dtype entry of a layer's configuration if the layer's projection has been quantized.
+
+    With it a layer that was saved after quantizing is created as a quantized one. Otherwise empty.
+    """
     policy = getattr(projection, "dtype_policy", None)
     return {"dtype": keras.dtype_policies.serialize(policy)} if is_int8(policy) else {}
 
 
 def product_with_rows(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
-    """x Wᵀ for many rows x `[R, I]` and a matrix W `[O, I]`, of one dtype.
+    """x Wᵀ for many rows x `[R, I]` and a matrix W `[O, I]` of the same dtype.
 
-    In float32 it is written as a product of batches of one: on a CPU, TensorFlow's kernel for a
-    transposed float32 matrix takes up to three times as long as that for batches, for some ten to
-    a hundred rows. For thousands of rows both take as long; for one or two the first is faster.
+    In float32 it is computed as a batched product with a batch of one: on a CPU, for about ten to a
+    hundred rows, TensorFlow's kernel for a transposed float32 matrix takes up to three times as
+    long as the batched one. For thousands of rows both take equally long; for one or two rows the
+    former is faster.
     """
     if matrix.dtype != tf.float32:
         return tf.matmul(x, matrix, transpose_b=True)
@@ -62,8 +65,11 @@ def product_with_rows(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def _add_bias(y: tf.Tensor, bias: tf.Tensor) -> Any:
-    """`[R, out]` plus `[out]`. The bias's gradient, a sum over rows, is a product with ones: sums
-    over a bfloat16 tensor's first axis are slow on a CPU, and less exact."""
+    """Add a bias `[O]` to y `[R, O]`.
+
+    The bias's gradient, a sum over rows, is computed as a product with ones: summing over the first
+    axis of a bfloat16 tensor is slow on a CPU, and less exact.
+    """
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         ones = tf.ones([1, tf.shape(upstream)[0]], upstream.dtype)
@@ -74,30 +80,38 @@ def _add_bias(y: tf.Tensor, bias: tf.Tensor) -> Any:
 
 @keras.saving.register_keras_serializable("tfllm")
 class Projection(keras.layers.Layer):
-    """y = x Wᵀ + b, with W of shape `[output_dim, input_dim]`.
+    """Linear projection y = x Wᵀ + b, with W of shape `[output_dim, input_dim]`.
 
-    Keras' `Dense` stores `[input_dim, output_dim]`. Row by output is how checkpoints of the
-    Hugging Face ecosystem store it, and the layout in which a matrix-vector product reads memory
+    Keras' `Dense` stores `[input_dim, output_dim]`. One row for each output is how checkpoints of
+    the Hugging Face ecosystem store W, and the layout in which a matrix-vector product reads memory
     in order: with bfloat16 weights a decoding step is several times faster.
 
-    Adapters add low-rank updates to W (`add_adapter`); one of them, or none, is in use.
+    Adapters add low-rank updates to W (`add_adapter`); at most one of them is in use.
 
-    With an `Int8Policy`, W is stored as integers with a scale for each
-    row; it is 0 until it is assigned, and is not trained.
+    With an `Int8Policy`, W is stored as integers with a scale for each row; it is 0 until it is
+    assigned, and is not trained.
 
     Args:
         output_dim: size of the last axis of the result.
-        use_bias: add a bias of shape `[output_dim]`.
-        kernel_initializer: initializer of W.
+        use_bias: add a bias of shape `[output_dim]`. Defaults to False.
+        kernel_initializer: initializer of W. Defaults to "glorot_uniform".
 
     Call arguments:
-        x: float `[..., input_dim]`; of rank 2 it is taken to have few rows, as a decoding step has.
-        adapter_seed: of the adapter's dropout, int32 `[2]`; None where nothing is dropped.
-        training: false where no gradient will be asked for: the bias is then added in a way that
-            TensorFlow joins with what stands around it.
+        x: float `[..., input_dim]`. With rank 2 it is assumed to have few rows, as in a decoding
+            step.
+        adapter_seed: seed of the adapter's dropout, int32 `[2]`; None: no dropout.
+        training: false if no gradient will be needed: the bias is then added by an operation that
+            TensorFlow can fuse with its neighbours. Defaults to True.
 
     Returns:
         float `[..., output_dim]`, in the layer's compute dtype.
+
+    Example:
+        >>> layer = tfllm.layers.Projection(8)
+        >>> layer(tf.ones([2, 5, 16])).shape
+        TensorShape([2, 5, 8])
+        >>> layer.kernel.shape
+        TensorShape([8, 16])
     """
 
     def __init__(
@@ -142,7 +156,7 @@ class Projection(keras.layers.Layer):
         training: bool | None = True,
     ) -> tf.Tensor:
         """Project the last axis."""
-        # All rows in one product, and none for each row of a batch.
+        # One product for all rows, instead of one for each row of the batch.
         rows = x if x.shape.rank == 2 else tf.reshape(x, [-1, x.shape[-1]])
         y = self._product(rows, few=x.shape.rank == 2)
         if self.bias is not None:
@@ -153,7 +167,7 @@ class Projection(keras.layers.Layer):
         return y if x.shape.rank == 2 else tf.reshape(y, [*shape_of(x)[:-1], self.output_dim])
 
     def _product(self, rows: tf.Tensor, *, few: bool) -> tf.Tensor:
-        """rows Wᵀ, `[R, output_dim]`: the one place that knows how W is stored."""
+        """rows Wᵀ, `[R, output_dim]`, however W is stored."""
         if is_int8(self.dtype_policy):
             return int8_product(rows, self.kernel, self.kernel_scale)
         kernel = tf.convert_to_tensor(self.kernel)
@@ -162,16 +176,16 @@ class Projection(keras.layers.Layer):
     def quantize(
         self, mode: str | None = None, type_check: bool = True, config: Any = None
     ) -> None:
-        """Store W as integers from now on, as Keras' `Model.quantize("int8")` asks of each layer.
+        """Convert W to integers; Keras' `Model.quantize("int8")` calls this on each layer.
 
         Raises:
-            NotImplementedError: another mode, or a part of a model that is quantized as a whole;
-                Keras leaves the layer as it is then, and warns.
+            NotImplementedError: the mode is not "int8", or the layer is part of a model that is
+                quantized as a whole; Keras then leaves the layer unchanged and warns.
         """
         if not self.quantized_alone:
             raise NotImplementedError(
-                f"{self.path} stays as it is: it is a part of a model of tfllm, which is quantized "
-                "as a whole, by its own quantize('int8') before other layers are put around it"
+                f"{self.path} is not quantized: it is part of a tfllm model, which is quantized as "
+                "a whole; call that model's quantize('int8') before you put other layers around it"
             )
         try:
             check_int8(mode, config, "Projection")
@@ -191,7 +205,7 @@ class Projection(keras.layers.Layer):
         return tf.cast(tf.convert_to_tensor(self.kernel.value), tf.float32)
 
     def assign_kernel(self, values: tf.Tensor) -> None:
-        """Make W these values, rounded to what it is stored as."""
+        """Set W to these values, rounded to the dtype that it is stored in."""
         if is_int8(self.dtype_policy):
             values, scale = quantize_rows(values)
             self.kernel_scale.assign(scale)
@@ -201,13 +215,13 @@ class Projection(keras.layers.Layer):
         """Create an adapter called `name`, which is not in use yet.
 
         Args:
-            name: of the adapter, another than those there are.
-            parts: as of `Lora`.
-            options: as of `Lora`.
+            name: name of the adapter; must be new.
+            parts: its ranges of rows; see `Lora`.
+            options: other arguments of `Lora`.
         """
         assert self.built and name not in self.adapters, name
         adapter = Lora(self.output_dim, parts, name=name, dtype=self.dtype_policy, **options)
-        with contextlib.ExitStack() as scopes:  # so that its weights are named beside the kernel
+        with contextlib.ExitStack() as scopes:  # so that its weights are named like the kernel
             for scope in self.kernel.path.split("/")[:-1]:
                 scopes.enter_context(keras.name_scope(scope))
             adapter.build((None, self.kernel.shape[1]))
@@ -215,11 +229,11 @@ class Projection(keras.layers.Layer):
         return adapter
 
     def use_adapter(self, name: str | None) -> None:
-        """Use an adapter that there is, or none."""
+        """Use the adapter of this name from now on, or none."""
         self._set_adapters(self.adapters, None if name is None else self.adapters.get(name))
 
     def delete_adapter(self, name: str) -> None:
-        """Forget an adapter, if it is there."""
+        """Delete an adapter, if it exists."""
         kept = {other: adapter for other, adapter in self.adapters.items() if other != name}
         deleted = self.adapters.get(name)
         in_use = None if self.adapter is deleted else self.adapter
@@ -228,19 +242,19 @@ class Projection(keras.layers.Layer):
             forget_layer(self, deleted)
 
     def merge_adapter(self, name: str, into: Projection | None = None) -> None:
-        """Add an adapter's update to W, in float32, and round once.
+        """Add an adapter's update to W in float32, and round once.
 
         Args:
-            name: of the adapter.
-            into: the projection that is given the sum as its W; default: this one.
+            name: name of the adapter.
+            into: the projection whose W is set to the sum. Defaults to this one.
 
         Raises:
-            ValueError: this one, and its W is of integers, which would round it once more.
+            ValueError: `into` is this projection and W is int8, so that it would be rounded again.
         """
         if into is None and is_int8(self.dtype_policy):
             raise ValueError(
-                "an adapter is merged into weights that are floats, and these are int8; load the "
-                "base with dtype='float32', load the adapter and merge it there"
+                "an adapter can be merged into float weights only; these are int8. Load the base "
+                "model with dtype='float32', load the adapter and merge it there"
             )
         update = self.adapters[name].kernel_update()
         (into or self).assign_kernel(self.kernel_values() + update)

@@ -1,9 +1,9 @@
-"""Matrices stored as integers of 8 bits with a scale for each row: a quarter of float32's size.
+"""Matrices stored as 8-bit integers with a scale for each row: a quarter of float32's size.
 
-The weights alone are integers: they become the compute dtype where they are used, and the scale is
-put on the result (Dettmers et al., LLM.int8(), 2022, without its outliers). Integers up to 127 are
-exact in bfloat16, and a scale is one of its numbers, so that the rounding to integers is all that
-is lost. The matrices are not trained; gradients flow through them.
+Only the weights are integers: they are cast to the compute dtype when they are used, and the result
+is multiplied by the scale (Dettmers et al., LLM.int8(), 2022, without its outliers). Integers up to
+127 are exact in bfloat16, and so are the scales, so that rounding to integers is the only loss. The
+matrices are not trained; gradients flow through them.
 
 Shape letters: R rows of input, I input size, O output size.
 """
@@ -16,19 +16,19 @@ import keras
 import tensorflow as tf
 
 _MOST = 127
-# So few of a matrix's numbers are turned into floats at once that they stay in the cache, and that
-# a large matrix is not in memory a second time.
+# Number of a matrix's elements that are cast to floats at once: few enough to stay in the
+# processor's cache, and not to hold a large matrix in memory a second time.
 _CHUNK_ELEMENTS = 2**21
 
 SCALE = "_scale"
-"""the scales of a matrix are the weight with its name and this behind it"""
+"""suffix that a matrix's name has in the name of its scales"""
 
 
 @keras.saving.register_keras_serializable("tfllm")
 class Int8Policy(keras.DTypePolicy):
-    """Matrices are stored as integers; other weights and all products are of a float type.
+    """Dtype policy that stores matrices as integers; other weights and all products are floats.
 
-    (Keras' own `QuantizedDTypePolicy` asks every layer for methods of Keras'.)
+    (Keras' `QuantizedDTypePolicy` requires methods that only Keras' own layers have.)
 
     Args:
         name: "int8_float32" or "int8_bfloat16".
@@ -45,7 +45,7 @@ INT8_POLICIES = ("int8_float32", "int8_bfloat16")
 
 
 def int8_policy(dtype: Any) -> Any:
-    """The policy of that name, where Keras, which does not know it, keeps the name alone."""
+    """The `Int8Policy` of that name, which Keras does not know; any other dtype unchanged."""
     return Int8Policy(dtype) if dtype in INT8_POLICIES else dtype
 
 
@@ -55,39 +55,39 @@ def is_int8(policy: Any) -> bool:
 
 
 def check_int8(mode: str | None, config: Any, what: str) -> None:
-    """Refuse what Keras' `quantize` can be asked for and is not done here.
+    """Check the arguments of `quantize`: tfllm supports fewer than Keras.
 
     Args:
-        mode: as of Keras.
-        config: as of Keras.
-        what: the class that is to be quantized.
+        mode: mode, as for Keras' `quantize`.
+        config: quantization configuration, as for Keras' `quantize`.
+        what: name of the class that is to be quantized, for the error.
 
     Raises:
-        ValueError: another mode than "int8", or a quantizer for the weights.
+        ValueError: a mode other than "int8", or a quantizer for the weights.
     """
     mode = getattr(config, "mode", mode)
     if mode != "int8":
         raise ValueError(
-            f"the mode of quantize must be 'int8' for a {what}; received {mode!r}. Smaller than "
-            "float32 are also model.with_dtype('bfloat16') and, when it is loaded or exported, "
-            "dtype='int8'"
+            f"the mode of quantize must be 'int8' for a {what}; received {mode!r}. Other ways to a "
+            "smaller model are model.with_dtype('bfloat16') and dtype='int8' when it is loaded or "
+            "exported"
         )
     if getattr(config, "weight_quantizer", None) is not None:
         raise ValueError(
-            f"a {what} rounds each row of a matrix by its largest magnitude, and takes no other "
-            f"weight_quantizer; received {config.weight_quantizer}"
+            f"a {what} scales each row of a matrix by its largest magnitude; another "
+            f"weight_quantizer is not supported; received {config.weight_quantizer}"
         )
 
 
 def quantize_rows(values: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """The nearest integers, and the scales that make the values of them again.
+    """Round a matrix to int8, with a scale for each row.
 
     Args:
         values: float `[O, I]`.
 
     Returns:
-        int8 `[O, I]` and float32 `[O]`: the largest magnitude of each row over 127, rounded up to a
-        number of bfloat16.
+        the integers, int8 `[O, I]`, and the scales, float32 `[O]`: the largest magnitude of each
+        row divided by 127, rounded up to a bfloat16 number.
     """
     values = tf.cast(values, tf.float32)
     scale = tf.reduce_max(tf.abs(values), axis=-1) / _MOST
@@ -100,12 +100,12 @@ def quantize_rows(values: Any) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def dequantized(integers: Any, scale: Any, dtype: Any = tf.float32) -> tf.Tensor:
-    """The values that integers `[O, I]` and scales `[O]` stand for."""
+    """The float matrix `[O, I]` that integers `[O, I]` and scales `[O]` represent."""
     return tf.cast(integers, dtype) * tf.cast(scale, dtype)[:, tf.newaxis]
 
 
 def int8_product(rows: tf.Tensor, integers: Any, scale: Any) -> tf.Tensor:
-    """rows Wᵀ, for W of integers and scales.
+    """rows Wᵀ, for W stored as integers and scales.
 
     Args:
         rows: float `[R, I]`.
@@ -113,12 +113,12 @@ def int8_product(rows: tf.Tensor, integers: Any, scale: Any) -> tf.Tensor:
         scale: float32 `[O]`.
 
     Returns:
-        `[R, O]` in the dtype of `rows`, which gets a gradient.
+        `[R, O]` in the dtype of `rows`; only `rows` gets a gradient.
     """
     matrix, factors = tf.convert_to_tensor(integers), tf.convert_to_tensor(scale)
     sizes = _chunk_sizes(*matrix.shape)
 
-    # The gradient turns the integers into floats anew: else the tape would keep all matrices.
+    # The gradient casts the integers again: otherwise the tape would keep all matrices as floats.
     @tf.custom_gradient
     def product(rows: tf.Tensor) -> Any:
         dtype = rows.dtype
@@ -139,16 +139,16 @@ def int8_product(rows: tf.Tensor, integers: Any, scale: Any) -> tf.Tensor:
 
 
 def _chunk_sizes(outputs: int, inputs: int) -> list[int]:
-    """How many rows of a matrix are used at once."""
+    """Numbers of a matrix's rows that are used at once."""
     most = max(1, _CHUNK_ELEMENTS // inputs)
     return [min(most, outputs - begin) for begin in range(0, outputs, most)]
 
 
 def add_int8_matrix(layer: keras.layers.Layer, name: str, shape: tuple[int, int]) -> Any:
-    """Create the weights of a matrix; its values are 0 until they are assigned.
+    """Create the weights of an int8 matrix, which is 0 until it is assigned.
 
     Returns:
-        the integers; the scales are the layer's attribute `NAME_scale`.
+        the variable with the integers; the scales are the layer's attribute `NAME_scale`.
     """
     options = {"trainable": False, "autocast": False}
     integers = layer.add_weight(
@@ -163,11 +163,12 @@ def add_int8_matrix(layer: keras.layers.Layer, name: str, shape: tuple[int, int]
 
 @keras.saving.register_keras_serializable("tfllm")
 class Int8Embedding(keras.layers.Layer):
-    """Rows of a table of integers and scales.
+    """Embedding whose table is stored as integers with a scale for each row.
 
     Args:
         input_dim: number of ids.
-        output_dim: size of a row.
+        output_dim: size of an embedding.
+        dtype: an `Int8Policy` or its name. Defaults to "int8_float32".
 
     Call arguments:
         ids: int `[...]`.
@@ -190,13 +191,13 @@ class Int8Embedding(keras.layers.Layer):
         self.built = True
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
-        """Look up."""
+        """Look up the embeddings."""
         integers = tf.gather(tf.convert_to_tensor(self.embeddings), ids)
         scale = tf.gather(tf.convert_to_tensor(self.embeddings_scale), ids)
         return tf.cast(integers, tf.float32) * scale[..., tf.newaxis]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """The ids' shape with `output_dim` behind it."""
+        """The ids' shape followed by `output_dim`."""
         return (*input_shape, self.output_dim)
 
     def get_config(self) -> dict[str, Any]:
@@ -209,11 +210,11 @@ class Int8Embedding(keras.layers.Layer):
 
 
 def assign_weights(variables: list[Any], sources: list[Any]) -> None:
-    """Give weights the values of others with the same places, whatever either is stored as.
+    """Copy the weights of one model to another, whether either stores them as floats or int8.
 
     Args:
-        variables: Keras variables: matrices, and for those of integers the scales.
-        sources: the same of another model.
+        variables: Keras variables to assign, including the scales of int8 matrices.
+        sources: Keras variables of the other model; those with the same path are copied.
     """
     given, own = _by_place(sources), _by_place(variables)
     for place, variable in own.items():
@@ -230,7 +231,7 @@ def assign_weights(variables: list[Any], sources: list[Any]) -> None:
 
 
 def _by_place(variables: list[Any]) -> dict[str, Any]:
-    """By their paths without the model's name, which Keras counts."""
+    """Variables by path, without the model's name, to which Keras appends a counter."""
     return {variable.path.partition("/")[2]: variable for variable in variables}
 
 

@@ -16,9 +16,9 @@ import tensorflow as tf
 def distance_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool) -> np.ndarray:
     """The bucket of each distance between a key and a query, from -max_distance to max_distance.
 
-    Half of the buckets are distances of their own, the other half widen up to max_distance, and
-    the last holds all beyond. With `bidirectional` one half of all is for the keys behind a query,
-    which else share bucket 0.
+    Half of the buckets hold one distance each; the other half become wider up to max_distance, and
+    the last one also holds all larger distances. With `bidirectional`, half of all buckets are for
+    keys after the query, which otherwise share bucket 0.
 
     Returns:
         int32 `[2 * max_distance + 1]`.
@@ -32,7 +32,7 @@ def distance_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool
     else:
         distance = np.maximum(-distance, 0)
     exact = num_buckets // 2
-    # In float32, since a distance at a bucket's edge falls where it rounds to.
+    # In float32, since rounding decides the bucket of a distance at an edge.
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
     wide = exact + (ratio / math.log(max_distance / exact) * (num_buckets - exact)).astype(int)
     bucket = np.where(distance < exact, distance, np.minimum(wide, num_buckets - 1))
@@ -41,21 +41,28 @@ def distance_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool
 
 @keras.saving.register_keras_serializable("tfllm")
 class RelativePositionBias(keras.layers.Layer):
-    """A learned number for each head and bucket of distances (Raffel et al., T5, 2020).
+    """Learned attention bias for each head and bucket of distances (Raffel et al., T5, 2020).
 
     Args:
-        num_heads: N.
-        num_buckets: into which distances fall; even, a multiple of 4 with `bidirectional`.
-        max_distance: from which on all fall into one.
-        bidirectional: distances to keys behind the query have buckets of their own.
-        initializer: of the table `[num_buckets, N]`, which is float32.
+        num_heads: number of attention heads N.
+        num_buckets: number of buckets of distances; even, and a multiple of 4 with
+            `bidirectional`. Defaults to 32.
+        max_distance: distance from which on all distances share a bucket. Defaults to 128.
+        bidirectional: use separate buckets for keys after the query. Defaults to False.
+        initializer: initializer of the table `[num_buckets, N]`, which is float32. Defaults to
+            "zeros".
 
     Call arguments:
-        queries: int `[T]`, places of the queries.
-        keys: int `[S]`, places of the keys.
+        queries: int `[T]`, positions of the queries.
+        keys: int `[S]`, positions of the keys.
 
     Returns:
         `[1, N, T, S]` in the compute dtype, to be added to attention's scores.
+
+    Example:
+        >>> bias = tfllm.layers.RelativePositionBias(num_heads=4)
+        >>> bias(tf.range(5), tf.range(5)).shape
+        TensorShape([1, 4, 5, 5])
     """
 
     def __init__(
@@ -73,8 +80,9 @@ class RelativePositionBias(keras.layers.Layer):
         if exact < 1 or num_buckets % (4 if bidirectional else 2) or max_distance <= exact:
             raise ValueError(
                 "num_buckets must be even (with bidirectional: a multiple of 4), and max_distance "
-                f"larger than the buckets of one distance each; received num_buckets={num_buckets},"
-                f" max_distance={max_distance}, bidirectional={bidirectional}"
+                f"larger than the number of buckets of one distance each ({exact}); received "
+                f"num_buckets={num_buckets}, max_distance={max_distance}, "
+                f"bidirectional={bidirectional}"
             )
         self.num_heads = num_heads
         self.num_buckets = num_buckets
@@ -96,7 +104,7 @@ class RelativePositionBias(keras.layers.Layer):
         self.built = True
 
     def call(self, queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-        """Look the distances up."""
+        """Look up the bias of each distance."""
         most = self.max_distance
         distance = tf.clip_by_value(keys - queries[:, tf.newaxis], -most, most) + most
         buckets = tf.gather(self._buckets, distance)

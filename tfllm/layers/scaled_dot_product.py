@@ -1,4 +1,4 @@
-"""softmax(Q Kᵀ / √D) V.
+"""Scaled dot-product attention: softmax(Q Kᵀ / √D) V.
 
 Shape letters: B batch, T query time, S key time, N query heads, K key/value heads,
 G = N / K query heads that share a key/value head, D head size.
@@ -32,9 +32,9 @@ def dot_product_attention(
         key: float `[B, K, S, D]`; K divides N.
         value: float `[B, K, S, D]`.
         bias: `[1 or B, 1 or N, T or 1, S]`, added to the scores.
-        scaled: false: the scores are not divided by √D (T5's initial weights are small instead).
-        dropout_rate: share of the weights dropped; needs `seed`.
-        seed: int32 `[2]`.
+        scaled: divide the scores by √D. (T5 does not, but has smaller initial weights.)
+        dropout_rate: fraction of the attention weights that is dropped; needs `seed`.
+        seed: seed of dropout, int32 `[2]`.
         return_weights: also return the attention weights.
 
     Returns:
@@ -46,7 +46,7 @@ def dot_product_attention(
     batch, _, time, _ = shape_of(query)
     if scaled:
         query = query * _scale(query, bias)
-    if group > 1:  # the queries of a group stand behind one another, as if they were more time
+    if group > 1:  # concatenate the queries of a group along the time axis
         grouped_time = group * time if query.shape[2] is not None else -1
         if grouped_time == -1 and isinstance(batch, int) and batch == -1:
             batch = tf.shape(query)[0]
@@ -68,7 +68,7 @@ def dot_product_attention(
 
 
 def _grouped(bias: tf.Tensor, num_kv_heads: int, group: int) -> tf.Tensor:
-    """The bias of queries that stand behind one another, group by group."""
+    """The bias for queries whose groups are concatenated along the time axis."""
     if bias.shape[1] == 1:
         return bias if bias.shape[2] == 1 else tf.tile(bias, [1, 1, group, 1])
     rows, _, time, length = tf.unstack(tf.shape(bias))
@@ -76,26 +76,26 @@ def _grouped(bias: tf.Tensor, num_kv_heads: int, group: int) -> tf.Tensor:
 
 
 def _scale(query: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
-    """1 / √D: one number, or one for each of the D places."""
+    """1 / √D, as a scalar or as a vector `[D]`."""
     factor, head_dim = 1 / math.sqrt(query.shape[3]), query.shape[3]
     if bias is None or bias.shape[0] != 1 or query.shape[0] == 1:
         return tf.constant(factor, query.dtype)
-    # TensorFlow joins the product with a number before it and a sum behind it in one kernel on
-    # CPUs, where no gradient needs what lies between: in evaluation, and in the forward pass of a
-    # rematerialized block. That kernel takes hundreds of times as long where the rows of a batch
-    # share one bias. A vector is not joined.
+    # On CPUs TensorFlow fuses the matrix product with a scalar factor before it and a sum after it
+    # if no gradient needs the intermediate results: in evaluation, and in the forward pass of a
+    # rematerialized block. The fused kernel takes hundreds of times as long if the rows of a batch
+    # share one bias. A vector is not fused.
     return tf.constant([factor] * head_dim, query.dtype)
 
 
 def _softmax(scores: tf.Tensor, *, few: bool) -> tf.Tensor:
-    """Softmax over the last axis; `few` scores (a decoding step's) in plain operations.
+    """Softmax over the last axis; for `few` scores (in a decoding step) by plain operations.
 
-    TensorFlow's kernel on CPUs takes 50 us and more to start, which six plain ones together do not.
+    On CPUs TensorFlow's kernel takes 50 us or more to start, longer than six plain ones together.
     """
     if few:
         exact = tf.cast(scores, tf.float32)
         powers = tf.exp(exact - tf.reduce_max(exact, axis=-1, keepdims=True))
         return tf.cast(powers / tf.reduce_sum(powers, axis=-1, keepdims=True), scores.dtype)
-    # float16 has too few exponents for a sum of exponentials; bfloat16 kernels sum in float32.
+    # float16 has too small a range for a sum of exponentials; bfloat16 kernels sum in float32.
     weights = tf.nn.softmax(tf.cast(scores, tf.float32) if scores.dtype == tf.float16 else scores)
     return tf.cast(weights, scores.dtype)

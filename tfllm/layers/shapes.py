@@ -1,4 +1,4 @@
-"""Shapes that are static where they can be."""
+"""Shapes of tensors, static where possible."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import tensorflow as tf
 
 
 class ShapeShown:
-    """For layers with `compute_output_shape`, which `summary()` needs: before `keras.layers.Layer`.
+    """Mixin for layers with `compute_output_shape`, which `summary()` needs.
 
-    Keras takes a layer that has it to give its compute dtype, and calls it no more to find out; the
-    states of a block, and logits, are float32 whatever the policy.
+    It precedes `keras.layers.Layer` among the bases. From a layer that has that method Keras
+    expects outputs in its compute dtype, and no longer traces a call to find out; but the states of
+    a block, and logits, are float32 whatever the policy.
     """
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        """What a call gives, found by tracing one."""
+        """The output of a call, found by tracing one."""
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""A Transformer block: attention and feed-forward, a residual around each."""
+"""A Transformer block: attention and feed-forward, with a residual connection around each."""
 
 from __future__ import annotations
 
@@ -22,28 +22,30 @@ from tfllm.layers.shapes import ShapeShown
 
 @keras.saving.register_keras_serializable("tfllm")
 class TransformerBlock(ShapeShown, keras.layers.Layer):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)); or post-norm, as in the 2017 paper.
+    """Transformer block: attention and feed-forward, with a residual connection around each.
 
-    The residual stream is float32 whatever the dtype policy; products run in its compute dtype.
+    It computes x + attention(norm(x)), then x + feed_forward(norm(x)); or post-norm, as in Vaswani
+    et al., 2017. The residual stream is float32 whatever the dtype policy; products run in its
+    compute dtype.
 
     Args:
-        config: what it computes, a `BlockConfig`; or that one's fields as arguments:
-            `TransformerBlock(8, 2048, causal=True)` has 8 heads and a feed-forward of 2048.
+        config: a `BlockConfig`, or its fields as arguments: `TransformerBlock(8, 2048,
+            causal=True)` has 8 heads and a feed-forward layer of inner width 2048.
         rematerialize: recompute the block in the backward pass instead of keeping its activations.
             Defaults to False.
         kernel_initializer: initializer of the projections. Defaults to "glorot_uniform".
         output_initializer: initializer of the projections into the residual stream. Defaults to
             kernel_initializer.
-        seed: seed of dropout. Defaults to None, another one each time.
+        seed: seed of dropout. Defaults to None, a random one.
 
-    Call arguments: those of `MultiHeadAttention`, for self-attention; those of the attention to
-        the context are `context_padding_mask` (bool `[B, S]`), `context_bias` and
-        `context_key_value`. A bias with a value for each head is taken to be learned: a block that
-        is recomputed gives its gradient.
+    Call arguments: those of `MultiHeadAttention`, for self-attention; those of cross-attention are
+        `context`, `context_padding_mask` (bool `[B, S]`), `context_bias` and `context_key_value`.
+        A bias with a value for each head is assumed to be learned: a rematerialized block computes
+        its gradient.
 
     Returns:
-        float32 `[B, T, E]`; with a cache: (that, the new cache); with return_weights:
-        (that, weights `[B, N, T, S]`), or (that, (those, weights of the context)).
+        float32 `[B, T, E]`; with a cache: (that, the new cache); with return_weights: (that,
+        weights `[B, N, T, S]`), or (that, (weights, cross-attention's weights)).
 
     Example:
         >>> block = tfllm.layers.TransformerBlock(num_heads=4, causal=True, rope_theta=1e4)
@@ -85,7 +87,7 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
         )
 
     def _named(self, name: str) -> dict[str, Any]:
-        """What a sublayer is given besides what it computes."""
+        """The constructor arguments of a sublayer besides its configuration."""
         given = (self.kernel_initializer, self.output_initializer)
         kernel, output = (None if i is None else forked(i, name) for i in given)
         return {
@@ -145,13 +147,13 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
             )
         x = tf.cast(x, tf.float32)
         rate = self.config.dropout if training else 0.0
-        # Drawn once, out here: a recomputed block must drop the same elements again.
+        # Drawn once, out here, since a recomputed block must drop the same elements again.
         drops = training and self.seed_generator is not None
         seed = next_seed(self.seed_generator) if drops else None
         adapter_seed = None
         if training and self.adapter_seed_generator is not None:
             adapter_seed = next_seed(self.adapter_seed_generator)
-        extra: list[tf.Tensor] = []  # what attention gave besides its result
+        extra: list[tf.Tensor] = []  # the caches or weights that attention returns
 
         def attend(h: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
             given = self.attention(
@@ -207,7 +209,7 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
             return residual(x, self.feed_forward_norm, feed_forward, 2)
 
         if self.rematerialize and training and cache is None and not return_weights:
-            # Of what is not an argument there would be no gradient.
+            # Only arguments of the recomputed function get a gradient.
             learned = [bias] if bias is not None and bias.shape[1] != 1 else []
             if context is None and learned:
                 return tf.recompute_grad(lambda x, bias: run(x, bias=bias))(x, *learned)
@@ -222,10 +224,10 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
         return x_shape
 
     def drop_adapter_inputs(self, seed: int | None) -> None:
-        """Have the adapters of the block's projections drop their inputs while training.
+        """Apply dropout to the inputs of the projections' adapters during training.
 
         Args:
-            seed: of the masks.
+            seed: seed of the dropout masks.
         """
         with unlocked(self):
             self.adapter_seed_generator = keras.random.SeedGenerator(seed)

@@ -36,8 +36,8 @@ class TokenEmbedding(keras.layers.Embedding):
             NotImplementedError: always; Keras leaves the layer as it is then, and warns.
         """
         raise NotImplementedError(
-            f"{self.path} stays as it is: it is a part of a model of tfllm, which is quantized as "
-            "a whole, by its own quantize('int8') before other layers are put around it"
+            f"{self.path} is not quantized: it is part of a tfllm model, which is quantized as a "
+            "whole; call that model's quantize('int8') before you put other layers around it"
         )
 
 
