@@ -66,7 +66,7 @@ def test_config_round_trip():
 
 
 def test_amsgrad_is_refused():
-    with pytest.raises(ValueError, match="no amsgrad"):
+    with pytest.raises(ValueError, match="amsgrad is not supported"):
         AdamW(amsgrad=True)
 
 

@@ -75,7 +75,7 @@ def test_ignored_classes_count_for_nothing(tiny_config, rng):
 
 def test_several_losses_are_refused(tiny_config, rng):
     model = compiled(tiny_config, loss=["mse"])
-    with pytest.raises(ValueError, match="one loss for one output"):
+    with pytest.raises(ValueError, match="a single loss for the model's one output"):
         model.fit(reference.dataset(reference.make_batches(rng, num=1)), shuffle=False, verbose=0)
 
 

@@ -128,7 +128,7 @@ def test_weights_of_classes_and_of_minus_100_with_a_loss_of_keras():
     history = model.fit(x, labels, batch_size=4, verbose=0, class_weight=weights)
     assert history.history["loss"][0] == about(expected, ADDITIONS)
     model.compile("sgd", loss="mse")
-    with pytest.raises(ValueError, match="numbers of classes"):
+    with pytest.raises(ValueError, match="class indices"):
         model.fit(x, np.zeros((4, T, V)), verbose=0, class_weight=weights)
 
 
@@ -148,7 +148,7 @@ def test_weights_of_classes_are_refused_where_they_have_no_meaning():
         masked,
     ):
         other.compile("sgd")
-        with pytest.raises(ValueError, match="class_weight is"):
+        with pytest.raises(ValueError, match=r"class_weight (is|needs)"):
             other.fit(IDS, LABELS, verbose=0, class_weight={0: 2.0})
 
 

@@ -1,1 +1,1 @@
-"""How a Keras model's weights are fitted: loss, step, optimizer and schedule. Knows no files."""
+"""Training of a Keras model's weights: loss, step, optimizer and schedule; no file access."""

@@ -1,4 +1,4 @@
-"""AdamW with decoupled decay of matrices only, whole or with its state shared among replicas."""
+"""AdamW that decays matrices only, with its state whole on each replica or sharded over them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tfllm.optimization.state_shards import StateShards
 
 
 class PortableValue(NamedTuple):
-    """A part of an optimizer's state, apart from how replicas hold it."""
+    """A part of an optimizer's state, independent of how replicas hold it."""
 
     name: str
     """such as "iterations" or "momentum\""""
     of: Any
-    """the weight that it belongs to, or None"""
+    """the weight whose state it is, or None"""
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
     write: Callable[[Any], None]
@@ -28,20 +28,27 @@ class PortableValue(NamedTuple):
 
 @keras.saving.register_keras_serializable("tfllm")
 class AdamW(keras.optimizers.AdamW):
-    """AdamW (Loshchilov & Hutter, 2019); same updates as Keras', in one kernel a weight.
+    """AdamW (Loshchilov & Hutter, 2019); same updates as Keras', in one kernel per weight.
 
-    Decay is left out of vectors (norms, biases) unless `decay_vectors` is set. The options of
-    Keras' AdamW that change an update (`amsgrad`) are not offered.
+    Vectors (norms, biases) are not decayed unless `decay_vectors` is set. Keras' option `amsgrad`
+    is not supported.
 
     Args:
-        learning_rate: a number or a `keras.optimizers.schedules.LearningRateSchedule`.
-        weight_decay: share of a weight, times the learning rate, that is taken off in a step.
-        decay_vectors: decay weights of rank 0 and 1, too.
-        shards: each replica holds its share of the two moments of every weight and updates that
-            share, and the replicas then gather the weights (ZeRO stage 1; Rajbhandari et al.,
-            2020). It takes 1/n of the memory on n replicas; the updates are the same. It works
-            under `tfllm.training.TrainingStep`, whose gradients are those of the global batch.
-        kwargs: as `keras.optimizers.AdamW`.
+        learning_rate: a number or a `keras.optimizers.schedules.LearningRateSchedule`. Defaults to
+            1e-3.
+        weight_decay: fraction of a weight, times the learning rate, that is subtracted in a step.
+            Defaults to 0.1.
+        decay_vectors: also decay weights of rank 0 and 1. Defaults to False.
+        shards: shard the two moments of every weight over the replicas: each replica updates its
+            part of the weight, and the replicas then gather the weights (ZeRO stage 1; Rajbhandari
+            et al., 2020). On n replicas the moments take 1/n of the memory of each; the updates are
+            the same. Needs `tfllm.training.TrainingStep`, whose gradients are those of the global
+            batch. Defaults to False.
+        kwargs: other arguments of `keras.optimizers.AdamW`.
+
+    Example:
+        >>> model = tfllm.Transformer(vocab_size=64, embedding_dim=16, num_heads=2, num_layers=1)
+        >>> model.compile(tfllm.training.AdamW(3e-4, global_clipnorm=1.0))
     """
 
     def __init__(
@@ -54,7 +61,9 @@ class AdamW(keras.optimizers.AdamW):
         **kwargs: Any,
     ) -> None:
         if kwargs.pop("amsgrad", False):
-            raise ValueError("tfllm's AdamW has no amsgrad; use keras.optimizers.AdamW for it")
+            raise ValueError(
+                "amsgrad is not supported by tfllm's AdamW; use keras.optimizers.AdamW for it"
+            )
         super().__init__(learning_rate, weight_decay, **kwargs)
         self.decay_vectors = decay_vectors
         self.shards = shards
@@ -67,7 +76,7 @@ class AdamW(keras.optimizers.AdamW):
         if self.built or not self.shards:
             super().build(variables)
             return
-        # What every optimizer has, without the moments of Adam.
+        # The variables that every optimizer has, without Adam's moments.
         keras.optimizers.Optimizer.build(self, variables)
         self._momentums = StateShards(variables, "momentum", self._distribution_strategy)
         self._velocities = StateShards(variables, "velocity", self._distribution_strategy)
@@ -78,16 +87,16 @@ class AdamW(keras.optimizers.AdamW):
         return super()._use_weight_decay(variable)
 
     def _apply_weight_decay(self, variables: list[Any]) -> None:
-        if self.weight_decay:  # else Keras would take nothing off each weight all the same
+        if self.weight_decay:  # with 0, Keras would still subtract zeros from each weight
             super()._apply_weight_decay(variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one weight and its two moments in place.
 
         Args:
-            gradient: of the weight.
+            gradient: gradient of the weight.
             variable: the weight.
-            learning_rate: with Adam's bias correction (`_step_size`).
+            learning_rate: learning rate including Adam's bias correction (`_step_size`).
         """
         index = self._get_variable_index(variable)
         dtype = variable.dtype
@@ -101,13 +110,13 @@ class AdamW(keras.optimizers.AdamW):
             beta1=tf.cast(self.beta_1, dtype),
             beta2=tf.cast(self.beta_2, dtype),
             epsilon=tf.cast(self.epsilon, dtype),
-            grad=tf.cast(tf.convert_to_tensor(gradient), dtype),  # dense: repeated rows summed
+            grad=tf.cast(tf.convert_to_tensor(gradient), dtype),  # dense: sums repeated rows
         )
 
     def _step_size(self, learning_rate: Any) -> tf.Tensor:
         """The learning rate times Adam's bias correction, float32.
 
-        Here and not in the kernel: bfloat16 weights have no such numbers.
+        Computed here and not in the kernel, since bfloat16 cannot represent these numbers.
         """
         step = tf.cast(self.iterations + 1, tf.float32)
         correction = tf.sqrt(1 - tf.pow(self.beta_2, step)) / (1 - tf.pow(self.beta_1, step))
@@ -135,7 +144,7 @@ class AdamW(keras.optimizers.AdamW):
         self._momentums.update_weights(update, indices, gradients, variables)
 
     def state_bytes(self) -> int:
-        """Bytes of the two moments on one replica."""
+        """Size of the two moments on one replica, in bytes."""
         if self.shards:
             return self._momentums.num_bytes + self._velocities.num_bytes
         return sum(
@@ -145,11 +154,10 @@ class AdamW(keras.optimizers.AdamW):
         )
 
     def portable_state(self) -> list[PortableValue]:
-        """All that an update depends on, whole, whatever the number of replicas.
+        """The complete state that an update depends on, whatever the number of replicas.
 
-        The names are `iterations`, `learning_rate` where it is a number, and `momentum` and
-        `velocity` of each weight. Reading the values under several workers with `shards` is
-        something that every worker must do.
+        The names are `iterations`, `learning_rate` if it is a number, and `momentum` and `velocity`
+        of each weight. With `shards` and several workers, every worker must read the values.
         """
 
         def whole(name: str, variable: Any, of: Any = None) -> PortableValue:

@@ -1,4 +1,4 @@
-"""The ids of a batch: that they exist, which labels count, and how much."""
+"""The ids of a batch: whether they are in range, which labels count, and with what weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 IGNORED_LABEL = -100
-"""a label that does not count, as in PyTorch's cross-entropy and Hugging Face's collators"""
+"""a label that is ignored, as in PyTorch's cross-entropy and Hugging Face's collators"""
 
 _RULE = "must be at least 0 and below"
 _WHOLE = "must be whole numbers"
@@ -22,19 +22,19 @@ _FAILED = re.compile(
 
 
 def checked_ids(ids: Any, size: int | tf.Tensor, *, what: str, bound: str) -> tf.Tensor:
-    """The ids as int32, which are read only once all of them are found to exist.
+    """The ids as int32, checked to be in range before anything reads them.
 
-    On a GPU TensorFlow would look up zeros for ids that do not exist, and on a CPU its error does
-    not say which rule they break. (A step that XLA compiles makes no check: XLA has no assertions.)
+    For ids out of range TensorFlow looks up zeros on a GPU, and on a CPU its error does not say
+    which rule they break. (A step compiled by XLA is not checked: XLA has no assertions.)
 
     Args:
         ids: integers of any shape, or floats that are whole numbers.
-        size: how many there are.
-        what: what they are, in the plural, for the error.
-        bound: the name of `size`, for the error.
+        size: number of valid ids.
+        what: what the ids are, in the plural, for the error.
+        bound: name of `size`, for the error.
 
     Raises:
-        ValueError: an id does not exist, and this is not inside of a graph. A graph raises
+        ValueError: an id is out of range, in eager execution. A graph raises
             `tf.errors.InvalidArgumentError` when it runs; see `errors_in_words`.
     """
     ids = whole_numbers(ids, what=what)
@@ -53,14 +53,14 @@ def checked_ids(ids: Any, size: int | tf.Tensor, *, what: str, bound: str) -> tf
 
 
 def whole_numbers(values: Any, *, what: str) -> tf.Tensor:
-    """Integers as they are, floats as int64, which they must be without being rounded.
+    """Integers unchanged, and floats, which must be whole numbers, as int64.
 
     Args:
         values: integers or floats of any shape.
-        what: what they are, in the plural, for the error.
+        what: what the values are, in the plural, for the error.
 
     Raises:
-        ValueError: as `checked_ids`.
+        ValueError: a float is not a whole number; in a graph as for `checked_ids`.
     """
     values = tf.convert_to_tensor(values)
     if not values.dtype.is_floating:
@@ -82,7 +82,7 @@ def whole_numbers(values: Any, *, what: str) -> tf.Tensor:
 
 @contextlib.contextmanager
 def errors_in_words() -> Iterator[None]:
-    """Raise what `checked_ids` found in a graph as the `ValueError` that it is."""
+    """Raise the errors that `checked_ids` finds in a graph as `ValueError`s."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
@@ -93,7 +93,7 @@ def errors_in_words() -> Iterator[None]:
 
 
 def _message(rule: str, least: Any, greatest: Any) -> str:
-    # Not by ==, which nan is not to itself.
+    # Compared as text, since nan is not equal to itself.
     received = f"{least}" if str(least) == str(greatest) else f"{least} to {greatest}"
     return f"{rule}; received {received}"
 
@@ -106,41 +106,44 @@ def counted_labels(
     *,
     bound: str = "num_classes",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Labels that all exist, and the weights of those that count.
+    """Labels checked to be in range, and their weights, which are 0 for ignored labels.
 
     Args:
-        labels: integers, or floats that are whole numbers; `IGNORED_LABEL` where there is none.
+        labels: integers, or floats that are whole numbers; `IGNORED_LABEL` for those to ignore.
         weights: float32, of the same shape.
-        num_classes: how many labels there are, if that is known.
-        class_weights: as `class_weight_table` gives them.
-        bound: the name of `num_classes`, for the error.
+        num_classes: number of classes, if known.
+        class_weights: result of `class_weight_table`.
+        bound: name of `num_classes`, for the error.
 
     Returns:
-        int32 labels, 0 where there is none, and the weights, 0 at those.
+        int32 labels and float32 weights; both are 0 where a label is ignored.
     """
     labels = whole_numbers(labels, what="labels")
     ignored = tf.equal(labels, tf.cast(IGNORED_LABEL, labels.dtype))
     labels = tf.where(ignored, tf.zeros_like(labels), labels)
     weights = tf.where(ignored, tf.zeros_like(weights), weights)
     if num_classes is not None:
-        what = f"labels (but for {IGNORED_LABEL}, which is not counted)"
+        what = f"labels (except {IGNORED_LABEL}, which is ignored)"
         labels = checked_ids(labels, num_classes, what=what, bound=bound)
     if class_weights is not None:
-        # The last entry is that of all classes which are not named.
+        # The last entry is for all classes that are not named.
         place = tf.clip_by_value(tf.cast(labels, tf.int32), 0, len(class_weights) - 1)
         weights *= tf.gather(tf.constant(class_weights), place)
     return tf.cast(labels, tf.int32), weights
 
 
 def class_weight_table(class_weight: Mapping[int, float], num_classes: int | None) -> np.ndarray:
-    """The weights of the classes 0, 1, ..., and behind the last one that is named a 1 for the rest.
+    """The weights of the classes 0, 1, ... up to the last one named, and a 1 for all others.
 
     Args:
-        class_weight: class to weight, as `keras.Model.fit` takes them.
-        num_classes: how many classes there are, if that is known.
+        class_weight: mapping of class to weight, as for `keras.Model.fit`.
+        num_classes: number of classes, if known.
+
+    Returns:
+        float32 `[last class named + 2]`.
 
     Raises:
-        ValueError: it is not such a mapping.
+        ValueError: `class_weight` is not such a mapping, or names a class out of range.
     """
     rule = "class_weight must map classes (integers from 0) to weights (finite, not negative)"
     if not isinstance(class_weight, Mapping) or not class_weight:
@@ -161,7 +164,7 @@ def class_weight_table(class_weight: Mapping[int, float], num_classes: int | Non
 
 
 def is_sparse_cross_entropy(loss: Any) -> bool:
-    """Whether a loss of Keras takes labels that are classes, and counts all of them."""
+    """Whether a Keras loss is a sparse cross-entropy that ignores no class."""
     loss = keras.losses.get(loss)
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
         return loss.ignore_class is None

@@ -1,9 +1,9 @@
-"""Output projection and cross-entropy in one, a chunk of rows at a time.
+"""Output projection and cross-entropy in one function, a chunk of rows at a time.
 
-At real vocabularies the logits are the largest tensor of a training step: 8 x 512 tokens of 49,152
-classes are 0.8 GB in float32, and a stock loss holds them several times. Here each chunk's logits
-give their share of the loss and of both gradients at once and are gone; the arithmetic is that of
-the full computation.
+With a real vocabulary the logits are the largest tensor of a training step: 8 x 512 tokens and
+49,152 classes take 0.8 GB in float32, and a stock loss holds several copies. Here the logits of a
+chunk are turned into its part of the loss and of both gradients at once, and then freed; the
+arithmetic is that of the full computation.
 
 Shape letters: R rows (tokens), E width, V vocabulary.
 """
@@ -15,8 +15,8 @@ from typing import Any
 
 import tensorflow as tf
 
-# Of float32 logits in one chunk. Larger chunks are no faster, smaller ones add up the kernel's
-# gradient more often.
+# Size of the float32 logits of a chunk. Larger chunks are no faster; smaller ones accumulate the
+# kernel's gradient more often.
 _CHUNK_BYTES = 48 * 2**20
 
 _NONE, _OF_HIDDEN, _BOTH = range(3)
@@ -41,11 +41,12 @@ def linear_cross_entropy(
         hidden: float `[R, E]`.
         kernel: `[V, E]`, of the same dtype.
         labels: int `[R]`, in [0, V).
-        weights: float `[R]`; rows of weight 0 count for nothing.
-        with_gradient: false where no gradient will be asked for: then none is computed.
-        with_kernel_gradient: false where the kernel is frozen: a third of the products, and a
-            matrix of its size in float32, are saved.
-        chunk_rows: the most rows computed at once; default: as many as give 48 MiB of logits.
+        weights: float `[R]`; rows of weight 0 are ignored.
+        with_gradient: whether to compute gradients; false if none will be needed.
+        with_kernel_gradient: whether to compute the kernel's gradient; false if it is frozen, which
+            saves a third of the products and a float32 matrix of its size.
+        chunk_rows: maximum number of rows computed at once. Defaults to as many as have 48 MiB of
+            logits.
 
     Returns:
         float32 scalar.
@@ -88,13 +89,13 @@ def linear_cross_entropy(
 def token_losses(
     hidden: tf.Tensor, kernel: tf.Tensor, labels: tf.Tensor, *, chunk_rows: int | None = None
 ) -> tf.Tensor:
-    """Cross-entropy of each row, as `linear_cross_entropy` without its sum and gradient.
+    """Cross-entropy of each row: `linear_cross_entropy` without the sum and the gradient.
 
     Args:
         hidden: float `[R, E]`.
         kernel: `[V, E]`, of the same dtype.
         labels: int `[R]`, in [0, V).
-        chunk_rows: rows computed at once.
+        chunk_rows: as for `linear_cross_entropy`.
 
     Returns:
         float32 `[R]`.
@@ -124,7 +125,7 @@ def _rows_in_a_chunk(vocab_size: int) -> int:
 def _chunk(
     hidden: tf.Tensor, kernel: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, gradients: int
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
-    """Loss sum of some rows, and its gradients with respect to hidden and kernel."""
+    """Sum of the losses of a chunk, and its gradients with respect to hidden and kernel."""
 
     def logits() -> tf.Tensor:
         return tf.cast(tf.matmul(hidden, kernel, transpose_b=True), tf.float32)
@@ -136,7 +137,7 @@ def _chunk(
     probabilities = tf.nn.softmax(logits())
     place = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
     of_label = tf.gather_nd(probabilities, place)
-    # -log p is exact until p leaves float32's range; beyond, the long way.
+    # -log p is exact while p is within float32's range; otherwise the loss is computed anew.
     losses = tf.cond(
         tf.reduce_min(of_label) > 1e-30,
         lambda: -tf.math.log(of_label),
@@ -145,8 +146,8 @@ def _chunk(
     loss = tf.reduce_sum(tf.math.multiply_no_nan(losses, weights))
     if gradients == _NONE:
         return loss, None, None
-    # d loss / d logits = weight · (p - one-hot). The weight goes to the small factors instead of
-    # to this [rows, V] tensor. Nobody reads it any more: the update is made in place.
+    # d loss / d logits = weight · (p - one-hot). The weight is applied to the small factors instead
+    # of to this [rows, V] tensor, which is updated in place, since nothing else reads it any more.
     with tf.control_dependencies([of_label]):
         d_logits = tf.tensor_scatter_nd_update(
             tf.cast(probabilities, hidden.dtype), place, tf.cast(of_label - 1, hidden.dtype)
@@ -155,7 +156,7 @@ def _chunk(
     d_hidden = tf.matmul(d_logits, kernel) * row_weight
     if gradients == _OF_HIDDEN:
         return loss, d_hidden, None
-    if hidden.dtype == tf.float16:  # a sum over many rows would overflow, a mean could underflow
+    if hidden.dtype == tf.float16:  # a sum over many rows could overflow, a mean underflow
         root = tf.sqrt(tf.cast(tf.maximum(tf.shape(hidden)[0], 1), tf.float32))
         row_weight /= tf.cast(root, tf.float16)
         d_kernel = tf.matmul(d_logits, hidden * row_weight, transpose_a=True)
@@ -173,14 +174,14 @@ def _loop(
     *,
     chunk_rows: int,
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
-    """The same over chunks of one size; the last one is filled up with rows of weight 0."""
+    """The same over chunks of equal size; the last one is padded with rows of weight 0."""
     num_rows, width = hidden.shape[0], hidden.shape[1]
     if num_rows is None:
         num_rows = tf.shape(hidden)[0]
         num_chunks = tf.maximum(1, -(-num_rows // chunk_rows))
     else:
         num_chunks = max(1, -(-num_rows // chunk_rows))
-    chunk_rows = -(-num_rows // num_chunks)  # so that no chunk is filling for the most part
+    chunk_rows = -(-num_rows // num_chunks)  # so that no chunk is mostly padding
     missing = num_chunks * chunk_rows - num_rows
 
     def chunked(x: tf.Tensor) -> tf.Tensor:

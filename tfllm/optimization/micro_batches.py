@@ -1,4 +1,4 @@
-"""A batch computed in parts, one after the other, to save memory."""
+"""Processing of a batch in micro-batches, one after another, to save memory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def added_up(
     count: int,
     zeros: list[tf.Tensor],
 ) -> list[tf.Tensor]:
-    """`function` on each micro-batch, its results added up.
+    """The sum of a function's results over all micro-batches.
 
     Args:
-        function: called with `(x, y, weights)`; gives float32 sums over the rows.
+        function: called with `(x, y, weights)`; returns float32 sums over the rows.
         data: `(x, y, weights)`, each with the rows first; x may be any structure.
-        count: of micro-batches. Where the rows do not divide, such as in an epoch's last batch,
-            the parts differ by one row at most, and there are no more parts than rows.
-        zeros: of the shapes of the results.
+        count: number of micro-batches. If the number of rows is not divisible by it, as in an
+            epoch's last batch, micro-batches differ by at most one row, and none is empty.
+        zeros: zeros of the shapes of the results.
     """
     if count == 1:
         return function(*data)

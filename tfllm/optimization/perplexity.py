@@ -10,7 +10,7 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("tfllm")
 class Perplexity(keras.metrics.Mean):
-    """exp of the mean loss a token."""
+    """Perplexity: exp of the mean loss per token."""
 
     def __init__(self, name: str = "perplexity", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices, and the precision that follows from it."""
+"""The measured speed of matrix products on this machine, and the precision it suggests."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import tensorflow as tf
 from tfllm.layers.quantized import int8_policy
 
 _WORTH_IT = 1.3
-"""how much faster bfloat16 must be to be chosen: it has 8 bits where float32 has 24"""
+"""speed-up that bfloat16 must have to be chosen: it has 8 significant bits, and float32 has 24"""
 
 
 @functools.cache
 def matmul_peak(dtype: str, size: int | None = None) -> float:
-    """Measured FLOP/s of one product of two `[size, size]` matrices: the machine's practical peak.
+    """Measured FLOP/s of a product of two `[size, size]` matrices: the machine's practical peak.
 
     Args:
         dtype: "float32", "bfloat16" or "float16".
-        size: of the matrices; default: 2048, on an accelerator 8192.
+        size: size of the matrices. Defaults to 2048, or 8192 on an accelerator.
 
     Returns:
-        FLOP/s, the best of five runs. The result is kept for the process.
+        FLOP/s, the best of five runs. The result is cached within the process.
     """
     accelerated = bool(tf.config.list_logical_devices("GPU"))
-    # One product of an accelerator would be over before the next call has begun.
+    # On an accelerator a single product would finish before the next call starts.
     repeats = 10 if accelerated else 1
     size = size or (8192 if accelerated else 2048)
     x = tf.cast(tf.random.stateless_normal([size, size], [0, 0]) / size**0.5, dtype)
@@ -49,10 +49,10 @@ def matmul_peak(dtype: str, size: int | None = None) -> float:
 
 
 def choose_precision(precision: str) -> str:
-    """ "auto" to "bfloat16" where products in it are clearly faster here, else "float32".
+    """Resolve "auto" to "bfloat16" if its products are clearly faster here, else to "float32".
 
     TensorFlow multiplies bfloat16 fast on TPUs, newer GPUs and CPUs with AVX512_BF16 or AMX, and
-    far slower than float32 elsewhere, so it is measured.
+    far slower than float32 elsewhere, so the speed is measured. Other values are returned as given.
     """
     if precision != "auto":
         return precision
@@ -62,16 +62,17 @@ def choose_precision(precision: str) -> str:
 
 
 def dtype_policy(precision: str) -> str:
-    """The Keras policy for training: products in `precision`, weights in float32."""
+    """The name of Keras' dtype policy for training: products in `precision`, weights in float32."""
     return precision if precision == "float32" else f"mixed_{precision}"
 
 
 def keras_policy(dtype: Any) -> Any:
-    """A dtype as Keras takes it.
+    """The dtype policy for a dtype.
 
     Args:
-        dtype: what Keras knows; or "int8_float32", "int8_bfloat16", for matrices of integers that
-            are used in the other type; or "int8" for the one of the two that is faster here.
+        dtype: a dtype or policy of Keras; or "int8_float32" or "int8_bfloat16", for matrices that
+            are stored as integers and used in the float type; or "int8", for the faster of the two
+            on this machine.
     """
     if dtype == "int8":
         dtype = f"int8_{choose_precision('auto')}"
@@ -79,5 +80,5 @@ def keras_policy(dtype: Any) -> Any:
 
 
 def median_rate(counts: list[float], seconds: list[float]) -> float:
-    """The median of counts per second; 0 without any."""
+    """The median of counts per second; 0 if there are none."""
     return statistics.median(c / s for c, s in zip(counts, seconds, strict=True)) if counts else 0.0

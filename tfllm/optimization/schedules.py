@@ -10,20 +10,25 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("tfllm")
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up from 0, then one of three ways down.
+    """Learning-rate schedule: linear warm-up from 0, then one of three kinds of decay.
 
     - "cosine": half a cosine from the peak to `final_fraction` of it (Loshchilov & Hutter, 2017).
     - "wsd": constant, then linear to `final_fraction` over the last `decay_fraction` of the steps
       (warmup-stable-decay; Hu et al., MiniCPM, 2024).
-    - "constant".
+    - "constant": none.
 
     Args:
-        peak: the highest learning rate.
-        total_steps: steps of the whole run.
-        warmup_steps: steps until the peak; the first step already has peak / warmup_steps.
-        kind: "cosine", "wsd" or "constant".
-        decay_fraction: for "wsd".
-        final_fraction: the last learning rate as a share of the peak.
+        peak: highest learning rate.
+        total_steps: number of steps of the whole run.
+        warmup_steps: number of steps until the peak; the first step already has peak /
+            warmup_steps. Defaults to 0.
+        kind: "cosine", "wsd" or "constant". Defaults to "cosine".
+        decay_fraction: fraction of the steps in which "wsd" decays. Defaults to 0.2.
+        final_fraction: last learning rate as a fraction of the peak. Defaults to 0.1.
+
+    Example:
+        >>> schedule = tfllm.training.WarmupSchedule(peak=1e-3, total_steps=100, warmup_steps=10)
+        >>> optimizer = tfllm.training.AdamW(schedule)
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Optimizer state of which each replica holds its own share (ZeRO stage 1).
+"""Optimizer state that is sharded over the replicas (ZeRO stage 1).
 
-Every weight's flattened elements, filled up to a multiple of the number of replicas, are cut into
-as many equal parts; replica r keeps the state of part r, updates part r of the weight, and the
-replicas then gather all parts in one collective.
+The flattened elements of each weight, padded to a multiple of the number of replicas, are cut into
+equal parts, one per replica; replica r keeps the state of part r and updates part r of the weight,
+and the replicas then gather all parts in one collective.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import tensorflow as tf
 
 
 class StateShards:
-    """One number of state for each element of some weights, shared out among the replicas.
+    """One value of state for each element of some weights, sharded over the replicas.
 
     Args:
         variables: the weights.
         kind: name of the state, such as "momentum".
-        strategy: whose replicas share it.
+        strategy: strategy over whose replicas it is sharded.
     """
 
     def __init__(self, variables: list[Any], kind: str, strategy: tf.distribute.Strategy) -> None:
@@ -47,7 +47,7 @@ class StateShards:
 
     @property
     def num_bytes(self) -> int:
-        """Of one replica's parts."""
+        """Size of one replica's parts, in bytes."""
         return sum(int(part.shape[0]) * part.dtype.size for part in self._parts)
 
     def update_weights(
@@ -57,13 +57,13 @@ class StateShards:
         gradients: list[Any],
         variables: list[Any],
     ) -> None:
-        """Update each replica's parts and hand the whole weights to all; in a replica's context.
+        """Update this replica's parts of the weights and gather the rest; in replica context.
 
         Args:
-            update: from a weight's index, and this replica's parts of its gradient and value, its
-                new part.
-            indices: of the weights among those that the state was made for.
-            gradients: the same on every replica.
+            update: maps the index of a weight, and this replica's parts of its gradient and of its
+                value, to the new part of its value.
+            indices: indices of the weights among those that the state was created for.
+            gradients: gradients of the weights, the same on every replica.
             variables: the weights.
         """
         context = tf.distribute.get_replica_context()
@@ -96,14 +96,14 @@ class StateShards:
         tf.__internal__.distribute.interim.maybe_merge_call(assign, self._strategy, targets, values)
 
     def whole(self) -> list[np.ndarray]:
-        """The whole state of each weight, in its shape.
+        """The whole state of each weight, in the weight's shape.
 
-        Under several workers every worker must call this.
+        With several workers, every worker must call this.
         """
         local = [self._strategy.experimental_local_results(part) for part in self._parts]
         if len(local[0]) == self._replicas:
             flat = [np.concatenate([p.numpy() for p in parts]) for parts in local]
-        else:  # the others are in other processes
+        else:  # the other parts are in other processes
             places = np.cumsum([part.shape[0] for part in self._parts])[:-1]
             rows = self._gathered().numpy().reshape(self._replicas, -1)
             flat = [columns.reshape(-1) for columns in np.split(rows, places, axis=1)]
@@ -113,11 +113,11 @@ class StateShards:
         ]
 
     def write(self, index: int, value: Any) -> None:
-        """Set the state of weight `index`, on every replica of this process its part.
+        """Set the state of weight `index`: its part on each replica of this process.
 
         Args:
-            index: of the weight.
-            value: the whole, in the weight's shape.
+            index: index of the weight.
+            value: the whole state, in the weight's shape.
         """
         part, local = (
             self._parts[index],
@@ -142,7 +142,7 @@ class StateShards:
 
     @functools.cached_property
     def _gathered(self) -> Callable[[], tf.Tensor]:
-        """Gives all parts of all replicas, one replica's after the other's, in one collective."""
+        """A function that gathers the parts of all replicas, in their order, in one collective."""
 
         @tf.function
         def gathered() -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""How `fit` and `evaluate` call a model's steps: compiled, on every replica, several at a time."""
+"""How `fit` and `evaluate` run a model's steps: compiled, on every replica, several per call."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from tfllm.optimization.supported_strategies import refuse_unsupported
 
 
 class StepLoop:
-    """Before `keras.Model`: the functions that `fit` and `evaluate` call with an iterator.
+    """Mixin that makes the functions that `fit` and `evaluate` call with an iterator.
 
-    A model has `train_step`, `test_step` and `detailed_logs`; see `TrainingStep`.
+    It precedes `keras.Model` among the bases. The model has `train_step`, `test_step` and
+    `detailed_logs`; see `TrainingStep`.
     """
 
     def make_train_function(self: Any, force: bool = False) -> None:
@@ -26,7 +27,7 @@ class StepLoop:
             ValueError: the model, or a part of it, is `untrainable`; or the strategy or the
                 optimizer is not supported.
         """
-        if self.train_function is None or force:  # not with each batch of `train_on_batch`
+        if self.train_function is None or force:  # only once for all calls of `train_on_batch`
             for layer in keras_internals.layers_of(self, with_itself=True):
                 if reason := getattr(layer, "untrainable", ""):
                     raise ValueError(reason)
@@ -46,7 +47,7 @@ class StepLoop:
         @tf.autograph.experimental.do_not_convert  # it has no Python control flow over tensors
         def once(data: Any, ready: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
             def on_replica(data: Any) -> dict[str, tf.Tensor]:
-                if ready is not None:  # else the step could keep the clock from being read
+                if ready is not None:  # otherwise the step could delay the reading of the clock
                     with tf.control_dependencies([ready]):
                         data = tf.nest.map_structure(tf.identity, data)
                 return step(data)
@@ -57,7 +58,7 @@ class StepLoop:
         def run(iterator: Any) -> dict[str, tf.Tensor]:
             data, waited, ready = _timed(lambda: next(iterator))
             logs = once(data, ready)
-            if steps > 1:  # a loop that makes no step would be traced all the same
+            if steps > 1:  # a loop without any steps would still be traced
                 for _ in tf.range(steps - 1):
                     more, seconds, ready = _timed(iterator.get_next_as_optional)
                     if not more.has_value():  # fewer batches are left
@@ -76,7 +77,7 @@ class StepLoop:
         def function(iterator: Any) -> dict[str, tf.Tensor]:
             if not inspect.isgenerator(iterator):
                 return run(iterator)
-            # From train_on_batch and test_on_batch: a graph must not hold the batch itself.
+            # From train_on_batch and test_on_batch: a graph must not contain the batch itself.
             data = tf.nest.map_structure(
                 lambda t: None if t is None else tf.convert_to_tensor(t), next(iterator)
             )
@@ -89,24 +90,24 @@ class StepLoop:
         inner: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if inner.gradient_accumulation_steps:
             raise ValueError(
-                "the optimizer's gradient_accumulation_steps fails on several replicas, and moves "
-                "the schedule on at each micro-batch; set model.gradient_accumulation instead, "
-                f"before fit; received gradient_accumulation_steps="
+                "the optimizer's gradient_accumulation_steps fails on several replicas, and "
+                "advances the schedule at each micro-batch; set model.gradient_accumulation "
+                "instead, before fit; received gradient_accumulation_steps="
                 f"{inner.gradient_accumulation_steps}"
             )
         with self.distribute_strategy.scope():
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
-        # The gradients are those of the global batch already; a second sum would scale them up.
+        # The gradients are already those of the global batch; a second sum would scale them up.
         keras_internals.take_summed_gradients(inner)
 
     def _renew_optimizer(self: Any) -> None:
-        """Take a new optimizer where the one there is was built for other weights.
+        """Replace the optimizer if it was built for other weights than those trained now.
 
-        Such are trained once an adapter is added, switched or deleted after `fit`.
+        This is so if an adapter has been added, switched or deleted after `fit`.
 
         Raises:
-            ValueError: the optimizer cannot be made anew from its configuration.
+            ValueError: the optimizer cannot be recreated from its configuration.
         """
         old: Any = self.optimizer
         inner = getattr(old, "inner_optimizer", old)
@@ -123,19 +124,22 @@ class StepLoop:
                 self.optimizer = type(old).from_config(old.get_config())
         except Exception as error:
             raise ValueError(
-                f"{why}, and cannot be made anew from its configuration ({error}); compile() the "
-                "model again, with a new one"
+                f"{why}, and it cannot be recreated from its configuration ({error}); compile() "
+                "the model again with a new optimizer"
             ) from error
         warnings.warn(
-            f"{why}: training goes on with a new one of the same settings, at its step 0",
+            f"{why}: training continues with a new one of the same settings, from its step 0",
             stacklevel=2,
         )
 
     def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = None) -> None:
-        """Build the model and the metrics. Keras' way eats a batch and fails on several workers."""
+        """Build the model and the metrics.
+
+        Keras' own method consumes a batch, and fails with several workers.
+        """
         metrics: Any = keras_internals.metrics_of_user(self)
         if metrics is not None and (metrics.built or self._distribute_strategy is None):
-            metrics = None  # without a strategy they make their variables when first updated
+            metrics = None  # without a strategy they create their variables when first updated
         if self.built and metrics is None:
             return
         data = data_batch if iterator is None else keras_internals.replica_specs(iterator)
@@ -148,13 +152,13 @@ class StepLoop:
                 metrics.build(y, outputs)
 
     def _resolve_auto_jit_compile(self) -> bool:
-        """XLA is a switch: `compile(jit_compile=True)`. It is slower on a CPU."""
+        """False: XLA, which is slower on a CPU, needs `compile(jit_compile=True)`."""
         return False
 
 
 @tf.autograph.experimental.do_not_convert
 def _timed(get: Any) -> tuple[Any, tf.Tensor, tf.Tensor]:
-    """What `get` gives, how many seconds it took, and the time then, float64 scalars."""
+    """The result of `get`, the seconds it took, and the time afterwards (float64 scalars)."""
     before = tf.timestamp()
     with tf.control_dependencies([before]):
         given = get()

@@ -1,4 +1,4 @@
-"""What Keras accepts on TensorFlow, and gets wrong without a word, is refused."""
+"""Refusal of strategies that Keras accepts on TensorFlow but silently gets wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import tensorflow as tf
 
 
 def refuse_unsupported(current: tf.distribute.Strategy) -> None:
-    """Refuse what Keras accepts on TensorFlow and gets wrong.
+    """Raise an error for strategies that Keras accepts on TensorFlow but gets wrong.
+
+    Args:
+        current: the `tf.distribute` strategy of the model.
 
     Raises:
         ValueError: `keras.distribution` is in use, or `current` is a parameter-server strategy.
@@ -15,7 +18,7 @@ def refuse_unsupported(current: tf.distribute.Strategy) -> None:
     if keras.distribution.distribution() is not None:
         raise ValueError(
             "keras.distribution does nothing on TensorFlow: everything would run on one device. "
-            "Take it away with keras.distribution.set_distribution(None), and use tf.distribute "
+            "Remove it with keras.distribution.set_distribution(None), and use tf.distribute "
             f"(tfllm.training.strategy); received {keras.distribution.distribution()!r}"
         )
     if isinstance(

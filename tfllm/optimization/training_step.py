@@ -1,10 +1,10 @@
-"""A training step for `keras.Model.fit` that is right for language models, on any strategy.
+"""A training step for `keras.Model.fit` that is correct for language models under any strategy.
 
-Keras' own step takes means of means (wrong where batches or replicas have different numbers of
-tokens), hands optimizers sparse gradients whose repeated rows they do not sum, clips on each
-replica before the gradients are added up, and cannot accumulate under a strategy. Here: sums of
-losses and gradients, made dense, over micro-batches; one all-reduce; division by the tokens of
-all; then the optimizer, with its clipping.
+Keras' own step takes means of means (wrong if batches or replicas have different numbers of
+tokens), passes optimizers sparse gradients whose repeated rows they do not sum, clips on each
+replica before the gradients are summed, and cannot accumulate gradients under a strategy. This step
+sums losses and dense gradients over micro-batches, all-reduces them once, divides by the number of
+tokens of the global batch, and then applies the optimizer with its clipping.
 """
 
 from __future__ import annotations
@@ -24,31 +24,41 @@ from tfllm.optimization.step_loop import StepLoop
 
 _SUM = tf.distribute.ReduceOp.SUM
 _WEIGHT = 2
-"""the place of the sum of weights among a step's sums"""
+"""index of the sum of weights among a step's sums"""
 
 
 class TrainingStep(StepLoop, FitArguments, keras.Model):
-    """A `keras.Model` whose `fit` and `evaluate` weigh every token of the global batch alike.
+    """A `keras.Model` whose `fit` and `evaluate` weight all tokens of the global batch equally.
 
     Data are `(x, y)` or `(x, y, weights)`: inputs, labels int `[B, T]` and weights float `[B, T]`.
     Without `compile(loss=...)` the loss is the cross-entropy of the model's logits; a loss that is
-    given must be one that `keras.losses` describes, and is averaged over tokens, too. The logs have
-    `loss`, for our own cross-entropy `perplexity` (without the regularizers' share of the loss),
-    and what `compile(metrics=..., weighted_metrics=...)` asks for, which costs all logits at once.
+    given must be one that `keras.losses.get` accepts, and is also averaged over tokens. The logs
+    contain `loss`, for the built-in cross-entropy `perplexity` (without regularization losses), and
+    the metrics of `compile(metrics=..., weighted_metrics=...)`, which need all logits at once.
 
     `TrainingStep(inputs=..., outputs=...)` is a functional model, and `TrainingStep.of(model)`
-    gives this step to a model that somebody else wrote.
+    gives this step to any other Keras model.
 
-    Set before `fit`:
-        gradient_accumulation: micro-batches that a batch is cut into.
-        detailed_logs: what callbacks get after a step also has `gradient_norm` (global norm of the
-            mean gradient, before clipping) and `input_seconds` (that the step waited for data).
-        votes_to_stop: a float32 scalar `tf.Variable` of this process, or None; the logs then have
+    Attributes to set before `fit`:
+        gradient_accumulation: number of micro-batches that a batch is split into. Defaults to 1.
+        detailed_logs: whether the logs of a step also contain `gradient_norm` (global norm of the
+            mean gradient, before clipping) and `input_seconds` (time spent waiting for data).
+            Defaults to False.
+        votes_to_stop: a float32 scalar `tf.Variable` of this process; the logs then contain
             `votes_to_stop`, its sum over all replicas, so that all workers can stop together.
+            Defaults to None.
+
+    Example:
+        >>> ids = keras.Input([8], dtype="int32")
+        >>> logits = keras.layers.Dense(32)(keras.layers.Embedding(32, 16)(ids))
+        >>> model = tfllm.training.TrainingStep(ids, logits)
+        >>> model.gradient_accumulation = 2
+        >>> model.compile("adamw")
+        >>> history = model.fit(np.ones([4, 8]), np.ones([4, 8]), verbose=0)
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """An instance; of the functional sort where inputs and outputs are given."""
+        """A new instance, which is a functional model if inputs and outputs are given."""
         if cls is TrainingStep and _is_functional(args, kwargs):
             cls = FunctionalTrainingStep
         return super().__new__(cls, *args, **kwargs)
@@ -61,13 +71,13 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
 
     @classmethod
     def of(cls, model: keras.Model) -> Any:
-        """`model` itself, a Keras model of any kind, which this step trains and evaluates.
+        """Give this step to a Keras model of any kind.
 
-        Its logits must be its only output. Compile it afterwards; its own `train_step` is not used
-        any more.
+        Its logits must be its only output. Compile it afterwards; its own `train_step` is no longer
+        used.
 
         Args:
-            model: such as a functional model, or a KerasHub `CausalLM` without preprocessor.
+            model: for example a functional model, or a KerasHub `CausalLM` without preprocessor.
 
         Returns:
             the same object.
@@ -93,12 +103,12 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
     # ---- what a model may define
 
     measures: tuple[str, ...] = ()
-    """names of what `loss_sums` gives besides: each is logged as a mean, weighted as the loss is"""
+    """names of the further sums of `loss_sums`; each is logged as a mean, weighted like the loss"""
     is_log_loss = True
-    """whether the loss is a mean of negative log-probabilities, so that there is a perplexity"""
+    """whether the loss is a mean of negative log-probabilities, so that it has a perplexity"""
 
     def kept_model(self) -> Any:
-        """The model that is kept of the one that is fitted."""
+        """The model to keep after training; differs from this one if this one only wraps it."""
         return self
 
     def loss_sums(
@@ -106,8 +116,7 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
     ) -> tuple[tf.Tensor, ...]:
         """Sum over tokens of weight · loss, the sum of weights, and a sum for each of `measures`.
 
-        All are float32 scalars. `logits` are given where they have been computed already, for
-        metrics.
+        All are float32 scalars. `logits` are given if they have already been computed for metrics.
         """
         if logits is None:
             logits = self(x, training=training)
@@ -116,21 +125,21 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
         return tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
 
     untrainable: str = ""
-    """why this model, or any that it is a part of, is not trained; empty where it is"""
+    """why this model, or one that contains it, cannot be trained; empty if it can"""
 
     # ---- one step
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Update the weights once, from this replica's share of the batch."""
+        """Update the weights once, from this replica's part of the batch."""
         context = tf.distribute.get_replica_context()
         x, y, weights = self._unpacked(data)
         variables = self.trainable_variables
         self._seed_dropout(context)
-        # Only keeps float16 gradients in range; it is taken out again below.
+        # Only keeps float16 gradients in range; it is undone below.
         size = tf.cast(tf.maximum(tf.size(y), 1), tf.float32)
 
         def one(x: Any, y: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
-            # Else it would keep what the gradients of frozen weights need, too.
+            # Otherwise the tape would also keep what the gradients of frozen weights need.
             watched = [v.value for v in variables]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(watched)
@@ -148,7 +157,7 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
         local = added_up(one, (x, y, weights), self.gradient_accumulation, zeros)
         votes = tf.zeros([]) if self.votes_to_stop is None else tf.identity(self.votes_to_stop)
         total = [*local, votes]
-        if context.num_replicas_in_sync > 1:  # whose sizes differ in an epoch's last batch
+        if context.num_replicas_in_sync > 1:  # their sizes differ in an epoch's last batch
             scaled = [g * size for g in local[: len(variables)]]
             total = context.all_reduce(_SUM, [*scaled, *local[len(variables) :], votes])
             size = 1.0
@@ -165,30 +174,30 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
         return {**self._logged(local[len(variables) :], sums), **details}
 
     def _loss_scale(self) -> Any:
-        """What the gradients are larger by, under float16."""
+        """The factor by which float16 gradients are scaled up."""
         scale = getattr(self.optimizer, "dynamic_scale", None)
         return 1.0 if scale is None else tf.convert_to_tensor(scale)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Loss of this replica's share of the batch."""
+        """Compute the loss of this replica's part of the batch."""
         x, y, weights = self._unpacked(data)
 
         def one(x: Any, y: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
             return list(self._sums(x, y, weights, training=False))
 
-        # In as many parts as training, since it is the memory that decides.
+        # In as many micro-batches as in training, since they are chosen to fit the memory.
         local = added_up(one, (x, y, weights), self.gradient_accumulation, self._no_sums())
         context = tf.distribute.get_replica_context()
         total = context.all_reduce(_SUM, local) if context.num_replicas_in_sync > 1 else local
         return self._logged(local, total)
 
     def _no_sums(self) -> list[tf.Tensor]:
-        """Zeros like what `_sums` gives."""
+        """Zeros in the shape of the results of `_sums`."""
         given = 0 if self._given_loss is not None else len(self.measures)
         return [tf.zeros([])] * (3 + given)
 
     def _sums(self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool) -> tuple:
-        """Sums over tokens: what is minimised, the loss alone, weights, and `measures`."""
+        """Sums over tokens: what is minimized, only the loss, the weights, and `measures`."""
         keras_internals.forget_losses(self)  # of an earlier graph
         given, metrics = self._given_loss, keras_internals.metrics_of_user(self)
         outputs, measured = None, []
@@ -211,7 +220,7 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
                     weights *= tf.cast(_spread(mask, losses), tf.float32)
             loss_sum = tf.reduce_sum(tf.cast(losses, tf.float32) * weights)
             weight_sum = tf.reduce_sum(weights)
-        # Regularizers and the like are means already. Weighted by the tokens, the shares of all
+        # Regularization losses are not sums over tokens. Weighted by the tokens, the parts of all
         # micro-batches and replicas add up to each of them once.
         objective_sum = loss_sum
         for extra in self.losses:
@@ -221,7 +230,7 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
     def _counted(
         self, y: Any, weights: tf.Tensor, outputs: Any, training: bool
     ) -> tuple[Any, tf.Tensor]:
-        """Labels that exist and the weights of those that count, where labels are classes."""
+        """If labels are classes: the labels, checked, and the weights of those that count."""
         table = self._class_weights if training else None
         user = keras_internals.loss_of_user(self)
         classes = self.labels_are_classes if user is None else is_sparse_cross_entropy(user)
@@ -229,8 +238,8 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
         if not (classes and numbers):
             if table is not None:
                 raise ValueError(
-                    "class_weight needs labels that are numbers of classes, and a loss that takes "
-                    "such; give sample_weight for others"
+                    "class_weight needs labels that are class indices, and a loss that takes such "
+                    "labels; use sample_weight for others"
                 )
             return y, weights
         num_classes, bound = self.num_classes, self.classes_name
@@ -240,14 +249,14 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
 
     @property
     def _given_loss(self) -> Any:
-        """The function from compile(loss=...), element by element; None for our own."""
+        """The element-wise function of compile(loss=...); None for the built-in loss."""
         given = keras_internals.loss_of_user(self)
         if given is None:
             return None
         if isinstance(given, list | tuple | dict):
             raise ValueError(
-                "one loss for one output, please, instead of a list or a dictionary of them; "
-                f"received loss={given!r}"
+                "loss must be a single loss for the model's one output, not a list or a dictionary "
+                f"of losses; received loss={given!r}"
             )
         given = keras.losses.get(given)
         return given.call if isinstance(given, keras.losses.Loss) else given
@@ -261,17 +270,17 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
         return x, y, tf.cast(weights, tf.float32)
 
     def _seed_dropout(self, context: Any) -> None:
-        """Make every dropout mask a function of (layer, replica, step), so that none is saved."""
+        """Derive dropout seeds from (layer, replica, step), so that no state needs to be saved."""
         step = tf.cast(self.optimizer.iterations, tf.int32)
         replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
         for number, (initial, state) in enumerate(keras_internals.seed_generators(self)):
             key = zlib.crc32(f"{initial}/{number}".encode()) >> 1
-            # The second word counts a layer's calls, of which a step has a few.
+            # The second word counts a layer's calls; a step has a few of them.
             seed = tf.stack([key + replica, step * (16 * self.gradient_accumulation)])
             state.assign(tf.cast(seed, state.dtype))
 
     def _logged(self, local: list[tf.Tensor], total: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Count this replica's sums for the epoch; give this step's means over all replicas."""
+        """Add this replica's sums to the epoch's; return this step's means over all replicas."""
         objective, loss, weight, *measured = local
         keras_internals.count_loss(self, tf.math.divide_no_nan(objective, weight), weight)
         step = {"loss": tf.math.divide_no_nan(total[0], total[_WEIGHT])}
@@ -291,7 +300,7 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
 
     @property
     def metrics(self) -> list[Any]:
-        """What `fit` resets at each epoch; the perplexity only for our own loss."""
+        """The metrics that `fit` resets at each epoch; perplexity only for the built-in loss."""
         every = super().metrics
         if not self.compiled or self._has_perplexity:
             return every
@@ -304,7 +313,7 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
 
 @keras.saving.register_keras_serializable("tfllm")
 class FunctionalTrainingStep(TrainingStep, keras_internals.Functional):
-    """What `TrainingStep(inputs=..., outputs=...)` makes."""
+    """The functional model that `TrainingStep(inputs=..., outputs=...)` creates."""
 
 
 def _is_functional(args: tuple, kwargs: dict[str, Any]) -> bool:
@@ -312,7 +321,7 @@ def _is_functional(args: tuple, kwargs: dict[str, Any]) -> bool:
 
 
 def _spread(weights: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """`weights`, one for each row or each token, as one for each element of `like`."""
+    """Broadcast `weights`, one for each row or each token, to the shape of `like`."""
     rank, wanted = weights.shape.rank, like.shape.rank
     if rank == wanted:
         return weights
