@@ -64,7 +64,7 @@ def test_merging_is_exact(adapted):
 
 def test_what_cannot_be_merged_is_refused(adapted):
     adapted.add_adapter(LoraConfig(rank=1), "second")
-    with pytest.raises(ValueError, match=r"delete_adapter\(\) them first: default"):
+    with pytest.raises(ValueError, match=r"delete them first with delete_adapter\(\): default"):
         adapted.merge_adapter()
     adapted.delete_adapter("second")
     with pytest.raises(ValueError, match="no adapter is in use"):
@@ -227,7 +227,7 @@ def test_an_adapter_that_does_not_fit_is_refused(options, message, tiny_config):
 
 def test_names_of_adapters_are_held_against_those_there_are(adapted):
     for name in ("default", "", "a/b"):
-        with pytest.raises(ValueError, match="must be a new one"):
+        with pytest.raises(ValueError, match="must be new, not empty"):
             adapted.add_adapter(LoraConfig(), name)
     for method in (adapted.set_adapter, adapted.delete_adapter):
         with pytest.raises(ValueError, match="unknown adapter 'defult'; did you mean 'default'"):
@@ -237,7 +237,7 @@ def test_names_of_adapters_are_held_against_those_there_are(adapted):
 def test_a_plain_feed_forward_has_no_gate():
     sizes = {"vocab_size": 30, "embedding_dim": 8, "num_layers": 1, "num_heads": 2}
     model = CausalLM(ModelConfig(**sizes, gated=False))
-    with pytest.raises(ConfigError, match="gate_proj is of a gated feed-forward"):
+    with pytest.raises(ConfigError, match="gate_proj needs a gated feed-forward layer"):
         model.add_adapter(LoraConfig(targets="gate_proj"))
     model.add_adapter(LoraConfig(rank=1))
     names = [v.path.split("/")[-3] for v in model.trainable_variables]

@@ -306,11 +306,11 @@ def test_a_mask_that_is_missing_is_named(tiny_config, rng):
     x, bias = ids(rng), tf.zeros([1, 1, 9, 9])
     both = CausalLM(dataclasses.replace(tiny_config, sliding_window=4, window_layers=(0,)))
     both.hidden_states(x, bias=bias, window_bias=bias)
-    with pytest.raises(ValueError, match="needs both; received bias alone"):
+    with pytest.raises(ValueError, match="needs both; received only bias"):
         both.hidden_states(x, bias=bias)
-    with pytest.raises(ValueError, match="needs both; received window_bias alone"):
+    with pytest.raises(ValueError, match="needs both; received only window_bias"):
         both.hidden_states(x, window_bias=bias)
-    with pytest.raises(ValueError, match="received window_bias alone"):
+    with pytest.raises(ValueError, match="received only window_bias"):
         CausalLM(tiny_config).hidden_states(x, window_bias=bias)
 
 

@@ -225,7 +225,7 @@ def test_a_given_encoder_becomes_the_heads_own(rng):
     assert not any("pooler" in weight.path for weight in tagger.weights)
     copied = SpanClassifier(encoder, dtype="bfloat16")
     assert copied.encoder is not encoder and copied.encoder.compute_dtype == "bfloat16"
-    with pytest.raises(ValueError, match=r"a head stands on an Encoder.*received str"):
+    with pytest.raises(ValueError, match=r"a head needs an Encoder.*received str"):
         SpanClassifier("bert")
 
 
@@ -237,7 +237,7 @@ def test_what_cannot_be_is_refused():
         tf.function(encoder, input_signature=[tf.TensorSpec([None, None], tf.int32)])(
             np.zeros((1, 17), np.int32)
         )
-    with pytest.raises(ValueError, match="an Encoder alone has no loss"):
+    with pytest.raises(ValueError, match="an Encoder without a head has no loss"):
         encoder.compile()
         encoder.fit(np.zeros((2, 3), np.int32), np.zeros((2, 3), np.int32), verbose=0)
     with pytest.raises(ValueError, match="num_labels must be at least 2; received 1"):

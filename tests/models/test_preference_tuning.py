@@ -137,5 +137,5 @@ def test_beta_is_a_positive_number(beta):
 
 
 def test_what_is_no_causal_lm_is_refused():
-    with pytest.raises(ValueError, match=r"a tfllm\.CausalLM is tuned; received Dense"):
+    with pytest.raises(ValueError, match=r"must be a tfllm\.CausalLM; received Dense"):
         PreferenceTuning(tf.keras.layers.Dense(1))

@@ -1,1 +1,1 @@
-"""Keras models, token ids to logits, and the families and sizes as data."""
+"""Keras models that map token ids to logits, with the families and sizes as data."""

@@ -1,4 +1,4 @@
-"""Models of which there are shapes alone."""
+"""Models that have shapes but no weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def without_values(model_class: Any, *arguments: Any, **options: Any) -> Any:
     """A model whose weights have shapes, dtypes and names, but no values and no memory.
 
     Args:
-        model_class: its class.
-        arguments: of the constructor.
-        options: of the constructor.
+        model_class: class of the model.
+        arguments: positional arguments of the constructor.
+        options: keyword arguments of the constructor.
     """
     with no_variables_waiting(), keras.StatelessScope(initialize_variables=False):
         return model_class(*arguments, **options)

@@ -1,4 +1,4 @@
-"""Adapters of a causal language model: which projections they update, and which one is in use."""
+"""Adapters of a causal language model: which projections they update, and which is in use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TARGETS: dict[str, tuple[tuple[str, int | None], ...]] = {
     "c_fc": ((_INNER, None),),
     "c_proj": ((_ATTENTION_OUTPUT, None), (_OUTER, None)),
 }
-"""A target's projections in a block, and which part of their rows it is (None: all)"""
+"""target -> its projections in a block, each with the part of its rows (None: all)"""
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """what the target "all" stands for"""
@@ -39,8 +39,8 @@ class AdapterPart(NamedTuple):
     """The update of some rows of one projection of a model.
 
     Args:
-        place: of the projection in the model, such as "blocks.0.attention.query_key_value".
-        part: the rows, the rank and the scale.
+        place: path of the projection in the model, such as "blocks.0.attention.query_key_value".
+        part: rows, rank and scale of the update.
     """
 
     place: str
@@ -51,8 +51,8 @@ class Adapter(NamedTuple):
     """All updates that an adapter consists of.
 
     Args:
-        parts: one or several for each projection that is adapted.
-        dropout: share of the projections' inputs that the adapter drops in training.
+        parts: updates, one or more for each adapted projection.
+        dropout: rate of dropout of the adapter's inputs during training. Defaults to 0.
     """
 
     parts: tuple[AdapterPart, ...]
@@ -60,19 +60,19 @@ class Adapter(NamedTuple):
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> Adapter:
-        """From what `to_dict` gave."""
+        """The adapter that `to_dict` described."""
         parts = [AdapterPart(place, LoraPart(*part)) for place, part in config["parts"]]
         return cls(tuple(parts), config["dropout"])
 
     def to_dict(self) -> dict[str, Any]:
-        """As what JSON can hold."""
+        """The adapter as a dictionary that JSON can hold."""
         return {
             "parts": [[place, list(part)] for place, part in self.parts],
             "dropout": self.dropout,
         }
 
     def by_place(self) -> dict[str, list[LoraPart]]:
-        """The parts of each projection."""
+        """The parts by the path of their projection."""
         places: dict[str, list[LoraPart]] = {}
         for place, part in self.parts:
             places.setdefault(place, []).append(part)
@@ -80,10 +80,10 @@ class Adapter(NamedTuple):
 
 
 def adapter_of(config: LoraConfig, model: AdapterMethods) -> Adapter:
-    """The updates that a `LoraConfig` stands for in a model.
+    """The adapter that a `LoraConfig` describes for a model.
 
     Raises:
-        ConfigError: a target or a block that the model does not have.
+        ConfigError: it names a target or a block that the model does not have.
     """
     blocks = range(model.config.num_layers) if config.layers is None else config.layers
     if max(blocks) >= model.config.num_layers or min(blocks) < 0:
@@ -99,7 +99,10 @@ def adapter_of(config: LoraConfig, model: AdapterMethods) -> Adapter:
         if target not in TARGETS:
             raise ConfigError(unknown_name("LoRA target", target, ("all", *TARGETS)))
         if target == "gate_proj" and not model.config.gated:
-            raise ConfigError("gate_proj is of a gated feed-forward, and the model's has no gate")
+            raise ConfigError(
+                "gate_proj needs a gated feed-forward layer, and the model's has no gate; leave "
+                f"gate_proj out; received targets {', '.join(config.targets)}"
+            )
         for place, part in TARGETS[target]:
             ranges[place, _rows(place, part, model)] = None
     scale = config.alpha / config.rank
@@ -117,7 +120,7 @@ def adapter_of(config: LoraConfig, model: AdapterMethods) -> Adapter:
 
 
 def _rows(place: str, part: int | None, model: AdapterMethods) -> tuple[int, int]:
-    """Where a part of a projection's rows begins and ends; the projections of all blocks agree."""
+    """First and last + 1 of a part of a projection's rows; they are the same in all blocks."""
     config = model.config
     assert config.head_dim and config.num_kv_heads
     total = projection_at(model, f"blocks.0.{place}").output_dim
@@ -140,7 +143,7 @@ def _check_apart(ranges: list[tuple[int, int]], targets: Sequence[str]) -> None:
 
 
 def projection_at(model: AdapterMethods, place: str) -> Projection:
-    """The projection at a place such as "blocks.0.feed_forward.outer"."""
+    """The projection with a path such as "blocks.0.feed_forward.outer"."""
     value: Any = model
     for name in place.split("."):
         value = value[int(name)] if name.isdigit() else getattr(value, name)
@@ -149,11 +152,11 @@ def projection_at(model: AdapterMethods, place: str) -> Projection:
 
 
 class AdapterMethods:
-    """What a `CausalLM` does with adapters.
+    """The methods of a `CausalLM` for adapters.
 
     While a model has adapters, its own weights are frozen: they get no gradient and have no state
-    in an optimizer, and of the adapters only the one in use is trained. Functions that were traced
-    before a change, such as those of a task, go on with the adapter that was in use then.
+    in an optimizer, and only the adapter in use is trained. Functions that were traced before an
+    adapter was switched, such as those of a task, continue with the previous one.
     """
 
     config: ModelConfig
@@ -177,34 +180,35 @@ class AdapterMethods:
         return self._adapter_in_use
 
     def dropout_of(self, name: str) -> float:
-        """The share of their inputs that an adapter's updates drop in training."""
+        """The rate of dropout of an adapter's inputs during training."""
         return self._adapters[name].dropout
 
     @property
     def own_weights(self: Any) -> list[Any]:
-        """The model's weights without those of its adapters."""
+        """The model's weights except those of its adapters."""
         projections = self._projections()
         added = {id(v) for p in projections for a in p.adapters.values() for v in a.weights}
         return [v for v in self.weights if id(v) not in added]
 
     def add_adapter(self: Any, config: LoraConfig | Adapter, name: str = "default") -> None:
-        """Add an adapter whose update is zero, freeze the model's own weights, and use it.
+        """Add an adapter, freeze the model's own weights, and use the adapter.
 
-        Its first values depend on the model's seed and on `name`. A model that has been trained
-        goes on with a new optimizer of the same settings, and a warning says so.
+        Its update is zero at first; its initial values depend on the model's seed and on `name`. A
+        model that has already been trained continues with a new optimizer of the same settings,
+        with a warning.
 
         Args:
-            config: what the adapter is made of.
-            name: to switch between several.
+            config: configuration of the adapter.
+            name: name of the adapter, to switch between several. Defaults to "default".
 
         Raises:
-            ConfigError: a target or a block that the model does not have.
-            ValueError: there is an adapter with this name.
+            ConfigError: `config` names a target or a block that the model does not have.
+            ValueError: the name is taken, empty, or has a slash.
         """
         if name in self._adapters or not name or "/" in name:
             raise ValueError(
-                "an adapter's name must be a new one, not empty and without slashes; received "
-                f"{name!r}, there are: {', '.join(self._adapters) or 'none'}"
+                "an adapter's name must be new, not empty and without slashes; received "
+                f"{name!r}, the model has: {', '.join(self._adapters) or 'none'}"
             )
         adapter = adapter_of(config, self) if isinstance(config, LoraConfig) else config
         if not self._adapters:
@@ -237,16 +241,16 @@ class AdapterMethods:
         """Freeze the weights and train a low-rank adapter: `add_adapter` under KerasHub's name.
 
         Args:
-            rank: of the adapter's matrices.
-            alpha: its updates are multiplied by alpha / rank; default: twice the rank.
-            dropout: share of the adapter's inputs that is dropped in training.
-            targets: projections that are adapted, such as `["q_proj", "v_proj"]`; "all".
-            layers: blocks that are adapted, counted from 0; default: all.
-            name: of the adapter.
+            rank: rank of the adapter's matrices.
+            alpha: the updates are multiplied by alpha / rank. Defaults to twice the rank.
+            dropout: rate of dropout of the adapter's inputs during training. Defaults to 0.
+            targets: projections to adapt, such as `["q_proj", "v_proj"]`. Defaults to "all".
+            layers: indices of the blocks to adapt, counted from 0. Defaults to all blocks.
+            name: name of the adapter. Defaults to "default".
 
         Raises:
-            ConfigError: a target or a block that the model does not have.
-            ValueError: there is an adapter with this name.
+            ConfigError: the model does not have one of the targets or blocks.
+            ValueError: the name is taken, empty, or has a slash.
         """
         if isinstance(rank, bool) or not isinstance(rank, numbers.Integral):
             raise ConfigError(f"rank must be an integer, at least 1; received {rank!r}")
@@ -260,7 +264,10 @@ class AdapterMethods:
         self.add_adapter(config, name)
 
     def set_adapter(self: Any, name: str | None) -> None:
-        """Use another adapter from now on; None: the model without any.
+        """Switch to another adapter, or to none.
+
+        Args:
+            name: name of the adapter; None: use the model's own weights only.
 
         Raises:
             ValueError: there is no adapter with this name.
@@ -273,11 +280,14 @@ class AdapterMethods:
             for other, lora in projection.adapters.items():
                 for variable in lora.weights:
                     variable.trainable = other == name
-        # What Keras has compiled holds the adapter that was in use before.
+        # The functions that Keras has compiled contain the adapter that was in use before.
         self.train_function = self.test_function = self.predict_function = None
 
     def delete_adapter(self: Any, name: str) -> None:
-        """Forget an adapter; without any, the model's own weights are trained again.
+        """Delete an adapter; with the last one gone, the model's own weights are trainable again.
+
+        Args:
+            name: name of the adapter.
 
         Raises:
             ValueError: there is no adapter with this name.
@@ -293,39 +303,40 @@ class AdapterMethods:
                 variable.trainable = variable.path in self._trained_before
 
     def merge_adapter(self: Any) -> None:
-        """Add the adapter in use to the model's weights, in float32, and forget it.
+        """Add the adapter in use to the model's weights, in float32, and delete it.
 
-        Without adapters there is nothing to merge, and nothing changes.
+        A model without adapters is left unchanged.
 
         Raises:
-            ValueError: no adapter is in use, or there are others, which are for the weights as they
-                were.
+            ValueError: no adapter is in use, or the model has other adapters, which were trained
+                for its current weights.
         """
         if not self._adapters:
             return
         name = self._adapter_in_use
         if name is None:
             raise ValueError(
-                f"no adapter is in use; set_adapter() to the one to merge, of {self.adapters}"
+                "no adapter is in use; call set_adapter() with the one to merge, one of "
+                f"{self.adapters}"
             )
         others = [other for other in self._adapters if other != name]
         if others:
             raise ValueError(
-                "merging changes the weights that the other adapters were made for; "
-                f"delete_adapter() them first: {', '.join(others)}"
+                "merging changes the weights that the other adapters were made for; delete them "
+                f"first with delete_adapter(): {', '.join(others)}"
             )
         for place in self._adapters[name].by_place():
             projection_at(self, place).merge_adapter(name)
         self.delete_adapter(name)
 
     def train_top(self: Any, num_blocks: int) -> None:
-        """Train the last blocks, the final norm and an output matrix of its own alone.
+        """Train only the last blocks, the final norm and an output matrix that is not tied.
 
-        What lies below is frozen: it gets no gradient and has no state in an optimizer. Do this
-        before `compile`.
+        All other weights are frozen: they get no gradient and have no state in an optimizer. Call
+        this before `compile`.
 
         Args:
-            num_blocks: that are trained.
+            num_blocks: number of blocks to train.
 
         Raises:
             ConfigError: the model has fewer blocks.
@@ -337,7 +348,10 @@ class AdapterMethods:
                 f"received {num_blocks}"
             )
         if self._adapters:
-            raise ValueError(f"the model has adapters, which freeze all blocks: {self.adapters}")
+            raise ValueError(
+                f"the model has adapters, which freeze all blocks: {self.adapters}; merge them or "
+                "delete them first"
+            )
         top = [*self.blocks[self.config.num_layers - num_blocks :], self.final_norm]
         trained = {id(v) for layer in top if layer is not None for v in layer.weights}
         trained.add(id(self.output_kernel))
@@ -349,7 +363,7 @@ class AdapterMethods:
         return [layer for layer in layers_of(self) if isinstance(layer, Projection)]
 
     def _copy_adapter_into(self: Any, copy: Any) -> None:
-        """Merge the adapter in use into a copy of the model's own weights, rounded once."""
+        """Merge the adapter in use into the weights of a copy of the model, rounding once."""
         if self._adapter_in_use is None:
             return
         for place in self._adapters[self._adapter_in_use].by_place():

@@ -1,4 +1,4 @@
-"""The blocks of a model: made from their configurations, and run one after another."""
+"""The blocks of a model: creating them from their configurations, and running them in order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def transformer_blocks(
     prefix: str = "",
     **options: Any,
 ) -> list[TransformerBlock]:
-    """Blocks named block_0, block_1, ..., each with initial weights and dropout of its own.
+    """Create blocks named block_0, block_1, ..., each with its own initial weights and dropout.
 
     Args:
         configs: the configuration of each block.
@@ -31,8 +31,8 @@ def transformer_blocks(
         output_initializer: initializer of the projections into the residual stream. Defaults to
             kernel_initializer.
         seed: seed of dropout.
-        prefix: distinguishes the blocks of one stack from those of another of the same model.
-        options: other arguments of `TransformerBlock`, the same for all.
+        prefix: distinguishes the blocks of several stacks of one model, for seeds. Defaults to "".
+        options: other arguments of `TransformerBlock`, the same for all blocks.
     """
     blocks = []
     for i, config in enumerate(configs):
@@ -55,7 +55,7 @@ def final_norm(config: Any, dtype: Any) -> Any:
     """The normalization after the last block of a pre-norm model; None for a post-norm model.
 
     Args:
-        config: with the fields `norm`, `norm_epsilon` and `norm_first`.
+        config: configuration with the fields `norm`, `norm_epsilon` and `norm_first`.
         dtype: dtype policy.
     """
     if not config.norm_first:
@@ -70,18 +70,18 @@ def run_blocks(
     of_each: Mapping[str, Sequence[Any] | None],
     **of_all: Any,
 ) -> tuple[tf.Tensor, list[Any]]:
-    """The states after the last block.
+    """Run the blocks in order.
 
     Args:
-        x: float32 `[B, T, E]` (or `[B, E]`, one token a row).
+        x: float32 `[B, T, E]` (or `[B, E]`, one token per row).
         blocks: the blocks in order.
-        norm: normalization after the last block; None: there is none.
-        of_each: call argument of a block to its value for each block, or to None.
+        norm: normalization after the last block, or None.
+        of_each: maps call arguments of a block to their values for each block, or to None.
         of_all: call arguments that are the same for all blocks.
 
     Returns:
-        states of x's shape in the blocks' compute dtype, and what each block returned besides its
-        states: its new cache or its attention weights.
+        the states after the last block, of x's shape in the blocks' compute dtype, and what each
+        block returned besides its states: its new cache or its attention weights.
     """
     extra = []
     each = {name: values for name, values in of_each.items() if values is not None}

@@ -1,4 +1,4 @@
-"""A decoder-only Transformer: token ids to the logits of the next token.
+"""A decoder-only Transformer, from token ids to the logits of the next token.
 
 Shape letters: B batch, T time, S cache positions, E width, V vocabulary, D head size.
 """
@@ -40,9 +40,9 @@ class Cache(NamedTuple):
     """The keys and values of earlier tokens."""
 
     keys_values: tuple[tf.Tensor, ...]
-    """of each layer: `[2, B, kv heads, S, D]`"""
+    """one for each layer: `[2, B, kv heads, S, D]`"""
     next_index: int | tf.Tensor
-    """position of the cache that is written next, int32 scalar; the number 0: it is empty"""
+    """cache position that is written next, int32 scalar; the Python number 0: it is empty"""
 
 
 @keras.saving.register_keras_serializable("tfllm")
@@ -50,22 +50,30 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
     """A causal language model, as a Keras model.
 
     Args:
-        config: the architecture (or a dictionary of its fields).
-        seed: of the initial weights and of dropout; None leaves the weights 0, to be assigned.
-        rematerialize: recompute each block in the backward pass.
+        config: the architecture, a `ModelConfig` or a dictionary of its fields.
+        seed: seed of the initial weights and of dropout. With None the weights are 0, to be
+            assigned. Defaults to 0.
+        rematerialize: recompute each block in the backward pass instead of keeping its activations.
+            Defaults to False.
         dtype: dtype policy, such as "float32", "mixed_bfloat16" or "bfloat16". With
-            "int8_float32" or "int8_bfloat16" all matrices are stored as integers, 0 until
-            they are assigned, and are used in the other type; "int8" is the one of the two that
-            multiplies faster here.
+            "int8_float32" or "int8_bfloat16" all matrices are stored as integers, 0 until they are
+            assigned, and are used in the float type; "int8" is the faster of the two on this
+            machine. Defaults to Keras' global policy.
 
     Call arguments:
         inputs: token ids, int `[B, T]`; or a dictionary with `token_ids` and, optionally,
             `segment_ids` (int `[B, T]`, documents that must not see one another) and
             `padding_mask` (bool `[B, T]`).
-        training: whether dropout acts.
+        training: whether dropout is applied.
 
     Returns:
         logits, float32 `[B, T, V]`.
+
+    Example:
+        >>> config = tfllm.ModelConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> model = tfllm.CausalLM(config)
+        >>> model(np.ones([2, 5], "int32")).shape
+        TensorShape([2, 5, 64])
     """
 
     built: bool
@@ -124,12 +132,12 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
     def abstract(cls, config: ModelConfig, **options: Any) -> CausalLM:
         """A model whose weights have shapes, dtypes and names, but no values and no memory.
 
-        For a look at a model that this machine cannot hold: `count_params()`, `summary()`. It
-        cannot be called.
+        It is for inspecting a model that this machine cannot hold: `count_params()`, `summary()`.
+        It cannot be called.
 
         Args:
             config: the architecture.
-            options: as the constructor's.
+            options: other arguments of the constructor.
         """
         return without_values(cls, config, **options)
 
@@ -148,7 +156,7 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """Logits of the next token, at every token."""
+        """Logits of the next token at every position."""
         return self.logits(self.hidden_states(inputs, training=training)[0])
 
     def hidden_states(
@@ -162,23 +170,24 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         training: bool | None = None,
         return_weights: bool = False,
     ) -> tuple[tf.Tensor, Any]:
-        """Everything but the output projection.
+        """Run the model up to the output projection.
 
         Args:
             inputs: as in `call`.
-            positions: int `[T]` or `[B, T]`; default: places within the segment, or in the cache.
-            bias: what to add to the attention's scores, `[1 or B, 1, T, S]`; default: made from
-                the causal, segment and padding masks.
-            window_bias: the same for the blocks with a sliding window; needed where `bias` is
-                given to a model that has such blocks, and `bias` where there are others.
-            cache: keys and values of earlier tokens; then new ones are written behind them. A
-                `padding_mask` is then about the cache's positions, bool `[B, S]` (about
-                `token_ids` while the cache is empty).
-            training: whether dropout acts.
+            positions: int `[T]` or `[B, T]`. Defaults to the positions within the segment, or in
+                the cache.
+            bias: `[1 or B, 1, T, S]`, added to the attention scores. Defaults to the causal,
+                segment and padding masks.
+            window_bias: the same for blocks with a sliding window. A model that has blocks with and
+                without a window needs both biases or none.
+            cache: keys and values of earlier tokens, to which the new ones are appended. A
+                `padding_mask` then refers to the cache's positions, bool `[B, S]` (to `token_ids`
+                while the cache is empty).
+            training: whether dropout is applied.
             return_weights: also return the attention weights.
 
         Returns:
-            normalised states `[B, T, E]` in the compute dtype, and the new cache, or each layer's
+            normalized states `[B, T, E]` in the compute dtype, and the new cache, or each layer's
             attention weights `[B, heads, T, S]`, or None.
         """
         given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
@@ -192,8 +201,8 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         if any(wanted is None for wanted in biases):
             raise ValueError(
                 "bias is for blocks without a sliding window and window_bias for those with one: a "
-                "model that has both needs both; received "
-                f"{'bias' if window_bias is None else 'window_bias'} alone"
+                "model that has both kinds of blocks needs both; received only "
+                f"{'bias' if window_bias is None else 'window_bias'}"
             )
         if positions is None and segment_ids is not None and self.position_embedding is not None:
             positions = positions_in_segments(segment_ids)
@@ -216,7 +225,7 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         if training and self.config.dropout:
             x = dropout(x, self.config.dropout, next_seed(self.seed_generator))
         one_token = cache is not None and token_ids.shape[1] == 1
-        if one_token:  # `[B, E]`: fewer operations, each of which costs more than its arithmetic
+        if one_token:  # `[B, E]`: fewer operations, whose overhead exceeds their arithmetic
             x = tf.squeeze(x, 1)
         x, extra = run_blocks(
             x,
@@ -244,9 +253,9 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         padding_mask: tf.Tensor | None,
         cache: Cache | None,
     ) -> tuple[tf.Tensor | None, tf.Tensor | None]:
-        """The masks of the blocks that see the whole context, and of those with a window.
+        """The masks of blocks without and with a sliding window.
 
-        Each is made once for all its blocks, and not at all where there are none.
+        Each is computed once for all its blocks, and is None if there are no such blocks.
         """
         bias = functools.partial(
             attention_bias,
@@ -263,13 +272,13 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         )
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Of a call: `[B, T, V]`, from the shape of token ids or inputs."""
+        """The shape of the logits, `[B, T, V]`, for the shape of token ids or inputs."""
         return (*ids_shape(input_shape), self.config.vocab_size)
 
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Sum of the tokens' losses and of their weights, without holding all logits at once."""
+        """Sums of the tokens' losses and of their weights, without holding all logits at once."""
         if logits is not None:
             return super().loss_sums(x, y, weights, training=training, logits=logits)
         hidden, _ = self.hidden_states(x, training=training)
@@ -288,7 +297,7 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         return self.hidden_states(inputs, return_weights=True)[1]
 
     def empty_cache(self, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> Cache:
-        """A cache with room for `length` positions."""
+        """An empty cache with `length` positions."""
         config = self.config
         shape = tf.stack([2, batch_size, config.num_kv_heads, length, config.head_dim])
         static = [2, None, config.num_kv_heads, None, config.head_dim]
@@ -302,10 +311,9 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
     def with_dtype(self, dtype: Any) -> CausalLM:
         """A copy with another dtype policy, such as "bfloat16" for decoding; weights are cast.
 
-        To "int8", its matrices are rounded to integers; from it, they are what the integers stand
-        for.
+        Matrices are rounded to integers for "int8", and converted back from integers otherwise.
 
-        The adapter in use is merged into the copy's weights, which has none itself.
+        The adapter in use is merged into the copy's weights; the copy has no adapters.
         """
         copy = CausalLM(self.config, seed=None, dtype=dtype, name=self.name)
         assign_weights(copy.weights, self.own_weights)
@@ -325,7 +333,7 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> CausalLM:
-        """From what `get_config` gave, adapters included."""
+        """A new model with the configuration that `get_config` returned, including adapters."""
         config = dict(config)
         adapters, in_use = config.pop("adapters", {}), config.pop("adapter", None)
         model = super().from_config(config, custom_objects)
@@ -337,11 +345,11 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
 
 
 def block_config(config: ModelConfig, index: int) -> BlockConfig:
-    """What a decoder's block computes.
+    """The configuration of a decoder's block.
 
     Args:
         config: the architecture.
-        index: number of the block, counted from 0.
+        index: index of the block, counted from 0.
     """
     return BlockConfig(
         num_heads=config.num_heads,
@@ -370,7 +378,7 @@ def _rope_scaling(config: ModelConfig) -> dict[str, Any] | None:
 
 
 def _initializers(config: ModelConfig, seed: int | None) -> tuple[Any, Any]:
-    """Of the weights, and of those that project into the residual stream.
+    """Initializers of the weights, and of those that project into the residual stream.
 
     The latter are smaller, so that the stream's variance does not grow with depth (Radford et al.,
     GPT-2, 2019).
@@ -388,17 +396,23 @@ def _initializers(config: ModelConfig, seed: int | None) -> tuple[Any, Any]:
 
 @keras.saving.register_keras_serializable("tfllm")
 class Transformer(CausalLM):
-    """The small way in: a causal language model by its four main sizes.
+    """A causal language model made from its four main sizes.
 
-    It has proper Transformer blocks (attention and feed-forward, a residual around each, RMSNorm,
-    rotary positions, a gated feed-forward) and an output projection tied to the embedding.
+    It has standard Transformer blocks (attention and a gated feed-forward layer with a residual
+    connection around each, RMSNorm, rotary positions) and an output projection that is tied to the
+    embedding.
 
     Args:
         vocab_size: number of token ids.
-        embedding_dim: width.
-        num_heads: attention heads; must divide embedding_dim.
+        embedding_dim: width of the residual stream.
+        num_heads: number of attention heads; must divide embedding_dim.
         num_layers: number of blocks.
         options: any other field of `ModelConfig`, and the keyword arguments of `CausalLM`.
+
+    Example:
+        >>> model = tfllm.Transformer(vocab_size=64, embedding_dim=16, num_heads=2, num_layers=1)
+        >>> model(np.ones([2, 5], "int32")).shape
+        TensorShape([2, 5, 64])
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A Transformer encoder: token ids to a vector for each token, which has seen all others.
+"""A Transformer encoder, from token ids to a state for each token, which depends on all others.
 
 Shape letters: B batch, T time, E width.
 """
@@ -34,24 +34,33 @@ from tfllm.optimization.training_step import TrainingStep
 class Encoder(ModelVerbs, TrainingStep):
     """A BERT-like encoder (Devlin et al., 2019), as a Keras model.
 
-    By itself it has no loss; the models with a head, such as `SequenceClassifier`, do.
+    By itself it has no loss; models with a head, such as `SequenceClassifier`, do.
 
     Args:
-        config: the architecture (or a dictionary of its fields).
-        pooler: also hold BERT's pooler, a layer over the first token's state (`pooled`).
-        seed: of the initial weights and of dropout; None leaves the weights 0, to be assigned.
-        rematerialize: recompute each block in the backward pass.
-        dtype: dtype policy, as of `CausalLM`.
+        config: the architecture, an `EncoderConfig` or a dictionary of its fields.
+        pooler: add BERT's pooler, a layer over the first token's state (`pooled`). Defaults to
+            False.
+        seed: seed of the initial weights and of dropout. With None the weights are 0, to be
+            assigned. Defaults to 0.
+        rematerialize: recompute each block in the backward pass instead of keeping its activations.
+            Defaults to False.
+        dtype: dtype policy, as for `CausalLM`.
 
     Call arguments:
         inputs: a dictionary with `token_ids`, int `[B, T]`, and, optionally, `padding_mask` (bool
             `[B, T]`, true for tokens), `token_type_ids` (int `[B, T]`, default 0) and `segment_ids`
-            (int `[B, T]`, texts that must not see one another; each begins at position 0); or the
-            token ids alone.
-        training: whether dropout acts.
+            (int `[B, T]`, texts that must not see one another; each begins at position 0); or only
+            the token ids.
+        training: whether dropout is applied.
 
     Returns:
         states, float32 `[B, T, E]`.
+
+    Example:
+        >>> config = tfllm.EncoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> encoder = tfllm.Encoder(config)
+        >>> encoder(np.ones([2, 5], "int32")).shape
+        TensorShape([2, 5, 16])
     """
 
     built: bool
@@ -130,7 +139,7 @@ class Encoder(ModelVerbs, TrainingStep):
         self.built = True
 
     def add_pooler(self) -> None:
-        """Give the encoder a pooler, with new weights, if it has none."""
+        """Add a pooler with new weights, if the encoder has none."""
         if self.pooler is not None:
             return
         pooler = Projection(
@@ -147,7 +156,7 @@ class Encoder(ModelVerbs, TrainingStep):
             self.pooler = pooler
 
     def remove_pooler(self) -> None:
-        """Forget the pooler, which not every head uses."""
+        """Remove the pooler, which not every head uses."""
         pooler, self.pooler = self.pooler, None
         if pooler is not None:
             forget_layer(self, pooler)
@@ -163,8 +172,8 @@ class Encoder(ModelVerbs, TrainingStep):
 
         Args:
             inputs: as in `call`.
-            training: whether dropout acts.
-            return_weights: also return the attention weights, `[B, heads, T, T]` a layer.
+            training: whether dropout is applied.
+            return_weights: also return the attention weights, `[B, heads, T, T]` per layer.
         """
         given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
         token_ids = checked_tokens(given["token_ids"], self.config)
@@ -184,7 +193,7 @@ class Encoder(ModelVerbs, TrainingStep):
         return x, weights or None
 
     def _embedded(self, token_ids: tf.Tensor, token_type_ids: Any, segment_ids: Any) -> tf.Tensor:
-        """Token, position and type, normalised: `[B, T, E]`."""
+        """The sum of token, position and type embeddings, normalized: `[B, T, E]`."""
         x = tf.cast(self.token_embedding(token_ids), tf.float32)
         positions = None if segment_ids is None else positions_in_segments(segment_ids)
         x += tf.cast(self.position_embedding(x, positions), tf.float32)
@@ -211,19 +220,19 @@ class Encoder(ModelVerbs, TrainingStep):
         return weights
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Of a call: `[B, T, E]`, from the shape of token ids or inputs."""
+        """The shape of the states, `[B, T, E]`, for the shape of token ids or inputs."""
         return (*ids_shape(input_shape), self.config.embedding_dim)
 
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
     ) -> tuple[tf.Tensor, ...]:
-        """An encoder alone has no loss.
+        """Raise an error, since an encoder without a head has no loss.
 
         Raises:
             ValueError: always.
         """
         raise ValueError(
-            "an Encoder alone has no loss of its own; train a model with a head, such as "
+            "an Encoder without a head has no loss; train a model with a head, such as "
             "SequenceClassifier(encoder, num_labels=2), or compile(loss=...)"
         )
 
@@ -247,7 +256,7 @@ class Encoder(ModelVerbs, TrainingStep):
 
 
 def normal_initializer(config: EncoderConfig, seed: int | None) -> Any:
-    """Of an encoder's weights; zeros without a seed."""
+    """The initializer of an encoder's weights; zeros without a seed."""
     if seed is None:
         return keras.initializers.Zeros()
     return keras.initializers.RandomNormal(stddev=config.initializer_range, seed=seed)

@@ -1,6 +1,6 @@
-"""An encoder-decoder Transformer: a source's ids and a text's ids to the logits of its next token.
+"""An encoder-decoder Transformer, from the ids of source and text to the logits of the next token.
 
-Shape letters: B batch, S source time, T target time, E width, V vocabulary, N heads, D head size.
+Shape letters: B batch, S source time, T text time, E width, V vocabulary, N heads, D head size.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from tfllm.optimization.training_step import TrainingStep
 
 
 class EncodedSource(NamedTuple):
-    """What the decoder needs of its sources, made once for all the tokens that are decoded."""
+    """What the decoder needs from the sources, computed once for all decoded tokens."""
 
     keys_values: tuple[tuple[tf.Tensor, tf.Tensor], ...]
-    """the keys and the values of each block of the decoder, each `[B, N, S, D]`"""
+    """the keys and the values for each block of the decoder, each `[B, N, S, D]`"""
     bias: tf.Tensor
-    """`[1 or B, 1, 1, 1 or S]`: hides the padding"""
+    """`[1 or B, 1, 1, 1 or S]`: masks the padding"""
 
 
 @keras.saving.register_keras_serializable("tfllm")
@@ -43,22 +43,31 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
     """A sequence-to-sequence model (Vaswani et al., 2017; Raffel et al., T5, 2020).
 
     Args:
-        config: the architecture (or a dictionary of its fields).
-        label_smoothing: in training, the share of a label's weight that all V tokens share alike
-            (Szegedy et al., 2016). The loss that is logged in validation has none.
-        seed: of the initial weights and of dropout; None leaves the weights 0, to be assigned.
-        rematerialize: recompute each block in the backward pass.
-        dtype: dtype policy, as of `CausalLM`.
+        config: the architecture, an `EncoderDecoderConfig` or a dictionary of its fields.
+        label_smoothing: fraction of a label's weight that is spread evenly over all V tokens in
+            training (Szegedy et al., 2016); not in validation. Defaults to 0.
+        seed: seed of the initial weights and of dropout. With None the weights are 0, to be
+            assigned. Defaults to 0.
+        rematerialize: recompute each block in the backward pass instead of keeping its activations.
+            Defaults to False.
+        dtype: dtype policy, as for `CausalLM`.
 
     Call arguments:
         inputs: a dictionary with `source_ids`, int `[B, S]`, `source_mask`, bool `[B, S]` (true
-            for tokens; optional), and `token_ids`, int `[B, T]`: what the decoder is given, which
-            is `config.decoder_start_token_id` and the text without its last token. The labels are
-            the text; padding behind it has the weight 0.
-        training: whether dropout acts.
+            for tokens; optional), and `token_ids`, int `[B, T]`: the decoder's input, which is
+            `config.decoder_start_token_id` and the text without its last token. The labels are the
+            text; padding after it has weight 0.
+        training: whether dropout is applied.
 
     Returns:
         logits, float32 `[B, T, V]`.
+
+    Example:
+        >>> config = tfllm.EncoderDecoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> model = tfllm.EncoderDecoder(config)
+        >>> ids = np.ones([2, 5], "int32")
+        >>> model({"source_ids": ids, "token_ids": ids}).shape
+        TensorShape([2, 5, 64])
     """
 
     built: bool
@@ -109,7 +118,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
 
     @classmethod
     def abstract(cls, config: EncoderDecoderConfig, **options: Any) -> EncoderDecoder:
-        """A model whose weights have no values and no memory, as `CausalLM.abstract`."""
+        """A model whose weights have no values and no memory; see `CausalLM.abstract`."""
         return without_values(cls, config, **options)
 
     def build(self, input_shape: Any) -> None:
@@ -139,22 +148,23 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
     # ------------------------------------------------------------------ the forward pass
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """Logits of the next token, at every token of the text."""
+        """Logits of the next token at every position of the text."""
         return self.logits(self.hidden_states(inputs, training=training)[0])
 
     def hidden_states(
         self, inputs: Any, *, training: bool | None = None, return_weights: bool = False
     ) -> tuple[tf.Tensor, dict[str, list[tf.Tensor]] | None]:
-        """Everything but the output projection.
+        """Run the model up to the output projection.
 
         Args:
             inputs: as in `call`.
-            training: whether dropout acts.
+            training: whether dropout is applied.
             return_weights: also return the attention weights.
 
         Returns:
-            the decoder's states `[B, T, E]` in the compute dtype, and None or the weights of each
-            layer: "encoder" `[B, N, S, S]`, "decoder" `[B, N, T, T]`, "cross" `[B, N, T, S]`.
+            the decoder's states `[B, T, E]` in the compute dtype, and None or the attention weights
+            of each layer: "encoder" `[B, N, S, S]`, "decoder" `[B, N, T, T]`, "cross"
+            `[B, N, T, S]`.
         """
         token_ids = self._checked(inputs["token_ids"], "text")
         source_mask = inputs.get("source_mask")
@@ -185,8 +195,8 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
 
         Args:
             source_ids: int `[B, S]`.
-            source_mask: bool `[B, S]`, true for tokens; default: all are.
-            training: whether dropout acts.
+            source_mask: bool `[B, S]`, true for tokens. Defaults to all true.
+            training: whether dropout is applied.
         """
         return self._encoded(source_ids, source_mask, training=training)[0]
 
@@ -200,7 +210,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         return self.encoder(x, bias=bias, **options)
 
     def source_bias(self, source_mask: tf.Tensor | None) -> tf.Tensor:
-        """The bias that hides a source's padding, `[1 or B, 1, 1, 1 or S]`."""
+        """The bias that masks a source's padding, `[1 or B, 1, 1, 1 or S]`."""
         return shared_bias(
             query_time=1, causal=False, padding_mask=source_mask, dtype=self.compute_dtype
         )
@@ -208,7 +218,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
     def encoded_source(
         self, source_ids: tf.Tensor, source_mask: tf.Tensor | None = None
     ) -> EncodedSource:
-        """Sources as decoding needs them. Arguments as of `encode`."""
+        """Encode sources for decoding; for the arguments see `encode`."""
         states = self.encode(source_ids, source_mask)
         return EncodedSource(
             tuple(b.cross_attention.context_key_value(states) for b in self.decoder.blocks),
@@ -226,24 +236,24 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         key_places: tf.Tensor,
         mask: tf.Tensor,
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-        """One more token, of one text a row or of several.
+        """One decoding step, for one or several texts per row.
 
         Args:
             token_ids: int `[B, K]`, the last token of each of a row's K texts.
-            source: what `encoded_source` gave.
-            caches: of each block `[2, B, N, C, D]`: the keys and values of earlier tokens.
-            cache_index: int32 scalar, the first of the K positions of the caches that are written.
-            place: int32 scalar, the place of the tokens in their texts.
-            key_places: int32 `[C]`, the place of the token at each position of the caches.
-            mask: `[1 or B, 1, K, C]`, what is added to the scores.
+            source: result of `encoded_source`.
+            caches: keys and values of earlier tokens, `[2, B, N, C, D]` for each block.
+            cache_index: int32 scalar, the first of the K cache positions that are written.
+            place: int32 scalar, position of the tokens in their texts.
+            key_places: int32 `[C]`, position in its text of the token at each cache position.
+            mask: `[1 or B, 1, K, C]`, added to the attention scores.
 
         Returns:
-            states `[B * K, E]` in the compute dtype, and the caches.
+            states `[B * K, E]` in the compute dtype, and the new caches.
         """
         num = token_ids.shape[1]
         place = tf.reshape(place, [1])
         x = self._embedded(token_ids, place, training=False)
-        if num == 1:  # `[B, E]`: fewer operations, each of which costs more than its arithmetic
+        if num == 1:  # `[B, E]`: fewer operations, whose overhead exceeds their arithmetic
             x = tf.squeeze(x, 1)
         x, caches = self.decoder(
             x,
@@ -258,7 +268,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
     def empty_caches(
         self, batch_size: int | tf.Tensor, length: int | tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """A cache with room for `length` tokens for each block of the decoder."""
+        """An empty cache with `length` positions for each block of the decoder."""
         heads, dim = self.config.num_heads, self.config.head_dim
         shape = tf.stack([2, batch_size, heads, length, dim])
         return tuple(
@@ -298,7 +308,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
     ) -> tuple[tf.Tensor, ...]:
-        """Sum of the tokens' losses and of their weights, without holding all logits at once."""
+        """Sums of the tokens' losses and of their weights, without holding all logits at once."""
         share = self.label_smoothing if training else 0.0
         if logits is not None:
             loss, total = super().loss_sums(x, y, weights, training=training, logits=logits)
@@ -314,7 +324,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         if share:
             extra = share * self._smoothing(rows, kernel, labels, counts)
         if self.output_bias is not None:
-            # A column of ones and one of constants: the product adds the constants.
+            # A column of ones, and one of biases in the kernel: the product adds the biases.
             ones = tf.ones([tf.shape(rows)[0], 1], rows.dtype)
             constants = tf.transpose(tf.cast(tf.convert_to_tensor(self.output_bias), rows.dtype))
             rows = tf.ensure_shape(tf.concat([rows, ones], 1), [None, rows.shape[1] + 1])
@@ -332,11 +342,10 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
     def _smoothing(
         self, rows: tf.Tensor, kernel: tf.Tensor, labels: tf.Tensor, counts: tf.Tensor
     ) -> tf.Tensor:
-        """By how much all labels together are less likely than the label, summed over rows.
+        """Sum over rows of the label's logit minus the mean of all logits.
 
-        The cross-entropy with a share e of each label given to all V alike is that with the label
-        alone and e times this: the label's logit less the mean of all. Logits are products, so the
-        mean of a row's is its product with the mean of the kernel's rows.
+        Cross-entropy with a smoothing of e is plain cross-entropy plus e times this. Logits are
+        products, so the mean of a row's logits is its product with the mean of the kernel's rows.
         """
         kernel = tf.cast(kernel, tf.float32)
         apart = tf.gather(kernel, labels) - tf.reduce_mean(kernel, 0)
@@ -347,7 +356,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         return tf.reduce_sum(differences * counts)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Of a call: `[B, T, V]`, from the shape of token ids or inputs."""
+        """The shape of the logits, `[B, T, V]`, for the shape of token ids or inputs."""
         return (*ids_shape(input_shape), self.config.vocab_size)
 
     # ------------------------------------------------------------------ copies
@@ -376,7 +385,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
 
 
 def _embedding_deviation(config: EncoderDecoderConfig) -> float:
-    """So that what comes into the first block has a variance of 1."""
+    """The standard deviation that gives the input of the first block a variance of 1."""
     return config.embedding_dim**-0.5 if config.scaled_embedding else 1.0
 
 
@@ -387,10 +396,10 @@ def _normal(deviation: float, seed: int | None, name: str) -> Any:
 
 
 def _projections(config: EncoderDecoderConfig, seed: int | None) -> Any:
-    """Of the blocks' projections: Glorot & Bengio's, as in 2017; of pre-norm models T5's."""
+    """The initializer of the blocks' projections: T5's for pre-norm models, else Glorot's."""
     if seed is None:
         return keras.initializers.Zeros()
     if not config.norm_first:
         return keras.initializers.GlorotUniform(seed=seed)
-    # Projections are stored [output, input], so that what Keras calls outputs are our inputs.
+    # Projections are stored as [output, input], so Keras' fan-out is their number of inputs.
     return keras.initializers.VarianceScaling(1.0, "fan_out", "untruncated_normal", seed=seed)

@@ -1,4 +1,4 @@
-"""What an encoder-decoder is made of; imports no TensorFlow."""
+"""The architecture of an encoder-decoder; imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from tfllm.config.rules import require
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig:
-    """An encoder-decoder Transformer; the defaults are those of Vaswani et al., 2017.
+    """The architecture of an `EncoderDecoder`; the defaults are those of Vaswani et al., 2017.
 
-    Its blocks are those of the other models: what families differ in is values here.
+    The blocks are those of the other models; families differ in these values only.
+
+    Example:
+        >>> config = tfllm.EncoderDecoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> model = tfllm.EncoderDecoder(config)
     """
 
     vocab_size: int
-    """number of token ids, of sources and targets alike: they share one embedding"""
+    """number of token ids; sources and targets share one embedding"""
     embedding_dim: int
     """width of the residual streams"""
     num_layers: int
@@ -30,28 +34,28 @@ class EncoderDecoderConfig:
     head_dim: int | None = None
     """size of one head; default embedding_dim / num_heads"""
     feed_forward_dim: int | None = None
-    """inner width of the feed-forward; default 4 x embedding_dim"""
+    """inner width of the feed-forward layer; default 4 x embedding_dim"""
     max_sequence_length: int = 512
-    """longest source and longest target, in tokens"""
+    """maximum length of a source and of a target, in tokens"""
     positions: Literal["sinusoidal", "relative"] = "sinusoidal"
-    """how a token knows its place; relative: a learned bias of the attention, shared by the blocks
-    of the encoder and by those of the decoder"""
+    """position encoding; relative: a learned attention bias, one shared by the encoder's blocks and
+    one by the decoder's"""
     num_position_buckets: int = 32
-    """buckets that relative distances fall into"""
+    """number of buckets of relative distances"""
     max_position_distance: int = 128
-    """distance from which on all fall into the last bucket"""
+    """distance from which on all distances share the last bucket"""
     norm: Literal["rms", "layer"] = "layer"
-    """the normalisation"""
+    """normalization layer: RMSNorm or LayerNorm"""
     norm_epsilon: float = 1e-5
     """added to the variance before the square root"""
     norm_first: bool = False
-    """normalise before each sublayer (pre-norm) instead of after its residual sum"""
+    """normalize before each sublayer (pre-norm) instead of after its residual sum"""
     activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "relu"
-    """the feed-forward's non-linearity"""
+    """activation function of the feed-forward layer"""
     gated: bool = False
-    """a gated feed-forward (GLU variants)"""
+    """use a gated feed-forward layer (GLU variants)"""
     use_bias: bool = True
-    """biases in the projections"""
+    """add biases to the projections"""
     scaled_attention: bool = True
     """divide attention's scores by the square root of head_dim"""
     scaled_embedding: bool = True
@@ -59,17 +63,17 @@ class EncoderDecoderConfig:
     scaled_output: bool = False
     """divide the decoder's states by the square root of embedding_dim before the logits"""
     tied_embeddings: bool = True
-    """the output projection is the embedding"""
+    """use the embedding as the output projection"""
     output_bias: bool = False
-    """a constant of each token that is added to its logit; it is not trained"""
+    """add a bias to the logits; it is not trained"""
     dropout: float = 0.1
-    """share of the sublayers' results and of the embeddings dropped while training"""
+    """rate of dropout of the sublayers' results and of the embeddings during training"""
     attention_dropout: float | None = None
-    """share of the attention weights dropped while training; default dropout"""
+    """rate of dropout of the attention weights during training; default dropout"""
     decoder_start_token_id: int = 0
-    """the token that the decoder begins with, before a text's first"""
+    """token that the decoder starts with, before the first token of a text"""
     never_generated: tuple[int, ...] = ()
-    """tokens that are no part of a text that is generated, such as that of padding"""
+    """tokens that are never generated, such as padding"""
 
     def __post_init__(self) -> None:
         read_fields(self)
@@ -89,7 +93,7 @@ class EncoderDecoderConfig:
         for name in (*sizes, "head_dim", "feed_forward_dim", "max_sequence_length"):
             value = getattr(self, name)
             require(value >= 1, f"{name} must be at least 1", value)
-        # Each block is made in Python: a damaged number must not run for ever.
+        # Each block is created in Python, so a corrupt number must not take forever.
         for name in ("num_layers", "num_decoder_layers"):
             value = getattr(self, name)
             require(value <= 10_000, f"{name} must be at most 10000", value)

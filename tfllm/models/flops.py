@@ -1,4 +1,4 @@
-"""How many floating-point operations a model needs for a token."""
+"""The number of floating-point operations that a model needs per token."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def flops_per_token(
 ) -> float:
     """Floating-point operations of the matrix products for one token of a full row.
 
-    Counted as in PaLM (Chowdhery et al., 2022, appendix B): 2 a weight and token, and attention
-    over the whole row; three times that for training, forward and backward. Recomputation under
-    rematerialisation is not counted: it is no progress. Frozen weights take no gradient, which is
-    a third, and below the lowest block that is trained there is no backward pass. An adapter's own
-    products, some percent, are left out.
+    They are counted as in PaLM (Chowdhery et al., 2022, appendix B): 2 per weight and token, and
+    attention over the whole row; three times that for training, forward and backward.
+    Recomputation under rematerialization is not counted, since it is no progress. Frozen weights
+    need no gradient, which saves a third, and below the lowest trained block there is no backward
+    pass. An adapter's own products, a few percent, are left out.
 
     Args:
-        config: the model.
+        config: the architecture.
         sequence_length: tokens in a row.
-        training: with the backward pass.
-        trained: what is: all weights, an adapter of all blocks, or the last blocks and, if it is
-            not the embedding, the output matrix.
-        top_layers: how many last blocks, where those are trained.
+        training: include the backward pass. Defaults to True.
+        trained: which weights are trained: all, those of an adapter of all blocks ("lora"), or the
+            last blocks and an output matrix that is not tied ("top"). Defaults to "all".
+        top_layers: number of trained blocks for "top". Defaults to 0.
     """
     assert config.num_kv_heads and config.head_dim and config.feed_forward_dim
     width, heads = config.embedding_dim, config.num_heads * config.head_dim
@@ -44,7 +44,7 @@ def flops_per_token(
     blocks = top_layers if trained == "top" else config.num_layers
     of_weights = 0 if trained == "lora" else blocks * products
     of_states = blocks * (products + 2 * scores) + output
-    if trained == "lora":  # nothing below them is trained, not even a norm
+    if trained == "lora":  # nothing below these projections is trained, not even a norm
         of_states -= 2 * query_key_value
     if trained == "all" or (trained == "top" and not config.tied_embeddings):
         of_weights += output

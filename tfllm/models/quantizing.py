@@ -1,4 +1,4 @@
-"""Keras' verb `quantize` on our models: matrices become integers, in place."""
+"""Keras' `quantize` for tfllm's models: matrices become integers, in place."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from tfllm.layers.quantized import INT8_POLICIES, assign_weights, check_int8, is
 
 
 class QuantizeMethods:
-    """`quantize` of a model that its configuration can make anew; before `keras.Model`.
+    """Mixin with `quantize` for models that can be recreated from their configuration.
 
-    Keras would quantize layer by layer, and knows neither that the token embedding is also the
-    projection to the vocabulary, nor what a `Projection` is.
+    It precedes `keras.Model` among the bases. Keras would quantize layer by layer, and knows
+    neither that the token embedding is also the projection to the vocabulary, nor what a
+    `Projection` is.
     """
 
     built: bool
@@ -21,37 +22,38 @@ class QuantizeMethods:
     def quantize(
         self: Any, mode: str | None = None, config: Any = None, filters: Any = None, **kwargs: Any
     ) -> None:
-        """Round the model's matrices to integers of 8 bits, a scale for each row, in place.
+        """Round the model's matrices to 8-bit integers with a scale for each row, in place.
 
-        The result is that of `with_dtype("int8_float32")` (or `"int8_bfloat16"`, where the model
-        multiplies in bfloat16): products stay floats, and an encoder's head stays as it is. The
-        matrices are not trained any more; an adapter (`enable_lora`) is. A compiled model
-        is compiled again, with a new optimizer. Its parts (`model.encoder`) are new objects.
+        The result is that of `with_dtype("int8_float32")` (or `"int8_bfloat16"` if the model
+        computes in bfloat16): products stay floats, and an encoder's head is not quantized. The
+        matrices are no longer trained, but an adapter (`enable_lora`) is. A compiled model is
+        compiled again, with a new optimizer. Its parts (`model.encoder`) are new objects.
 
         Args:
             mode: "int8".
             config: instead of the mode, a `keras.quantizers.Int8QuantizationConfig` without a
-                quantizer of its own.
-            filters: is not supported.
-            kwargs: `type_check`, as of Keras.
+                custom quantizer.
+            filters: not supported.
+            kwargs: `type_check`, as for Keras; it is ignored.
 
         Raises:
-            ValueError: another mode, quantizer or filter; the model is int8 already, or multiplies
-                in float16.
+            ValueError: another mode, a custom quantizer or filters; the model is already int8, or
+                computes in float16.
         """
         check_int8(mode, config, type(self).__name__)
         if filters is not None:
             raise ValueError(
-                "all matrices of a model of tfllm are quantized, or none; leave filters out"
+                "filters are not supported: all matrices of a tfllm model are quantized, or none; "
+                "leave filters out"
             )
         if unknown := set(kwargs) - {"type_check"}:
-            raise ValueError(f"quantize knows no {', '.join(sorted(unknown))}")
+            raise ValueError(f"quantize has no argument {', '.join(sorted(unknown))}")
         if is_int8(self.dtype_policy):
             raise ValueError(f"the model is quantized already; its dtype is {self.dtype_policy}")
         policy = f"int8_{self.compute_dtype}"
         if policy not in INT8_POLICIES:
             raise ValueError(
-                "a quantized model multiplies in float32 or bfloat16; received one that multiplies "
+                "a quantized model must compute in float32 or bfloat16; received one that computes "
                 f"in {self.compute_dtype}. Use model.with_dtype('int8')"
             )
         compiled = self.get_compile_config() if self.compiled else None
@@ -67,8 +69,8 @@ class QuantizeMethods:
             self.compile_from_config(compiled)
 
     def _become(self: Any, made: Any) -> None:
-        """Take the parts and the settings of another model of this class."""
-        # Keras binds these to the object; the rest are the model's parts and what it knows of them.
+        """Take over the parts and the settings of another model of this class."""
+        # Keras binds these to the object; the rest are the model's parts and its record of them.
         bound = ("build", "quantize", "_distribute_strategy")
         kept = {name: value for name, value in vars(self).items() if name in bound}
         step = ("gradient_accumulation", "detailed_logs", "votes_to_stop", "_text")
@@ -77,7 +79,7 @@ class QuantizeMethods:
         vars(self).update({**vars(made), **kept})
 
     def _keep_floats_alone(self: Any) -> None:
-        """Keep Keras, where this model is a layer of another, from quantizing some of its parts."""
+        """Keep Keras from quantizing only some parts of this model if it is a layer of another."""
         for layer in layers_of(self):
             if isinstance(layer, Projection):
                 layer.quantized_alone = False

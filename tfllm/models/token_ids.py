@@ -1,4 +1,4 @@
-"""What a model's token ids must be: of its vocabulary, and no more than it has positions for."""
+"""Checks of a model's token ids: they are in its vocabulary, and fit its maximum length."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfllm.optimization.labels import checked_ids
 
 
 def ids_shape(input_shape: Any) -> tuple[int | None, ...]:
-    """The shape of a model's token ids, from that or from the shapes of a dictionary of inputs."""
+    """The shape of a model's token ids, given alone or in a dictionary of the inputs' shapes."""
     if isinstance(input_shape, Mapping):
         input_shape = input_shape["token_ids"]
     return tuple(input_shape)
@@ -24,18 +24,18 @@ def checked_tokens(
     what: str = "sequence",
     decoding: bool = False,
 ) -> tf.Tensor:
-    """The ids as int32; nothing that depends on them is computed before they are found allowed.
+    """The ids as int32, checked before anything that depends on them is computed.
 
     Args:
         token_ids: int `[B, T]`.
-        config: has the model's `vocab_size` and `max_sequence_length`.
-        what: what the rows are, for the error.
-        decoding: whether they are what generation has chosen: then nothing is looked for that the
-            graph does not know already.
+        config: configuration with `vocab_size` and `max_sequence_length`.
+        what: what a row is, for the error. Defaults to "sequence".
+        decoding: whether generation chose the ids: then only a static length is checked. Defaults
+            to False.
 
     Raises:
-        ValueError: the graph knows the length, and it is too long; or an id is not in the
-            vocabulary, outside of a graph. A graph raises `tf.errors.InvalidArgumentError`.
+        ValueError: the static length is too large; or, in eager execution, an id is not in the
+            vocabulary. A graph raises `tf.errors.InvalidArgumentError` when it runs.
     """
     most = config.max_sequence_length
     rule = f"a {what} may have at most max_sequence_length={most} tokens"

@@ -1,4 +1,4 @@
-"""Which tokens of a text are hidden from a model that learns to tell them.
+"""Masking of the tokens that a masked language model learns to predict.
 
 Shape letters: B batch, T time.
 """
@@ -15,20 +15,30 @@ import tensorflow as tf
 class TokenMasking:
     """How BERT hides tokens (Devlin et al., 2019, section 3.1).
 
-    Which ones, and what stands there instead, is a function of (seed, step, row): of the row's
-    content, not of its place in the batch. So a run that goes on, or goes on with another number of
-    devices or micro-batches, hides what it would have hidden.
+    Which tokens are hidden, and what replaces them, is a function of (seed, step, row): of the
+    row's content, not of its position in the batch. So a run that is resumed, even with another
+    number of devices or micro-batches, hides the same tokens as one that was not interrupted.
 
     Args:
-        mask_token_id: what most hidden tokens become.
-        special_token_ids: tokens that are never hidden, and that hidden ones never become.
-        share: of a row's tokens that are hidden, at least one of them.
-        mask_share: of the hidden tokens that become the mask token.
-        random_share: of the hidden tokens that become any token; the others stay what they are.
-        seed: of it all.
+        mask_token_id: id that replaces most hidden tokens.
+        special_token_ids: ids that are never hidden, and never replace a hidden token. Defaults to
+            none.
+        share: fraction of a row's tokens that are hidden, at least one token. Defaults to 0.15.
+        mask_share: fraction of the hidden tokens that become the mask token. Defaults to 0.8.
+        random_share: fraction of the hidden tokens that become a random token; the others are left
+            as they are. Defaults to 0.1.
+        seed: seed of all choices. Defaults to 0.
 
     Raises:
-        ValueError: a share that is none.
+        ValueError: a share is out of range.
+
+    Example:
+        >>> from tfllm.models.token_masking import TokenMasking, mask_tokens
+        >>> masking = TokenMasking(mask_token_id=3, special_token_ids=(0, 1, 2, 3))
+        >>> ids = tf.range(10, 30)[tf.newaxis]
+        >>> rows = mask_tokens(ids, ids > 0, step=0, masking=masking, vocab_size=64)
+        >>> int(tf.reduce_sum(tf.cast(rows.hidden, tf.int32)))
+        3
     """
 
     mask_token_id: int
@@ -54,8 +64,8 @@ class MaskedRows(NamedTuple):
     """Rows with some tokens hidden.
 
     Args:
-        token_ids: int32 `[B, T]`, what the model sees.
-        hidden: bool `[B, T]`, the places that it is asked about.
+        token_ids: int32 `[B, T]`, the model's input.
+        hidden: bool `[B, T]`, true for the tokens to predict.
     """
 
     token_ids: tf.Tensor
@@ -73,10 +83,10 @@ def mask_tokens(
 
     Args:
         token_ids: int32 `[B, T]`.
-        candidates: bool `[B, T]`, the tokens that may be hidden, if they are not special.
-        step: int32 scalar.
-        masking: how.
-        vocab_size: the number of token ids.
+        candidates: bool `[B, T]`, true for tokens that may be hidden if they are not special.
+        step: number of the training step, int32 scalar.
+        masking: how to hide them.
+        vocab_size: number of token ids.
     """
     special = tf.constant(masking.special_token_ids, tf.int32)
     if masking.special_token_ids:
@@ -84,7 +94,7 @@ def mask_tokens(
     order, kind, other = _drawn(token_ids, candidates, step, masking.seed, 3)
     number = tf.reduce_sum(tf.cast(candidates, tf.float32), 1)
     wanted = tf.minimum(tf.maximum(tf.round(masking.share * number), 1.0), number)
-    # The candidates with the smallest numbers: a token's rank among its row's.
+    # The candidates with the smallest random numbers, by their rank in the row.
     order = tf.where(candidates, order, 2.0)
     rank = tf.argsort(tf.argsort(order, stable=True), stable=True)
     hidden = candidates & (tf.cast(rank, tf.float32) < wanted[:, tf.newaxis])
@@ -96,10 +106,10 @@ def mask_tokens(
 
 
 def _any_token(uniform: tf.Tensor, masking: TokenMasking, vocab_size: int) -> tf.Tensor:
-    """Numbers in [0, 1) to the ids of tokens that are not special, each as likely."""
+    """Map uniform numbers in [0, 1) to ids of tokens that are not special, all equally likely."""
     special = [i for i in masking.special_token_ids if i < vocab_size]
     token = tf.cast(uniform * float(max(vocab_size - len(special), 1)), tf.int32)
-    for i in special:  # in order: each one is passed over
+    for i in special:  # in ascending order: skip each of them
         token += tf.cast(token >= i, tf.int32)
     return tf.minimum(token, vocab_size - 1)
 
@@ -107,13 +117,13 @@ def _any_token(uniform: tf.Tensor, masking: TokenMasking, vocab_size: int) -> tf
 def _drawn(
     token_ids: tf.Tensor, candidates: tf.Tensor, step: tf.Tensor | int, seed: int, count: int
 ) -> list[tf.Tensor]:
-    """So many tensors float32 `[B, T]` of numbers in [0, 1), from the rows, the step and the seed.
+    """`count` float32 tensors `[B, T]` of numbers in [0, 1), from the rows, the step and the seed.
 
-    TensorFlow's generators draw for a batch, not for a row. Mixing whole numbers draws for each
-    element by itself.
+    TensorFlow's generators draw numbers for a batch, not for a row. Hashing integers gives each
+    element its own numbers.
     """
     place = tf.cast(tf.range(tf.shape(token_ids)[1]), tf.uint32)
-    counted = tf.where(candidates, token_ids + 1, 0)  # padding of any width changes nothing
+    counted = tf.where(candidates, token_ids + 1, 0)  # the amount of padding does not matter
     parts = _mixed(_mixed(tf.cast(counted, tf.uint32)) + place * _uint(0x9E3779B1))
     parts = tf.where(candidates, parts, _uint(0))
     row = _mixed(tf.reduce_sum(parts, 1, keepdims=True))
@@ -126,7 +136,7 @@ def _drawn(
 
 
 def _mixed(x: tf.Tensor) -> tf.Tensor:
-    """A change of one bit changes half of them: the end of MurmurHash 3 (Appleby, 2011)."""
+    """The finalizer of MurmurHash 3 (Appleby, 2011): changing one bit changes half of the bits."""
     x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, _uint(16))) * _uint(0x85EBCA6B)
     x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, _uint(13))) * _uint(0xC2B2AE35)
     return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, _uint(16)))

@@ -1,4 +1,4 @@
-"""The blocks of an encoder or of a decoder, with what they share."""
+"""The blocks of an encoder or of a decoder, with the layers that they share."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
 
 
 class TransformerStack(ShapeShown, keras.layers.Layer):
-    """Blocks, the norm behind the last (pre-norm), and the relative positions that all share.
+    """Blocks, the final norm (of pre-norm models), and relative positions that all blocks share.
 
     Args:
         config: the architecture.
-        decodes: the blocks see what stands before, and attend to a context.
-        initializer: of the projections.
+        decodes: whether it is a decoder, whose blocks are causal and attend to a context.
+        initializer: initializer of the projections.
         rematerialize: recompute each block in the backward pass.
-        seed: of dropout.
+        seed: seed of dropout.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class TransformerStack(ShapeShown, keras.layers.Layer):
     def biased(
         self, mask: tf.Tensor | None, queries: tf.Tensor, keys: tf.Tensor
     ) -> tf.Tensor | None:
-        """What is added to the scores: the mask and, if there are any, the relative positions.
+        """The bias to add to the scores: the mask and the relative positions, if there are any.
 
         Args:
             mask: `[1 or B, 1, T, S]`, or None.
-            queries: int `[T]`, places of the queries.
-            keys: int `[S]`, places of the keys.
+            queries: int `[T]`, positions of the queries.
+            keys: int `[S]`, positions of the keys.
 
         Returns:
             `[1 or B, 1 or N, T, S]`, or None.
@@ -125,19 +125,19 @@ class TransformerStack(ShapeShown, keras.layers.Layer):
         """Run the blocks.
 
         Args:
-            x: float32 `[B, T, E]` (or `[B, E]`, one token a row).
-            bias: what `biased` gave.
-            contexts: of a decoder: the encoder's states `[B, S, E]`, unless their keys and values
+            x: float32 `[B, T, E]` (or `[B, E]`, one token per row).
+            bias: result of `biased`.
+            contexts: for a decoder, the encoder's states `[B, S, E]`, unless their keys and values
                 are given.
-            context_bias: `[1 or B, 1, 1, S]`.
-            context_keys_values: each block's keys and values of the context.
-            caches: each block's cache of the tokens before.
-            cache_index: position in the caches of the first token.
-            training: whether dropout acts.
+            context_bias: `[1 or B, 1, 1, S]`, added to the scores of cross-attention.
+            context_keys_values: keys and values of the context for each block.
+            caches: cache of the earlier tokens for each block.
+            cache_index: position of the first token in the caches.
+            training: whether dropout is applied.
             return_weights: also return the attention weights.
 
         Returns:
-            normalised states in the compute dtype, and each block's cache or weights.
+            normalized states in the compute dtype, and each block's cache or weights.
         """
         of_each = {"context_key_value": context_keys_values, "cache": caches}
         return run_blocks(
@@ -155,7 +155,7 @@ class TransformerStack(ShapeShown, keras.layers.Layer):
 
 
 def _of_width(config: EncoderDecoderConfig, initializer: Any) -> Any:
-    """Of the relative positions: as of a projection of the states."""
+    """The initializer of the relative positions: like that of a projection of the states."""
     if not hasattr(initializer, "seed"):
         return initializer
     seed = initializer.get_config().get("seed")

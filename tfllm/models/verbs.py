@@ -19,7 +19,7 @@ _MARK = "unlike_dropouts"
 
 
 class ModelVerbs(QuantizeMethods, ShapeShown):
-    """Of every model: where it comes from, and its tokenizer; before `keras.Model`."""
+    """Mixin of every model: loading, and the tokenizer. It precedes `keras.Model` in the bases."""
 
     unlike_dropouts: Mapping[str, float] = MappingProxyType({})
     """see `mark_unlike_dropouts`"""
@@ -51,27 +51,28 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
         return model_verbs.call("from_preset", cls, path, may_be_size=False, **options)
 
     def attach(self, tokenizer: Tokenizer | None, generation: Any = None) -> None:
-        """Have `generate` take texts.
+        """Attach a tokenizer, so that `generate` accepts texts.
 
         Args:
-            tokenizer: of the model, or None.
-            generation: a `GenerationConfig`, which holds where a call gives no options.
+            tokenizer: tokenizer of the model, or None.
+            generation: a `GenerationConfig` with defaults for the options of `generate`.
         """
-        # Not as attributes of Keras, which would take them for parts of the model.
+        # Not set as attributes, since Keras would take them for parts of the model.
         vars(self)["_text"] = (tokenizer, generation)
 
     def mark_unlike_dropouts(self, rates: Mapping[str, float], why: str) -> None:
-        """Have the model refuse training, since its folder has dropouts that no model here has.
+        """Prevent training, because the model's folder has dropouts that tfllm does not support.
 
         Args:
-            rates: keys of the folder's config.json, which `tfllm.save` writes again.
-            why: what training is refused with.
+            rates: their keys in the folder's config.json, which `tfllm.save` writes again, to
+                rates.
+            why: the error message of training.
         """
         vars(self)["unlike_dropouts"] = dict(rates)
         vars(self)["untrainable"] = why
 
     def get_config(self: Any) -> dict[str, Any]:
-        """The constructor's arguments, and why the model is not trained, where it is not."""
+        """The constructor's arguments, and the reason if the model cannot be trained."""
         keras_model: Any = super()
         config = keras_model.get_config()
         if self.unlike_dropouts:
@@ -80,7 +81,7 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """From what `get_config` gave."""
+        """A new model with the configuration that `get_config` returned."""
         arguments = {name: value for name, value in config.items() if name != _MARK}
         model = super().from_config(arguments, custom_objects)  # type: ignore[misc]
         if _MARK in config:
@@ -88,10 +89,10 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
         return model
 
     def copied_to(self: Any, copy: Any) -> Any:
-        """The copy, with what belongs to this model besides its weights.
+        """Give a copy what this model has besides its weights, and return it.
 
-        These are the tokenizer and the settings of generation, and, of a folder whose dropouts no
-        model here has, these rates and why it is not trained.
+        These are the tokenizer, the settings of generation, and what `mark_unlike_dropouts` was
+        given.
         """
         if "_text" in vars(self):
             copy.attach(*vars(self)["_text"])
@@ -105,7 +106,7 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
         return vars(self).get("_text", (None, None))[0]
 
     def enable_lora(self, *arguments: Any, **options: Any) -> None:
-        """Refuse: low-rank adapters are for `CausalLM`.
+        """Raise an error: only a `CausalLM` can have low-rank adapters.
 
         Raises:
             ValueError: always.
@@ -116,25 +117,25 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
 
 
 class GenerateVerb(ModelVerbs):
-    """Of models that generate."""
+    """Mixin of models that generate."""
 
     def generate(self, inputs: Any, *, tokenizer: Tokenizer | None = None, **options: Any) -> Any:
-        """Continue prompts; of an encoder-decoder, write the texts that belong to sources.
+        """Continue prompts; an encoder-decoder generates the texts for sources.
 
         Args:
-            inputs: a text or several; or token ids, int `[T]`, or `[B, T]` or a list of rows of any
-                lengths.
-            tokenizer: for texts; default: the one that came with the weights (`tokenizer`).
-            options: fields of `GenerationConfig`, such as `max_new_tokens`; of an encoder-decoder
-                those of its search, such as `num_beams`. For token ids also `end_token_ids`, an id
-                or several at which a row ends; default: the tokenizer's, if there is one.
+            inputs: a text or a list of texts; or token ids, int `[T]`, `[B, T]` or a list of rows
+                of any lengths.
+            tokenizer: tokenizer for texts. Defaults to the model's `tokenizer`.
+            options: fields of `GenerationConfig`, such as `max_new_tokens`; for an encoder-decoder
+                those of its search, such as `num_beams`. For token ids also `end_token_ids`, one or
+                several ids at which a row ends, by default the tokenizer's, if there is one.
 
         Returns:
-            what is new, without the prompt: a text or a list of them; for token ids an int32 NumPy
-            array, or a list of arrays.
+            only the new part, without the prompt: a text or a list of texts; for token ids an int32
+            NumPy array, or a list of arrays.
 
         Raises:
-            ValueError: there is no tokenizer for texts; a prompt is too long, or has an id that
-                does not exist; an option is unknown or out of range.
+            ValueError: there is no tokenizer for texts; a prompt is too long, or has an id that is
+                out of range; an option is unknown or out of range.
         """
         return model_verbs.call("generate", self, inputs, tokenizer=tokenizer, **options)

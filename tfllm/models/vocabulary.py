@@ -1,4 +1,4 @@
-"""Between tokens and states: a table of embeddings, and the projection to the tokens' logits.
+"""The token embedding, and the output projection to the tokens' logits.
 
 Shape letters: E width, V vocabulary.
 """
@@ -22,18 +22,18 @@ from tfllm.layers.quantized import (
 
 @keras.saving.register_keras_serializable("tfllm")
 class TokenEmbedding(keras.layers.Embedding):
-    """The table of a model's token embeddings, which may also be its projection to the vocabulary.
+    """A model's token embedding, which may also be its output projection.
 
-    Arguments as of `keras.layers.Embedding`.
+    For the arguments see `keras.layers.Embedding`.
     """
 
     def quantize(
         self, mode: str | None = None, type_check: bool = True, config: Any = None
     ) -> None:
-        """Refuse: the projection to the vocabulary would read integers without their scales.
+        """Raise an error: the output projection would read integers without their scales.
 
         Raises:
-            NotImplementedError: always; Keras leaves the layer as it is then, and warns.
+            NotImplementedError: always; Keras then leaves the layer unchanged and warns.
         """
         raise NotImplementedError(
             f"{self.path} is not quantized: it is part of a tfllm model, which is quantized as a "
@@ -42,7 +42,7 @@ class TokenEmbedding(keras.layers.Embedding):
 
 
 def embedding_table(size: int, width: int, initializer: Any, *, name: str, dtype: Any) -> Any:
-    """An embedding layer; under an int8 policy one of integers, 0 until they are assigned."""
+    """An embedding layer; under an int8 policy one of integers, 0 until it is assigned."""
     if is_int8(dtype):
         return Int8Embedding(size, width, name=name, dtype=dtype)
     return TokenEmbedding(size, width, embeddings_initializer=initializer, name=name, dtype=dtype)
@@ -51,7 +51,7 @@ def embedding_table(size: int, width: int, initializer: Any, *, name: str, dtype
 class VocabularyMethods:
     """The output projection of a model that has `config` and `token_embedding`.
 
-    It is the token embedding where the two are tied, else a kernel of its own, and may have a bias
+    It is the token embedding if the two are tied, else a separate kernel, and may have a bias
     `[1, V]`.
     """
 
@@ -68,11 +68,11 @@ class VocabularyMethods:
 
     @property
     def num_classes(self) -> int:
-        """How many tokens a label can be."""
+        """The size of the vocabulary, since labels are tokens."""
         return self.config.vocab_size
 
     def _add_output_kernel(self, initializer: Any) -> None:
-        """Create the kernel, where the projection is not the token embedding."""
+        """Create the kernel, unless the projection is the token embedding."""
         self.output_kernel = None
         if self.config.tied_embeddings:
             return
@@ -85,7 +85,7 @@ class VocabularyMethods:
             )
 
     def logits(self, states: tf.Tensor) -> tf.Tensor:
-        """States `[..., E]` to logits, float32 `[..., V]`."""
+        """The logits of states `[..., E]`, float32 `[..., V]`."""
         rows = tf.reshape(states, [-1, self.config.embedding_dim])
         if is_int8(self.dtype_policy):
             logits = int8_product(rows, self.output_variable, self._output_scale)
@@ -102,7 +102,7 @@ class VocabularyMethods:
 
     @property
     def output_weights(self) -> tf.Tensor:
-        """The output projection `[V, E]`: the token embedding where the two are tied."""
+        """The output projection `[V, E]`: the token embedding if the two are tied."""
         if is_int8(self.dtype_policy):
             return dequantized(self.output_variable, self._output_scale, self.compute_dtype)
         return tf.convert_to_tensor(self.output_variable)
@@ -114,7 +114,7 @@ class VocabularyMethods:
 
     @property
     def _output_scale(self) -> Any:
-        """The scale of each row of an output projection of integers."""
+        """The scale of each row of an int8 output projection."""
         if self.output_kernel is None:
             return self.token_embedding.embeddings_scale
         return self.output_kernel_scale

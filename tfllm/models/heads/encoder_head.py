@@ -1,4 +1,4 @@
-"""What models of an encoder and a head share."""
+"""The base classes of models that consist of an encoder and a head."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from tfllm.optimization.training_step import TrainingStep
 
 
 class EncoderHead(ModelVerbs, TrainingStep):
-    """An encoder and what is computed from its states.
+    """Base class of an encoder with a head, which is computed from the encoder's states.
 
     Args:
-        encoder: a pretrained `Encoder`, which becomes a part of this model (its pooler is added or
+        encoder: a pretrained `Encoder`, which becomes part of this model (its pooler is added or
             removed, as the head needs); or the architecture of a new one.
-        pooler: of a new encoder, for heads that have no use for a pooler and yet keep it.
-        seed: of the initial weights and of dropout.
-        rematerialize: of a new encoder: recompute each block in the backward pass.
-        dtype: dtype policy; default: the encoder's. A given encoder of another one is copied.
+        pooler: give a new encoder a pooler, for heads that do not use it but keep it. Defaults to
+            False.
+        seed: seed of the initial weights and of dropout. Defaults to 0.
+        rematerialize: recompute each block of a new encoder in the backward pass. Defaults to
+            False.
+        dtype: dtype policy; an encoder of another policy is copied. Defaults to the encoder's.
     """
 
     pooler: Literal["used", "kept", "removed"] = "removed"
@@ -59,8 +61,7 @@ class EncoderHead(ModelVerbs, TrainingStep):
             )
         elif not isinstance(encoder, Encoder):
             raise ValueError(
-                "a head stands on an Encoder or an EncoderConfig; received "
-                f"{type(encoder).__name__}"
+                f"a head needs an Encoder or an EncoderConfig; received {type(encoder).__name__}"
             )
         elif dtype is not None and _policy_name(dtype) != encoder.dtype_policy.name:
             encoder = encoder.with_dtype(dtype)
@@ -88,16 +89,16 @@ class EncoderHead(ModelVerbs, TrainingStep):
 
     @property
     def unlike_dropouts(self) -> Mapping[str, float]:  # type: ignore[override]
-        """The encoder's; see `mark_unlike_dropouts`."""
+        """The encoder's `unlike_dropouts`; see `mark_unlike_dropouts`."""
         return self.encoder.unlike_dropouts
 
     @property
     def untrainable(self) -> str:  # type: ignore[override]
-        """Why the encoder, and so this model, is not trained; empty where it is."""
+        """Why the encoder, and so this model, cannot be trained; empty if it can."""
         return self.encoder.untrainable
 
     def mark_unlike_dropouts(self, rates: Mapping[str, float], why: str) -> None:
-        """As of every model; the mark is the encoder's, and goes with it to another head."""
+        """Mark the encoder, which keeps the mark under another head; see `ModelVerbs`."""
         self.encoder.mark_unlike_dropouts(rates, why)
 
     def build(self, input_shape: Any) -> None:
@@ -108,10 +109,10 @@ class EncoderHead(ModelVerbs, TrainingStep):
             self.built = True
 
     def _build_head(self) -> None:
-        """Create what stands on the encoder; nothing by default."""
+        """Create the layers of the head; none by default."""
 
     def _projection(self, name: str, size: int) -> Projection:
-        """A projection of states to `size` numbers, in float32, since they are logits."""
+        """A projection of states to `size` logits, in float32."""
         initializer = normal_initializer(self.config, self.seed)
         projection = Projection(
             size,
@@ -124,7 +125,7 @@ class EncoderHead(ModelVerbs, TrainingStep):
         return projection
 
     def _dropped(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
-        """x in float32, a share of it dropped in training."""
+        """x in float32, with dropout in training."""
         x = tf.cast(x, tf.float32)
         if training and self.config.dropout:
             x = dropout(x, self.config.dropout, next_seed(self.seed_generator))
@@ -141,7 +142,7 @@ class EncoderHead(ModelVerbs, TrainingStep):
         return self.copied_to(copy)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, the encoder's architecture instead of itself."""
+        """The constructor's arguments, with the encoder's architecture in place of the encoder."""
         return {
             **super().get_config(),
             "encoder": dataclasses.asdict(self.config),
@@ -152,16 +153,16 @@ class EncoderHead(ModelVerbs, TrainingStep):
 
 
 class LabelledHead(EncoderHead):
-    """A head that tells labels apart.
+    """Base class of heads that classify, with one of several labels.
 
     Args:
-        encoder: as of `EncoderHead`.
-        num_labels: how many there are.
-        label_names: what they are called; default: LABEL_0, LABEL_1, ...
-        kwargs: as of `EncoderHead`.
+        encoder: the encoder or its architecture; see `EncoderHead`.
+        num_labels: number of labels. Defaults to the number of label_names.
+        label_names: names of the labels, all different. Defaults to LABEL_0, LABEL_1, ...
+        kwargs: other arguments of `EncoderHead`.
 
     Raises:
-        ValueError: fewer than two labels, or names that do not match their number.
+        ValueError: there are fewer than two labels, or the names do not match their number.
     """
 
     measures = ("accuracy",)
@@ -192,12 +193,12 @@ class LabelledHead(EncoderHead):
 
     @property
     def num_classes(self) -> int:
-        """How many labels there are."""
+        """The number of labels."""
         return self.num_labels
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """What the labels are called, in the order of the logits."""
+        """The names of the labels, in the order of the logits."""
         return self._label_names
 
     def _build_head(self) -> None:
@@ -206,7 +207,7 @@ class LabelledHead(EncoderHead):
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
     ) -> tuple[tf.Tensor, ...]:
-        """Sums of weight · cross-entropy, of weights, and of weights where the label is found."""
+        """Sums of weight · cross-entropy, of weights, and of weights of correct predictions."""
         if logits is None:
             logits = self(x, training=training)
         y = tf.cast(y, tf.int32)

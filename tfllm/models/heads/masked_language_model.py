@@ -1,4 +1,4 @@
-"""An encoder that tells which tokens were masked: how BERT is pretrained.
+"""An encoder that predicts masked tokens: how BERT is pretrained.
 
 Shape letters: B batch, T time, E width, V vocabulary, R masked tokens.
 """
@@ -26,26 +26,33 @@ from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
 
 @keras.saving.register_keras_serializable("tfllm")
 class MaskedLanguageModel(EncoderHead):
-    """Logits of the token that stood at each place (Devlin et al., 2019, section 3.1).
+    """An encoder that predicts masked tokens (Devlin et al., 2019, section 3.1).
 
-    Data are `(inputs, labels int [B, T], weights [B, T])`: the tokens that stood there, and 1 for
-    the places that count. The vocabulary's product is made for those alone. The projection to the
-    vocabulary is the token embedding.
+    Data are `(inputs, labels int [B, T], weights [B, T])`: the original tokens, and 1 for the
+    positions that count. The loss computes logits for those positions only. The output projection
+    is the token embedding.
 
-    With `masking` the step hides tokens itself, others at each step: data are then rows of text as
-    it is, `({"token_ids", ...}, any labels int [B, T], weights [B, T])`, the weights 0 for what is
-    not to be hidden. What `tfllm.data.rows_dataset` gives will do. In evaluation a row's hidden
-    tokens are always the same.
+    With `masking` the step hides tokens itself, different ones at each step: data are then rows of
+    unmasked text, `({"token_ids", ...}, any labels int [B, T], weights [B, T])`, with weight 0 for
+    tokens not to hide, such as those of `tfllm.data.rows_dataset`. In evaluation the hidden tokens
+    of a row are always the same.
 
     Args:
-        encoder: as of `EncoderHead`.
-        masking: how tokens are hidden (or a dictionary of its fields); None: the data hide them.
-        kwargs: as of `EncoderHead`.
+        encoder: the encoder or its architecture; see `EncoderHead`.
+        masking: how tokens are hidden, a `TokenMasking` or a dictionary of its fields. Defaults to
+            None: the data have hidden tokens.
+        kwargs: other arguments of `EncoderHead`.
 
-    Call arguments: as of `Encoder`.
+    Call arguments: those of `Encoder`.
 
     Returns:
         logits, float32 `[B, T, V]`.
+
+    Example:
+        >>> config = tfllm.EncoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> model = tfllm.MaskedLanguageModel(config)
+        >>> model(np.ones([2, 5], "int32")).shape
+        TensorShape([2, 5, 64])
     """
 
     is_log_loss = True
@@ -61,13 +68,13 @@ class MaskedLanguageModel(EncoderHead):
             masking = TokenMasking(**masking)
         self.masking = masking
         super().__init__(encoder, **kwargs)
-        self.labels_are_classes = masking is None  # else they are the tokens that are hidden
+        self.labels_are_classes = masking is None  # else the step replaces the labels
 
     classes_name = "vocab_size"
 
     @property
     def num_classes(self) -> int:
-        """How many tokens a label can be."""
+        """The size of the vocabulary, since labels are tokens."""
         return self.config.vocab_size
 
     def _build_head(self) -> None:
@@ -94,7 +101,7 @@ class MaskedLanguageModel(EncoderHead):
         )
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """The logits of all tokens, at all places."""
+        """The logits of all tokens at all positions."""
         states, _ = self.encoder.hidden_states(inputs, training=training)
         logits = self.logits(tf.reshape(states, [-1, self.config.embedding_dim]))
         shape = tf.concat([tf.shape(states)[:2], [self.config.vocab_size]], 0)
@@ -103,12 +110,12 @@ class MaskedLanguageModel(EncoderHead):
         )
 
     def logits(self, states: tf.Tensor) -> tf.Tensor:
-        """Some tokens' states `[R, E]` to the logits of what stands there, float32 `[R, V]`."""
+        """The logits for the states `[R, E]` of some positions, float32 `[R, V]`."""
         logits = tf.matmul(self._transformed(states), self._output_weights(), transpose_b=True)
         return tf.cast(logits, tf.float32) + tf.convert_to_tensor(self.output_bias)
 
     def _transformed(self, rows: tf.Tensor) -> tf.Tensor:
-        """States `[R, E]` to what the embedding is multiplied with."""
+        """The transformed states `[R, E]`, which are multiplied by the embedding."""
         return self.transform_norm(ACTIVATIONS[self.config.activation](self.transform(rows)))
 
     def _output_weights(self) -> tf.Tensor:
@@ -118,13 +125,13 @@ class MaskedLanguageModel(EncoderHead):
         return tf.cast(tf.convert_to_tensor(embedding.embeddings), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Of a call: `[B, T, V]`, from the shape of token ids or inputs."""
+        """The shape of the logits, `[B, T, V]`, for the shape of token ids or inputs."""
         return (*ids_shape(input_shape), self.config.vocab_size)
 
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
     ) -> tuple[tf.Tensor, ...]:
-        """Sum of the counted places' losses and of their weights; no logits of others are made."""
+        """Sums of losses and weights, with logits only for the positions that count."""
         if self.masking is not None:
             x, y, weights = self._masked(x, weights, training)
         elif logits is not None:
@@ -132,7 +139,7 @@ class MaskedLanguageModel(EncoderHead):
         states, _ = self.encoder.hidden_states(x, training=training)
         rows = tf.reshape(states, [-1, self.config.embedding_dim])
         labels, counts = tf.reshape(y, [-1]), tf.reshape(weights, [-1])
-        if not self.jit_compile:  # XLA knows no shape that depends on values
+        if not self.jit_compile:  # XLA does not support shapes that depend on values
             place = tf.where(counts > 0)[:, 0]
             rows, labels, counts = (tf.gather(t, place) for t in (rows, labels, counts))
         hidden = self._transformed(rows)
@@ -153,7 +160,7 @@ class MaskedLanguageModel(EncoderHead):
         return loss, tf.reduce_sum(weights)
 
     def _masked(self, x: Any, weights: tf.Tensor, training: bool) -> tuple[Any, Any, Any]:
-        """Inputs with tokens hidden, the tokens, and weights of the hidden ones alone."""
+        """Inputs with hidden tokens, the original tokens, and weights that are 0 for all others."""
         assert self.masking is not None
         given = x if isinstance(x, dict) else {"token_ids": x}
         token_ids = checked_tokens(given["token_ids"], self.config)

@@ -1,4 +1,4 @@
-"""An encoder that gives a text one vector, near to those of texts that mean the same.
+"""An encoder that maps a text to a vector, close to those of texts with the same meaning.
 
 Shape letters: B batch, T time, E width.
 """
@@ -17,37 +17,44 @@ from tfllm.models.heads.encoder_head import EncoderHead
 from tfllm.models.token_ids import ids_shape
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-"""how states become one vector, by the names that sentence-transformers has"""
+"""ways to pool states into one vector, with the names of sentence-transformers"""
 
 
 @keras.saving.register_keras_serializable("tfllm")
 class SentenceEncoder(EncoderHead):
-    """A text's states as one vector: by default their mean, of length 1 (Reimers & Gurevych,
-    Sentence-BERT, 2019).
+    """An encoder that maps a text to one vector (Reimers & Gurevych, Sentence-BERT, 2019).
+
+    By default the vector is the mean of the states, scaled to length 1.
 
     It learns from pairs of texts that belong together: `({"token_ids" [B, 2, T], ...}, labels
-    int [B])`, or with weights `[B]`. Each text of a pair has to be nearer to the other than the
-    others of the batch are (in-batch negatives, Henderson et al., 2017), in both directions. Rows
-    with the same label, such as two questions with one answer, are not each other's negatives; nor
-    are rows of weight 0. With several replicas or micro-batches, each has its own negatives.
-    `accuracy`, how often the other text of the pair is the nearest, is logged besides.
+    int [B])`, optionally with weights `[B]`. Each text of a pair must be closer to the other one
+    than the other texts of the batch are (in-batch negatives, Henderson et al., 2017), in both
+    directions. Rows with the same label, such as two questions with one answer, are not each
+    other's negatives; nor are rows of weight 0. Each replica or micro-batch has its own negatives.
+    The logs also have `accuracy`, how often the other text of the pair is the closest.
 
     Args:
-        encoder: as of `EncoderHead`.
-        pooling: one or several of `POOLINGS`, whose vectors are joined: the state of the first or
-            the last token, the greatest of each number, the mean, the sum divided by the square
-            root of the number of tokens, or the mean in which the n-th token counts n times.
+        encoder: the encoder or its architecture; see `EncoderHead`.
+        pooling: one or several of `POOLINGS`, whose vectors are concatenated: the state of the
+            first or the last token, the elementwise maximum, the mean, the sum divided by the
+            square root of the number of tokens, or the mean in which the n-th token has weight n.
             Defaults to the mean.
-        normalize: whether a vector is divided by its length. Default: true.
-        temperature: that cosines are divided by, before the softmax.
-        text_settings: what is to be done with texts, which the model itself does not see: kept
-            from the folder that it was loaded from to the one that it is saved to.
-        kwargs: as of `EncoderHead`.
+        normalize: divide a vector by its length. Defaults to True.
+        temperature: divisor of the cosine similarities before the softmax. Defaults to 0.05.
+        text_settings: settings for processing texts, which the model itself does not use; they are
+            read from a model's folder and written again when it is saved. Defaults to none.
+        kwargs: other arguments of `EncoderHead`.
 
-    Call arguments: as of `Encoder`; or pairs, each array `[B, 2, T]`.
+    Call arguments: those of `Encoder`; or pairs, each array `[B, 2, T]`.
 
     Returns:
-        float32 `[B, E]`, or `[B, 2, E]` of pairs, E being `vector_dim`; rows without a token are 0.
+        float32 `[B, E]`, or `[B, 2, E]` for pairs, E being `vector_dim`; 0 for rows without tokens.
+
+    Example:
+        >>> config = tfllm.EncoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> model = tfllm.SentenceEncoder(config)
+        >>> model(np.ones([2, 5], "int32")).shape
+        TensorShape([2, 16])
     """
 
     measures = ("accuracy",)
@@ -68,8 +75,8 @@ class SentenceEncoder(EncoderHead):
         unknown = [name for name in self.pooling if name not in POOLINGS]
         if unknown or not self.pooling or len(set(self.pooling)) < len(self.pooling):
             raise ValueError(
-                f"pooling must be one or several different ones of {', '.join(POOLINGS)}; received "
-                f"{pooling!r}"
+                f"pooling must be one or more of {', '.join(POOLINGS)}, each at most once; "
+                f"received {pooling!r}"
             )
         self.normalize = normalize
         self.text_settings = dict(text_settings or {})
@@ -79,7 +86,7 @@ class SentenceEncoder(EncoderHead):
         super().__init__(encoder, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """The texts' vectors."""
+        """The vectors of the texts."""
         given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
         if given["token_ids"].shape.rank == 2:
             return self._vectors(given, training)
@@ -91,7 +98,7 @@ class SentenceEncoder(EncoderHead):
 
     @property
     def vector_dim(self) -> int:
-        """Number of a vector's numbers."""
+        """The size of a vector."""
         return len(self.pooling) * self.config.embedding_dim
 
     def _vectors(self, rows: dict[str, Any], training: bool | None) -> tf.Tensor:
@@ -105,13 +112,13 @@ class SentenceEncoder(EncoderHead):
         return _of_length_one(vectors) if self.normalize else vectors
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Of a call: `[B, E]`, from the shape of token ids or inputs."""
+        """The shape of the vectors, `[B, E]`, for the shape of token ids or inputs."""
         return (*ids_shape(input_shape)[:-1], self.config.embedding_dim)
 
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
     ) -> tuple[tf.Tensor, ...]:
-        """Sums of weight · cross-entropy, of weights, and of weights of pairs that are found."""
+        """Sums of weight · cross-entropy, of weights, and of weights of correctly found pairs."""
         vectors = self(x, training=training) if logits is None else logits
         vectors = vectors if self.normalize else _of_length_one(vectors)
         scores = tf.matmul(vectors[:, 0], vectors[:, 1], transpose_b=True) / self.temperature
@@ -148,12 +155,12 @@ def _pooled(name: str, states: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
     """One vector for each row.
 
     Args:
-        name: of `POOLINGS`.
+        name: one of `POOLINGS`.
         states: float32 `[B, T, E]`.
         counted: float32 `[B, T]`: 1 for a token, 0 for padding.
 
     Returns:
-        float32 `[B, E]`; 0 where a row has no token.
+        float32 `[B, E]`; 0 for rows without tokens.
     """
     number = tf.reduce_sum(counted, -1, keepdims=True)
     place = tf.range(tf.shape(counted)[1])

@@ -1,4 +1,4 @@
-"""An encoder that gives a text one of several labels."""
+"""An encoder that assigns one of several labels to a text."""
 
 from __future__ import annotations
 
@@ -13,26 +13,36 @@ from tfllm.models.token_ids import ids_shape
 
 @keras.saving.register_keras_serializable("tfllm")
 class SequenceClassifier(LabelledHead):
-    """One label for a row, from BERT's pooler over its first token (Devlin et al., 2019).
+    """One label for each row, from BERT's pooler over its first token (Devlin et al., 2019).
 
-    Data are `(inputs, labels int [B])`, or with weights `[B]`. Besides the loss, `accuracy` is
-    logged.
+    Data are `(inputs, labels int [B])`, optionally with weights `[B]`. The logs also have
+    `accuracy`.
 
-    Args: as of `LabelledHead`.
+    Args:
+        encoder: the encoder or its architecture; see `EncoderHead`.
+        num_labels: number of labels. Defaults to the number of label_names.
+        label_names: names of the labels, all different. Defaults to LABEL_0, LABEL_1, ...
+        kwargs: other arguments of `EncoderHead`.
 
-    Call arguments: as of `Encoder`.
+    Call arguments: those of `Encoder`.
 
     Returns:
         logits, float32 `[B, num_labels]`.
+
+    Example:
+        >>> config = tfllm.EncoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> model = tfllm.SequenceClassifier(config, num_labels=3)
+        >>> model(np.ones([2, 5], "int32")).shape
+        TensorShape([2, 3])
     """
 
     pooler = "used"
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """The logits of a row's label."""
+        """The logits of each row's label."""
         states, _ = self.encoder.hidden_states(inputs, training=training)
         return self.classifier(self._dropped(self.encoder.pooled(states), training))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Of a call: `[B, num_labels]`, from the shape of token ids or inputs."""
+        """The shape of the logits, `[B, num_labels]`, for the shape of token ids or inputs."""
         return (ids_shape(input_shape)[0], self.num_labels)

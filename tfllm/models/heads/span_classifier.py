@@ -14,18 +14,27 @@ from tfllm.optimization.labels import checked_ids
 
 @keras.saving.register_keras_serializable("tfllm")
 class SpanClassifier(EncoderHead):
-    """Where a span begins and where it ends (Devlin et al., 2019, section 4.2).
+    """The first and the last token of a span (Devlin et al., 2019, section 4.2).
 
-    Data are `(inputs, labels int [B, 2])`: the first and the last token of the span, 0 twice where
-    there is none. The loss is the mean of the two cross-entropies over the row's tokens; padding
-    cannot be chosen. `accuracy`, the share of ends that are found, is logged besides.
+    Data are `(inputs, labels int [B, 2])`: the indices of the first and the last token of the span,
+    both 0 if there is none. The loss is the mean of the two cross-entropies over the row's tokens;
+    padding is excluded. The logs also have `accuracy`, the fraction of first and last tokens that
+    are predicted correctly.
 
-    Args: as of `EncoderHead`.
+    Args:
+        encoder: the encoder or its architecture; see `EncoderHead`.
+        kwargs: other arguments of `EncoderHead`.
 
-    Call arguments: as of `Encoder`.
+    Call arguments: those of `Encoder`.
 
     Returns:
         logits, float32 `[B, T, 2]`: that the span begins at a token, and that it ends there.
+
+    Example:
+        >>> config = tfllm.EncoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> model = tfllm.SpanClassifier(config)
+        >>> model(np.ones([2, 5], "int32")).shape
+        TensorShape([2, 5, 2])
     """
 
     measures = ("accuracy",)
@@ -35,18 +44,18 @@ class SpanClassifier(EncoderHead):
         self.classifier = self._projection("classifier", 2)
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """The logits of both ends at each token."""
+        """The logits of the span's beginning and end at each token."""
         states, _ = self.encoder.hidden_states(inputs, training=training)
         return self.classifier(tf.cast(states, tf.float32))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Of a call: `[B, T, 2]`, from the shape of token ids or inputs."""
+        """The shape of the logits, `[B, T, 2]`, for the shape of token ids or inputs."""
         return (*ids_shape(input_shape), 2)
 
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
     ) -> tuple[tf.Tensor, ...]:
-        """Sums of weight · cross-entropy, of weights, and of weights of ends that are found."""
+        """Sums of weight · cross-entropy, of weights, and of weights of correct predictions."""
         if logits is None:
             logits = self(x, training=training)
         ends = tf.transpose(logits, [0, 2, 1])

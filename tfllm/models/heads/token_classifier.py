@@ -1,4 +1,4 @@
-"""An encoder that gives each token one of several labels."""
+"""An encoder that assigns one of several labels to each token."""
 
 from __future__ import annotations
 
@@ -15,15 +15,25 @@ from tfllm.models.token_ids import ids_shape
 class TokenClassifier(LabelledHead):
     """One label for each token, from its state.
 
-    Data are `(inputs, labels int [B, T], weights [B, T])`, the weights 0 for tokens whose label
-    does not count. Besides the loss, `accuracy` over the tokens that count is logged.
+    Data are `(inputs, labels int [B, T], weights [B, T])`, with weight 0 for tokens whose label
+    does not count. The logs also have `accuracy` over the tokens that count.
 
-    Args: as of `LabelledHead`.
+    Args:
+        encoder: the encoder or its architecture; see `EncoderHead`.
+        num_labels: number of labels. Defaults to the number of label_names.
+        label_names: names of the labels, all different. Defaults to LABEL_0, LABEL_1, ...
+        kwargs: other arguments of `EncoderHead`.
 
-    Call arguments: as of `Encoder`.
+    Call arguments: those of `Encoder`.
 
     Returns:
         logits, float32 `[B, T, num_labels]`.
+
+    Example:
+        >>> config = tfllm.EncoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> model = tfllm.TokenClassifier(config, num_labels=3)
+        >>> model(np.ones([2, 5], "int32")).shape
+        TensorShape([2, 5, 3])
     """
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
@@ -32,5 +42,5 @@ class TokenClassifier(LabelledHead):
         return self.classifier(self._dropped(states, training))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Of a call: `[B, T, num_labels]`, from the shape of token ids or inputs."""
+        """The shape of the logits, `[B, T, num_labels]`, for the shape of token ids or inputs."""
         return (*ids_shape(input_shape), self.num_labels)
