@@ -1,9 +1,9 @@
-"""Greedy decoding of SmolLM2-135M: the exported model, KerasHub and `transformers`.
+"""Greedy decoding of SmolLM2-135M: the exported model compared with KerasHub and `transformers`.
 
-The exported model runs as TensorFlow Serving would run it, without XLA, tokenizer included;
-KerasHub runs with XLA, its default, and `transformers` on PyTorch in an environment of its own
-(`--torch PYTHON`; neither is a part of this project). The peers have random weights of the same
-shapes: the speed does not depend on them.
+The exported model runs as TensorFlow Serving would run it, without XLA and including the tokenizer;
+KerasHub runs with XLA, its default, and `transformers` on PyTorch in a separate environment
+(`--torch PYTHON`; this project requires neither). The peers have random weights of the same shapes,
+on which the speed does not depend.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def exported(folder: str, dtype: str) -> Callable[[int, int], None]:
         made = result["generated_tokens"].numpy()
         assert (made == new_tokens).all(), f"an end token came early: {made}"
 
-    run.loaded = loaded  # type: ignore[attr-defined]  # its variables go with it
+    run.loaded = loaded  # type: ignore[attr-defined]  # keeps its variables alive
     return run
 
 

@@ -1,9 +1,9 @@
 """MiniLM's encoder (6 layers, width 384, 12 heads): inference and a fine-tuning step.
 
-Inference, on 32 rows of 128 tokens of which half to all are not padding, is compared with
-`transformers` on PyTorch in an environment of its own (`--torch PYTHON`; it is not a part of this
-project). Fine-tuning of a classifier, through `fit`, is compared with KerasHub's
-`BertTextClassifier`. The weights are random: the speed does not depend on them.
+Inference, on 32 rows of 128 tokens that are between half and fully filled, is compared with
+`transformers` on PyTorch in a separate environment (`--torch PYTHON`; this project does not require
+it). Fine-tuning of a classifier, through `fit`, is compared with KerasHub's `BertTextClassifier`.
+The weights are random; the speed does not depend on them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A LoRA step on SmolLM2-135M, 8 x 512 tokens, rank 8: `fit` here and KerasHub's `enable_lora`.
+"""A LoRA step on SmolLM2-135M, 8 x 512 tokens, rank 8, compared with KerasHub's `enable_lora`.
 
-Each runs in a process of its own, in turn, and prints its tokens/s and its peak memory. The base's
-weights are random: neither depends on them.
+Each variant runs in a process of its own, in turn, and reports its tokens/s and its peak memory.
+The base model's weights are random; neither figure depends on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROWS, TIME, RANK = 8, 512, 8
 
 
 def _peak_mib() -> float:
-    # Not getrusage: its maximum is inherited from the process that started this one.
+    # Not getrusage, whose maximum is inherited from the parent process.
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
@@ -56,7 +56,7 @@ def keras_hub(dtype: str) -> tuple[Any, Any, Any]:
         hidden_dim=config.embedding_dim, intermediate_dim=config.feed_forward_dim,
         rope_max_wavelength=config.rope_theta, tie_word_embeddings=True, dtype=dtype,
     )  # fmt: skip
-    backbone.enable_lora(RANK)  # of the query and value projections
+    backbone.enable_lora(RANK)  # for the query and value projections
     model = keras_hub.models.LlamaCausalLM(backbone, preprocessor=None)
     model.compile(
         optimizer=keras.optimizers.AdamW(2e-4, global_clipnorm=1.0),

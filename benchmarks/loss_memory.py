@@ -1,6 +1,6 @@
-"""Loss and gradients at a vocabulary of 49,152 with 8 x 512 tokens: in chunks and all at once.
+"""Loss and gradients for a vocabulary of 49,152 and 8 x 512 tokens: in chunks or all at once.
 
-Each runs in a process of its own, which prints its peak memory above what it had before.
+Each variant runs in a process of its own, which reports by how much its memory grows at the peak.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROWS, WIDTH, VOCAB = 8 * 512, 576, 49_152
 
 
 def _peak_kib() -> int:
-    # Not getrusage: its maximum is inherited from the process that started this one.
+    # Not getrusage, whose maximum is inherited from the parent process.
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 

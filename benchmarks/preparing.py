@@ -3,9 +3,9 @@
     python benchmarks/preparing.py                          # 10 and 100 MB
     python benchmarks/preparing.py --megabytes 10 100 1000
 
-The text is the project's example text with its sentences shuffled over and over, as JSON lines of
-2 to 20 kB. Each line of the table is a process of its own. The times are those of a whole
-`prepare` with a tokenizer that was trained before: reading the text twice, tokenizing, writing.
+The text consists of randomly drawn sentences of the project's example text, as JSON lines of 2 to
+20 kB. Each row of the table is measured in a process of its own. The times are those of a whole
+`prepare` with an existing tokenizer: reading the text twice, tokenizing, writing.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def write_corpus(path: Path, num_bytes: int) -> None:
 
 
 def measure(source: str, out: str, tokenizer: str, processes: int) -> None:
-    """Runs in a process of its own, and prints what it found as JSON."""
+    """Run in a process of its own, and print the measurements as JSON."""
     config = PrepareConfig(tokenizer=tokenizer or None, vocab_size=8192, num_processes=processes)
     start = time.perf_counter()
     data = prepare(source, out, config, show_progress=False)
@@ -53,7 +53,7 @@ def measure(source: str, out: str, tokenizer: str, processes: int) -> None:
         "seconds": seconds,
         "cpu_seconds": own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime,
         "parent_mib": own.ru_maxrss / unit,
-        "worker_mib": others.ru_maxrss / unit,  # the largest of them
+        "worker_mib": others.ru_maxrss / unit,  # of the largest worker
     }
     print(json.dumps(found))
 
@@ -61,7 +61,7 @@ def measure(source: str, out: str, tokenizer: str, processes: int) -> None:
 def run(source: Path, out: Path, tokenizer: str, processes: int) -> dict:
     done = subprocess.run(
         [sys.executable, __file__, "--measure", source, out, tokenizer, str(processes)],
-        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},  # one process is one core
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},  # one core per process
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -82,7 +82,7 @@ def print_run(what: str, processes: int, found: dict) -> None:
 
 def measure_rows(folder: Path) -> None:
     data = PreparedData.open(folder)
-    data.verify()  # now they are in memory
+    data.verify()  # now the files are cached in memory
     start = time.perf_counter()
     data.verify()
     size = sum(path.stat().st_size for path in folder.iterdir())
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--folder", type=Path, help="where the text is made; default: a new one")
+    parser.add_argument("--folder", type=Path, help="where to write the text; default: a new one")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:

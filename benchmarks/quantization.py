@@ -1,8 +1,8 @@
-"""What weights of 8 bits cost and save: perplexity and size of SmolLM2 in each precision.
+"""What 8-bit weights cost and save: perplexity and size of SmolLM2 in each precision.
 
-The model is read from its GGUF file, whose weights have 4 and 8 bits themselves; float32 holds them
-exactly. The text is that of the last State of the Union addresses, which is real prose, and the
-perplexity is that of each token after up to 511 others of its address.
+The model is read from its GGUF file, whose weights have 4 and 8 bits themselves; float32 represents
+them exactly. The text is that of the last State of the Union addresses, and the perplexity is that
+of each token given up to 511 preceding tokens of its address.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DTYPES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--addresses", type=int, default=4, help="how many of the last ones")
+    parser.add_argument("--addresses", type=int, default=4, help="number of last addresses used")
     parser.add_argument("--length", type=int, default=512, help="tokens in a row")
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

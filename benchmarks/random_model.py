@@ -16,7 +16,7 @@ TEXT = Path(__file__).parents[1] / "examples" / "data" / "state_of_the_union.jso
 
 
 def random_task(name: str, dtype: str, **settings: object) -> TextGeneration:
-    """Text generation with random weights and a small tokenizer of the example text."""
+    """Text generation with random weights and a small tokenizer trained on the example text."""
     texts = (text for file in find_files([TEXT]) for text in documents(file))
     tokenizer = BytePairTokenizer.train(texts, 4096)
     config = DECODER_SIZES.config(name)

@@ -1,8 +1,8 @@
-"""Peak memory and step time of a 12-layer model at 8 x 1,024 tokens, with and without recomputing.
+"""Peak memory and step time of a 12-layer model on 8 x 1,024 tokens, with and without recomputing.
 
-Each kind runs in processes of its own, in turn. Memory is the most that a process ever holds of
-physical memory (its peak RSS) above what it held once model and optimizer were built: so it counts
-the graph, activations, gradients and temporaries, and not the weights and their moments.
+Each variant runs in processes of its own, in turn. Memory is a process's peak RSS minus its RSS
+after model and optimizer were built: it includes the graph, activations, gradients and temporaries,
+but not the weights and their moments.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ SHAPE = {
     "vocab_size": 8192, "embedding_dim": 384, "num_layers": 12, "num_heads": 6,
     "max_sequence_length": TIME,
 }  # fmt: skip
-"""Llama's kind of block: RMSNorm, rotary positions, SwiGLU, no biases; 23.0M parameters"""
+"""blocks as in Llama: RMSNorm, rotary positions, SwiGLU, no biases; 23.0M parameters"""
 MOST_MEMORY, MOST_TIME = 0.45, 1.4
 
 
 def _kib(name: str) -> int:
-    """A line of the kernel's account of this process: VmRSS now, VmHWM its peak."""
-    # Not getrusage: its maximum is inherited from the process that started this one.
+    """A line of /proc/self/status: VmRSS is the current memory of this process, VmHWM its peak."""
+    # Not getrusage, whose maximum is inherited from the parent process.
     return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0])
 
 
 def measure(kind: str, precision: str, steps: int) -> dict[str, object]:
-    """One process: a few steps of training."""
+    """Measure a few steps of training, in this process."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import numpy as np
 
@@ -50,7 +50,7 @@ def measure(kind: str, precision: str, steps: int) -> dict[str, object]:
     model.optimizer.build(model.trainable_variables)
     ids = np.random.default_rng(0).integers(0, SHAPE["vocab_size"], (ROWS, TIME + 1))
     ids = ids.astype("int32")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, from what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current memory
     before = _kib("VmRSS")
     seconds, cpu_seconds, losses = [], [], []
     for _ in range(steps + 1):  # the first one traces

@@ -1,8 +1,9 @@
-"""What a strategy costs, and what a second worker or replica brings, in tokens a second.
+"""What a strategy costs, and what a second worker or replica gains, in tokens per second.
 
-6 layers, width 384, 6 heads, rows of 256 tokens, 8 rows a worker, vocabulary 8,192, through
-`model.fit`. Workers are processes of one core each on loopback; each kind of run is a set of
-processes of its own, in turn with the others, and the medians over the rounds are compared.
+The model has 6 layers, width 384, 6 heads and a vocabulary of 8,192; it is trained by `model.fit`
+on rows of 256 tokens, 8 rows per worker. Workers are processes of one core each, connected by
+loopback; each kind of run has its own set of processes, the kinds take turns, and the medians over
+the rounds are compared.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ VOCAB, WIDTH, LAYERS, HEADS, ROWS, TIME = 8192, 384, 6, 6, 8, 256
 
 
 def measure(kind: str, rows: int, precision: str, steps: int) -> dict:
-    """Seconds of a step in this process, under the strategy `kind`; and its optimizer's memory."""
+    """Seconds per step in this process under the strategy `kind`, and its optimizer's memory."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -79,7 +80,7 @@ def measure(kind: str, rows: int, precision: str, steps: int) -> dict:
 
 
 def run(kind: str, cores: list[set[int]], rows: int, options: argparse.Namespace) -> dict:
-    """What the first of so many processes measures, each on its own cores."""
+    """Start a process for each set of cores; return what the first one measures."""
     sockets = [socket.socket() for _ in cores]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -141,7 +142,7 @@ def main() -> None:
     names = list(kinds)
 
     def ratio(one: int, other: int) -> str:
-        """The median over the rounds of one rate over the other."""
+        """The median over the rounds of the ratio of two rates."""
         pairs = zip(rates[names[one]], rates[names[other]], strict=True)
         return f"{statistics.median(a / b for a, b in pairs):.2f}x"
 

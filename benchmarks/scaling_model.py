@@ -1,18 +1,18 @@
-"""A cost model of synchronous data parallelism: what a step takes on many accelerators.
+"""A cost model of synchronous data parallelism: the time of a step on many accelerators.
 
-Compute is FLOPs / (peak x utilisation). A message of s bytes costs latency + s / bandwidth
+Compute is FLOPs / (peak x utilization). A message of s bytes costs latency + s / bandwidth
 (Hockney, 1994). With n accelerators, g in a node, m = n / g nodes and S bytes:
 
-    ring          2 (n - 1) (latency + S / (n bandwidth)), at the slowest link's latency and
-                  bandwidth (Patarasuk & Yuan, 2009)
+    ring          2 (n - 1) (latency + S / (n bandwidth)), with the latency and bandwidth of the
+                  slowest link (Patarasuk & Yuan, 2009)
     hierarchical  reduce-scatter in the node, (g - 1) (latency + S / (g bandwidth)); a ring over
                   the nodes for each of the g parts, which share the node's network:
-                  2 (m - 1) (latency + S / (m bandwidth)); all-gather in the node, as the first
-                  (Jia et al., 2018; Cho et al., BlueConnect, 2019)
+                  2 (m - 1) (latency + S / (m bandwidth)); all-gather in the node, with the cost of
+                  the reduce-scatter (Jia et al., 2018; Cho et al., BlueConnect, 2019)
     all-gather    the second half of either: what ZeRO-1 adds, for the weights
 
-The step, as tfllm writes it, reduces once, behind the backward pass: nothing overlaps unless that
-is asked for. What overlaps hides behind the backward pass, two thirds of the compute.
+tfllm's step reduces once, after the backward pass: nothing overlaps unless an overlap is given. The
+overlapping part is hidden by the backward pass, which is two thirds of the compute.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cluster:
-    """Accelerators in nodes, and what connects them. Bandwidths are in one direction."""
+    """Accelerators in nodes, and the links between them. Bandwidths are in one direction."""
 
     flops: float = 312e12
-    """FLOP/s of an accelerator, at its peak"""
+    """peak FLOP/s of an accelerator"""
     utilization: float = 0.4
-    """share of it that a step without communication reaches"""
+    """fraction of the peak that a step without communication reaches"""
     per_node: int = 8
-    """accelerators in a node"""
+    """number of accelerators in a node"""
     intra_bandwidth: float = 300e9
-    """bytes/s of an accelerator to the others of its node"""
+    """bytes/s from an accelerator to the others of its node"""
     inter_bandwidth: float = 50e9
-    """bytes/s of a node to the other nodes, over all its network cards"""
+    """bytes/s from a node to the other nodes, over all its network cards"""
     intra_latency: float = 5e-6
-    """seconds of a message in a node"""
+    """latency of a message within a node, in seconds"""
     inter_latency: float = 15e-6
-    """seconds of a message between nodes"""
+    """latency of a message between nodes, in seconds"""
     memory: float = 80e9
-    """bytes of an accelerator"""
+    """memory of an accelerator, in bytes"""
     copy_bandwidth: float = 10e9
     """bytes/s from an accelerator to its host, for a checkpoint"""
     checkpoint_bandwidth: float = 2e9
-    """bytes/s to the storage of checkpoints, from the one worker that writes"""
+    """bytes/s from the worker that writes checkpoints to their storage"""
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,21 @@ class Work:
     """What one accelerator does in a step."""
 
     parameters: float
+    """number of parameters of the model"""
     flops: float
-    """of one accelerator in a step, forward and backward"""
+    """floating-point operations of one accelerator in a step, forward and backward"""
     gradient_bytes: float
-    """of each accelerator's gradients: what is reduced"""
+    """size of each accelerator's gradients, which are reduced"""
     tokens: float
-    """of one accelerator in a step"""
+    """number of tokens of one accelerator in a step"""
     overlap: float = 0.0
-    """share of the all-reduce that runs during the backward pass"""
+    """fraction of the all-reduce that runs during the backward pass"""
     zero1: bool = False
-    """optimizer state shared out: the weights are gathered after the update"""
+    """optimizer state is sharded: the weights are gathered after the update"""
     checkpoint_every: float = 1000
-    """steps; infinite for none"""
+    """number of steps between checkpoints; infinite for none"""
     algorithm: str = "best"
-    """ring, hierarchical, or the faster of the two"""
+    """algorithm of the all-reduce: "ring", "hierarchical", or "best" for the faster of the two"""
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,14 @@ class Step:
     accelerators: int
     compute: float
     all_reduce: float
-    """the whole of it"""
+    """time of the whole all-reduce"""
     exposed: float
-    """what of the all-reduce does not overlap"""
+    """time of the part of the all-reduce that does not overlap"""
     all_gather: float
     checkpoint: float
-    """its share in a step"""
+    """time of checkpoints, averaged over the steps"""
     tokens: float
-    """of all accelerators"""
+    """number of tokens of all accelerators"""
 
     @property
     def communication(self) -> float:
@@ -95,7 +96,7 @@ class Step:
 
     @property
     def efficiency(self) -> float:
-        """Tokens a second of an accelerator, compared with those of a single one."""
+        """Tokens per second of an accelerator, relative to a single accelerator."""
         return (self.compute + self.checkpoint) / self.seconds
 
     @property
@@ -104,12 +105,12 @@ class Step:
 
 
 def ring_bytes(size: float, accelerators: int) -> float:
-    """What each accelerator sends in a ring all-reduce of `size` bytes."""
+    """Bytes that each accelerator sends in a ring all-reduce of `size` bytes."""
     return 2 * (accelerators - 1) / accelerators * size
 
 
 def one_way_seconds(size: float, accelerators: int, cluster: Cluster, algorithm: str) -> float:
-    """A reduce-scatter, or an all-gather, of `size` bytes: half an all-reduce."""
+    """Seconds of a reduce-scatter or an all-gather of `size` bytes: half an all-reduce."""
     if accelerators == 1:
         return 0.0
     within = min(accelerators, cluster.per_node)
@@ -141,8 +142,8 @@ def simulate(work: Work, accelerators: int, cluster: Cluster) -> Step:
         accelerators, compute, all_reduce, all_reduce - hidden, gather, 0.0,
         work.tokens * accelerators,
     )  # fmt: skip
-    # All wait while the writing worker copies weights and moments to its host; the rest is in the
-    # background, and stalls only where it takes longer than the steps between two checkpoints.
+    # All wait while the writing worker copies weights and moments to its host; writing happens in
+    # the background, and stalls only if it takes longer than the steps between two checkpoints.
     state = 12 * work.parameters
     spare = work.checkpoint_every * step.seconds
     late = max(0.0, state / cluster.checkpoint_bandwidth - spare)
@@ -151,12 +152,12 @@ def simulate(work: Work, accelerators: int, cluster: Cluster) -> Step:
 
 
 def tokens_for(efficiency: float, work: Work, accelerators: int, cluster: Cluster) -> float:
-    """Tokens an accelerator must have in a step to reach an efficiency, without overlap."""
+    """Tokens per accelerator and step that an efficiency needs, without overlap."""
     step = simulate(dataclasses.replace(work, overlap=0.0), accelerators, cluster)
     needed = step.communication / (1 / efficiency - 1) - step.checkpoint
     return max(0.0, needed / step.compute * work.tokens)
 
 
 def state_bytes(work: Work, accelerators: int) -> float:
-    """Weights, gradients and AdamW's moments of an accelerator, float32; no activations."""
+    """Bytes of an accelerator's float32 weights, gradients and AdamW moments; no activations."""
     return work.parameters * (8 + 8 / (accelerators if work.zero1 else 1))

@@ -1,8 +1,8 @@
 """A simulation, not a measurement: what a training step costs on 8 to 1,024 accelerators.
 
-From the arithmetic of a model, and the bytes of gradients that the training step reduces, follow a
-step's time, its efficiency, tokens a second, and the days for a number of tokens, under the cost
-model of `scaling_model.py`. Nothing runs on an accelerator here.
+From the operations of a model, and the bytes of gradients that its training step reduces, the cost
+model of `scaling_model.py` derives a step's time, its efficiency, tokens per second, and the days
+for a number of tokens. Nothing runs on an accelerator here.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tfllm.models.parameter_count import num_parameters
 from tfllm.models.sizes.decoders import DECODER_SIZES
 
 BANDWIDTHS = (10, 25, 100, 400, 1600, 3200)
-"""Gbit/s of a node"""
+"""network bandwidths of a node, in Gbit/s"""
 
 
-# ------------------------------------------------------------------ compared with published figures
+# ------------------------------------------------------- comparison with published figures
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Published:
     source: str
     parameters: float
     seconds: float
-    """of a step on one accelerator"""
+    """time of a step on one accelerator"""
     accelerators: int
     per_node: int
     intra_bandwidth: float
     inter_bandwidth: float
     efficiency: float
-    """compared with `of` accelerators"""
+    """relative to `of` accelerators"""
     of: int = 1
 
     def simulated(self, overlap: float) -> float:
@@ -64,7 +64,7 @@ class Published:
 
 
 _HOROVOD = "Horovod's benchmarks: P100, 4 a server, 25 Gbit/s RoCE"
-# Seconds of a step: 64 images at the 142 (Inception V3) and 154 (VGG-16) images/s of one P100 in
+# Seconds per step: 64 images at the 142 (Inception V3) and 154 (VGG-16) images/s of one P100 in
 # TensorFlow's benchmarks of May 2017. Goyal et al.: 29 hours for 90 epochs on one server of 8.
 PUBLISHED = (
     Published("Inception V3", _HOROVOD, 23.8e6, 64 / 142, 128, 4, 16e9, 25e9 / 8, 0.90),
@@ -105,7 +105,7 @@ def print_published() -> None:
 
 
 def work_of(config: ModelConfig, length: int, options: argparse.Namespace) -> Work:
-    """What a step of a model costs, derived from its shape only."""
+    """The work of a model's step, derived from its shape."""
     parameters = num_parameters(config)
     flops = flops_per_token(config, length) * options.tokens
     return Work(
@@ -121,7 +121,7 @@ def work_of(config: ModelConfig, length: int, options: argparse.Namespace) -> Wo
 
 
 def measured_work(options: argparse.Namespace) -> tuple[str, Work, float]:
-    """A run's name, what a replica did in its steps, and the FLOP/s that it reached."""
+    """The name of a run, the work of a replica in a step, and the FLOP/s that it reached."""
     (run,) = read_runs([options.run])
     config, training = build(ModelConfig, run.section("model")), run.section("training")
     rate = figures(run).tokens_per_second
@@ -129,7 +129,7 @@ def measured_work(options: argparse.Namespace) -> tuple[str, Work, float]:
         raise ValueError(f"{options.run} has logged no tokens_per_second; give one that has")
     replicas, length = run.num_replicas or 1, training["sequence_length"]
     options.tokens = training["batch_size"] * length / replicas
-    options.rematerialize = False  # it is in the measured speed
+    options.rematerialize = False  # already part of the measured speed
     achieved = rate / replicas * flops_per_token(config, length)
     return run.name, work_of(config, length, options), achieved
 
@@ -189,7 +189,7 @@ def print_model(name: str, work: Work, cluster: Cluster, options: argparse.Names
 
 
 def print_bandwidths(works: dict[str, Work], cluster: Cluster, number: int) -> None:
-    """Where the network decides."""
+    """Print the efficiency for different network bandwidths."""
     table = [("network of a node", *works)]
     for gigabits in BANDWIDTHS:
         given = dataclasses.replace(cluster, inter_bandwidth=gigabits * 1e9 / 8)
@@ -309,7 +309,7 @@ def parser() -> argparse.ArgumentParser:
         "checkpoint-every": (1000.0, "steps"),
         "copy-bandwidth": (base.copy_bandwidth / 1e9, "GB/s from an accelerator to its host"),
         "checkpoint-bandwidth": (base.checkpoint_bandwidth / 1e9, "GB/s to the storage"),
-        "days-for": (300e9, "tokens whose training time is printed"),
+        "days-for": (300e9, "number of tokens whose training time is computed"),
     }
     for name, (default, text) in numbers.items():
         add(f"--{name}", type=float, default=default, help=f"{text} (default: {default:g})")

@@ -1,4 +1,4 @@
-"""Eight clients of `tfllm serve` compared with one offline batch of eight, in tokens a second."""
+"""Eight clients of `tfllm serve` compared with one offline batch of eight, in tokens per second."""
 
 from __future__ import annotations
 

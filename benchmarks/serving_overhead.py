@@ -1,11 +1,11 @@
-"""What the server costs: time a request above the model itself, and eight clients against a batch.
+"""The server's overhead: time per request beyond the model's own, and eight clients vs a batch.
 
     python benchmarks/serving_overhead.py
 
-The first model is trivial, so what is measured is the way to it. The second has the shape of a
-decoder (a loop of products with the same large weights, 32 steps), so that a run of eight rows
-costs little more than a run of one: there it shows whether eight clients really run together.
-Everything runs in this one process, clients too, in turns; medians.
+The first model is trivial, so that only the overhead is measured. The second is shaped like a
+decoder (a loop of 32 products with the same large weights), so that a run of eight rows costs
+little more than a run of one: it shows whether the requests of eight clients really run together.
+Everything runs in this one process, including the clients, in turns; the figures are medians.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Trivial(tf.Module):
 
 
 class Decoder(tf.Module):
-    """STEPS steps of a product with weights that do not fit the cache."""
+    """STEPS products with weights that do not fit into the processor's cache."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def seconds(call: Callable[[], object], times: int) -> float:
 
 
 def throughput(make: Callable[[], Client], rounds: int) -> float:
-    """Requests a second of CLIENTS clients that each send `rounds`, one after the other."""
+    """Requests per second of CLIENTS clients that each send `rounds` requests in sequence."""
     clients = [make() for _ in range(CLIENTS)]
     for client in clients:
         client.metadata()

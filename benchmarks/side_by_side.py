@@ -1,4 +1,4 @@
-"""Times several things in turn, because a machine's speed drifts: A B C A B C ..., medians."""
+"""Timing of several functions in turn (A B C A B C ...), since a machine's speed drifts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def interleaved(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each run over `rounds` rounds, after one that is not counted."""
+    """Median seconds of each run over `rounds` rounds, after a warm-up round."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
@@ -20,7 +20,7 @@ def interleaved(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def print_table(title: str, rows: list[tuple[str, ...]]) -> None:
-    """Print a Markdown table; the first row is its head."""
+    """Print a Markdown table; the first row is its header."""
     print(f"\n### {title}\n")
     for number, row in enumerate(rows):
         print("| " + " | ".join(row) + " |")

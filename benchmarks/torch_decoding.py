@@ -1,8 +1,8 @@
-"""Greedy decoding by `transformers` on PyTorch, in an environment of its own, on request.
+"""Greedy decoding by `transformers` on PyTorch, in a separate environment.
 
-Started by `decoding.py --torch PYTHON`. Reads a line of JSON for each run, `[sequences, prompt
-tokens, new tokens]`, and answers each with a line: how many tokens every sequence got. Weights are
-random: the speed does not depend on them.
+`decoding.py --torch PYTHON` starts it. It reads a line of JSON for each run, `[sequences, prompt
+tokens, new tokens]`, and answers with a line: the number of new tokens of each sequence. The
+weights are random; the speed does not depend on them.
 """
 
 from __future__ import annotations

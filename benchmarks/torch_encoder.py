@@ -1,8 +1,8 @@
-"""A BERT encoder by `transformers` on PyTorch, in an environment of its own, on request.
+"""A BERT encoder of `transformers` on PyTorch, in a separate environment.
 
-Started by `encoder.py --torch PYTHON`. Reads a line of JSON for each run, `[rows, tokens]`, and
-answers each with a line: how many states it computed. Weights are random: the speed does not depend
-on them.
+`encoder.py --torch PYTHON` starts it. It reads a line of JSON for each run, `[rows, tokens]`, and
+answers with a line: the number of states that it computed. The weights are random; the speed does
+not depend on them.
 """
 
 from __future__ import annotations

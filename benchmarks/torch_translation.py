@@ -1,8 +1,8 @@
-"""Beam search by `transformers` on PyTorch, in an environment of its own, on request.
+"""Beam search by `transformers` on PyTorch, in a separate environment.
 
-Started by `translation.py --torch PYTHON` with a Marian folder and a dtype. Reads a line of JSON
-for each run, `[source ids of each row, beams, new tokens]`, and answers each with a line: the
-tokens of each row's best text.
+`translation.py --torch PYTHON` starts it with a Marian folder and a dtype. It reads a line of JSON
+for each run, `[source ids of each row, beams, new tokens]`, and answers with a line: the tokens of
+each row's best text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A training step through `model.fit`, compared with KerasHub's GPT-2 and with the matmul peak.
+"""A training step of `model.fit` compared with KerasHub's GPT-2 and with the matmul peak.
 
-6 layers, width 384, 6 heads, 8 rows of 256 tokens, vocabulary 8,192: 184 GFLOP a step.
+6 layers, width 384, 6 heads, 8 rows of 256 tokens, vocabulary 8,192: 184 GFLOP per step.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def keras_hub_gpt2() -> tuple[keras.Model, tf.data.Dataset]:
 
 
 class StepTimer(keras.callbacks.Callback):
-    """Seconds of each step of `fit`, without the first of each call."""
+    """Seconds of each step of `fit`, except the first ones of each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def main() -> None:
                 rows, steps_per_epoch=options.steps, epochs=1, verbose=0, shuffle=False,
                 callbacks=[timers[name]],
             )  # fmt: skip
-        for name, values in peaks.items():  # it drifts with the machine: measured in between
+        for name, values in peaks.items():  # measured in between, since the machine's speed drifts
             matmul_peak.cache_clear()
             values.append(matmul_peak(name))
     seconds = {name: timer.median() for name, timer in timers.items()}

@@ -1,9 +1,9 @@
-"""Beam search with the original Transformer (its base size): tfllm and `transformers`.
+"""Beam search with the original Transformer (base size): tfllm compared with `transformers`.
 
-One Marian folder with random weights is read by both; the speed does not depend on them. Ours runs
-as a graph without XLA, as TensorFlow Serving runs it; `transformers` runs on PyTorch in an
-environment of its own (`--torch PYTHON`; it is not a part of this project). No token ends a text,
-so both take the same number of steps; the tests check that both find the same texts.
+Both read one Marian folder with random weights, on which the speed does not depend. tfllm runs as a
+graph without XLA, as TensorFlow Serving runs it; `transformers` runs on PyTorch in a separate
+environment (`--torch PYTHON`; this project does not require it). No token ends a text, so that both
+take the same number of steps; the tests check that both find the same texts.
 """
 
 from __future__ import annotations
