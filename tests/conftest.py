@@ -1,4 +1,4 @@
-"""What all tests share: quiet logs, fixed seeds, tiny models."""
+"""Fixtures of all tests: quiet logs, fixed seeds, tiny models."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Run tests with the oldest and the newest Keras that pyproject.toml allows: `make test-keras`.
 
-Each is installed into build/keras, outside of the virtual environment, and found first.
+Each is installed into build/keras, outside the virtual environment, and precedes it on the path.
 """
 
 import os

@@ -3,13 +3,13 @@
     python -m tests.processors                   # under each of PROCESSORS
     python -m tests.processors AVX2 no-oneDNN -- tests/layers -k attention
 
-oneDNN, which multiplies matrices for TensorFlow on CPUs, takes its kernels by what the processor
-can do; `ONEDNN_MAX_CPU_ISA` makes it believe that this is less, and `TF_ENABLE_ONEDNN_OPTS=0` has
-Eigen cut products into blocks of its own. Sums then have another order. What runs are the test
-modules that compare by `tests.rounding` (the mark `numeric`), but for the tests with the mark
-`half_precision` where the imitated processor has no bfloat16: TensorFlow asks the real processor
-whether it has, and oneDNN then refuses. The table's second column is what oneDNN takes itself to be
-running on, the third whether products differ in their last bits from those of this processor.
+oneDNN, which multiplies matrices for TensorFlow on CPUs, chooses its kernels by the processor's
+instruction set; `ONEDNN_MAX_CPU_ISA` restricts that set, and `TF_ENABLE_ONEDNN_OPTS=0` leaves the
+products to Eigen, which blocks them differently. Sums then have another order. The command runs the
+test modules that compare by `tests.rounding` (the mark `numeric`), except the tests with the mark
+`half_precision` if the imitated processor has no bfloat16: TensorFlow asks the real processor
+whether it has, and oneDNN then fails. The table's second column is the instruction set that oneDNN
+reports, the third whether products differ in their last bits from those of this processor.
 """
 
 from __future__ import annotations

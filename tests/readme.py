@@ -1,4 +1,4 @@
-"""Write the README's table of tasks, which is what the registry of tasks gives.
+"""Write the README's table of tasks from the registry of tasks.
 
 python -m tests.readme
 """

@@ -1,19 +1,19 @@
-"""How far rounding may move a computed value: bounds that follow from what is computed.
+"""How much rounding may change a computed value: bounds that follow from the computation.
 
-The unit roundoff u of a dtype is half the distance from 1 to the next number. Roundings are as good
-as independent, so that the error of n additions grows as sqrt(n) u, not as n u (Higham & Mary, "A
-new approach to probabilistic rounding error analysis", 2019). Which order the additions have is the
-processor's choice: oneDNN and Eigen take other kernels where there is AVX2, AVX512 or AMX, and
-other ones again for one row than for several. `make test-processors` runs the tests that are held
-by these bounds under imitated processors.
+The unit roundoff u of a dtype is half the distance from 1 to the next number. Rounding errors are
+nearly independent, so that the error of n additions grows as sqrt(n) u, not as n u (Higham & Mary,
+"A new approach to probabilistic rounding error analysis", 2019). The order of the additions depends
+on the processor: oneDNN and Eigen use different kernels for AVX2, AVX512 and AMX, and for one row
+and several. `make test-processors` runs the tests that use these bounds on imitated processors.
 
-Three bounds, of which the first is enough where no step enlarges what comes in:
+There are three bounds; the first suffices if no step amplifies its input's error:
 
 - `rounding`: from the dtype, the number of additions on the longest way from the inputs to a value,
   and the largest value on it.
-- `weight_rounding`: for a whole model, whose attention and norms may enlarge an error. A stable
-  computation gives exactly what slightly other weights would (Wilkinson), so the bound is measured:
-  by how much the outputs move when each weight moves by one place of its last digit.
+- `weight_rounding`: for a whole model, whose attention and norms may amplify an error. The result
+  of a stable computation is the exact result for slightly different weights (Wilkinson), so the
+  bound is measured: how much the outputs change if each weight changes by one unit in the last
+  place.
 - `input_rounding`: the same for a function of a few arrays.
 """
 

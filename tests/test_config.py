@@ -1,4 +1,4 @@
-"""Every setting says what it means, and refuses what it cannot be."""
+"""Every setting has a description, and refuses invalid values."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""The README and the pages of docs/ name what there is: commands, files, public names."""
+"""Commands, files and public names in the README and in docs/ exist."""
 
 import ast
 import importlib

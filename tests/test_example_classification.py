@@ -1,4 +1,4 @@
-"""examples/03_classification.py: spam or not, beside a baseline."""
+"""examples/03_classification.py: spam or not, compared with a baseline."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""examples/09_embedding.py: functions found by their descriptions, beside TF-IDF."""
+"""examples/09_embedding.py: functions found by their descriptions, compared with TF-IDF."""
 
 import re
 import subprocess

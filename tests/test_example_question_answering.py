@@ -1,4 +1,4 @@
-"""examples/07_question_answering.py: gaps in addresses, beside a baseline."""
+"""examples/07_question_answering.py: gaps in addresses, compared with a baseline."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""examples/06_summarization.py: descriptions of packages to synopses, beside the first sentence."""
+"""examples/06_summarization.py: synopses of package descriptions, compared with first sentences."""
 
 import gzip
 import importlib.util

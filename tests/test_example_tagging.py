@@ -1,4 +1,4 @@
-"""examples/08_tagging.py: names in documentation, beside a baseline."""
+"""examples/08_tagging.py: names in documentation, compared with a baseline."""
 
 import re
 import subprocess

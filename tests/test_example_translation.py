@@ -1,4 +1,4 @@
-"""examples/05_translation.py: verses, beside a table of words."""
+"""examples/05_translation.py: Bible verses, compared with a word table."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What `pip install tfllm` alone can do; what it cannot do names the extra that brings it."""
+"""What works after plain `pip install tfllm`; errors name the extra for the rest."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and JSON is read or refused by name."""
+"""Files are written completely or not at all, and JSON is read or refused by name."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Imports run downwards only, in no circle, and settings never wait for TensorFlow."""
+"""Imports run downwards only and without cycles, and settings do not import TensorFlow."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""What tfllm takes from inside Keras is there and does what it is taken for, a test for each piece.
+"""Keras' internals that tfllm uses exist and behave as assumed, with a test for each.
 
 `make test-keras` runs them with the oldest and the newest Keras that is supported.
 """

@@ -1,4 +1,4 @@
-"""What make's targets do to files."""
+"""What the Makefile's targets do to files."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The command that runs the numeric tests as other processors compute: its table and its status."""
+"""The command that runs the numeric tests on imitated processors: its table and exit status."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""That the bounds of `tests.rounding` let rounding through, and nothing else."""
+"""The bounds of `tests.rounding` allow rounding errors, and nothing else."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The simulation of scaling against closed forms, and its volumes against the real step."""
+"""The simulation of scaling compared with closed forms, and its traffic with the real step."""
 
 import dataclasses
 import importlib

@@ -1,4 +1,4 @@
-"""The n-gram model against its definition, counted with dictionaries."""
+"""The n-gram model compared with its definition, computed with dictionaries."""
 
 import collections
 import math

@@ -1,4 +1,4 @@
-"""`tfllm chat`, as somebody at a terminal meets it."""
+"""`tfllm chat` as a user at a terminal sees it."""
 
 import contextlib
 import io

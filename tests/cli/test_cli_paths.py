@@ -1,4 +1,4 @@
-"""Paths that lead elsewhere than a command wants, and settings among texts."""
+"""Paths to something other than a command expects, and settings given among texts."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Tab in a shell, which runs for real with the script that `tfllm completion` prints."""
+"""Tab completion in a real shell, with the script that `tfllm completion` prints."""
 
 import os
 import pty

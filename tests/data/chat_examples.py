@@ -1,4 +1,4 @@
-"""A small chat tokenizer, records for it, and what they must become, worked out by hand."""
+"""A small chat tokenizer, records for it, and the expected results, worked out by hand."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Texts that tests prepare."""
+"""Texts that tests prepare as data."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Files that are prepared once, for the task that their records say."""
+"""Files that are prepared only once, for the task that their records imply."""
 
 from tfllm.config import PrepareConfig
 from tfllm.data import prepared as prepared_for

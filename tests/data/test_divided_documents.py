@@ -1,4 +1,4 @@
-"""A document that is too large to be kept for validation whole is divided."""
+"""A document that is too large to be held out for validation as a whole is divided."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Files in other encodings, and files that are left out: each is named."""
+"""Files in other encodings, and files that are skipped; both are named in the output."""
 
 import gzip
 import json

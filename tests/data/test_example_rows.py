@@ -1,4 +1,4 @@
-"""Rows of examples, taken apart again and held against the records worked out by hand."""
+"""Rows of examples, split up again and compared with records worked out by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Tables with the columns of examples are examples, of text text; others are refused."""
+"""Tables are read as examples or as text by their columns; other tables are refused."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Rearranged documents: nothing is lost, the shares are as asked, validation is left alone."""
+"""Documents rearranged for infilling: nothing is lost, rates are as set, validation unchanged."""
 
 import itertools
 import json

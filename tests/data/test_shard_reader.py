@@ -1,4 +1,4 @@
-"""A shard that changes under a run is an error that names it, and never wrong tokens."""
+"""A shard that changes during a run causes an error that names it, and never wrong tokens."""
 
 import hashlib
 import multiprocessing

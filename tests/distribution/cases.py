@@ -1,4 +1,4 @@
-"""The trainings that must give the same numbers on any number of replicas and workers."""
+"""The training cases that must give the same numbers on any number of replicas and workers."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Text for the runs in processes of their own."""
+"""Text for runs in separate processes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Run in a process of its own: trainings under one strategy, what came of each into a folder.
+"""Run in a separate process: training cases under one strategy, whose results go to a folder.
 
-One strategy a process: the collectives of a second one would have the keys of the first.
+Only one strategy per process: the collectives of a second one would reuse the keys of the first.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What an environment means, and that a half-set or contradictory one is refused."""
+"""How the environment is read; a half-set or contradictory one is refused."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""The cluster files in examples/: read as their managers read them, and with stand-ins run."""
+"""The cluster files in examples/: parsed as cluster managers do, and run with stand-ins."""
 
 import json
 import os

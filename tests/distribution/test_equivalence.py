@@ -1,8 +1,8 @@
-"""Any number of replicas and workers trains as an independent eager loop does on one device.
+"""Any number of replicas and workers trains like an independent eager loop on one device.
 
 The loop (tests/optimization/reference.py) has no strategy, no graph, no micro-batches and an AdamW
-in NumPy float64. Each topology runs all its cases in one process (or one a worker), since tracing
-them is what takes the time.
+in NumPy float64. Each topology runs all its cases in one process (or one per worker), since tracing
+takes most of the time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes wrong on one worker ends all of them soon, with a message that says what to do."""
+"""A failure of one worker soon ends all of them, with a message that says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends, bit for bit, like one that was never touched."""
+"""A run that is killed repeatedly ends bit for bit like one that was never interrupted."""
 
 from __future__ import annotations
 

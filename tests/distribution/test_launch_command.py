@@ -1,4 +1,4 @@
-"""`tfllm launch`: what it takes, and what it hands to the launcher."""
+"""`tfllm launch`: its arguments, and what it passes to the launcher."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Local workers, here small scripts: their environment, output, ends and restarts."""
+"""Local workers, here small scripts: their environment, output, exits and restarts."""
 
 import fcntl
 import json

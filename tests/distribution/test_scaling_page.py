@@ -1,4 +1,4 @@
-"""The commands of docs/scaling.md are commands, and its files and sections are there."""
+"""The commands of docs/scaling.md are valid, and the files and sections it names exist."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Slurm's short forms and the places of tasks, beside TensorFlow's reading of the same."""
+"""Slurm's short forms and placement of tasks, compared with TensorFlow's reading of the same."""
 
 import pytest
 from hypothesis import given

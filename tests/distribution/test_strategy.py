@@ -1,4 +1,4 @@
-"""A strategy by name, the arithmetic of batches, and what is refused with its reason."""
+"""Strategies by name, the arithmetic of batches, and refusals with their reasons."""
 
 import keras
 import pytest

@@ -1,4 +1,4 @@
-"""Charts show the numbers they are given, under the names they are given."""
+"""Charts show the given numbers under the given names."""
 
 import builtins
 

@@ -1,4 +1,4 @@
-"""Losses of documents, by an independent way: one token at a time, in NumPy."""
+"""Losses of documents compared with an independent computation: token by token, in NumPy."""
 
 import numpy as np
 import pytest

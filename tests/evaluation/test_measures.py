@@ -1,4 +1,4 @@
-"""Measures and their intervals against scikit-learn, SciPy, sacrebleu and values by hand."""
+"""Metrics and their intervals compared with scikit-learn, SciPy, sacrebleu and manual values."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""Perplexity, by an independent way: one document of a row at a time, in NumPy."""
+"""Perplexity compared with an independent computation: document by document, in NumPy."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Beam search and exhaustive search in plain Python, and a decoder that is a table."""
+"""Beam search and exhaustive search in plain Python, and a decoder that reads a table."""
 
 import itertools
 from typing import NamedTuple

@@ -1,11 +1,11 @@
-"""What beam search of `transformers` finds with a tiny random model.
+"""Record the results of beam search in `transformers` with a tiny random model.
 
     /tmp/transformers/bin/python -m tests.generation.record_beam_search
 
 in an environment with `transformers` and `torch`, from the repository's top. It writes
-`beam_search_reference.npz`: of each of CASES, the new tokens `[rows, width, T]` (-1 behind them)
-and the scores `[rows, width]`. The model is one of `tests/pretrained/references`, told that some
-of the tokens it likes end a text.
+`beam_search_reference.npz`: for each of CASES, the new tokens `[rows, width, T]`, padded with -1,
+and the scores `[rows, width]`. The model is one of `tests/pretrained/references`, with some of its
+likely tokens declared as end tokens.
 """
 
 from __future__ import annotations

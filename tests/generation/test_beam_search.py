@@ -1,4 +1,4 @@
-"""Beam search against exhaustive search, plain Python, and the models' full forward passes."""
+"""Beam search compared with exhaustive search, plain Python, and full forward passes."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Decoding with a cache against the full forward pass, which has none."""
+"""Decoding with a cache compared with the full forward pass, which has none."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""KerasHub's cached call in our loop, against its forward pass and its own `generate`."""
+"""KerasHub's cached call in tfllm's loop, compared with its forward pass and its `generate`."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Sampling against a slow float64 sampler, written token by token."""
+"""Sampling compared with a slow float64 sampler that works token by token."""
 
 import numpy as np
 import pytest

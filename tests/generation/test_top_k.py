@@ -1,4 +1,4 @@
-"""The largest few of many numbers: as `tf.math.top_k` finds them, equal numbers included."""
+"""The top k of many numbers, compared with `tf.math.top_k`, including ties."""
 
 import numpy as np
 import pytest

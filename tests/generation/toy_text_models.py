@@ -1,4 +1,4 @@
-"""Tiny models with a tokenizer, made once: random ones, and one that follows a script."""
+"""Tiny models with a tokenizer, created once: random ones, and one that follows a script."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Multi-head attention against the equation in NumPy float64, and its masks and cache."""
+"""Multi-head attention compared with the equation in NumPy float64; its masks and cache."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What every layer must do, whatever it computes: one contract over one table."""
+"""The contract of every layer, whatever it computes, tested over one table of layers."""
 
 from __future__ import annotations
 

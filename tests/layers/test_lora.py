@@ -1,4 +1,4 @@
-"""Low-rank updates against NumPy in float64."""
+"""Low-rank updates compared with NumPy in float64."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Matrices of integers, held against float64."""
+"""Int8 matrices compared with float64."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Relative positions against their definition, number by number."""
+"""Relative positions compared with their definition, element by element."""
 
 from __future__ import annotations
 

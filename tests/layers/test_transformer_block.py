@@ -1,4 +1,4 @@
-"""A block against the same block written in NumPy float64, sublayer by sublayer."""
+"""A block compared with the same block in NumPy float64, sublayer by sublayer."""
 
 import numpy as np
 import pytest

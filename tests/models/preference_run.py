@@ -1,6 +1,6 @@
-"""In a process of its own: preference tuning under a strategy; its weights go to a file.
+"""Run in a separate process: preference tuning under a strategy, whose weights go to a file.
 
-One MirroredStrategy a process: its collectives have keys that a second one would use again.
+Only one MirroredStrategy per process: a second one would reuse the keys of its collectives.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Masks, positions, cache, initialisation and dropout of the whole model."""
+"""Masks, positions, cache, initialization and dropout of the whole model."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""Encoders and their heads: losses against NumPy, and what every one of them must do."""
+"""Encoders and their heads: losses compared with NumPy, and the contract of each."""
 
 from __future__ import annotations
 

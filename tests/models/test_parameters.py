@@ -1,4 +1,4 @@
-"""Exact numbers of parameters, without the memory."""
+"""Exact numbers of parameters, without allocating them."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Preference tuning against the paper's equation, computed with all logits at once."""
+"""Preference tuning compared with the paper's equation, computed with all logits at once."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Keras' `quantize` on our models, and on models that are made of our layers."""
+"""Keras' `quantize` on tfllm's models, and on models made of tfllm's layers."""
 
 import warnings
 

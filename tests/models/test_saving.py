@@ -1,4 +1,4 @@
-"""`.keras` files: a training that was saved and loaded goes on as if it had not been."""
+"""`.keras` files: training continues after saving and loading as if uninterrupted."""
 
 import dataclasses
 

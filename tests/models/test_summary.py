@@ -1,4 +1,4 @@
-"""`summary()` shows what each layer gives, and `compute_output_shape` what a model gives."""
+"""`summary()` shows each layer's output, and `compute_output_shape` a model's."""
 
 import numpy as np
 import pytest

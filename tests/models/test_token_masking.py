@@ -1,4 +1,4 @@
-"""Hidden tokens: how many, what they become, and that they depend on seed, step and row alone."""
+"""Hidden tokens: their number and replacements, which depend only on seed, step and row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small way in: four sizes, then plain compile and fit."""
+"""`Transformer`: four sizes, then plain compile and fit."""
 
 import keras
 import numpy as np

@@ -1,6 +1,6 @@
-"""Run in a process of its own: a training under a strategy, its weights and history to a file.
+"""Run in a separate process: training under a strategy; weights and history go to a file.
 
-One MirroredStrategy a process: its collectives have keys that a second one would use again.
+Only one MirroredStrategy per process: a second one would reuse the keys of its collectives.
 """
 
 import dataclasses

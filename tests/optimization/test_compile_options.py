@@ -1,4 +1,4 @@
-"""Losses, metrics and functional models that a user brings along."""
+"""Losses, metrics and functional models defined by users."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Two replicas train as one does; tests/distribution/test_equivalence.py has the whole matrix."""
+"""Two replicas train like one; tests/distribution/test_equivalence.py has the full matrix."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Labels of -100, weights of classes, and ids that do not exist."""
+"""Labels of -100, class weights, and ids out of range."""
 
 import functools
 import re

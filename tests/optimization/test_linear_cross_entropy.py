@@ -1,4 +1,4 @@
-"""The chunked loss against TensorFlow's own on all logits."""
+"""The chunked loss compared with TensorFlow's loss of all logits."""
 
 import subprocess
 import sys

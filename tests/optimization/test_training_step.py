@@ -1,4 +1,4 @@
-"""`fit` against an independent eager loop, in every setting that changes how a step is computed."""
+"""`fit` compared with an independent eager loop, in every setting that changes the step."""
 
 import dataclasses
 

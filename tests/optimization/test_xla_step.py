@@ -1,4 +1,4 @@
-"""The whole step under XLA with static shapes, as a TPU needs it, without a TPU."""
+"""The whole step compiled by XLA with static shapes, as a TPU requires; no TPU is needed."""
 
 import re
 

@@ -1,6 +1,6 @@
 """GGUF files made from Hugging Face folders, as llama.cpp's converter makes them.
 
-Names come from the `gguf` package's own table, so that nothing here leans on the tables under test.
+Names come from the `gguf` package's own table, so that nothing depends on the tables under test.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Peak memory of loading, beside the model's own: PATH DTYPE pairs in, a JSON list of ratios out.
+"""Peak memory of loading relative to the model's: PATH DTYPE pairs in, JSON list of ratios out.
 
-A program of its own, since the peak of a process that did other things before says nothing.
+It is a separate program, since a process that has done other things has a meaningless peak.
 """
 
 from __future__ import annotations

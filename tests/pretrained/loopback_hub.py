@@ -1,4 +1,4 @@
-"""A model hub on this machine alone: what `huggingface_hub` asks for, out of folders."""
+"""A model hub on this machine that serves `huggingface_hub` from folders."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""Adapters that PEFT made for the tiny models in `references/`, with the logits that it computes.
+"""Record adapters that PEFT makes for the tiny models in `references/`, and PEFT's logits.
 
 The recorded folders in `adapters/` were made with Python 3.11, peft 0.21.2, transformers 5.24.0 and
-torch 2.13.0 (CPU). None of them is needed to run the tests. Make the folders anew (the seeds are
-fixed) with the environment that `record_references.py` describes, and peft in it:
+torch 2.13.0 (CPU). None of them is needed to run the tests. To make the folders again (the seeds
+are fixed), use the environment that `record_references.py` describes, with peft:
 
     /tmp/transformers/bin/pip install peft==0.21.2
     /tmp/transformers/bin/python tests/pretrained/record_adapters.py
 
 `reference.npz` holds token ids `[2, T]` and their logits with the adapter.
 
-The way back, whether PEFT computes from an adapter that tfllm saved what tfllm computes: the first
-command, with tfllm's Python, makes adapters of several kinds and writes them with tfllm's answers;
-the second opens them with PEFT and compares.
+To check the way back, that PEFT computes the same as tfllm from an adapter that tfllm saved: the
+first command, with tfllm's Python, makes adapters of several kinds and writes them with tfllm's
+results; the second opens them with PEFT and compares.
 
     python tests/pretrained/record_adapters.py --expect FOLDER
     /tmp/transformers/bin/python tests/pretrained/record_adapters.py --check FOLDER

@@ -1,18 +1,18 @@
-"""Writes auto_tokenizers.json: the ids that `AutoTokenizer` gives for folders that tfllm saved.
+"""Record auto_tokenizers.json: the ids that `AutoTokenizer` gives for folders that tfllm saved.
 
     python -m tests.pretrained.record_auto_tokenizers PYTHON [PYTHON ...]
     python -m tests.pretrained.record_auto_tokenizers --check PYTHON [PYTHON ...]
 
-from the root, where tfllm is installed. Each PYTHON is that of an environment of its own:
+from the root, where tfllm is installed. Each PYTHON is that of a separate environment:
 
     python -m venv hf457
     hf457/bin/pip install 'transformers==4.57.*' sentencepiece protobuf tiktoken
     python -m venv hf5
     hf5/bin/pip install transformers==5.24.0 sentencepiece protobuf
 
-For every family and every kind of tokenizer that it may have, a tiny model is saved, and once more
-after it was loaded. The script ends with an error where a version of `transformers` gives other ids
-than tfllm; with `--check` also where they are others than the recorded ones, and writes nothing.
+For every family and every kind of tokenizer that it may have, a tiny model is saved, and saved
+again after loading. The script fails if a version of `transformers` gives other ids than tfllm;
+with `--check` it also fails if they differ from the recorded ones, and writes nothing.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Tiny random T5 and Marian models with what `transformers` computes from them, and the way back.
+"""Record tiny random T5 and Marian models with the results of `transformers`; check the way back.
 
-Made as those of `record_references.py`, whose top says what to install:
+They are made like those of `record_references.py`, whose docstring says what to install:
 
     /tmp/transformers/bin/python tests/pretrained/record_encoder_decoders.py [NAME ...]
 
 `encoder_decoder_references/NAME/reference.npz` holds sources with their lengths and texts `[3, T]`,
-the logits of the texts, what is generated greedily (the tokens, and each step's logits) and what a
-beam search finds with its scores. The script prints how far a padded row is from the row alone.
-`exact_logits` are the logits in float64, where a padded row and the row alone differ by less than
-1e-12: what they differ by in float32 is rounding. `--exact` adds these alone to what is recorded.
+the logits of the texts, the result of greedy decoding (the tokens, and each step's logits) and of
+beam search with its scores. The script prints how much a padded row differs from the same row
+without padding. `exact_logits` are the logits in float64, where the two differ by less than 1e-12:
+their difference in float32 is rounding. `--exact` adds only these to what is recorded.
 
 The way back: the first command, with tfllm's Python, reads and saves every recorded model and
 writes what it computes; the second opens the folders with `transformers` and compares.

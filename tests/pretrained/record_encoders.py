@@ -1,14 +1,14 @@
-"""Tiny random BERT models with what `transformers` computes from them, and the way back.
+"""Record tiny random BERT models with the results of `transformers`; check the way back.
 
-Made as those of `record_references.py`, whose top says what to install:
+They are made like those of `record_references.py`, whose docstring says what to install:
 
     /tmp/transformers/bin/python tests/pretrained/record_encoders.py [NAME ...]
 
 `encoder_references/NAME/reference.npz` holds token ids, token types and a padding mask `[3, T]`,
-and what the model gives for them: `states` and `pooled`, or `logits` (of a question's answer
-`[3, T, 2]`). The script prints how far a padded row is from the row alone, in transformers itself.
-`minilm_reference.npz` holds sentences, their ids and vectors by all-MiniLM-L6-v2 (mean of the
-states, length 1), whose folder is to be given:
+and the model's outputs for them: `states` and `pooled`, or `logits` (for question answering
+`[3, T, 2]`). The script prints how much a padded row differs from the same row without padding in
+transformers itself. `minilm_reference.npz` holds sentences, their ids and their vectors by
+all-MiniLM-L6-v2 (mean of the states, length 1), whose folder must be given:
 
     /tmp/transformers/bin/python tests/pretrained/record_encoders.py --minilm FOLDER
 

@@ -1,18 +1,18 @@
-"""Folders that today's libraries write, with what they compute from them.
+"""Record folders that current libraries write, with the results that they compute from them.
 
 The recorded folders in `library_folders/` were made with Python 3.11, safetensors 0.8.0,
 sentence-transformers 6.2.0, transformers 5.24.0 and torch 2.13.0 (CPU). None of them is needed to
-run the tests. Make the folders anew (the seeds are fixed) with the environment that
-`record_references.py` describes, and sentence-transformers in it:
+run the tests. To make the folders again (the seeds are fixed), use the environment that
+`record_references.py` describes, with sentence-transformers:
 
     /tmp/transformers/bin/pip install sentence-transformers==6.2.0
     /tmp/transformers/bin/python tests/pretrained/record_folders.py
 
-`save_model/NAME.safetensors` is what `safetensors.torch.save_model` makes of a recorded model (see
-`TIED`), which has its values. `sentence` is a model of sentence-transformers, `sentence_NAME` what
-is otherwise in the folder of another pooling; `vectors.npz` has the vectors of `SENTENCES` by each.
-`generation` is a language model with its tokenizer, and `generated.json` what `generate` gives for
-`PROMPTS` under each generation_config.json of `GENERATION`.
+`save_model/NAME.safetensors` is what `safetensors.torch.save_model` writes for a recorded model
+(see `TIED`), whose values it has. `sentence` is a model of sentence-transformers, `sentence_NAME`
+the files that differ in the folder of another pooling; `vectors.npz` has the vectors of `SENTENCES`
+by each. `generation` is a language model with its tokenizer, and `generated.json` the output of
+`generate` for `PROMPTS` with each generation_config.json of `GENERATION`.
 """
 
 from __future__ import annotations

@@ -1,27 +1,26 @@
-"""Tiny random models with the logits that `transformers` computes from them, and the way back.
+"""Record tiny random models with the logits of `transformers`; check the way back.
 
 The recorded folders in `references/` were made with Python 3.11, transformers 5.24.0, torch
 2.13.0 (CPU), safetensors 0.8.0 and numpy 2.4.6. Neither torch nor transformers is needed to run the
-tests; to make the folders anew, or to check the way back, install them in an environment of their
-own:
+tests; to make the folders again, or to check the way back, install them in a separate environment:
 
     python -m venv /tmp/transformers
     /tmp/transformers/bin/pip install torch==2.13.0 transformers==5.24.0
 
-Make the folders anew (the seeds are fixed), all or some by name:
+Make the folders again (the seeds are fixed), all or some by name:
 
     /tmp/transformers/bin/python tests/pretrained/record_references.py [NAME ...]
 
-`reference.npz` holds token ids `[2, T]` and their logits, each row run alone, and the greedy
-continuation of two prompts of other lengths (the rows cut to `prompt_lengths`), with the logits of
-each step, by the library's own cached decoding. What a row gives in a padded batch, packed beside
-another or from a cache is what it gives alone, so that one set of logits serves for all; the script
-prints how far transformers itself keeps to that.
+`reference.npz` holds token ids `[2, T]` and their logits, each row run separately, and the greedy
+continuations of two prompts of other lengths (the rows cut to `prompt_lengths`), with the logits of
+each step, by the library's own cached decoding. A row should give the same logits in a padded
+batch, packed with another row or from a cache, so that one set of logits serves for all cases; the
+script prints how closely transformers itself keeps to that.
 
-The way back, whether `transformers` computes from a folder that tfllm saved what tfllm computes:
-the first command, with tfllm's Python, writes tfllm's answers to `FOLDER.expected.npz`; the second
-opens the folder with `transformers` and compares. `--resave` reads and saves every recorded model
-and expects each.
+To check the way back, that `transformers` computes the same as tfllm from a folder that tfllm
+saved: the first command, with tfllm's Python, writes tfllm's results to `FOLDER.expected.npz`; the
+third opens the folder with `transformers` and compares. `--resave` reads and saves every recorded
+model and writes the results of each.
 
     python tests/pretrained/record_references.py --expect FOLDER ...
     python tests/pretrained/record_references.py --resave FOLDER

@@ -1,4 +1,4 @@
-"""What `transformers` computes from SmolLM2-135M-Instruct, for test_smollm2.py.
+"""Record what `transformers` computes from SmolLM2-135M-Instruct, for test_smollm2.py.
 
     python -m venv /tmp/transformers
     /tmp/transformers/bin/pip install torch==2.13.0 transformers==5.24.0 gguf==0.19.0
@@ -6,11 +6,11 @@
 
 The recorded file was made with those versions, tokenizers 0.23.3 and Python 3.11. The weights are
 dequantized by the `gguf` package, put in the order of a Hugging Face folder and saved as one. For
-each prompt the script records its ids, 32 tokens that `transformers` chose greedily one after the
-other, float32, with its cache, and of each step the logits of some ids, the logarithm of the sum of
-all exponentials, and how far the best logit lies above the second.
+each prompt the script records its ids, 32 tokens that `transformers` chooses greedily in float32
+with its cache, and for each step the logits of some ids, the logarithm of the sum of all
+exponentials, and the margin of the best logit over the second.
 
-A prompt of the token <|endoftext|> alone is not among them: there float32 and float64 of
+A prompt that is only the token <|endoftext|> is not among them: for it float32 and float64 of
 `transformers` itself differ by 4e-3, and elsewhere by less than 1e-4.
 """
 

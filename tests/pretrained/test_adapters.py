@@ -1,4 +1,4 @@
-"""Adapters in PEFT's layout, against what PEFT recorded (`record_adapters.py`)."""
+"""Adapters in PEFT's layout, compared with PEFT's recorded results (`record_adapters.py`)."""
 
 import json
 import shutil

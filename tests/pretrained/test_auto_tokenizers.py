@@ -1,5 +1,6 @@
-"""What `AutoTokenizer` of transformers makes of the folders that are written; see
-record_auto_tokenizers.py."""
+"""How `AutoTokenizer` of transformers reads the folders that tfllm writes.
+
+See record_auto_tokenizers.py."""
 
 from __future__ import annotations
 

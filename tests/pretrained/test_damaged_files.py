@@ -1,4 +1,4 @@
-"""Files that were cut short, damaged or made to mislead: named, refused, and no memory spent."""
+"""Truncated, damaged or malicious files are refused by name, without using much memory."""
 
 import json
 import struct

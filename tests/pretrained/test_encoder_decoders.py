@@ -1,4 +1,7 @@
-"""T5 and Marian folders against `transformers` (see record_encoder_decoders.py), in and out."""
+"""T5 and Marian folders, read and written, compared with `transformers`.
+
+See record_encoder_decoders.py.
+"""
 
 from __future__ import annotations
 

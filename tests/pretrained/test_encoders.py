@@ -1,4 +1,4 @@
-"""BERT folders against `transformers` (see record_encoders.py), in and out."""
+"""BERT folders, read and written, compared with `transformers` (see record_encoders.py)."""
 
 from __future__ import annotations
 

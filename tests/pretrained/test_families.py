@@ -1,4 +1,7 @@
-"""Every family of docs/pretrained_models.md against `transformers`; see record_references.py."""
+"""Every family of docs/pretrained_models.md compared with `transformers`.
+
+See record_references.py.
+"""
 
 from __future__ import annotations
 

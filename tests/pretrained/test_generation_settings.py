@@ -1,4 +1,4 @@
-"""generation_config.json: what `transformers` makes of it (see record_folders.py), and refusals."""
+"""generation_config.json: compared with `transformers` (see record_folders.py), and refusals."""
 
 import dataclasses
 import json

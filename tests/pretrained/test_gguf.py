@@ -1,5 +1,4 @@
-"""GGUF files of every family of docs/pretrained_models.md, held against the folders they are made
-from."""
+"""GGUF files of every family of docs/pretrained_models.md, compared with their source folders."""
 
 import dataclasses
 

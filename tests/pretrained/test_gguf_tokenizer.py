@@ -1,4 +1,4 @@
-"""Tokenizers of GGUF files, held against the libraries that the lists in them come from."""
+"""Tokenizers of GGUF files, compared with the libraries that their token lists come from."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""hf:// fetches what a folder is read from, of every kind of folder: a hub on this machine."""
+"""hf:// fetches the files that reading needs, for every kind of folder, from a local hub."""
 
 import shutil
 from pathlib import Path

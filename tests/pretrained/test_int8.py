@@ -1,4 +1,4 @@
-"""Models whose matrices are integers: read, used, trained upon and served."""
+"""Models with int8 matrices: loaded, used, trained with adapters and served."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Folders as today's libraries write them: see record_folders.py."""
+"""Folders as current libraries write them; see record_folders.py."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Loading needs the model's memory and little more, whatever is read and in whatever precision."""
+"""Loading needs little more memory than the model, whatever the format and the precision."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The table of kinds in docs/pretrained_models.md says what `MODEL_KINDS` and `TASKS` say."""
+"""The table of kinds in docs/pretrained_models.md agrees with `MODEL_KINDS` and `TASKS`."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The names that a model can be called by, and places that hold none."""
+"""The names and paths that a model can be loaded by, and places without a model."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from its GGUF file against `transformers`; see record_smollm2.py."""
+"""SmolLM2-135M-Instruct from its GGUF file, compared with `transformers` (record_smollm2.py)."""
 
 import functools
 import json

@@ -3,9 +3,9 @@
 
 TensorFlow Serving links TensorFlow's own ops, all of TensorFlow Text's (`ops_lib`) and the
 inference ops of TensorFlow Decision Forests (SUPPORTED_TENSORFLOW_OPS in its
-`tensorflow_serving/model_servers/BUILD`). The wheels of the same releases register the same ops,
-so the list is read from them, with no TensorFlow Python imported: what only the Python extension
-registers (the kernels of PyFunc, for one) is not in a server.
+`tensorflow_serving/model_servers/BUILD`). The wheels of the same releases register the same ops, so
+the list is read from them, without importing TensorFlow's Python package: ops that only the Python
+extension registers (such as the kernels of PyFunc) are not in a server.
 
     python3 -m venv ENV
     ENV/bin/pip install "tensorflow==2.20.*" "tensorflow-text==2.20.*"

@@ -1,8 +1,9 @@
-"""What TensorFlow Serving 2.20.0 answers to a request, recorded in words, and what ours answers.
+"""The answers of TensorFlow Serving 2.20.0 to requests, compared with those of tfllm's server.
 
 `tensorflow_serving_answers.json` has a row for each request: the rule, in our own words, with the
-file of TensorFlow Serving that it is read from, and the answer that follows. Where ours is another
-on purpose, the row has a key `tfllm`, and the table in docs/serving.md has exactly these rows.
+source file of TensorFlow Serving that it is taken from, and the answer that follows. Where tfllm
+answers differently on purpose, the row has a key `tfllm`, and the table in docs/serving.md has
+exactly these rows.
 """
 
 import base64

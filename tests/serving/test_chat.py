@@ -1,4 +1,4 @@
-"""A chat model, served: the replies are those of Python, however the conversation is sent."""
+"""A served chat model replies as in Python, however the conversation is sent."""
 
 import os
 import re

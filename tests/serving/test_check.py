@@ -1,4 +1,4 @@
-"""`check` on small SavedModels with one fault each, and on a sound one."""
+"""`check` on small SavedModels with one fault each, and on a correct one."""
 
 import json
 import re

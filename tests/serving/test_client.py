@@ -1,4 +1,4 @@
-"""The client over both protocols, and against a server that has none of our additions."""
+"""The client over both protocols, and with a server that has none of tfllm's additions."""
 
 import http.server
 import json

@@ -1,4 +1,4 @@
-"""The generated files, read by the parsers of those who will read them."""
+"""The generated deployment files, read by the parsers of the programs that use them."""
 
 import dataclasses
 import http.server

@@ -1,4 +1,4 @@
-"""What a caller reads when TensorFlow fails; the texts on the left are TensorFlow 2.21's."""
+"""Error messages for callers when TensorFlow fails; the texts on the left are TensorFlow 2.21's."""
 
 import pytest
 import tensorflow as tf

@@ -1,4 +1,4 @@
-"""A SavedModel answers as the task it was made of, and is written whole or not at all."""
+"""A SavedModel gives the results of its task, and is written completely or not at all."""
 
 import itertools
 import json

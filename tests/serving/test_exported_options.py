@@ -1,4 +1,4 @@
-"""What a model was exported with holds wherever a request does not say otherwise."""
+"""Options set at export are the defaults of requests."""
 
 import pytest
 import tensorflow as tf

@@ -1,4 +1,4 @@
-"""JSON read as RapidJSON 1.1.0 reads it; without its peculiarities, as Python's `json` does."""
+"""JSON is read as by RapidJSON 1.1.0; apart from its peculiarities, as by Python's `json`."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Concurrent requests run together, each gets its own rows, and none spoils another's."""
+"""Concurrent requests are batched, each gets its own rows, and none affects another."""
 
 import re
 import threading

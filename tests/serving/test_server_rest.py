@@ -1,4 +1,4 @@
-"""REST as TensorFlow Serving answers it; raw requests, texts from its documentation and sources."""
+"""REST as in TensorFlow Serving: raw requests, with texts from its documentation and sources."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""The live stream: server-sent events, what is held back, and what ends it."""
+"""Streaming: server-sent events, text that is held back, and what ends a stream."""
 
 import http.client
 import json

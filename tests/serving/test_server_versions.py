@@ -1,4 +1,4 @@
-"""Versions come and go while the server runs; labels, policies, warm-up; starting and stopping."""
+"""Versions appear and disappear while the server runs; labels, policies, warm-up, start, stop."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Small SavedModels that a server can be tried on, and a raw HTTP call."""
+"""Small SavedModels for testing a server, and a raw HTTP call."""
 
 import atexit
 import contextlib

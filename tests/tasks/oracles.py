@@ -1,4 +1,4 @@
-"""Models that say what a test tells them to, in the place of trained ones."""
+"""Models that return what a test tells them to, in place of trained ones."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Beam search of decoder-only models as a task: in Python, in the command line, served."""
+"""Beam search of decoder-only models as a task: in Python, on the command line, served."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Conversations in, replies out: the same ids in Python, by `chat` and by `chat_prompt`."""
+"""From conversations to replies: the same ids in Python, by `chat` and by `chat_prompt`."""
 
 import datetime
 

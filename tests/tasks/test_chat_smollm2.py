@@ -1,4 +1,4 @@
-"""Chat with a real model: SmolLM2-135M-Instruct out of its GGUF file."""
+"""Chat with a real model: SmolLM2-135M-Instruct from its GGUF file."""
 
 import pytest
 import tensorflow as tf

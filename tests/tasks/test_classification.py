@@ -1,4 +1,4 @@
-"""Classification beyond the contract: labels, pairs of texts, what is cut off, Classify."""
+"""Classification beyond the contract: labels, pairs of texts, truncation, Classify."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Completion of code: between a prefix and a suffix, in whichever tokens the tokenizer has."""
+"""Completion of code between a prefix and a suffix, with the special tokens of the tokenizer."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Embedding beyond the contract: pairs, what is found, MiniLM."""
+"""Embedding beyond the contract: pairs, retrieval, MiniLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KerasHub's models as text generation: local, exported and served, as our own are."""
+"""KerasHub's models for text generation: local, exported and served, like tfllm's own."""
 
 import keras
 import keras_hub

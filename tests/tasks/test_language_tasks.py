@@ -1,4 +1,4 @@
-"""What the contract of tasks says of a language model: one path from files to text, by the name."""
+"""The contract of tasks for language models: one path from files to text, by task name."""
 
 import json
 

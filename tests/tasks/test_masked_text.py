@@ -1,4 +1,4 @@
-"""Masked tokens beyond the contract: stretches, gaps, scores, and what they are for."""
+"""Masked tokens beyond the contract: spans, gaps, scores, and what they are used for."""
 
 from __future__ import annotations
 

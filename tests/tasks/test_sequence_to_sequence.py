@@ -1,4 +1,4 @@
-"""Translation and summarization beyond the contract: their data, loss, search and measures."""
+"""Translation and summarization beyond the contract: their data, loss, search and metrics."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Tagging beyond the contract: spans and tags, windows, offsets, CoNLL's files."""
+"""Tagging beyond the contract: spans and tags, windows, offsets, CoNLL files."""
 
 import json
 import random

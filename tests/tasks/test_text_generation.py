@@ -1,4 +1,4 @@
-"""Text in, text out: the same from Python, from the signatures and piece by piece."""
+"""From text to text: the same result in Python, by the signatures and when streamed."""
 
 import json
 

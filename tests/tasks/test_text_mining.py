@@ -1,4 +1,4 @@
-"""From documents to a knowledge graph: each rule on sentences that show it, counts by hand."""
+"""From documents to a knowledge graph: each rule on example sentences, with counts by hand."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Windows of long texts: what they cover, and that the graph makes those that training made."""
+"""Windows of long texts: what they cover; the graph makes the same ones as training."""
 
 import itertools
 

@@ -1,6 +1,6 @@
-"""A tiny data set and model for each task, with what the contract asks of every task.
+"""A tiny data set and model for each task, with what the contract needs of every task.
 
-A new task joins by being in `TASKS` and having a case here.
+A new task needs an entry in `TASKS` and a case here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Conversations of many kinds, and what each template's models call their special tokens."""
+"""Conversations of many kinds, and the special tokens of each template's models."""
 
 from typing import Any
 

@@ -1,10 +1,10 @@
-"""What `transformers` makes of conversations with the templates in `chat_templates/`.
+"""Record what `transformers` makes of conversations with the templates in `chat_templates/`.
 
 `recorded.json` holds each conversation as text, its ids by `tokenizer.json` (a small byte-level
-tokenizer), and which of these are the assistant's: `transformers` says so of templates that mark
-the assistant's words, as those here do. The last part is the template inside SmolLM2's GGUF file.
-Made with Python 3.11, transformers 5.24.0, jinja2 3.1.6, tokenizers 0.23.3 and gguf 0.19.0, which
-the tests do not need:
+tokenizer), and which of these are the assistant's: `transformers` reports them for templates that
+mark the assistant's words, as those here do. The last part is the template in SmolLM2's GGUF file.
+It was made with Python 3.11, transformers 5.24.0, jinja2 3.1.6, tokenizers 0.23.3 and gguf 0.19.0,
+which the tests do not need:
 
     python -m venv /tmp/transformers
     /tmp/transformers/bin/pip install transformers==5.24.0 jinja2 gguf

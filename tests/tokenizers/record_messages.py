@@ -1,8 +1,8 @@
-"""What `transformers` makes of messages as data sets have them.
+"""Record what `transformers` makes of messages in the forms that data sets use.
 
 `chat_templates/messages.json` holds, for some templates, conversations with keys that are null,
-parts of text, thoughts under several names, tools, and calls of tools: their text, their ids, and
-which of these are the assistant's. `test_chat_template.py` compares. Made with Python 3.11 and
+text parts, reasoning under several names, tools, and tool calls: their text, their ids, and which
+of these are the assistant's. `test_chat_template.py` compares. It was made with Python 3.11 and
 transformers 5.24.0, which the tests do not need:
 
     python -m venv /tmp/transformers

@@ -1,10 +1,10 @@
-"""Writes translation_tokenizers/: T5's and Marian's tokenizers of tiny models, and their ids.
+"""Record translation_tokenizers/: T5's and Marian's tokenizers of tiny models, and their ids.
 
     /tmp/transformers/bin/python -m tests.tokenizers.record_translation_tokenizers
 
-in an environment of its own with `torch transformers sentencepiece tokenizers`, from the root. The
-SentencePiece models (Unigram) are trained on the tests' own texts; what `transformers` makes of
-texts and ids stands in `recorded.json`.
+in a separate environment with `torch transformers sentencepiece tokenizers`, from the root. The
+SentencePiece models (Unigram) are trained on the tests' own texts; `recorded.json` has what
+`transformers` makes of texts and ids.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small SentencePiece models, trained where they are needed, and texts that are hard for them."""
+"""Small SentencePiece models, trained when needed, and texts that are difficult for them."""
 
 import functools
 import io

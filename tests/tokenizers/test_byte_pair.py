@@ -1,4 +1,4 @@
-"""Training, files, and the plain Python side."""
+"""Byte-level BPE: training, files, and encoding in Python."""
 
 import json
 import logging

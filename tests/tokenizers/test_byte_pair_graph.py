@@ -1,4 +1,4 @@
-"""The graph against the `tokenizers` library."""
+"""The tokenizer in the graph compared with the `tokenizers` library."""
 
 import itertools
 import json

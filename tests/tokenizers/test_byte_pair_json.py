@@ -1,4 +1,4 @@
-"""Tokenizers made from lists against those that the lists were taken from."""
+"""Tokenizers made from lists, compared with those that the lists were taken from."""
 
 import json
 import random

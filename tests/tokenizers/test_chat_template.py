@@ -1,4 +1,4 @@
-"""Chat templates: the text and ids of `transformers`, nothing that a template may not do."""
+"""Chat templates: the same text and ids as `transformers`, and the limits of the sandbox."""
 
 import copy
 import datetime

@@ -1,4 +1,4 @@
-"""Rules that classes of transformers take from tokenizer_config.json."""
+"""Rules that tokenizer classes of transformers apply from tokenizer_config.json."""
 
 import json
 

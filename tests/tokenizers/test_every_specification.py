@@ -1,5 +1,6 @@
-"""Whatever tokenizer.json is accepted has the ids of the library `tokenizers`: in Python, in a
-graph and in tf.data; everything else is refused by name."""
+"""Every accepted tokenizer.json gives the ids of the library `tokenizers`; others are refused.
+
+This holds in Python, in a graph and in tf.data; a refusal names the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tokenizer.json made from a SentencePiece model, against the library `tokenizers`."""
+"""A tokenizer.json made from a SentencePiece model, compared with the library `tokenizers`."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""The right class for a folder or a file, in and out of a model folder."""
+"""Choosing the tokenizer class for a folder or a file; reading and writing model folders."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""SentencePiece in Python and in the graph against the library `sentencepiece`."""
+"""SentencePiece in Python and in the graph, compared with the library `sentencepiece`."""
 
 import json
 import math

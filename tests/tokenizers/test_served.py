@@ -1,4 +1,4 @@
-"""Models with tokenizers that were SentencePiece's are served, and their folders are read again."""
+"""Models with tokenizers converted from SentencePiece are served, and their folders read again."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""special_tokens_map.json, with the precedence that `transformers` gives it."""
+"""special_tokens_map.json, with the same precedence as in `transformers`."""
 
 import json
 

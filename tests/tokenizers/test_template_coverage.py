@@ -1,4 +1,4 @@
-"""What a chat template would leave out in silence is refused by name."""
+"""Content that a chat template would silently drop is refused by name."""
 
 import json
 

@@ -1,4 +1,7 @@
-"""T5's and Marian's tokenizers against `transformers`; see record_translation_tokenizers.py."""
+"""T5's and Marian's tokenizers compared with `transformers`.
+
+See record_translation_tokenizers.py.
+"""
 
 from __future__ import annotations
 

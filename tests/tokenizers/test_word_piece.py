@@ -1,4 +1,4 @@
-"""WordPiece: the graph against the `tokenizers` library, folders, training."""
+"""WordPiece: the graph compared with the `tokenizers` library, folders, training."""
 
 import functools
 import json

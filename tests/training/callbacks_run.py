@@ -1,4 +1,4 @@
-"""Run in a process of its own: a worker of a run with callbacks, and what they saw, into a file."""
+"""Run in a separate process: a worker of a run with callbacks, whose events go to a file."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A run that several tests look at, small enough to be traced in seconds."""
+"""A run that several tests share, small enough to be traced in seconds."""
 
 from __future__ import annotations
 

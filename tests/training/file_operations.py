@@ -1,4 +1,4 @@
-"""What is done to checkpoints while a process is killed or a disk is full, in a process of its own.
+"""Run in a separate process: checkpoint operations with a process killed or a disk full.
 
 python -m tests.training.file_operations kill           # at each file operation of each call
 python -m tests.training.file_operations fill FOLDER    # a small file system to itself

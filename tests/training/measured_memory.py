@@ -1,4 +1,4 @@
-"""Trains a model for two steps and prints the most memory that its process had, in bytes.
+"""Train a model for two steps and print the peak memory of the process, in bytes.
 
 python -m tests.training.measured_memory '{"model": {...}, "training": {...}}'
 """

@@ -1,4 +1,4 @@
-"""Run in a process of its own: a checkpoint goes into a model under a strategy, and out of it.
+"""Run in a separate process: load a checkpoint into a model under a strategy, and save one.
 
 python -m tests.training.replicated_state FOLDER OPTIONS    # OPTIONS: JSON, see `main`
 """

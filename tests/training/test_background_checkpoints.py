@@ -1,4 +1,4 @@
-"""Saving in the background: training goes on, and the order on the disk is that of the calls."""
+"""Saving in the background: training continues, and files are written in the order of the calls."""
 
 import subprocess
 import sys

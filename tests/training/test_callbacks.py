@@ -1,4 +1,4 @@
-"""What the callback does at each step, on a model that computes nothing."""
+"""What the callback does at each step, tested with a model that computes nothing."""
 
 import json
 import math

@@ -1,7 +1,6 @@
-"""A process that is killed, or a disk that is full, at any moment costs no checkpoint that is good.
+"""Killing the process, or a full disk, at any moment never destroys a good checkpoint.
 
-Not tested: a machine that loses power, for which the order of what reaches the disk counts; that
-order is.
+Losing power is not tested; the order in which data reach the disk, which matters then, is.
 """
 
 import os

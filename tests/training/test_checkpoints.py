@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, and no more of them than asked for."""
+"""Checkpoints: complete or absent, and no more of them than configured."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Runs that begin with a pretrained model: what is trained, what is kept, and how they go on."""
+"""Runs that start from a pretrained model: what is trained and kept, and how they are resumed."""
 
 import json
 import os

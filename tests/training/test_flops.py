@@ -1,4 +1,4 @@
-"""The count of floating-point operations, by hand and from the graph."""
+"""The number of floating-point operations, compared with manual counts and the graph."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Signals are noted, and the handlers of before come back."""
+"""Signals are recorded, and the previous handlers are restored."""
 
 import os
 import signal

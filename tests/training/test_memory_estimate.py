@@ -1,4 +1,4 @@
-"""The estimate of a run's memory: by hand, against measured processes, and what is made of it."""
+"""The estimate of a run's memory, compared with manual values and measured processes."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""A model's state on the host: whole, a copy, the same on any number of replicas."""
+"""A model's state on the host: complete, a copy, the same for any number of replicas."""
 
 import keras
 import numpy as np

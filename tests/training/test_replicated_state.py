@@ -1,4 +1,4 @@
-"""A checkpoint moves between numbers of replicas and workers, with shared state or without."""
+"""A checkpoint can be loaded with other numbers of replicas and workers, sharded or not."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""One run a folder, one process a run."""
+"""One run per folder, one process per run."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Reports on runs: what is read from their folders, in whatever state, and what is made of it."""
+"""Reports on runs: reading their folders, in any state, and the resulting pages."""
 
 import html.parser
 import itertools

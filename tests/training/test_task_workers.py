@@ -1,4 +1,4 @@
-"""Two workers train a task's model as one does, and hear the same of callbacks."""
+"""Two workers train a task's model like one, and agree on callbacks."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a run leaves behind, and what it refuses."""
+"""What a run writes, and what it refuses."""
 
 import json
 import math

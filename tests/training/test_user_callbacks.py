@@ -1,4 +1,4 @@
-"""Callbacks that are given to a run, its history, patience, and runs that are made longer."""
+"""User callbacks of a run, its history, patience, and runs that are extended."""
 
 import json
 import math

@@ -1,7 +1,7 @@
-"""Records what lm-evaluation-harness finds of two tiny models, for `test_lm_eval_values.py`.
+"""Record what lm-evaluation-harness computes for two tiny models, for `test_lm_eval_values.py`.
 
-The models are random ones that tfllm wrote, one whose tokenizer puts no begin token before a text
-and one whose tokenizer does. To write their folders anew, in tfllm's own environment:
+The models are random ones written by tfllm, one whose tokenizer puts no begin token before a text
+and one whose tokenizer does. To write their folders again, in tfllm's own environment:
 
     python -m tests.evaluation.harness.record_lm_eval folders
 

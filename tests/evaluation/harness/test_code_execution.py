@@ -1,4 +1,4 @@
-"""Programs that end well, and programs that would do harm."""
+"""Programs that exit normally, and programs that try to do harm."""
 
 import re
 import socket

@@ -1,4 +1,4 @@
-"""Each harness with a model whose answers are known, and with a real, tiny one."""
+"""Each harness with a model whose answers are known, and with a real tiny model."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""The harnesses against values that lm-evaluation-harness 0.4.13 gave (`record_lm_eval.py`)."""
+"""The harnesses compared with lm-evaluation-harness 0.4.13 (recorded by `record_lm_eval.py`)."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""A harness asks a served model, over REST and gRPC, and measures what it measures in Python."""
+"""A harness gets the same results from a served model, over REST and gRPC, as in Python."""
 
 import pytest
 
