@@ -297,7 +297,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     numbers = {
         "tflops": (base.flops / 1e12, "peak TFLOP/s of an accelerator"),
-        "utilization": (base.utilization, "share of it that a step without communication reaches"),
+        "utilization": (base.utilization, "fraction of it that a single accelerator reaches"),
         "intra-bandwidth": (base.intra_bandwidth / 1e9, "GB/s between accelerators of a node"),
         "inter-bandwidth": (base.inter_bandwidth / 1e9, "GB/s of a node to the others"),
         "intra-latency": (base.intra_latency * 1e6, "microseconds"),

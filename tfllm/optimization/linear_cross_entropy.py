@@ -137,7 +137,7 @@ def _chunk(
     probabilities = tf.nn.softmax(logits())
     place = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
     of_label = tf.gather_nd(probabilities, place)
-    # -log p is exact while p is within float32's range; otherwise the loss is computed anew.
+    # -log p is exact while p is within float32's range; otherwise the loss is computed again.
     losses = tf.cond(
         tf.reduce_min(of_label) > 1e-30,
         lambda: -tf.math.log(of_label),
