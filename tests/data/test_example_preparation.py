@@ -407,7 +407,7 @@ def test_weights_of_0_labels_of_false_and_nulls_are_followed(run, tmp_path, chat
         ({"messages": TOOL_CONVERSATION}, "does not write the tool_calls of message 2"),
         (
             {"messages": [user("q"), assistant("a", reasoning="hm")]},
-            "does not write what was thought .reasoning_content.*--ignore-keys reasoning_content",
+            "does not write the reasoning .reasoning_content.*--ignore-keys reasoning_content",
         ),
     ],
 )

@@ -275,7 +275,7 @@ def test_keys_with_a_meaning_are_followed(record, messages, variables):
         ({"prompt": "q", "suffix": "s", "completion": "a"}, "'suffix'.*fill_in_the_middle"),
         ({"query": "q", "question": "r", "response": "a"}, "'question' and 'query', which both"),
         ({"question": "q", "answer": "a", "output": "b"}, "'output' and 'answer'.*--columns respo"),
-        *[({"messages": [user([part]), QA[1]]}, f"part 1 is of type '{part['type']}'")
+        *[({"messages": [user([part]), QA[1]]}, f"part 1 has the type '{part['type']}'")
           for part in ({"type": "image_url", "image_url": {"url": "x"}}, {"type": "input_audio"},
                        {"type": "tool_result", "content": "x"}, {"type": "image", "text": None})],
         ({"messages": [user([{"type": "text", "text": "q", "image": "x"}]), QA[1]]}, "'image'"),

@@ -235,5 +235,5 @@ def test_a_cached_call_that_needs_a_picture_is_refused():
 
     keras.utils.set_random_seed(0)
     reader = Reader(backbone=model.backbone, preprocessor=None)
-    with pytest.raises(ValueError, match=r"Reader's needs .*img_embeddings"):
+    with pytest.raises(ValueError, match=r"Reader requires .*img_embeddings"):
         KerasHubDecoder(reader, CONTEXT)

@@ -159,7 +159,7 @@ REFUSED = {
     "GPTNeoX": "logits of its forward pass",
     "Gemma4Assistant": "proposes tokens for a Gemma 4 and has no call of its own",
     "PARSeq": "reads a picture of text",
-    "PaliGemma": "pictures or sound",
+    "PaliGemma": "images or sound",
     "RWKV7": "call_with_cache must take",
 }
 """architectures that are not decoded, and why: what the error says, where one is made here"""

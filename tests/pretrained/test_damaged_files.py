@@ -118,11 +118,11 @@ def test_an_index_that_contradicts_its_shards_is_refused(folder_of, tmp_path):
     folder = folder_of("llama_sharded")
     index = (folder / INDEX).read_text()
     change_index(folder, lambda names: names.update({NORM: "model-00001-of-00003.safetensors"}))
-    with pytest.raises(ValueError, match=rf"index\.json says that {NORM} stands in model-00001"):
+    with pytest.raises(ValueError, match=rf"index\.json says that {NORM} is in model-00001"):
         pretrained.load(folder)
     (folder / INDEX).write_text(index)
     change_index(folder, lambda names: names.update(ghost="model-00001-of-00003.safetensors"))
-    with pytest.raises(ValueError, match=r"ghost stands in model-00001.*; it stands in no file"):
+    with pytest.raises(ValueError, match=r"ghost is in model-00001.*; it is in no file"):
         pretrained.load(folder)
     (folder / INDEX).write_text(index)
     change_index(folder, lambda names: names.pop(NORM))
@@ -132,7 +132,7 @@ def test_an_index_that_contradicts_its_shards_is_refused(folder_of, tmp_path):
     first = folder_tensors(folder)
     save_file({NORM: first[NORM]}, folder / "more.safetensors")
     change_index(folder, lambda names: names.update(another="more.safetensors"))
-    with pytest.raises(ValueError, match=rf"{NORM} must stand in one file; received it in"):
+    with pytest.raises(ValueError, match=rf"{NORM} must be in one file only; it is in"):
         pretrained.load(folder)
 
 
@@ -141,7 +141,9 @@ def test_an_index_cannot_lead_out_of_the_folder(folder_of, tmp_path, name):
     folder = folder_of("llama_sharded")
     save_file({NORM: np.ones(32, np.float32)}, tmp_path / "model.safetensors")
     change_index(folder, lambda names: names.update({NORM: name}))
-    with pytest.raises(ValueError, match=r"index\.json must name files beside it; received"):
+    with pytest.raises(
+        ValueError, match=r"index\.json must name files in its own folder; received"
+    ):
         pretrained.load(folder)
 
 
@@ -216,7 +218,7 @@ def test_a_file_cut_short_anywhere_is_refused(good, written):
     end = max(tensor.offset + tensor.num_bytes for tensor in header.tensors.values())
     start = min(tensor.offset for tensor in header.tensors.values())
     for length in {*range(0, start, 37), *range(start, end, 5003), end - 1, 3, 7, 23, 24}:
-        message = "is no GGUF file" if length < 4 else "is damaged or cut short"
+        message = "is not a GGUF file" if length < 4 else "is damaged or cut short"
         with pytest.raises(ValueError, match=rf"model\.gguf {message}"):
             GGUFModel(written(good[:length]))
 
@@ -224,8 +226,8 @@ def test_a_file_cut_short_anywhere_is_refused(good, written):
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        (b"GGML\3\0\0\0", "is no GGUF file: its first bytes must be b'GGUF'; received b'GGML'"),
-        (b"PK\3\4\0\0\0\0", "is no GGUF file"),
+        (b"GGML\3\0\0\0", "is not a GGUF file: its first bytes must be b'GGUF'; received b'GGML'"),
+        (b"PK\3\4\0\0\0\0", "is not a GGUF file"),
         (b"GGUF\1\0\0\0", "version of a GGUF file must be one of 2, 3; received 1. Convert"),
         (b"GGUF\4\0\0\0", "version of a GGUF file must be one of 2, 3; received 4"),
         (b"GGUF\0\0\0\3", "was written for big-endian machines; convert it with"),

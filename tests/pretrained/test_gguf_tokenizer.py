@@ -205,7 +205,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer_of, changes, message
 def test_a_file_with_more_tokens_than_the_model_is_refused(tmp_path):
     lists = byte_level_lists(byte_level(digits=False)) | {"tokenizer.ggml.pre": "gpt-2"}
     path = write_gguf(REFERENCES / "llama_tied", tmp_path / "model.gguf", metadata=lists)
-    with pytest.raises(ValueError, match=r"has 3\d\d ids, and the model's vocab_size is 96"):
+    with pytest.raises(ValueError, match=r"has 3\d\d ids, but the model's vocab_size is 96"):
         pretrained.load(path)
 
 

@@ -237,5 +237,5 @@ def test_a_quantized_model_keeps_its_types():
     model = text_model("Llama")
     model.backbone.quantize("int8")
     assert in_one_dtype(model) is model
-    with pytest.raises(ValueError, match="quantized KerasHub model keeps"):
+    with pytest.raises(ValueError, match="quantized KerasHub model cannot be changed"):
         with_dtype(model, "bfloat16")

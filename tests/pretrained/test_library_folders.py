@@ -65,7 +65,7 @@ def test_a_weight_under_any_one_of_its_names_is_that_weight(name, tmp_path):
     with pytest.raises(ValueError, match=rf"lack weights of the model: {first}"):
         pretrained.load(with_weights(tmp_path / "none", name, tensors))
     two = {**tensors, others[0]: value, first: value + 1}
-    with pytest.raises(ValueError, match=r"and the two differ"):
+    with pytest.raises(ValueError, match=r"but they differ"):
         pretrained.load(with_weights(tmp_path / "two", name, two))
 
 
@@ -132,7 +132,11 @@ def change(folder, name, **values):
     ("file", "values", "message"),
     [
         ("1_Pooling/config.json", {"pooling_mode": "median"}, "pooling_mode must be .*'median'"),
-        ("1_Pooling/config.json", {"include_prompt": False}, "include_prompt is followed with Tru"),
+        (
+            "1_Pooling/config.json",
+            {"include_prompt": False},
+            "include_prompt is only supported as Tru",
+        ),
         (
             "config_sentence_transformers.json",
             {"default_prompt_name": "passage"},
@@ -141,7 +145,7 @@ def change(folder, name, **values):
         ("config_sentence_transformers.json", {"prompts": {"a": 3}}, "give each name a text"),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task is fol"),
         *(
-            ("sentence_bert_config.json", values, f"{next(iter(values))} is followed with")
+            ("sentence_bert_config.json", values, f"{next(iter(values))} is only supported as")
             for values in (
                 {"processing_kwargs": {"text": {"add_special_tokens": False}}},
                 {"tokenizer_args": {"model_max_length": 6}},
@@ -152,12 +156,20 @@ def change(folder, name, **values):
                 {"what_a_later_version_adds": 1},
             )
         ),
-        ("config_sentence_transformers.json", {"truncate_dim": 8}, "truncate_dim is followed with"),
-        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side is followed with"),
+        (
+            "config_sentence_transformers.json",
+            {"truncate_dim": 8},
+            "truncate_dim is only supported as",
+        ),
+        (
+            "tokenizer_config.json",
+            {"truncation_side": "left"},
+            "truncation_side is only supported as",
+        ),
         (
             "2_Normalize/config.json",
             {"module_input_name": "token_embeddings"},
-            "module_input_name is followed with 'sentence_embedding'",
+            "module_input_name is only supported as 'sentence_embedding'",
         ),
     ],
 )

@@ -81,7 +81,7 @@ def test_a_run_and_a_path_object_are_names_too(tmp_path):
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("model-q8.gguf", r"model-q8\.gguf holds a model by itself; give its path: .*model-q8"),
+        ("model-q8.gguf", r"model-q8\.gguf is a complete model; give its path: .*model-q8"),
         ("pytorch_model.bin", "is a pickle, which can run code as it is read; have transformers"),
         ("consolidated.00.pth", "is a pickle, which can run code as it is read; have transformers"),
         ("model.pt", "is a pickle, which can run code as it is read; have transformers"),
@@ -94,7 +94,7 @@ def test_weights_of_another_kind_are_named_and_no_code_of_theirs_runs(folder_of,
     folder = folder_of("llama_tied")
     (folder / "model.safetensors").unlink()
     (folder / file).write_bytes(f"cos\nmkdir\n(V{folder}/unpickled\ntR.".encode())
-    with pytest.raises(FileNotFoundError, match=rf"holds no weights.*{message}"):
+    with pytest.raises(FileNotFoundError, match=rf"contains no weights.*{message}"):
         pretrained.load(folder)
     assert not (folder / "unpickled").exists()
 
@@ -107,7 +107,9 @@ def test_files_that_are_no_model_are_named(tmp_path):
     only = tmp_path / "only"
     only.mkdir()
     write_gguf(REFERENCES / "llama_tied", only / "a.gguf")
-    with pytest.raises(FileNotFoundError, match=r"has no config\.json.*a\.gguf holds a model by i"):
+    with pytest.raises(
+        FileNotFoundError, match=r"has no config\.json.*a\.gguf is a complete model"
+    ):
         pretrained.load(only)
-    with pytest.raises(FileNotFoundError, match=r"a\.gguf holds no tokenizer"):
+    with pytest.raises(FileNotFoundError, match=r"a\.gguf contains no tokenizer"):
         pretrained.load_tokenizer(only / "a.gguf")

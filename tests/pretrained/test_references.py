@@ -140,7 +140,7 @@ LLAMA3 = {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
         ),
         (
             {"original_max_position_embeddings": 28},
-            "original_max_position_embeddings stands in two places, .*received 14 and 28",
+            "original_max_position_embeddings is given in two places, .*received 14 and 28",
         ),
         (
             {"rope_parameters": {"rope_type": "llama3", **LLAMA3}},

@@ -348,7 +348,7 @@ def test_files_of_others_and_a_tokenizer_are_never_replaced(tmp_path, tokenizer,
     (theirs / "config.json").write_text("{}")
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("tfllm.pretrained.saving.write_tensors", refuse)
-    with pytest.raises(FileExistsError, match="holds a tokenizer, and none is given"):
+    with pytest.raises(FileExistsError, match="contains a tokenizer, and none is given"):
         pretrained.save(model, mine)
     with pytest.raises(FileExistsError, match=r"tfllm did not write \(config\.json\)"):
         pretrained.save(model, theirs, tokenizer)

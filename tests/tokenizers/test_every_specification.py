@@ -117,6 +117,6 @@ def test_any_specification_is_followed_or_refused(kind):
         try:
             CLASSES[kind](json.dumps(content)).graph()
         except ValueError as error:
-            assert "which this tokenizer.json asks for" in str(error), name
+            assert "which this tokenizer.json requires" in str(error), name
     for seed, name in enumerate(ROUND[kind]):
         compare(kind, name, number=60, seed=seed)

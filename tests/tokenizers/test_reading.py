@@ -93,7 +93,7 @@ def test_a_class_with_rules_of_its_own_is_not_written(tmp_path):
 @pytest.mark.parametrize("name", ["tokenizer.pkl", "tokenizer.pt"])
 def test_a_pickle_is_not_opened(tmp_path, name):
     (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch /tmp/opened'\ntR.")
-    with pytest.raises(ValueError, match="is not opened: a pickle"):
+    with pytest.raises(ValueError, match="is not opened, since loading a pickle"):
         load_tokenizer(tmp_path)
 
 

@@ -275,7 +275,7 @@ def test_a_model_from_lists_is_the_one_that_they_were_taken_from(name):
     ("change", "message"),
     [
         ({"scores": [0.0]}, "a score and a type for each piece; received 3 pieces, 1 scores"),
-        ({"pieces": ["<unk>", "a", "a"]}, "'a' is there twice"),
+        ({"pieces": ["<unk>", "a", "a"]}, "'a' occurs twice"),
         ({"types": [1, 1, 1]}, r"one piece must be of type 2 \(unknown\); received 0"),
         ({"types": [2, 6, 1]}, "all 256 bytes must be pieces, or none; received 1"),
         ({"model_type": "word"}, "model_type must be .*; received 'word'"),

@@ -45,7 +45,7 @@ def test_a_folder_holds_the_tokenizer(kind, tmp_path):
     assert loaded.tokenizer.encode_batch(PROMPTS) == ours.tokenizer.encode_batch(PROMPTS)
     assert loaded.tokenizer.end_token_ids == ours.tokenizer.end_token_ids == (2,)
     save(loaded.model, tmp_path / "model", loaded.tokenizer)  # in the place of the first
-    with pytest.raises(FileExistsError, match="holds a tokenizer"):
+    with pytest.raises(FileExistsError, match="contains a tokenizer"):
         save(loaded.model, tmp_path / "model")
 
 

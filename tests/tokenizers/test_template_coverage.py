@@ -39,13 +39,13 @@ def call(arguments, nested=True):
         ("llama2", TOOL_CONVERSATION[:2], {}, "tool_calls of message 2"),
         ("qwen2_5", [user("one"), {"role": "assistant", "tool_calls": [{"id": "1"}]}], {},
          "a call must have a name; its keys are 'id'"),
-        ("qwen2_5", [{"role": "developer", "content": "x"}, *QA], {}, "message 1, of role 'deve"),
-        ("chatml", [user("one"), assistant("two", reasoning_content="hm")], {}, "what was thought"),
+        ("qwen2_5", [{"role": "developer", "content": "x"}, *QA], {}, "message 1, with role 'deve"),
+        ("chatml", [user("one"), assistant("two", reasoning_content="hm")], {}, "the reasoning"),
         (  # it knows the word, but not of messages
             "{{ 'y' if thinking else 'n' }}{% for m in messages %}{{ m.content }}{% endfor %}",
             [user("one"), assistant("two", thinking="hm")],
             {},
-            "what was thought",
+            "the reasoning",
         ),
     ],
 )  # fmt: skip

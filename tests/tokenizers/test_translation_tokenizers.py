@@ -152,7 +152,7 @@ def test_marian_files_that_are_missing_or_do_not_fit_are_named(tmp_path):
         load_tokenizer(folder)
     shutil.copy(FOLDER / "marian" / "vocab.json", folder)
     (folder / "tokenizer_config.json").write_text('{"separate_vocabs": true}')
-    with pytest.raises(ValueError, match="separate_vocabs is supported with False alone"):
+    with pytest.raises(ValueError, match="separate_vocabs is only supported as False"):
         load_tokenizer(folder)
     (folder / "tokenizer_config.json").write_text("{}")
     (folder / "source.spm").write_bytes(b"no model")

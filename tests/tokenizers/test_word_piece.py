@@ -160,7 +160,7 @@ def test_a_vocabulary_alone_is_the_same_tokenizer(kind, tmp_path):
     ("lines", "message"),
     [
         (["[PAD]", "[UNK]", "[CLS]", "a"], r"it lacks \[SEP\]"),
-        (["[PAD]", "a", "b", "a"], "'a' stands there twice"),
+        (["[PAD]", "a", "b", "a"], "'a' occurs twice"),
     ],
 )
 def test_a_vocabulary_that_is_none(lines, message, tmp_path):
@@ -191,7 +191,7 @@ ADDED = {"id": 5, "content": "a", "single_word": False, "lstrip": False, "rstrip
         ({"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer 'Whitespace'"),
         (
             {"added_tokens": [{**ADDED, "content": "\x01", "normalized": True, "special": False}]},
-            "which normalization makes empty",
+            "which is empty once normalized",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""How a beam search goes.
+"""The options of a beam search.
 
 Shape letters: B rows.
 """
@@ -17,28 +17,29 @@ from tfllm.generation.token_rules import NO_RULES, TokenRules
 
 @dataclasses.dataclass(frozen=True)
 class BeamOptions:
-    """How a beam search goes. The shapes of its results depend on `width` and `num_best`."""
+    """Options of a beam search. The shapes of its results depend on `width` and `num_best`."""
 
     width: int = 4
-    """unfinished texts of each row; 1 is greedy decoding, which stops at its first complete text"""
+    """number of unfinished texts of each row; 1 is greedy decoding, which stops at its first
+    complete text"""
     num_best: int | None = None
-    """texts that a result has of each row, at most `width`; None: `width`"""
+    """number of texts in the result for each row, at most `width`; None means `width`"""
     num_wanted: tf.Tensor | None = None
-    """int32 `[B]`: those that a row's search goes on for, 1 to `num_best`: fewer are found sooner,
-    and the others may not be the best there are. None: all"""
+    """int32 `[B]`: number of texts for which a row's search continues, 1 to `num_best`: fewer are
+    found sooner, and the remaining ones may not be the best. None means all"""
     length_penalty: float | tf.Tensor = 1.0
-    """a score is divided by the number of tokens to this power; 0: the log-probability itself;
-    above 1 favours long texts. In [-5, 5]; or float32 `[B]`"""
+    """the score is divided by the number of tokens to this power; 0 keeps the log-probability
+    itself; values above 1 favour long texts. In [-5, 5]; or float32 `[B]`"""
     no_repeat_ngram_size: int = 0
-    """no text has a sequence of so many tokens twice, the prompt that it continues included; end
-    tokens are free, and the token that an encoder-decoder's texts begin with is none of theirs.
-    0: all sequences are allowed"""
+    """no text contains a sequence of so many tokens twice, including the prompt that it continues;
+    end tokens are exempt, and the token that an encoder-decoder's texts begin with does not count.
+    0 allows all sequences"""
     token_rules: TokenRules = NO_RULES
-    """which tokens may come"""
+    """rules for which tokens are allowed"""
     renormalize: bool = False
-    """probabilities are of the tokens that may come, and not of all"""
+    """whether probabilities are normalized over the allowed tokens, rather than over all"""
     early_stopping: bool = False
-    """stop a row at its `width`-th complete text, whether or not a better one can follow"""
+    """whether to stop a row at its `width`-th complete text, even if a better one may follow"""
 
     def __post_init__(self) -> None:
         best = self.width if self.num_best is None else self.num_best
@@ -47,7 +48,7 @@ class BeamOptions:
             raise ConfigError(f"width must be at least 1; received {self.width}")
         if not 1 <= best <= self.width:
             raise ConfigError(
-                f"num_best must lie between 1 and the width, {self.width}; received {best}"
+                f"num_best must be between 1 and the width, {self.width}; received {best}"
             )
         if self.no_repeat_ngram_size < 0:
             raise ConfigError(

@@ -1,28 +1,29 @@
-"""Beam search: the likeliest whole texts that a beam of a few unfinished ones finds.
+"""Beam search: find the most likely texts with a beam of a few unfinished ones.
 
-Each step keeps the K likeliest continuations of a row's K unfinished texts. A text is complete at
-an end token, or when it has as many tokens as its row may get, if it is then among the row's K
-likeliest candidates; the best complete texts are the result.
+Each step keeps the K most likely continuations of a row's K unfinished texts. A text is complete at
+an end token, or when it has reached its row's limit, if it is then among the row's K most likely
+candidates; the best complete texts are the result.
 
-A text of n tokens (its end token counts) with the log-probability S, the sum of its tokens', has
-the score S / n^length_penalty, as in `transformers`. Nothing is renormalised: S is what the
-model's forward pass says. Tokens that no text has (a Marian's padding), and those that would repeat
-an n-gram, are never chosen, but keep their share of the probability. So it is in `transformers`,
-where what forbids tokens (bad words, repeated n-grams, a minimum length) acts on the logarithm of
-the softmax over the whole vocabulary. A text that ends at its limit has no end token, and its score
-none's probability; where `forced_eos_token_id` is set, one is in the place of the last token and
-counts as certain, as in `transformers`.
+A text of n tokens (including its end token) with the log-probability S, the sum over its tokens,
+has the score S / n^length_penalty, as in `transformers`. Nothing is renormalized: S is the result
+of the model's forward pass. Tokens that are never generated (a Marian's padding), and those that
+would repeat an n-gram, are never chosen, but keep their share of the probability. This is also so
+in `transformers`, where the processors that forbid tokens (bad words, repeated n-grams, a minimum
+length) are applied to the logarithm of the softmax over the whole vocabulary. A text that ends at
+its limit has no end token, and its score does not include the probability of one; if
+`forced_eos_token_id` is set, one replaces the last token and counts as certain, as in
+`transformers`.
 
-**When a row is done.** A log-probability is never above 0, so S only falls as a text grows. A text
-that goes on from an unfinished one of t tokens, with sum S <= 0, gets n tokens, t < n <= limit, and
-a sum of at most S. For a penalty a >= 0, n^a is largest at n = limit, so its score is at most
+**When a row is done.** A log-probability is never above 0, so S only decreases as a text grows. A
+text that continues an unfinished one of t tokens, with sum S <= 0, gets n tokens, t < n <= limit,
+and a sum of at most S. For a penalty a >= 0, n^a is largest at n = limit, so its score is at most
 S / limit^a; for a < 0, n^a is largest at n = t + 1, so it is at most S / (t + 1)^a. Both bounds
-rise with S: that of the likeliest unfinished text bounds whatever the row can still find, and all
-its later unfinished texts go on from those of now. When the row's last wanted complete text has a
-score that is no less, no step can change the result, and the row stops.
+increase with S: that of the most likely unfinished text bounds everything that the row can still
+find, and all its later unfinished texts continue the current ones. When the score of the row's last
+wanted complete text is at least this bound, no step can change the result, and the row stops.
 
-Shape letters: B rows, K beams of a row, N texts that are wanted of a row, T tokens, V vocabulary,
-E end tokens, C candidates of a row.
+Shape letters: B rows, K beams of a row, N wanted texts of a row, T tokens, V vocabulary, E end
+tokens, C candidates of a row.
 """
 
 from __future__ import annotations
@@ -52,27 +53,27 @@ _NEVER = -math.inf
 
 
 class BeamResult(NamedTuple):
-    """The best texts of each row, the best first."""
+    """The best texts of each row, best first."""
 
     token_ids: tf.Tensor
-    """int32 `[B, N, T]`, without end tokens; what is behind a text's length means nothing"""
+    """int32 `[B, N, T]`, without end tokens; values after a text's length have no meaning"""
     lengths: tf.Tensor
     """int32 `[B, N]`"""
     scores: tf.Tensor
-    """float32 `[B, N]`; minus infinity where fewer texts were found"""
+    """float32 `[B, N]`; minus infinity if fewer texts were found"""
     log_probs: tf.Tensor
-    """float32 `[B, N]`: natural logarithm of the text's probability, its end token's included"""
+    """float32 `[B, N]`: natural logarithm of the text's probability, including its end token"""
     ends: tf.Tensor
     """int32 `[B, N]`: STOP at an end token, LENGTH at the row's limit"""
 
 
 class _Beams(NamedTuple):
-    """All there is between two tokens."""
+    """The state of a search between two tokens."""
 
     decoding: DecodingState
-    """of B * K rows"""
+    """state of B * K rows"""
     log_probs: tf.Tensor
-    """float32 `[B, K]`: of the unfinished texts; minus infinity for a beam that there is not"""
+    """float32 `[B, K]`: of the unfinished texts; minus infinity for an unused beam"""
     token_ids: tf.Tensor
     """int32 `[B, K, T]`"""
     best: BeamResult
@@ -88,15 +89,18 @@ def beam_search(
     *,
     end_token_ids: tf.Tensor,
 ) -> BeamResult:
-    """Search the best texts of each prompt.
+    """Search for the best texts of each prompt.
 
     Args:
-        decoder: the model.
-        prompts: int32 `[B, (P)]`, each with at least one token; no longer than the model takes.
-        limits: int32 `[B]`: the most tokens a text may get, its end token included; 0 for a row
-            that is to do nothing, whose scores are minus infinity.
-        options: of all rows.
-        end_token_ids: int32 `[E]`, E static: a text that chooses one of them is complete.
+        decoder: The model.
+        prompts: int32 `[B, (P)]`, each with at least one token and within the model's context.
+        limits: int32 `[B]`, the maximum number of tokens of a text, including its end token; 0 for
+            a row to skip, whose scores are minus infinity.
+        options: Options of all rows.
+        end_token_ids: int32 `[E]`, E static: ids that complete a text.
+
+    Returns:
+        The best texts of each row.
     """
     lengths = tf.cast(prompts.row_lengths(), tf.int32)
     limits = tf.minimum(limits, most_new_tokens(decoder, lengths))
@@ -125,7 +129,7 @@ def beam_search(
 
 
 class _Search:
-    """The functions of the loop, and what they share."""
+    """The functions of the loop, and the values that they share."""
 
     def __init__(
         self,
@@ -191,13 +195,13 @@ class _Search:
         return self.advance(beams, NextLogits(memory, logits, taken))
 
     def has_room(self, beams: _Beams) -> tf.Tensor:
-        """Whether the texts have a place for the next token."""
+        """Whether there is room for the next token in the texts."""
         running = beams.decoding.ends == RUNNING
         most = tf.reduce_max(tf.where(running, beams.decoding.step, 0))
         return most < tf.shape(beams.token_ids)[2]
 
     def with_room(self, beams: _Beams) -> _Beams:
-        """With places for more tokens, if there is none for the next."""
+        """Make room for more tokens, if there is none for the next."""
         room = tf.shape(beams.token_ids)[2]
         more = tf.where(self.has_room(beams), 0, more_room(room, self.limits))
         padding = tf.pad(tf.reshape(more, [1, 1]), [[2, 0], [1, 0]])
@@ -209,7 +213,7 @@ class _Search:
         return beams._replace(token_ids=longer(beams.token_ids), best=best)
 
     def advance(self, beams: _Beams, given: NextLogits) -> _Beams:
-        """Choose each row's next beams from what the decoder gives."""
+        """Choose each row's next beams from the decoder's logits."""
         width, decoding = self.width, beams.decoding
         step = self._of_rows(decoding.step)[:, tf.newaxis]
         taken = decoding.ends == RUNNING
@@ -263,23 +267,23 @@ class _Search:
     # ------------------------------------------------------------------ its steps
 
     def _of_rows(self, of_beams: tf.Tensor) -> tf.Tensor:
-        """What is the same for all beams of a row: `[B * K]` to `[B]`."""
+        """Values that are the same for all beams of a row: `[B * K]` to `[B]`."""
         return tf.reshape(of_beams, [-1, self.width])[:, 0]
 
     def _candidates(
         self, beams: _Beams, logits: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The likeliest continuations of a row's beams, the likeliest first.
+        """The most likely continuations of a row's beams, most likely first.
 
-        They are enough for K that go on, whichever of them are end tokens.
+        They are enough for K beams to continue, whichever of them are end tokens.
 
         Returns:
-            each `[B, C]`: log-probability of the text; the beam that it goes on from; the token.
+            Each `[B, C]`: log-probability of the text; the beam that it continues; the token.
         """
         width = self.width
         vocab_size = self.decoder.vocab_size
         logits = tf.ensure_shape(logits[:, :vocab_size], [None, vocab_size])
-        normalizers = tf.reduce_logsumexp(logits, -1, keepdims=True)  # of all, forbidden or not
+        normalizers = tf.reduce_logsumexp(logits, -1, keepdims=True)  # including forbidden tokens
         logits = without_never_generated(logits, self.decoder)
         decoding = beams.decoding
         logits = self.options.token_rules.apply(
@@ -299,7 +303,7 @@ class _Search:
         logits = rules.with_forced(logits, is_forced, normalizers)  # it counts as certain
         if self.options.renormalize:
             normalizers = tf.reduce_logsumexp(logits, -1, keepdims=True)
-            # Where no token may follow, there is nothing to divide by.
+            # If no token is allowed, there is nothing to divide by.
             normalizers = tf.where(tf.math.is_finite(normalizers), normalizers, 0.0)
         enough = width * (1 + self.end_token_ids.shape[0])
         of_beam = min(enough, vocab_size)
@@ -321,18 +325,18 @@ class _Search:
         is_end: tf.Tensor,
         complete: tf.Tensor,
     ) -> tuple[BeamResult, tf.Tensor]:
-        """The best complete texts, those among the K likeliest candidates included.
+        """Update the best complete texts with those among the K most likely candidates.
 
         Args:
-            beams: before this step.
-            taken: bool `[B]`: the rows that get a token in this step.
-            step: int32 `[B, 1]`: tokens before this step.
-            log_probs, parents, tokens, is_end, complete: `[B, C]`: the candidates.
+            beams: State before this step.
+            taken: bool `[B]`, the rows that get a token in this step.
+            step: int32 `[B, 1]`, the number of tokens before this step.
+            log_probs, parents, tokens, is_end, complete: `[B, C]`, the candidates.
         """
         width = self.width
         new = [x[:, :width] for x in (log_probs, parents, tokens, is_end, complete)]
         log_probs, parents, tokens, is_end, complete = new
-        # Where no token at all may follow, the unfinished texts are all there is.
+        # If no token at all is allowed, the unfinished texts are the result.
         stuck = taken[:, tf.newaxis] & (log_probs[:, :1] == _NEVER)
         log_probs = tf.where(stuck, beams.log_probs, log_probs)
         num_tokens = tf.where(stuck, step, step + 1)
@@ -348,7 +352,7 @@ class _Search:
             ends = tf.where(is_end & ~(stuck | is_forced[:, tf.newaxis]), STOP, LENGTH)
             found = BeamResult(token_ids, lengths, scores, log_probs, ends)
             both = BeamResult(*(tf.concat(x, 1) for x in zip(beams.best, found, strict=True)))
-            # Of equal scores, the one that was complete first.
+            # Of equal scores, the text that was complete first wins.
             _, place = tf.math.top_k(both.scores, self.options.num_best)
             best = BeamResult(*(tf.gather(x, place, batch_dims=1) for x in both))
             return best._replace(
@@ -362,12 +366,12 @@ class _Search:
     def _done(
         self, likeliest: tf.Tensor, step: tf.Tensor, best: BeamResult, num_complete: tf.Tensor
     ) -> tf.Tensor:
-        """Whether no unfinished text can change a row's result: the bound at this file's top.
+        """Whether no unfinished text can change a row's result: the bound at the top of this file.
 
         Args:
-            likeliest: float32 `[B, 1]`: log-probability of the likeliest unfinished text.
-            step: int32 `[B, 1]`: its tokens.
-            best: the complete texts.
+            likeliest: float32 `[B, 1]`, the log-probability of the most likely unfinished text.
+            step: int32 `[B, 1]`, its number of tokens.
+            best: The complete texts.
             num_complete: int32 `[B]`.
 
         Returns:
@@ -375,7 +379,7 @@ class _Search:
         """
         most = tf.where(self.penalty >= 0, tf.maximum(self.limits, 1)[:, tf.newaxis], step + 1)
         bound = likeliest / tf.pow(tf.cast(most, tf.float32), self.penalty)
-        # A power that is infinite makes no number of no text, and the row would never end.
+        # Otherwise an infinite power would give NaN for a row without texts, which would never end.
         bound = tf.where(likeliest == _NEVER, _NEVER, bound)
         last = best.scores[:, -1]
         if self.options.num_wanted is not None:
@@ -389,7 +393,7 @@ class _Search:
 def _appended(
     token_ids: tf.Tensor, parents: tf.Tensor, step: tf.Tensor, tokens: tf.Tensor
 ) -> tf.Tensor:
-    """The parents' texts `[B, K, T]` with a token more, at the place `step` `[B, 1]`."""
+    """The parents' texts `[B, K, T]` with one more token, at index `step` `[B, 1]`."""
     texts = tf.gather(token_ids, parents, batch_dims=1)
     here = tf.range(tf.shape(token_ids)[2]) == step[..., tf.newaxis]
     return tf.where(here, tokens[..., tf.newaxis], texts)

@@ -1,12 +1,13 @@
-"""A cache that the beams of a row share, so that nothing is copied when beams swap.
+"""A cache that the beams of a row share, so that nothing is copied when beams are reordered.
 
-The usual beam search keeps a cache for each beam and copies whole caches when a beam goes on from
-another one. Here a row has one cache: every token's step writes the keys and values of all its
-beams, side by side, and what a beam may see of them is a mask made of its ancestors. A swap changes
-a few numbers; a prompt is held and read once a row; and the beams' queries are one matrix product.
+The usual beam search keeps a cache for each beam, and copies whole caches when a beam continues
+another one. Here a row has one cache: each step writes the keys and values of all its beams next to
+each other, and a mask made of a beam's ancestors determines which of them it attends to. Reordering
+only changes a few numbers; a prompt is stored and read once per row; and the beams' queries are one
+matrix product.
 
-Shape letters: B rows, K beams of a row, R tokens that there is room for, S slots of the new tokens
-(R * K, those of a token side by side).
+Shape letters: B rows, K beams of a row, R tokens that there is room for, S cache indices of the new
+tokens (R * K, those of a token next to each other).
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ import tensorflow as tf
 
 
 class BeamSlots(NamedTuple):
-    """Where the tokens of each beam stand."""
+    """The cache indices of the tokens of each beam."""
 
     ancestors: tf.Tensor
-    """int32 `[B, K, R]`: which of the K slots of a token holds the one of this beam's text"""
+    """int32 `[B, K, R]`: which of the K entries of a token belongs to this beam's text"""
 
     @property
     def num(self) -> int:
-        """K."""
+        """The number of beams, K."""
         return self.ancestors.shape[1]
 
     def reordered(self, parents: tf.Tensor) -> BeamSlots:
-        """Each beam with the text of its parent.
+        """Let each beam continue the text of its parent.
 
         Args:
-            parents: int32 `[B * K]`, counted through all rows; of the same row.
+            parents: int32 `[B * K]`, indices over all rows; each is in the same row.
         """
         return BeamSlots(tf.reshape(tf.gather(self._rows(), parents), tf.shape(self.ancestors)))
 
@@ -39,18 +40,18 @@ class BeamSlots(NamedTuple):
         return tf.reshape(self.ancestors, [-1, tf.shape(self.ancestors)[2]])
 
     def lengthened(self, more: tf.Tensor) -> BeamSlots:
-        """With room for so many more tokens."""
+        """Make room for so many more tokens."""
         padding = tf.pad(tf.reshape(more, [1, 1]), [[2, 0], [1, 0]])
         return BeamSlots(_shaped(tf.pad(self.ancestors, padding), self.num))
 
     def with_token(self, place: tf.Tensor) -> BeamSlots:
-        """The token at a place, int32 scalar, is each beam's own."""
+        """Give each beam its own entry for the token at an index, int32 scalar."""
         here = tf.range(tf.shape(self.ancestors)[2]) == place
         own = tf.range(self.num)[:, tf.newaxis]
         return BeamSlots(_shaped(tf.where(here, own, self.ancestors), self.num))
 
     def visible(self, place: tf.Tensor) -> tf.Tensor:
-        """Which slots hold a beam's own text up to a place, bool `[B, K, S]`."""
+        """Which entries belong to a beam's own text up to an index: bool `[B, K, S]`."""
         written = tf.range(tf.shape(self.ancestors)[2]) <= place
         own = self.ancestors[..., tf.newaxis] == tf.range(self.num)
         seen = own & written[:, tf.newaxis]
@@ -59,7 +60,7 @@ class BeamSlots(NamedTuple):
 
 
 def first_slots(batch: tf.Tensor, num: int, room: tf.Tensor) -> BeamSlots:
-    """Of `num` beams a row without a token yet, with room for some."""
+    """The start for `num` beams of each row, without tokens, and with room for some."""
     return BeamSlots(_shaped(tf.zeros(tf.stack([batch, num, room]), tf.int32), num))
 
 

@@ -1,6 +1,6 @@
-"""Token by token with a cache: all prompts at once, then one step a token for all rows.
+"""Generate token by token with a cache: all prompts at once, then one step per token for all rows.
 
-The loop and what it keeps are here; how a model takes prompts and tokens is its `Decoder`'s
+This module has the loop and its state; a model's `Decoder` defines how it takes prompts and tokens
 (`causal_lm_decoder`, `keras_hub_decoder`).
 
 Shape letters: B batch, P longest prompt, V vocabulary.
@@ -17,47 +17,47 @@ from tfllm.generation.sampling import SamplingOptions, next_tokens
 from tfllm.generation.token_rules import NO_RULES, TokenRules
 
 RUNNING, STOP, LENGTH = 0, 1, 2
-"""Why a row ended: it has not, at an end token or a stop string, at its number of tokens."""
+"""State of a row: it has not ended; it ended at an end token or a stop string; or at its limit."""
 
 FIRST_ROOM = 64
-"""new tokens that a cache has room for at first"""
+"""Number of new tokens for which a cache has room at first."""
 
 
 class DecodingState(NamedTuple):
-    """All there is between two tokens."""
+    """The state of a generation between two tokens."""
 
     memory: Any
-    """what the decoder keeps of the tokens so far: a nest of tensors"""
+    """the decoder's cache of the tokens so far: a nest of tensors"""
     prompt_lengths: tf.Tensor
     """int32 [B]"""
     limits: tf.Tensor
-    """int32 [B]: the most tokens a row may get"""
+    """int32 [B]: the maximum number of new tokens of a row"""
     step: tf.Tensor
-    """int32 [B]: tokens that were chosen so far"""
+    """int32 [B]: number of tokens chosen so far"""
     token: tf.Tensor
-    """int32 [B]: the last token, not yet in the memory"""
+    """int32 [B]: the last token, which is not in the cache yet"""
     counts: tf.Tensor
-    """int32 [B]: tokens of each row; an end token is not counted"""
+    """int32 [B]: number of tokens of each text, without an end token"""
     ends: tf.Tensor
     """int32 [B]: RUNNING, STOP or LENGTH"""
     seen: tf.Tensor
-    """bool [B, V]: tokens of the prompt and the text"""
+    """bool [B, V]: tokens that occur in the prompt or the text"""
     text: tf.Tensor
-    """string [B]: the bytes of the text so far"""
+    """string [B]: bytes of the text so far"""
 
 
 class NextLogits(NamedTuple):
-    """What a decoder gives for one step."""
+    """The result of a decoder's step."""
 
     memory: Any
     logits: tf.Tensor
     """float32 [B, V or more]"""
     taken: tf.Tensor | None = None
-    """bool [B]: the rows that get a token in this step; None for all that have not ended"""
+    """bool [B]: rows that get a token in this step; None means all that have not ended"""
 
 
 class Decoder(Protocol):
-    """A language model as generation sees it: token ids in, logits out, and a memory between."""
+    """A language model for generation: token ids in, logits out, with a cache between steps."""
 
     @property
     def model(self) -> Any:
@@ -65,73 +65,73 @@ class Decoder(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids that the model knows."""
+        """The number of ids of the model."""
 
     @property
     def context(self) -> int:
-        """The most tokens of a text, those of a prompt that it continues included."""
+        """The maximum number of tokens of a text, including the prompt that it continues."""
 
     @property
     def continues_prompts(self) -> bool:
-        """Whether a text goes on from its prompt; false where the prompt is an encoder's source."""
+        """Whether a text continues its prompt; False if the prompt is an encoder's source."""
 
     @property
     def never_generated(self) -> tuple[int, ...]:
-        """Ids that no text has, such as that of padding. The logits of a step have them still:
-        whoever chooses tokens leaves them out (`without_never_generated`)."""
+        """Ids that are never generated, such as that of padding. The logits of a step still include
+        them; they must be removed before choosing tokens (`without_never_generated`)."""
 
     @property
     def dtype(self) -> str:
-        """Of the weights and the products."""
+        """The dtype of the weights and the computation."""
 
     @property
     def weights(self) -> list[tf.Variable]:
-        """All variables that its functions read."""
+        """All variables that its methods read."""
 
     @property
     def memory_structure(self) -> Any:
-        """A nest like the memory, of anything."""
+        """A nest with the structure of the cache and any values."""
 
     def with_dtype(self, dtype: str) -> Decoder:
-        """The same model with weights and products of another dtype."""
+        """The same model with weights and computation in another dtype."""
 
     def begin(self, state: DecodingState, prompts: tf.RaggedTensor) -> NextLogits:
-        """Take the prompts, int32 `[B, (P)]`, each with at least one token.
+        """Run the prompts, int32 `[B, (P)]`, each with at least one token.
 
         Args:
-            state: without a memory yet; its `token` is the last of each prompt.
-            prompts: no longer than what the model takes.
+            state: State without a cache yet; its `token` is the last of each prompt.
+            prompts: Prompts that are within the model's context.
         """
 
     def repeated(self, memory: Any, num: int) -> Any:
-        """The memory for `num` beams of each row, which follow each other: B * num rows.
+        """The cache for `num` beams of each row, which are adjacent: B * num rows.
 
         What all beams of a row share, such as the keys and values of a prompt or a source, need not
         be copied: see `beam_slots`.
         """
 
     def reordered(self, memory: Any, parents: tf.Tensor) -> Any:
-        """A memory of `repeated` in which each beam goes on from one of its row's beams.
+        """The cache, from `repeated`, in which each beam continues one of its row's beams.
 
         Args:
-            parents: int32 `[B * num]`: the beam that each goes on from, counted from 0 to
-                B * num - 1 and one of the same row.
+            parents: int32 `[B * num]`, the beam that each one continues, in the same row: indices
+                from 0 to B * num - 1.
         """
 
     def step(self, state: DecodingState) -> NextLogits:
-        """Take each row's last token; `has_room` holds."""
+        """Run each row's last token; `has_room` must be true."""
 
     def has_room(self, state: DecodingState) -> tf.Tensor:
-        """Bool scalar: whether the memory has room for the last token."""
+        """Whether the cache has room for the last token, a bool scalar."""
 
     def with_room(self, state: DecodingState) -> Any:
-        """The memory, grown if it has no room for the last token."""
+        """The cache, extended if it has no room for the last token."""
 
     def token_losses(self, token_ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """The negative logarithm of each label's probability.
+        """The negative log-probability of each label.
 
         Args:
-            token_ids: int32 `[B, T]`; a label is predicted from those up to its own place.
+            token_ids: int32 `[B, T]`; a label is predicted from the ids up to its own position.
             labels: int32 `[B, T]`.
 
         Returns:
@@ -140,35 +140,35 @@ class Decoder(Protocol):
 
 
 class StopRule(Protocol):
-    """Tells from the text's bytes whether a row is to end."""
+    """Decides from the text's bytes whether a row ends."""
 
     def __call__(self, text: tf.Tensor) -> tf.Tensor:
         """String `[B]` to bool `[B]`."""
 
 
 def first_room(limits: tf.Tensor) -> tf.Tensor:
-    """For how many new tokens a memory is made at first, int32 scalar.
+    """The number of new tokens for which a cache has room at first, int32 scalar.
 
-    Each token attends over all places of a cache, so it begins with room for a few new tokens and
+    Each token attends to all entries of a cache, so it begins with room for a few new tokens and
     doubles that room when it is full: a large `max_new_tokens` costs nothing until it is used.
     """
     return tf.minimum(tf.maximum(tf.reduce_max(limits), 1), FIRST_ROOM)
 
 
 def more_room(room: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
-    """How many places a full memory with `room` for new tokens is to grow by, int32 scalar."""
+    """The number of entries to add to a full cache with `room` for new tokens, int32 scalar."""
     return tf.minimum(2 * room, tf.maximum(tf.reduce_max(limits), room)) - room
 
 
 def most_new_tokens(decoder: Decoder, lengths: tf.Tensor) -> tf.Tensor:
-    """How many tokens a text may get behind prompts of int32 `[B]` tokens, int32 `[B]`."""
+    """The maximum number of new tokens after prompts of int32 `[B]` tokens, int32 `[B]`."""
     if decoder.continues_prompts:
         return tf.maximum(decoder.context - lengths, 0)
     return tf.fill(tf.shape(lengths), decoder.context)
 
 
 def without_never_generated(logits: tf.Tensor, decoder: Decoder) -> tf.Tensor:
-    """Logits `[B, V]` that are minus infinity at the ids that no text has."""
+    """Set the logits `[B, V]` of ids that are never generated to minus infinity."""
     if not decoder.never_generated:
         return logits
     places = tf.range(tf.shape(logits)[-1])
@@ -190,17 +190,17 @@ def begin(
     """Run the prompts through the model and choose the first token.
 
     Args:
-        decoder: the model.
-        prompts: int32 `[B, (P)]`, each with at least one token; no longer than the context.
-        limits: int32 `[B]`: the most tokens a row may get; 0 for a row that is to do nothing.
-        options: of the sampling.
-        end_token_ids: int32 `[E]`: a row that chooses one of them ends.
-        token_bytes: string `[V]`.
-        stops: of the text.
-        token_rules: which tokens may come.
+        decoder: The model.
+        prompts: int32 `[B, (P)]`, each with at least one token and within the context.
+        limits: int32 `[B]`, the maximum number of new tokens of a row; 0 for a row to skip.
+        options: Options of sampling.
+        end_token_ids: int32 `[E]`, ids at which a row ends.
+        token_bytes: string `[V]`, the bytes of each token.
+        stops: Rule that ends a row because of its text.
+        token_rules: Rules for which tokens are allowed. Defaults to none.
 
     Returns:
-        the state after the first token (of each row that the decoder takes at once).
+        The state after the first token (of each row for which the decoder gives one at once).
     """
     lengths = tf.cast(prompts.row_lengths(), tf.int32)
     batch = tf.shape(lengths)[0]
@@ -246,7 +246,7 @@ def advance(
     stops: StopRule,
     token_rules: TokenRules = NO_RULES,
 ) -> DecodingState:
-    """Put the last token into the memory, which must have room, and choose each row's next one."""
+    """Run the last token, for which the cache must have room, and choose each row's next one."""
     return _choose(
         decoder,
         state,
@@ -260,7 +260,7 @@ def advance(
 
 
 def with_room(decoder: Decoder, state: DecodingState) -> DecodingState:
-    """The state, its memory grown if it has no room for the last token."""
+    """The state, with its cache extended if it has no room for the last token."""
     return state._replace(memory=decoder.with_room(state))
 
 
@@ -320,7 +320,7 @@ def decode(
     stops: StopRule,
     token_rules: TokenRules = NO_RULES,
 ) -> DecodingState:
-    """Generate until every row has ended. Arguments as `begin`."""
+    """Generate until every row has ended. For the arguments see `begin`."""
     rules: dict[str, Any] = {
         "end_token_ids": end_token_ids,
         "token_bytes": token_bytes,

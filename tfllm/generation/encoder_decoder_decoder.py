@@ -1,12 +1,13 @@
-"""How generation runs an `EncoderDecoder`: prompts are its sources.
+"""Generation with an `EncoderDecoder`, whose sources are the prompts.
 
-The encoder's states, and the keys and values that each block of the decoder makes of them, are
-computed once. A row's beams share them, and share a cache of their own texts (`beam_slots`): in a
-step the beams of a row are to attention a few queries of one row, so that nothing is copied when
-beams swap. All texts begin together, so that one place is that of every row's last token; what is
-padding in a source is masked, and a row decodes alike alone and in a batch.
+The encoder's outputs, and the keys and values that each block of the decoder computes from them,
+are computed once. A row's beams share them, and share a cache of their own texts (`beam_slots`): in
+a step, attention treats the beams of a row as a few queries of one row, so that nothing is copied
+when beams are reordered. All texts begin together, so every row's last token has the same position;
+padding in a source is masked, and a row gives the same result alone and in a batch.
 
-Shape letters: B sources, K texts of each (1, or the beams), S slots, E width, V vocabulary.
+Shape letters: B sources, K texts of each (1, or the beams), S length of the cache, E width, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -23,24 +24,25 @@ from tfllm.models.encoder_decoder import EncodedSource, EncoderDecoder
 
 
 class SourceAndText(NamedTuple):
-    """The sources as the decoder sees them, and keys and values of the texts so far."""
+    """The sources for the decoder, and the keys and values of the texts so far."""
 
     source: EncodedSource
-    """of B rows: those of a row's beams are not repeated"""
+    """of B rows; a row's beams share it"""
     caches: tuple[tf.Tensor, ...]
-    """each block's, `[2, B, heads, S, D]`; a token has K slots, which stand side by side"""
+    """each block's cache, `[2, B, heads, S, D]`; a token has K adjacent entries"""
     slot: tf.Tensor
-    """int32 scalar: the next slot to be written"""
+    """int32 scalar: the next cache index to write"""
     beams: BeamSlots | tuple[()] = ()
-    """of a beam search: which slots each beam sees"""
+    """in a beam search: the entries that each beam sees"""
 
 
 class EncoderDecoderDecoder:
-    """An `EncoderDecoder` as generation sees it.
+    """The `Decoder` of an `EncoderDecoder`.
 
     Args:
-        model: the model. Where its weights are stored in another type than they are used in, a copy
-            in the type of use is made, because each token would convert all weights anew.
+        model: The model. If its weights are stored in another dtype than that of computation, a
+            copy in the latter is made, because otherwise all weights would be converted for each
+            token.
     """
 
     continues_prompts = False
@@ -63,12 +65,12 @@ class EncoderDecoderDecoder:
         return [weight.value for weight in self.model.weights]
 
     def with_dtype(self, dtype: str) -> EncoderDecoderDecoder:
-        """The same model with weights and products of another dtype."""
+        """The same model with weights and computation in another dtype."""
         return EncoderDecoderDecoder(self.model.with_dtype(dtype))
 
     def begin(self, state: DecodingState, prompts: tf.RaggedTensor) -> NextLogits:
-        """Encode the sources, and run the token that every text begins with."""
-        longest = tf.maximum(tf.reduce_max(state.prompt_lengths), 1)  # also of no rows at all
+        """Encode the sources, and run the token with which every text begins."""
+        longest = tf.maximum(tf.reduce_max(state.prompt_lengths), 1)  # reduce_max of no rows < 0
         source_ids = prompts.to_tensor(shape=[None, None])
         batch, width = tf.unstack(tf.shape(source_ids))
         source_ids = tf.pad(source_ids, [[0, 0], [0, longest - width]])
@@ -80,11 +82,11 @@ class EncoderDecoderDecoder:
         return self._next(memory, start)
 
     def has_room(self, state: DecodingState) -> tf.Tensor:
-        """Whether the caches have a slot for the last token."""
+        """Whether the caches have room for the last token."""
         return state.memory.slot < tf.shape(state.memory.caches[0])[3]
 
     def with_room(self, state: DecodingState) -> SourceAndText:
-        """The memory, its caches grown if they have no slot for the last token."""
+        """The cache, extended if it has no room for the last token."""
         memory = state.memory
         num = memory.beams.num if memory.beams else 1
         room = tf.shape(memory.caches[0])[3] // num
@@ -93,7 +95,7 @@ class EncoderDecoderDecoder:
         return memory._replace(beams=memory.beams.lengthened(more)) if memory.beams else memory
 
     def _lengthened(self, memory: SourceAndText, more: tf.Tensor) -> SourceAndText:
-        padding = tf.pad(tf.reshape(more, [1, 1]), [[3, 1], [1, 0]])  # behind the slots
+        padding = tf.pad(tf.reshape(more, [1, 1]), [[3, 1], [1, 0]])  # at the end of the time axis
         two, batch, heads, _, dim = memory.caches[0].shape
         return memory._replace(
             caches=tuple(
@@ -103,9 +105,9 @@ class EncoderDecoderDecoder:
         )
 
     def repeated(self, memory: SourceAndText, num: int) -> SourceAndText:
-        """The memory for `num` beams of each row, after the first token.
+        """The cache for `num` beams of each row, after the first token.
 
-        Its one token becomes the first of `num` slots, which all beams see.
+        Its single token becomes the first of `num` entries, which all beams see.
         """
         room = tf.shape(memory.caches[0])[3]
         batch = tf.shape(memory.caches[0])[1]
@@ -121,12 +123,12 @@ class EncoderDecoderDecoder:
         )
 
     def reordered(self, memory: SourceAndText, parents: tf.Tensor) -> SourceAndText:
-        """The memory in which each beam sees the slots of the one that it goes on from."""
+        """The cache in which each beam sees the entries of the one that it continues."""
         assert memory.beams
         return memory._replace(beams=memory.beams.reordered(parents))
 
     def step(self, state: DecodingState) -> NextLogits:
-        """Write the last token of all texts into the next slot, or slots."""
+        """Write the last token of all texts at the next cache index, or indices."""
         return self._next(state.memory, state.token)
 
     def _next(self, memory: SourceAndText, token: tf.Tensor) -> NextLogits:
@@ -153,13 +155,13 @@ class EncoderDecoderDecoder:
         return NextLogits(SourceAndText(source, caches, slot + num, beams), logits)
 
     def token_losses(self, token_ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """A text alone has no probability here.
+        """Raise an error: a text has no probability without its source.
 
         Raises:
-            ValueError: always.
+            ValueError: Always.
         """
         raise ValueError(
             "the probability of a text that an encoder-decoder gives depends on its source; "
-            "beam search gives the scores of what it finds, and model.evaluate the loss of pairs "
-            "of sources and texts"
+            "beam search gives the scores of the texts that it finds, and model.evaluate the loss "
+            "of pairs of sources and texts"
         )

@@ -1,16 +1,16 @@
-"""How generation runs a `CausalLM` of KerasHub: through its own cached call, whatever it is inside.
+"""Generation with a `CausalLM` of KerasHub, using its own cached call, whatever its architecture.
 
-KerasHub has one place for all rows: `call_with_cache(tokens, cache, column)` takes the tokens of
+KerasHub has one position for all rows: `call_with_cache(tokens, cache, column)` takes the tokens of
 one column of the batch, and the column is their position. Rows with prompts of different lengths
 are therefore at different columns. Here all prompts go through the model at once, and each step
-then takes the first column at which a row has something to be told: those rows get their next
-token, and rows whose prompt reaches further are given the prompt's own token again, which changes
-nothing. Where no row is left at the columns of the shorter prompts, they are jumped over. So a row
-gets what it gets alone, steps are shared wherever rows overlap, and there are never more of them
-than in KerasHub's own loop, which feeds the longer prompts token by token.
+then takes the first column at which a row needs a result: those rows get their next token, and rows
+with longer prompts get the prompt's own token again, which changes nothing. Columns at which no row
+is left are skipped. So a row gets the same result as alone, steps are shared wherever rows overlap,
+and there are never more of them than in KerasHub's own loop, which feeds longer prompts token by
+token.
 
-A cache with a recurrent state (Qwen 3.5's linear attention) cannot be given a token again: there
-all rows begin behind the shortest prompt, and every column is a step.
+A cache with a recurrent state (Qwen 3.5's linear attention) cannot take a token again: then all
+rows begin after the shortest prompt, and every column is a step.
 
 Shape letters: B batch, P longest prompt, C columns of the cache, V vocabulary.
 """
@@ -30,34 +30,34 @@ from tfllm.pretrained.keras_hub.without_xla import without_xla
 _NONE_LEFT = 2**31 - 1
 
 _CHECKED = 6
-"""tokens over which a model's cached call is held against its forward pass"""
+"""Number of tokens over which a model's cached call is compared with its forward pass."""
 
 _ROUNDING = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
-"""by which share of their standard deviation logits may differ"""
+"""Allowed difference of logits, as a share of their standard deviation."""
 
 
 class Columns(NamedTuple):
-    """What KerasHub's model keeps of the tokens so far."""
+    """The cache of KerasHub's model for the tokens so far."""
 
     cache: tuple[tf.Tensor, ...]
-    """its cache, flat"""
+    """KerasHub's cache, flattened"""
     prompts: tf.Tensor
     """int32 [B, P]"""
     column: tf.Tensor
-    """int32 scalar: how many columns have been taken in turn"""
+    """int32 scalar: number of columns that have been run"""
 
 
 class KerasHubDecoder:
-    """A `CausalLM` of KerasHub as generation sees it.
+    """The `Decoder` of a KerasHub `CausalLM`.
 
     Args:
-        model: the model. Where its weights are stored in another type than they are used in, or
-            hold LoRA's factors apart, a copy in one type with merged weights is run, because each
-            token would convert and merge them anew.
-        context: the most tokens of a text.
+        model: The model. If its weights are stored in another dtype than that of computation, or
+            LoRA's factors are separate, a copy with merged weights in one dtype is used, because
+            otherwise they would be converted and merged for each token.
+        context: Maximum number of tokens of a text.
 
     Raises:
-        ValueError: the model has no cached call that takes nothing but tokens.
+        ValueError: If the model has no cached call that only takes tokens.
     """
 
     continues_prompts = True
@@ -80,16 +80,16 @@ class KerasHubDecoder:
         return [weight.value for weight in self.model.weights]
 
     def with_dtype(self, dtype: str) -> KerasHubDecoder:
-        """The same model with weights and products of another dtype."""
+        """The same model with weights and computation in another dtype."""
         return KerasHubDecoder(with_dtype(self.model, dtype), self.context)
 
     def begin(self, state: DecodingState, prompts: tf.RaggedTensor) -> NextLogits:
         """Run all prompts at once, then the first of their last tokens."""
         lengths = state.prompt_lengths
-        columns = tf.maximum(tf.reduce_max(lengths), 1)  # of no rows at all: not the least int
+        columns = tf.maximum(tf.reduce_max(lengths), 1)  # reduce_max of no rows is negative
         token_ids = prompts.to_tensor(shape=[None, None])
         missing = columns - tf.shape(token_ids)[1]
-        token_ids = tf.pad(token_ids, [[0, 0], [0, missing]])  # of no rows, again
+        token_ids = tf.pad(token_ids, [[0, 0], [0, missing]])  # for no rows, again
         room = first_room(state.limits)
         if self._recurrent:
             shortest = tf.reduce_min(tf.where(state.ends == RUNNING, lengths, columns))
@@ -103,10 +103,10 @@ class KerasHubDecoder:
     def _one_by_one(
         self, token_ids: tf.Tensor, columns: tf.Tensor, taken: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        """A cache of so many columns with the first tokens, and how many they are.
+        """A cache of so many columns with the first tokens, and their number.
 
-        A recurrent state must not see the padding behind a shorter prompt, and KerasHub's code for
-        many tokens at once wants to know how many when it is traced.
+        A recurrent state must not see the padding after a shorter prompt, and KerasHub's code for
+        many tokens at once needs to know their number when it is traced.
         """
 
         def take(column: tf.Tensor, *cache: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -122,18 +122,18 @@ class KerasHubDecoder:
         return tuple(cache), column
 
     def has_room(self, state: DecodingState) -> tf.Tensor:
-        """Whether the cache has the column that is next."""
+        """Whether the cache has the next column."""
         return self._next_column(state) < self._num_columns(state.memory.cache)
 
     def with_room(self, state: DecodingState) -> Columns:
-        """The memory, its cache grown if it does not have the column that is next."""
+        """The cache, extended if it does not have the next column."""
         memory = state.memory
         room = self._num_columns(memory.cache) - tf.shape(memory.prompts)[1]
         more = tf.where(self.has_room(state), 0, more_room(room, state.limits))
         return memory._replace(cache=self._longer(memory.cache, more))
 
     def repeated(self, memory: Columns, num: int) -> Columns:
-        """The memory for `num` beams of each row."""
+        """The cache for `num` beams of each row."""
         return Columns(
             self._shaped([tf.repeat(leaf, num, axis=0) for leaf in memory.cache]),
             tf.repeat(memory.prompts, num, axis=0),
@@ -141,12 +141,12 @@ class KerasHubDecoder:
         )
 
     def reordered(self, memory: Columns, parents: tf.Tensor) -> Columns:
-        """The memory of the beams that each one goes on from."""
+        """The cache in which each beam continues its parent."""
         cache = self._shaped([tf.gather(leaf, parents) for leaf in memory.cache])
         return memory._replace(cache=cache)
 
     def step(self, state: DecodingState) -> NextLogits:
-        """Take the next column of all rows."""
+        """Run the next column of all rows."""
         cache, prompts, _ = state.memory
         positions = _positions(state)
         column = tf.minimum(self._next_column(state), self._num_columns(cache) - 1)
@@ -161,7 +161,7 @@ class KerasHubDecoder:
         )
 
     def token_losses(self, token_ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """The negative logarithm of each label's probability."""
+        """The negative log-probability of each label."""
         batch, time = tf.unstack(tf.shape(token_ids))
         empty = self._empty(batch, time)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits
@@ -185,7 +185,7 @@ class KerasHubDecoder:
     # ------------------------------------------------------------------ KerasHub's functions
 
     def build_cache(self, token_ids: tf.Tensor, padding_mask: tf.Tensor) -> Any:
-        """The model's cache after int32 `[B, P]` tokens, whose mask is bool `[B, P]`."""
+        """The model's cache after int32 `[B, P]` tokens with a bool `[B, P]` mask."""
         arguments = dict.fromkeys(self._parameters) | {"token_ids": token_ids}
         if "padding_mask" in arguments:
             arguments["padding_mask"] = padding_mask
@@ -195,9 +195,10 @@ class KerasHubDecoder:
     def call_with_cache(
         self, token_ids: tf.Tensor, cache: tuple[tf.Tensor, ...], column: int | tf.Tensor
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-        """Logits, float32 `[B, T, V]`, of int32 `[B, T]` tokens from a column on, and the cache."""
+        """The logits, float32 `[B, T, V]`, of int32 `[B, T]` tokens from a column on, and the
+        cache."""
         nested = tf.nest.pack_sequence_as(self._structure, cache)
-        column = tf.convert_to_tensor(column, tf.int32)  # Keras's layers take no mix of kinds
+        column = tf.convert_to_tensor(column, tf.int32)  # Keras layers do not accept mixed types
         with without_xla():
             logits, _, nested = self.model.call_with_cache(token_ids, nested, column)
         return tf.cast(logits, tf.float32), self._shaped(tf.nest.flatten(nested))
@@ -213,12 +214,12 @@ class KerasHubDecoder:
         return self._shaped(empty)
 
     def _shaped(self, cache: Sequence[tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        """The cache with the static shapes that a loop needs."""
+        """Set the static shapes that a loop needs."""
         pairs = zip(cache, self._leaves, strict=True)
         return tuple(tf.ensure_shape(tensor, leaf.shape) for tensor, leaf in pairs)
 
     def _longer(self, cache: Sequence[tf.Tensor], more: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """The cache with empty columns behind its own."""
+        """Append empty columns to the cache."""
         longer = []
         for tensor, leaf in zip(cache, self._leaves, strict=True):
             if leaf.time_axis is not None:
@@ -231,7 +232,7 @@ class KerasHubDecoder:
         for tensor, leaf in zip(cache, self._leaves, strict=True):
             if leaf.time_axis is not None:
                 return tf.shape(tensor)[leaf.time_axis]
-        return tf.constant(_NONE_LEFT)  # nothing but recurrent states
+        return tf.constant(_NONE_LEFT)  # only recurrent states
 
     def _next_column(self, state: DecodingState) -> tf.Tensor:
         if self._recurrent:
@@ -240,7 +241,7 @@ class KerasHubDecoder:
 
 
 class _Leaf(NamedTuple):
-    """A tensor of the cache: its shape, None for the batch and the columns."""
+    """A tensor of the cache: its shape, with None for the batch and the columns."""
 
     shape: list[int | None]
     dtype: tf.DType
@@ -248,31 +249,31 @@ class _Leaf(NamedTuple):
 
 
 def _positions(state: DecodingState) -> tf.Tensor:
-    """Of each row's last token, int32 `[B]`."""
+    """The position of each row's last token, int32 `[B]`."""
     return state.prompt_lengths - 1 + state.step
 
 
 def _build_parameters(model: Any) -> list[str]:
-    """The parameters of `_build_cache`; those that are not about tokens are given None."""
+    """The parameters of `_build_cache`; those that are not about tokens get None."""
     name = type(model).__name__
     for function in ("call_with_cache", "_build_cache"):
         if not callable(getattr(model, function, None)):
             raise ValueError(
-                f"a KerasHub model must have {function} to be decoded with a cache; {name} has not"
+                f"a KerasHub model must have {function} to be decoded with a cache; {name} does not"
             )
     parameters = inspect.signature(model.call_with_cache).parameters
     needed = {n for n, p in parameters.items() if p.default is p.empty}
     wanted = {"token_ids", "cache", "cache_update_index"}
     if needed != wanted:
         raise ValueError(
-            f"call_with_cache must take {', '.join(sorted(wanted))} and need nothing else; "
-            f"{name}'s needs {', '.join(sorted(needed))}"
+            f"call_with_cache must take {', '.join(sorted(wanted))} and require nothing else; "
+            f"that of {name} requires {', '.join(sorted(needed))}"
         )
     return list(inspect.signature(model._build_cache).parameters)
 
 
 def _cache_leaves(decoder: KerasHubDecoder) -> tuple[list[_Leaf], Any]:
-    """What the cache is made of, and its structure: read off caches of several sizes."""
+    """The tensors of the cache and its structure, found from caches of several sizes."""
     name = type(decoder.model).__name__
     structure = None
 
@@ -288,7 +289,7 @@ def _cache_leaves(decoder: KerasHubDecoder) -> tuple[list[_Leaf], Any]:
             traced = tf.function(build, autograph=False).get_concrete_function(*specs)
         except Exception as error:
             raise ValueError(
-                f"{name} must make its cache from tokens alone, and does not: {error}"
+                f"{name} must make its cache from tokens only, but does not: {error}"
             ) from error
         return traced.structured_outputs
 
@@ -299,9 +300,9 @@ def _cache_leaves(decoder: KerasHubDecoder) -> tuple[list[_Leaf], Any]:
         batch_axes = [i for i, size in enumerate(wider.shape) if size != shape[i]]
         if batch_axes != [0] or any((shape[i], longer.shape[i]) != (7, 8) for i in time_axes):
             raise ValueError(
-                f"the cache of {name} must have the batch first and a place for each token; of "
+                f"the cache of {name} must have the batch first and an entry for each token; for "
                 f"2 x 7, 2 x 8 and 3 x 7 tokens it has the shapes {first.shape}, {longer.shape} "
-                f"and {wider.shape}. Models that also take pictures or sound cannot be decoded."
+                f"and {wider.shape}. Models that also take images or sound cannot be decoded."
             )
         for axis in (0, *time_axes):
             shape[axis] = None
@@ -310,10 +311,10 @@ def _cache_leaves(decoder: KerasHubDecoder) -> tuple[list[_Leaf], Any]:
 
 
 def _check_against_forward_pass(decoder: KerasHubDecoder) -> None:
-    """Refuse a model whose cached call does not continue what its forward pass says.
+    """Check that the cached call of a model agrees with its forward pass.
 
     Raises:
-        ValueError: the logits differ by more than rounding.
+        ValueError: If the logits differ by more than rounding.
     """
     model = decoder.model
     tokens = tf.range(_CHECKED) * 7 % decoder.vocab_size
@@ -325,7 +326,7 @@ def _check_against_forward_pass(decoder: KerasHubDecoder) -> None:
     }
     names = list(model.input) if isinstance(model.input, dict) else ["token_ids"]
     if not set(names) <= set(inputs):
-        return  # the forward pass needs pictures or sound
+        return  # the forward pass needs images or sound
 
     def both() -> tuple[tf.Tensor, tf.Tensor]:
         given = {n: inputs[n] for n in names}
@@ -348,6 +349,6 @@ def _check_against_forward_pass(decoder: KerasHubDecoder) -> None:
         raise ValueError(
             f"the cached call of {type(model).__name__} must give the logits of its forward pass; "
             f"over {_CHECKED} tokens they differ by up to {difference:.2g}, and their standard "
-            f"deviation is {spread:.2g}. This KerasHub cannot decode the model rightly, nor with "
-            "its own generate"
+            f"deviation is {spread:.2g}. This KerasHub cannot decode the model correctly, not even "
+            "with its own generate"
         )

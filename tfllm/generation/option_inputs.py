@@ -1,4 +1,4 @@
-"""The options of a generation as the inputs of a graph."""
+"""Generation options as inputs of a graph."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ OPTION_DTYPES: dict[str, tf.DType] = {n: tf.as_dtype(t) for n, t in OPTION_TYPES
 
 
 def option_specs(batch: int | None = None) -> list[tf.TensorSpec]:
-    """Of each option's input, by its name."""
+    """The tensor spec of each option's input, named after the option."""
     return [tf.TensorSpec([batch], dtype, name) for name, dtype in OPTION_DTYPES.items()]
 
 
 def option_tensors(config: GenerationConfig, batch: int | tf.Tensor) -> dict[str, tf.Tensor]:
-    """One configuration's inputs, the same in each row of a batch."""
+    """The inputs for one configuration, which is the same in each row of a batch."""
     values = option_values(config)
     return {n: tf.fill([batch], tf.constant(values[n], t)) for n, t in OPTION_DTYPES.items()}
 
 
 def row_tensors(configs: Sequence[GenerationConfig]) -> dict[str, tf.Tensor]:
-    """The inputs of rows that have a configuration each."""
+    """The inputs for rows with a configuration each."""
     values = [option_values(config) for config in configs]
     return {n: tf.constant([v[n] for v in values], t) for n, t in OPTION_DTYPES.items()}
 
@@ -40,11 +40,11 @@ def function_of_inputs(
     """A `tf.function` whose inputs have the names, types and shapes of `specs`.
 
     Args:
-        function: called with a tensor for each spec, by its name; it may take them as
-            `**options`.
-        specs: named. A SavedModel's signature has the same names.
-        defaults: name to value of inputs that may be left out. TensorFlow writes such of a Python
-            function's parameters into the signature's SignatureDef.
+        function: Function that is called with a tensor for each spec, by its name; it may take
+            them as `**options`.
+        specs: Named specs. A SavedModel's signature has the same names.
+        defaults: Default values of optional inputs, by name. TensorFlow writes them into the
+            signature's SignatureDef. Defaults to none.
     """
     names = [spec.name for spec in specs]
 

@@ -1,4 +1,4 @@
-"""The options of a generation as a served model and its clients exchange them, with NumPy alone."""
+"""Generation options as a served model and its clients exchange them; this only needs NumPy."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from tfllm.config import ConfigError, GenerationConfig, build, unknown_name
 from tfllm.config.generation import NO_LIMIT, option_rows
 
 STOP_SEPARATOR = "\x1f"
-"""between the stop strings of one row, U+001F"""
+"""The separator of the stop strings of one row, U+001F."""
 
 MOST_STOP_BYTES = 4096
-"""in the stop strings of one row; the regular expression made of more gets slow, and then fails"""
+"""Maximum number of bytes in the stop strings of one row; the regular expression of more gets slow,
+and then fails."""
 
 _NUMPY = {"int32": np.int32, "float32": np.float32, "string": np.object_}
 OPTION_TYPES: dict[str, Any] = {
     name: _NUMPY[row.dtype] for name, row in option_rows().items() if row.dtype is not None
 }
-"""the options of a generation, each an input of shape [batch] of the signature `generate`"""
+"""The generation options, each an input of shape [batch] of the signature `generate`."""
 
 
 def stop_input(stop: Sequence[str]) -> str:
-    """Stop strings as the one string that a row of the input `stop` holds.
+    """Join stop strings to the string that a row of the input `stop` takes.
 
     Raises:
-        ConfigError: a stop string has the separator in it, or a lone surrogate.
+        ConfigError: If a stop string contains the separator, or a lone surrogate.
     """
     for text in stop:
         if any("\ud800" <= character <= "\udfff" for character in text):
@@ -41,10 +42,10 @@ def stop_input(stop: Sequence[str]) -> str:
 def read_options(
     options: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> GenerationConfig:
-    """Options by name as checked settings; what is not named is as in `defaults`, or ours.
+    """Check options given by name; others have the value in `defaults`, or tfllm's default.
 
     Raises:
-        ConfigError: an unknown name, a wrong type or a value out of range.
+        ConfigError: If a name is unknown, or a value has the wrong type or is out of range.
     """
     for name in options:
         if name not in OPTION_TYPES:
@@ -53,7 +54,7 @@ def read_options(
 
 
 def option_values(config: GenerationConfig) -> dict[str, Any]:
-    """The values of one row of each option's input."""
+    """The values for one row of each option's input."""
     values = dataclasses.asdict(config)
     values["stop"] = stop_input(config.stop)
     return {
@@ -64,7 +65,7 @@ def option_values(config: GenerationConfig) -> dict[str, Any]:
 
 
 def exported_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `option_values`: what `read_options` takes; other names are left out."""
+    """The inverse of `option_values`, as input for `read_options`; other names are dropped."""
     options = {name: values[name] for name in OPTION_TYPES if name in values}
     if "stop" in options:
         options["stop"] = tuple(text for text in options["stop"].split(STOP_SEPARATOR) if text)

@@ -1,4 +1,4 @@
-"""Tokens that would repeat a sequence of tokens that a text already has (Paulus et al., 2017).
+"""Forbid tokens that would repeat a sequence of tokens of the same text (Paulus et al., 2017).
 
 Shape letters: R rows, P longest prompt, T tokens that there is room for, V vocabulary.
 """
@@ -14,20 +14,20 @@ _NONE = -1
 
 
 class RightAligned(NamedTuple):
-    """Prompts that end in the same column, so that new tokens follow them at once."""
+    """Prompts that end in the same column, so that new tokens follow them directly."""
 
     token_ids: tf.Tensor
-    """int32 `[R, P]`, with -1 in front of a shorter prompt"""
+    """int32 `[R, P]`, with -1 before a shorter prompt"""
 
     @classmethod
     def of(cls, prompts: tf.RaggedTensor) -> RightAligned:
-        """From int32 `[R, (P)]`."""
+        """Align int32 `[R, (P)]` prompts."""
         token_ids = prompts.to_tensor(default_value=_NONE, shape=[None, None])
         turned = tf.reverse_sequence(token_ids, prompts.row_lengths(), seq_axis=1, batch_axis=0)
         return cls(tf.reverse(turned, [1]))
 
     def repeated(self, num: int) -> RightAligned:
-        """Each prompt `num` times."""
+        """Repeat each prompt `num` times."""
         return RightAligned(tf.repeat(self.token_ids, num, axis=0))
 
 
@@ -40,21 +40,21 @@ def without_repeats(
     free: tf.Tensor,
     context: RightAligned | None = None,
 ) -> tf.Tensor:
-    """Logits that are minus infinity where a token would repeat a sequence of `size` tokens.
+    """Set logits to minus infinity where a token would repeat a sequence of `size` tokens.
 
     Args:
-        logits: float32 `[R, V]`, of the next token.
-        token_ids: int32 `[R, T]`: the texts so far.
-        num_tokens: int32 `[R]`: how many tokens of them there are.
-        size: of the sequences, at least 1.
-        free: int32 `[E]`: tokens that may always come.
-        context: prompts whose sequences count too.
+        logits: float32 `[R, V]`, the logits of the next token.
+        token_ids: int32 `[R, T]`, the texts so far.
+        num_tokens: int32 `[R]`, the number of tokens of each text.
+        size: Length of the sequences, at least 1.
+        free: int32 `[E]`, tokens that are always allowed.
+        context: Prompts whose sequences count, too. Defaults to none.
     """
     before = 0
     if context is not None:
         token_ids = tf.concat([context.token_ids, token_ids], 1)
         before = tf.shape(context.token_ids)[1]
-    # A column for each of the last tokens of a text that is too short to have them.
+    # Columns for texts that are too short to have so many last tokens.
     token_ids = tf.pad(token_ids, [[0, 0], [size, 0]], constant_values=_NONE)
     ends = num_tokens + before + size
     width = tf.shape(token_ids)[1]

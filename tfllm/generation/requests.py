@@ -1,6 +1,6 @@
-"""Requests as a served model gets them: which rows cannot be answered, and how they are disarmed.
+"""Check the requests to a served model, and neutralize rows that cannot be answered.
 
-Rows of several callers are batched; a bad one gets an `error` of its own and the others go on.
+Rows of several callers are batched; an invalid one gets its own `error`, and the others continue.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from tfllm.generation.stop_strings import StopStrings
 
 
 class Request(NamedTuple):
-    """What the decoding loop takes. Rows with an error have a prompt of one token and limit 0."""
+    """The input of the decoding loop. Rows with an error have a prompt of one token and limit 0."""
 
     prompts: tf.RaggedTensor
     """int32 `[B, (P)]`, each with at least one token"""
     limits: tf.Tensor
-    """int32 `[B]`: the most new tokens"""
+    """int32 `[B]`: maximum number of new tokens"""
     options: SamplingOptions
     stops: StopStrings
     error: tf.Tensor
-    """string `[B]`: what is wrong with the row, or empty"""
+    """string `[B]`: error of the row, or empty"""
     prompt_tokens: tf.Tensor
-    """int32 `[B]`: tokens of the prompt, also where it is too long"""
+    """int32 `[B]`: number of tokens of the prompt, even if it is too long"""
 
 
 def read_request(
@@ -44,14 +44,14 @@ def read_request(
 
     Args:
         prompts: int32 `[B, (P)]`.
-        options: name to `[B]`, as `OPTION_TYPES` has them.
-        context: the most tokens that the model takes.
-        start_id: int32 scalar: what an empty prompt begins with.
-        max_length: the most tokens of a prompt and its text, where `max_new_tokens` is `NO_LIMIT`;
-            0: there is no such limit.
-        refused: string `[B]`: what is known to be wrong with a row, or empty.
+        options: Tensors of shape `[B]` by name, as in `OPTION_TYPES`.
+        context: Maximum number of tokens of the model.
+        start_id: int32 scalar, the token that replaces an empty prompt.
+        max_length: Maximum number of tokens of a prompt and its text if `max_new_tokens` is
+            `NO_LIMIT`. Defaults to 0, for no such limit.
+        refused: string `[B]`, the known error of a row, or empty. Defaults to none.
     """
-    # An empty prompt begins a document: behind the token that ended the one before.
+    # An empty prompt begins a document, after the token that ended the previous one.
     starts = tf.cast(prompts.row_lengths() == 0, tf.int64)
     first = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(starts)], start_id), starts)
     prompts = tf.concat([first, prompts], axis=1)
@@ -73,7 +73,7 @@ def read_request(
     bad = error != ""
     rows = option_rows()
     return Request(
-        # The others shall not be computed at the width of a prompt that is not.
+        # A prompt with an error must not determine the width at which others are computed.
         prompts=shortened(prompts, tf.where(bad, 1, lengths), context),
         limits=tf.where(bad, 0, limits),
         options=SamplingOptions(
@@ -90,20 +90,20 @@ def read_request(
 
 
 def shortened(ids: tf.RaggedTensor, lengths: tf.Tensor, most: int) -> tf.RaggedTensor:
-    """The first `lengths` ids of each row; `most` is at least every length that is kept."""
+    """Keep the first `lengths` ids of each row; `most` is at least every length that is kept."""
     return tf.RaggedTensor.from_tensor(ids[:, :most].to_tensor(), tf.cast(lengths, tf.int64))
 
 
 def row_errors(lengths: tf.Tensor, options: dict[str, tf.Tensor], context: int) -> tf.Tensor:
-    """What is wrong with each row.
+    """The error of each row.
 
     Args:
-        lengths: int32 `[B]`: tokens of each prompt.
-        options: name to `[B]`.
-        context: the most tokens that the model takes.
+        lengths: int32 `[B]`, the number of tokens of each prompt.
+        options: Tensors of shape `[B]` by name.
+        context: Maximum number of tokens of the model.
 
     Returns:
-        string `[B]`, empty where nothing is.
+        string `[B]`, empty for valid rows.
     """
     stop_bytes = tf.strings.length(options["stop"])
     rules = [

@@ -1,7 +1,7 @@
-"""The next token of each row, from its logits and its own options.
+"""Choose the next token of each row from its logits and its own options.
 
-A row's choice depends on nothing but its own logits, options, seed and step, so that it is the
-same alone and in any batch.
+A row's choice only depends on its own logits, options, seed and step, so it is the same alone and
+in any batch.
 
 Shape letters: B batch, V vocabulary, N candidates.
 """
@@ -16,17 +16,25 @@ import tensorflow as tf
 from tfllm.config import GenerationConfig
 from tfllm.generation.option_inputs import option_tensors
 
-# Sampling from the likeliest few needs the likeliest few; the whole vocabulary is sorted only
-# where a row's top_p reaches beyond them.
+# Sampling from the most likely few only needs these; the whole vocabulary is sorted only if a row's
+# top_p extends beyond them.
 _FEW = 256
 
-# Beyond these, options change nothing but let scores overflow to NaN.
+# Beyond these, options have no further effect except that scores would overflow to NaN.
 _LEAST_TEMPERATURE = 1e-10
 _MOST_PENALTY = 1e10
 
 
 class SamplingOptions(NamedTuple):
-    """Options of every row, each of shape `[B]`; meanings as in `GenerationConfig`."""
+    """Sampling options of every row, each of shape `[B]`; for their meaning see `GenerationConfig`.
+
+    Example:
+
+    >>> from tfllm import GenerationConfig
+    >>> from tfllm.generation.sampling import SamplingOptions
+    >>> SamplingOptions.of(GenerationConfig(top_k=40), 2).top_k.numpy().tolist()
+    [40, 40]
+    """
 
     temperature: tf.Tensor  # float32
     top_k: tf.Tensor  # int32
@@ -53,9 +61,10 @@ def next_tokens(
 
     Args:
         logits: float32 `[B, V]`.
-        options: of each row; a temperature of 0 takes the likeliest token.
-        step: int32 scalar: which token of the text this is; with the seed, it decides the draw.
-        seen: bool `[B, V]`: tokens that the row has already.
+        options: Options of each row; a temperature of 0 takes the most likely token.
+        step: int32 scalar, the index of the token in the text; it determines the draw together with
+            the seed.
+        seen: bool `[B, V]`, tokens that the row already has.
 
     Returns:
         int32 `[B]`.
@@ -97,22 +106,22 @@ def _draw_limited(
     vocab_size = tf.shape(probabilities)[-1]
 
     def from_likeliest(num: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draw among the `num` likeliest; and whether all that may be drawn is among them."""
+        """Draw among the `num` most likely; and whether all allowed tokens are among them."""
         p_BN, id_BN = tf.math.top_k(probabilities, num)
         cuts = (options.top_k > 0) & (options.top_k < vocab_size)
         k = tf.where(cuts, options.top_k, vocab_size)
         kept = tf.where(tf.range(num) < k[:, tf.newaxis], p_BN, 0.0)
         before = tf.cumsum(kept, axis=-1, exclusive=True)
-        # Of what top-k leaves; 1 where it leaves all. Summed one by one, so that zeros behind it
-        # do not change the rounding: the number of candidates must not decide.
+        # The mass that top-k leaves; 1 if it leaves all. Summed in order, so that trailing zeros do
+        # not change the rounding: the number of candidates must not matter.
         mass = tf.where(cuts, before[:, -1] + kept[:, -1], 1.0)
-        # Rounding may bring `before` to 1 too soon; 1 leaves all.
+        # Rounding may bring `before` to 1 too soon; 1 keeps all.
         nucleus = options.top_p < 1
         limit = tf.where(nucleus, options.top_p * mass, np.inf)[:, tf.newaxis]
         floor = options.min_p[:, tf.newaxis] * p_BN[:, :1]
-        # The likeliest token always stays.
+        # The most likely token is always kept.
         stays = ((before < limit) & (kept >= floor)) | (tf.range(num) == 0)
-        # Where top-k leaves more than these, its mass is not known yet, and top-p needs it.
+        # If top-k keeps more than these, its mass is not known yet, but top-p needs it.
         ends = ~stays[:, -1] & ~(nucleus & cuts)
         enough = (num >= vocab_size) | (k <= num) | ends | ~limited
         kept = tf.where(stays, kept, 0.0)
@@ -125,11 +134,12 @@ def _draw_limited(
 
 
 def _inverse_cdf(weights: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-    """Where the running sum of `[B, N]` weights passes a uniform share of the whole."""
+    """The index at which the running sum of `[B, N]` weights exceeds a uniform share of the
+    total."""
     running = tf.cumsum(weights, axis=-1)
     passed = running <= uniform[:, tf.newaxis] * running[:, -1:]
     index = tf.reduce_sum(tf.cast(passed, tf.int32), axis=-1)
-    # Rounding may pass all; then the last one with any weight.
+    # Rounding may exceed all; then it is the last one with a positive weight.
     count = tf.shape(weights)[-1]
     positive = tf.where(weights > 0, tf.range(count), 0)
     return tf.minimum(index, tf.reduce_max(positive, axis=-1))
@@ -138,7 +148,7 @@ def _inverse_cdf(weights: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
 def uniform_numbers(seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     """A number in [0, 1) for each row, a hash of its seed and the step.
 
-    TensorFlow's stateless generators take one seed for a whole batch; a row would draw other
+    TensorFlow's stateless generators take one seed for a whole batch, so a row would draw different
     numbers in another batch. This is the finalizer of SplitMix64 (Steele, Lea & Flood, 2014).
 
     Args:
@@ -156,6 +166,6 @@ def uniform_numbers(seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         z = tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, tf.constant(shift, tf.uint64)))
         if factor is not None:
             z *= tf.constant(factor, tf.uint64)
-    # 24 bits: what float32 holds exactly, so that 1 is never reached.
+    # 24 bits, which float32 represents exactly, so that 1 is never reached.
     bits = tf.bitwise.right_shift(z, tf.constant(40, tf.uint64))
     return tf.cast(tf.cast(bits, tf.int32), tf.float32) * 2.0**-24

@@ -1,4 +1,4 @@
-"""Strings before which a text ends, each row its own."""
+"""Strings at which a text ends, which may differ in each row."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ class StopStrings:
     """The stop strings of each row, in the graph.
 
     Args:
-        joined: string `[B]`: each row's stop strings, separated by U+001F; empty for none.
+        joined: string `[B]`, each row's stop strings, separated by U+001F; empty for none.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from tfllm.generation.stop_strings import StopStrings
+    >>> StopStrings(tf.constant(["."])).cut(tf.constant(["One. Two."])).numpy()[0]
+    b'One'
     """
 
     def __init__(self, joined: tf.Tensor) -> None:
         self.joined = joined = tf.strings.regex_replace(joined, "^\x1f+|\x1f+$", "")
-        # A regular expression for each row: its strings, quoted, one or another.
+        # A regular expression for each row: any of its strings, quoted.
         valid = tf.strings.unicode_transcode(joined, "UTF-8", "UTF-8", errors="replace")
         quoted = tf.strings.regex_replace(valid, r"([!-/:-@\[-`{-~])", r"\\\1")
         self._pattern = tf.strings.join(
@@ -25,10 +32,10 @@ class StopStrings:
         self._any = tf.reduce_any(joined != "")
 
     def __call__(self, text: tf.Tensor) -> tf.Tensor:
-        """Whether each row's text has one of its stop strings: string `[B]` to bool `[B]`."""
+        """Whether each row's text contains one of its stop strings: string `[B]` to bool `[B]`."""
 
         def found() -> tf.Tensor:
-            # Bytes that are not (yet) UTF-8 would not be matched by the dots.
+            # The dots would not match bytes that are not (yet) UTF-8.
             valid = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
             pattern = tf.strings.join(["(?s).*", self._pattern, ".*"])
             return tf.map_fn(
@@ -42,7 +49,7 @@ class StopStrings:
         return given & tf.cond(self._any, lambda: tf.reshape(found(), tf.shape(none)), lambda: none)
 
     def cut(self, text: tf.Tensor) -> tf.Tensor:
-        """Each row's text up to the first of its stop strings: string `[B]` to string `[B]`."""
+        """Cut each row's text at the first of its stop strings: string `[B]` to string `[B]`."""
 
         def cut() -> tf.Tensor:
             pattern = tf.strings.join(["(?s)", self._pattern, ".*"])
@@ -59,11 +66,17 @@ class StopStrings:
 
 
 class StopHold:
-    """How much of a growing text can be shown before its end is known.
+    """Decides how much of a growing text can be shown before its end is known.
 
-    What could be the beginning of a stop string is held back until it is decided, and so is a
-    U+FFFD at the end, which may be a character that is not complete yet. The pieces joined are
-    the final text.
+    Text that could be the beginning of a stop string is held back until that is decided, and so is
+    a U+FFFD at the end, which may be an incomplete character. The pieces joined are the final text.
+
+    Example:
+
+    >>> from tfllm.generation.stop_strings import StopHold
+    >>> hold = StopHold(["END"])
+    >>> [hold.piece("a E", done=False), hold.piece("a Eve", done=True)]
+    ['a ', 'Eve']
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -71,7 +84,7 @@ class StopHold:
         self._shown = ""
 
     def piece(self, text: str, done: bool) -> str:
-        """What of `text`, the whole text so far, is new and can be shown."""
+        """The part of `text`, the whole text so far, that is new and can be shown."""
         end = len(text) if done else self._decided(text)
         if end <= len(self._shown) or not text.startswith(self._shown):
             return ""

@@ -1,4 +1,4 @@
-"""A generation between two tokens as a flat dictionary of tensors, for callers of a SavedModel."""
+"""The state of a generation as a flat dictionary of tensors, for callers of a SavedModel."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tfllm.generation.stop_strings import StopStrings
 
 
 def valid_text(text: tf.Tensor, *, finished: bool | tf.Tensor = True) -> tf.Tensor:
-    """Bytes to valid UTF-8: what is not becomes U+FFFD; a beginning of a character at the end of an
-    unfinished text is held back."""
+    """Convert bytes to valid UTF-8: other bytes become U+FFFD, and an incomplete character at the
+    end of an unfinished text is held back."""
     valid = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
     return tf.where(finished, valid, tf.strings.regex_replace(valid, r"\x{FFFD}+$", ""))
 
 
 def counts(state: DecodingState, error: tf.Tensor) -> dict[str, tf.Tensor]:
-    """`prompt_tokens`, `generated_tokens`, `finish_reason` and `error` of each row."""
+    """The `prompt_tokens`, `generated_tokens`, `finish_reason` and `error` of each row."""
     reason = tf.where(state.ends == LENGTH, "length", tf.where(state.ends == RUNNING, "", "stop"))
     return {
         "prompt_tokens": state.prompt_lengths,
@@ -32,7 +32,7 @@ def counts(state: DecodingState, error: tf.Tensor) -> dict[str, tf.Tensor]:
 def packed(
     state: DecodingState, options: SamplingOptions, stops: StopStrings, error: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """All of it by name, and what a caller reads: `text`, `done` and the counts."""
+    """The whole state by name, and what a caller reads: `text`, `done` and the counts."""
     decoding = {f"decoding_{name}": value for name, value in state._asdict().items()}
     memory = tf.nest.flatten(decoding.pop("decoding_memory"))
     done = state.ends != RUNNING
@@ -52,7 +52,7 @@ def packed(
 def unpacked(
     state: dict[str, tf.Tensor], memory_structure: Any
 ) -> tuple[DecodingState, SamplingOptions, StopStrings, tf.Tensor]:
-    """The inverse of `packed`, for a decoder with such a memory."""
+    """The inverse of `packed`, for a decoder with this structure of its cache."""
     decoding = {
         name.removeprefix("decoding_"): value
         for name, value in state.items()

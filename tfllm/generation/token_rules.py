@@ -1,4 +1,4 @@
-"""Which tokens may come next, whatever the model thinks of them.
+"""Rules for which tokens are allowed next, whatever the model predicts.
 
 Shape letters: B batch, V vocabulary, E end tokens.
 """
@@ -12,14 +12,25 @@ import tensorflow as tf
 
 
 class TokenRules(NamedTuple):
-    """Rules that are the same for all rows of a model, as of `GenerationConfig`.
+    """Rules that are the same for all rows of a model, as in `GenerationConfig`.
 
     Args:
-        suppress_tokens: ids that never come.
-        begin_suppress_tokens: ids that are no text's first.
-        min_new_tokens: no text ends before it has so many tokens.
-        min_length: nor before the prompt and it have so many together.
-        forced_eos_token_id: the last token that a text may have is one of these ids.
+        suppress_tokens: Ids that are never generated. Defaults to none.
+        begin_suppress_tokens: Ids that are not allowed as the first token. Defaults to none.
+        min_new_tokens: Minimum number of new tokens before a text may end. Defaults to 0.
+        min_length: Minimum number of tokens of the prompt and the text before it may end. Defaults
+            to 0.
+        forced_eos_token_id: Ids of which the last token at a text's limit must be one. Defaults to
+            none.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from tfllm.generation.token_rules import TokenRules
+    >>> rules = TokenRules(suppress_tokens=(1,))
+    >>> zeros = tf.zeros([1, 3])
+    >>> rules.apply(zeros, tf.constant([0]), tf.constant([1]), tf.constant([2])).numpy().tolist()
+    [[0.0, -inf, 0.0]]
     """
 
     suppress_tokens: tuple[int, ...] = ()
@@ -30,7 +41,7 @@ class TokenRules(NamedTuple):
 
     @classmethod
     def of(cls, settings: Any) -> TokenRules:
-        """Those of settings that have fields of these names."""
+        """The rules in settings that have fields of these names."""
         return cls(**{n: getattr(settings, n) for n in cls._fields if hasattr(settings, n)})
 
     def apply(
@@ -40,11 +51,11 @@ class TokenRules(NamedTuple):
         prompt_lengths: tf.Tensor,
         end_token_ids: tf.Tensor,
     ) -> tf.Tensor:
-        """The logits, minus infinity where a token may not come.
+        """Set the logits of tokens that are not allowed to minus infinity.
 
         Args:
             logits: float32 `[B, V]`.
-            counts: int32 `[B]`: tokens of each text so far.
+            counts: int32 `[B]`, the number of tokens of each text so far.
             prompt_lengths: int32 `[B]`.
             end_token_ids: int32 `[E]`.
         """
@@ -62,11 +73,11 @@ class TokenRules(NamedTuple):
         return logits
 
     def is_forced(self, counts: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
-        """Whether a text's next token is its last, and one of `forced_eos_token_id`: bool `[B]`.
+        """Whether a text's next token is its last, and must be a `forced_eos_token_id`: bool `[B]`.
 
         Args:
-            counts: int32 `[B]`: tokens of each text so far.
-            limits: int32 `[B]`: those that it may get.
+            counts: int32 `[B]`, the number of tokens of each text so far.
+            limits: int32 `[B]`, the maximum number.
         """
         if not self.forced_eos_token_id:
             return tf.zeros(tf.shape(counts), tf.bool)
@@ -75,9 +86,10 @@ class TokenRules(NamedTuple):
     def with_forced(
         self, logits: tf.Tensor, is_forced: tf.Tensor, value: tf.Tensor | float = 0.0
     ) -> tf.Tensor:
-        """The logits `[B, V]`; where one is forced, `value` `[B, 1]` at it and else minus infinity.
+        """Where a token is forced, set its logit to `value` `[B, 1]`, and the others to minus
+        infinity.
 
-        This rule overrules the others.
+        This rule takes precedence over the others.
         """
         if not self.forced_eos_token_id:
             return logits
@@ -90,7 +102,7 @@ NO_RULES = TokenRules()
 
 
 def _forbidden(logits: tf.Tensor, ids: Any) -> tf.Tensor:
-    """Minus infinity at the ids, else 0: `[V]`."""
+    """Minus infinity at the ids, 0 elsewhere: `[V]`."""
     return tf.where(_is_one(logits, ids), tf.constant(-math.inf, logits.dtype), 0)
 
 

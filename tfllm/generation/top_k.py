@@ -1,4 +1,4 @@
-"""The largest few of many numbers, in less time than `tf.math.top_k` takes.
+"""Find the largest few of many numbers, faster than `tf.math.top_k`.
 
 Shape letters: R rows, V numbers of a row (a vocabulary), N blocks of a row, W numbers of a block.
 """
@@ -11,20 +11,22 @@ import tensorflow as tf
 
 
 def top_k(values: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The k largest numbers of each row and their places, exactly as `tf.math.top_k` gives them.
+    """The k largest numbers of each row and their indices, exactly as in `tf.math.top_k`.
 
-    The largest number of each block is found first, by a pass that uses the processor's vectors;
-    the k largest of a row lie in the k blocks that have the largest of these, and only those are
-    searched. Of equal numbers the first ones are taken. Were one of them in a block that is not
-    chosen, each of the k blocks would have a number that is larger, or as large and before it: for
-    blocks with equal largest numbers are taken from the first on, too, and stay in their order.
+    The largest number of each block is found first, in a pass that uses the processor's vectors;
+    the k largest of a row are in the k blocks with the largest of these, and only those are
+    searched. Of equal numbers the first ones are taken. If one of them were in a block that is not
+    chosen, each of
+    the k blocks would have a number that is larger, or equal and before it: blocks with equal
+        largest
+    numbers are also taken from the first on, and stay in order.
 
     Args:
         values: float `[R, V]`, V static.
-        k: at least 1, at most V.
+        k: Number of results, at least 1 and at most V.
 
     Returns:
-        float `[R, k]`, the largest first, and int32 `[R, k]`.
+        float `[R, k]`, largest first, and int32 `[R, k]`.
     """
     size = values.shape[-1]
     width = _block_width(size)
@@ -42,6 +44,6 @@ def top_k(values: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _block_width(size: int) -> int:
-    """About √V, and a divisor of V if there is one near: else the last block is filled up."""
+    """About √V, and a divisor of V if there is one nearby; otherwise the last block is padded."""
     root = math.isqrt(size - 1) + 1
     return next((width for width in range(root, 2 * root) if size % width == 0), root)

@@ -1,9 +1,10 @@
 """Weights in and out: folders in the Hugging Face layout, GGUF files, KerasHub's presets.
 
-A folder holds `config.json` (the architecture), `model.safetensors` (the weights, or an index and
-shards), `tokenizer.json` with `tokenizer_config.json` and `special_tokens_map.json`,
-`generation_config.json`, and `tfllm.json` (what no other file has a place for). A GGUF file holds
-all of that in one; `hf://ORGANISATION/NAME` is either, from the Hugging Face Hub or its cache.
+A folder contains `config.json` (the architecture), `model.safetensors` (the weights, or an index
+and shards), `tokenizer.json` with `tokenizer_config.json` and `special_tokens_map.json`,
+`generation_config.json`, and `tfllm.json` (what has no place in the other files). A GGUF file
+contains all of that in one; `hf://ORGANISATION/NAME` is either, on the Hugging Face Hub or in its
+cache.
 """
 
 from __future__ import annotations

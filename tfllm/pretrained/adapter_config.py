@@ -1,4 +1,4 @@
-"""`adapter_config.json`: what PEFT says of a LoRA, read and written."""
+"""Read and write `adapter_config.json`, PEFT's description of a LoRA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfllm.files import read_json_object
 
 CONFIG = "adapter_config.json"
 
-# Keys that change nothing about what an adapter that is stored computes.
+# Keys that do not affect what a stored adapter computes.
 _NO_MATTER = {
     *("task_type", "auto_mapping", "peft_version", "revision", "inference_mode"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
@@ -24,20 +24,20 @@ _FOLLOWED = {
     *("rank_pattern", "alpha_pattern", "init_lora_weights"),
 }
 _NOTHING: tuple[Any, ...] = (None, False, "none", [], {})
-# These begin with another base than the one that is named: its weights less the adapter's.
+# These start from a modified base: the weights of the named one less the adapter's.
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class AdapterSettings(NamedTuple):
-    """What is needed of the file.
+    """The contents of the file that are needed.
 
     Args:
-        base: the path or the name of the base, where the file says it.
-        dropout: in training.
-        alpha: of modules that no pattern matches.
-        alphas: pattern to alpha.
-        rank_stabilized: the scale is alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski,
-            2023).
+        base: Path or name of the base model, if the file names it.
+        dropout: Dropout rate in training.
+        alpha: Alpha of modules that no pattern matches.
+        alphas: Alpha of the modules that match a pattern, by pattern.
+        rank_stabilized: Whether the scale is alpha / sqrt(rank) instead of alpha / rank
+            (Kalajdzievski, 2023).
     """
 
     base: str | None
@@ -47,7 +47,7 @@ class AdapterSettings(NamedTuple):
     rank_stabilized: bool
 
     def scale(self, module: str, rank: int) -> float:
-        """What B A is multiplied by in a module."""
+        """The factor by which B A is multiplied in a module."""
         alpha = self.alpha
         for pattern, value in self.alphas.items():
             if re.match(rf"(.*\.)?({pattern})$", module):
@@ -57,20 +57,19 @@ class AdapterSettings(NamedTuple):
 
 
 def read_adapter_config(folder: Path) -> AdapterSettings:
-    """What the file in a folder says.
+    """Read the file in a folder.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is damaged, or has an option that changes what is computed and is not
-            followed.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or has an unsupported option that changes what is computed.
     """
     path = folder / CONFIG
     try:
         values = read_json_object(path, required=True)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
-            f"{folder} is no adapter: it has no {CONFIG}; give a folder that PEFT or save_adapter "
-            "wrote, or the folder `adapter` of a run"
+            f"{folder} is not an adapter: it has no {CONFIG}; give a folder that PEFT or "
+            "save_adapter wrote, or the folder `adapter` of a run"
         ) from None
     if values.get("peft_type") != "LORA":
         raise ValueError(
@@ -80,7 +79,7 @@ def read_adapter_config(folder: Path) -> AdapterSettings:
     for key, value in values.items():
         if key not in _NO_MATTER | _FOLLOWED and value not in _NOTHING:
             raise ValueError(
-                f"{path}: {key} changes what the adapter computes and is not followed; received "
+                f"{path}: {key} changes what the adapter computes and is not supported; received "
                 f"{value!r}. Merge the adapter with PEFT and load the model"
             )
     start = values.get("init_lora_weights")
@@ -98,7 +97,7 @@ def read_adapter_config(folder: Path) -> AdapterSettings:
             rank_stabilized=bool(values.get("use_rslora")),
         )
     except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} has a value of another type: {error}") from None
+        raise ValueError(f"{path} has a value of the wrong type: {error}") from None
 
 
 def written_adapter_config(
@@ -109,14 +108,14 @@ def written_adapter_config(
     transposed: bool,
     base: str | None,
 ) -> dict[str, Any]:
-    """What the file is to say.
+    """Build the contents of the file.
 
     Args:
-        updates: the rank and the scale of each module that is adapted, by its name.
-        all_modules: the names of all modules that could be.
-        dropout: in training.
-        transposed: the modules hold their weights as `[input, output]`.
-        base: the path or the name of the base.
+        updates: Rank and scale of each adapted module, by the module's name.
+        all_modules: Names of all modules that could be adapted.
+        dropout: Dropout rate in training.
+        transposed: Whether the modules store their weights as `[input, output]`.
+        base: Path or name of the base model, if known.
     """
     ranks = {module: rank for module, (rank, _) in updates.items()}
     alphas = {module: scale * rank for module, (rank, scale) in updates.items()}
@@ -143,7 +142,7 @@ def written_adapter_config(
 
 
 def _targets(adapted: list[str], all_modules: Sequence[str]) -> tuple[list[str], list[int] | None]:
-    """The names that PEFT is to look for, and in which layers (None: in all)."""
+    """The module names for PEFT to match, and the layers to match them in (None for all)."""
 
     def parts(module: str) -> tuple[int, str]:
         match = re.fullmatch(r"[^.]+(?:\.[^.]+)?\.(\d+)\.(.+)", module)
@@ -171,10 +170,10 @@ def _most_common(values: Mapping[str, Any]) -> Any:
 
 
 def _literal(module: str) -> str:
-    """A module's name as a pattern, which PEFT takes for a regular expression."""
+    """Escape a module's name, which PEFT reads as a regular expression."""
     return module.replace(".", r"\.")
 
 
 def _number(value: float) -> float | int:
-    value = round(value, 9)  # scale · rank is not always what alpha / rank was made of
+    value = round(value, 9)  # scale * rank may differ from the original alpha in the last bits
     return int(value) if float(value).is_integer() else value

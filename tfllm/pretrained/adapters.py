@@ -1,4 +1,4 @@
-"""Adapters in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`, in and out."""
+"""Save and load adapters in PEFT's layout: `adapter_config.json`, `adapter_model.safetensors`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<matrix>[AB])\.w
 
 
 class _Update(NamedTuple):
-    """An adapter's two matrices for one module: scale · B A."""
+    """The two matrices of an adapter for one module, which add scale * B A to its weights."""
 
     a: np.ndarray
     b: np.ndarray
@@ -49,30 +49,31 @@ class _Update(NamedTuple):
 def save_adapter(
     model: CausalLM, folder: str | Path, *, name: str | None = None, base: str | None = None
 ) -> Path:
-    """Write an adapter of a model alone, as PEFT does; PEFT and `load_adapter` open it.
+    """Save only an adapter of a model, in PEFT's layout; PEFT and `load_adapter` can open it.
 
-    It is written beside and renamed into place. An adapter that tfllm wrote there before is
-    replaced. `tfllm.json` keeps a checksum of the base's weights, by which `load_adapter` knows it.
+    The folder is written under another name and then renamed. An adapter that tfllm wrote there
+    before is replaced. `tfllm.json` has a checksum of the base's weights, which `load_adapter`
+    checks.
 
     Args:
-        model: with the adapter.
-        folder: where.
-        name: of the adapter; default: the one in use.
-        base: the path or the name of the base, for `base_model_name_or_path`.
+        model: Model with the adapter.
+        folder: Folder to write.
+        name: Name of the adapter. Defaults to the active one.
+        base: Path or name of the base, for `base_model_name_or_path`. Defaults to none.
 
     Returns:
-        the folder.
+        The folder.
 
     Raises:
-        ValueError: the model has no such adapter.
-        FileExistsError: `folder` holds something else.
-        OSError: the disk is full or cannot be written to.
+        ValueError: If the model has no such adapter.
+        FileExistsError: If `folder` contains something else.
+        OSError: If the disk is full or cannot be written to.
     """
     folder = Path(folder)
     name = model.adapter if name is None else name
     if name not in model.adapters:
         raise ValueError(
-            f"the model has no adapter {name!r}; there are: {', '.join(model.adapters) or 'none'}"
+            f"the model has no adapter {name!r}; it has: {', '.join(model.adapters) or 'none'}"
         )
     modules = _modules(model)
     updates = {
@@ -108,22 +109,22 @@ def _check_replaceable(folder: Path) -> None:
     foreign = [name for name in names if name not in _WRITTEN]
     if names and (foreign or OURS not in names):
         raise FileExistsError(
-            f"{folder} holds files that are no adapter of tfllm "
-            f"({', '.join((foreign or names)[:3])}), which saving would lose; name another folder"
+            f"{folder} contains files that are not an adapter of tfllm "
+            f"({', '.join((foreign or names)[:3])}) and would be lost; name another folder"
         )
 
 
 def _modules(model: CausalLM) -> dict[str, StoredRows]:
-    """The projections of a model by the names that its family has for them."""
+    """The projections of a model by the names that its family gives them."""
     model_type = to_hugging_face(model.config)[0]["model_type"]
     return {rows.module: rows for rows in stored_projections(model, WEIGHT_MAPS[model_type])}
 
 
 def _update_of(model: CausalLM, name: str, rows: StoredRows) -> _Update | None:
-    """What an adapter does to a module, None: nothing.
+    """The update of a module by an adapter; None if there is none.
 
-    Several parts within one module make one of the sum of their ranks, in blocks; a part of several
-    modules has its A in each of them.
+    Several parts within a module become one whose rank is the sum of their ranks, in blocks; a part
+    that spans several modules has its A in each of them.
     """
     lora = projection_at(model, rows.place).adapters.get(name)
     if lora is None:
@@ -154,17 +155,17 @@ def _update_of(model: CausalLM, name: str, rows: StoredRows) -> _Update | None:
 
 
 def load_adapter(model: CausalLM, folder: str | Path, *, name: str = "default") -> None:
-    """Add an adapter from a folder in PEFT's layout to a model, and use it.
+    """Add an adapter from a folder in PEFT's layout to a model, and activate it.
 
     Args:
-        model: the base.
-        folder: written by `save_adapter`, or by PEFT for a LoRA.
-        name: of the adapter in the model.
+        model: The base model.
+        folder: Folder written by `save_adapter`, or by PEFT for a LoRA.
+        name: Name of the adapter in the model. Defaults to "default".
 
     Raises:
-        FileNotFoundError: it is not there, or lacks a file.
-        ValueError: a file is damaged; an option of PEFT that is not followed; or the adapter is of
-            another base: other modules, shapes or weights.
+        FileNotFoundError: If the folder or one of its files does not exist.
+        ValueError: If a file is damaged, an option of PEFT is not supported, or the adapter belongs
+            to another base: other modules, shapes or weights.
     """
     folder = Path(folder)
     config = read_adapter_config(folder)
@@ -198,18 +199,21 @@ def load_adapter(model: CausalLM, folder: str | Path, *, name: str = "default") 
 
 
 def load_merged(path: str | Path, adapter: str | Path, *, dtype: Any = None) -> Pretrained:
-    """A pretrained model with an adapter merged into its weights, and what it comes with.
+    """Load a pretrained model, and merge an adapter into its weights.
 
-    The sum is taken in float32 and rounded once, whatever the dtype.
+    The sum is computed in float32 and rounded once, whatever the dtype.
 
     Args:
-        path: of the base, as `load` takes it.
-        adapter: as `load_adapter` takes it.
-        dtype: of the model; default float32.
+        path: Path of the base; see `load`.
+        adapter: Folder of the adapter; see `load_adapter`.
+        dtype: Dtype policy of the model. Defaults to float32.
+
+    Returns:
+        The model, its tokenizer and its generation settings.
 
     Raises:
-        FileNotFoundError: there is no such model or adapter.
-        ValueError: one of them cannot be read, or the adapter is of another base.
+        FileNotFoundError: If there is no such model or adapter.
+        ValueError: If one of them cannot be read, or the adapter belongs to another base.
     """
     base = load(path)
     load_adapter(base.model, adapter)
@@ -221,15 +225,13 @@ def load_merged(path: str | Path, adapter: str | Path, *, dtype: Any = None) -> 
 
 def _check_base(model: CausalLM, folder: Path, base: str | None) -> None:
     path = folder / OURS
-    if not path.exists():  # PEFT's own
+    if not path.exists():  # written by PEFT
         return
     try:
         stored = read_json(path)["base"]
         fits = same_weights(stored, fingerprint(model))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(
-            f"{path} is damaged; delete it to do without the check of the base"
-        ) from None
+        raise ValueError(f"{path} is damaged; delete it to skip the check of the base") from None
     if not fits:
         raise ValueError(
             f"{folder} is an adapter of another base{_named(base)}: its weights are not those of "
@@ -240,7 +242,7 @@ def _check_base(model: CausalLM, folder: Path, base: str | None) -> None:
 def _pairs(
     files: TensorFiles, modules: Mapping[str, StoredRows], base: str | None
 ) -> dict[str, tuple[str, str]]:
-    """The names in the file of the two matrices of each module."""
+    """The names of the two matrices of each module in the file."""
     found: dict[str, dict[str, str]] = {}
     folder = None
     for name, info in files.tensors.items():
@@ -248,10 +250,10 @@ def _pairs(
         match = _NAME.fullmatch(name)
         if match is None:
             raise ValueError(
-                f"{info.file} must hold the matrices of a LoRA of projections alone; received "
-                f"{name}, which is not followed"
+                f"{info.file} must contain only the LoRA matrices of projections; received "
+                f"{name}, which is not supported"
             )
-        # Saved from a model without its output projection, names lack the first part.
+        # If a model without its output projection was saved, names lack the first part.
         module = match["module"]
         known = [m for m in modules if m == module or m.partition(".")[2] == module]
         if not known:
@@ -261,7 +263,7 @@ def _pairs(
             )
         found.setdefault(known[0], {})[match["matrix"]] = name
     if not found:
-        raise ValueError(f"{folder or 'the file'} holds no matrices of a LoRA")
+        raise ValueError(f"{folder or 'the file'} contains no LoRA matrices")
     lonely = [module for module, pair in found.items() if len(pair) < 2]
     if lonely:
         raise ValueError(f"{folder} lacks one of the two matrices of {lonely[0]}")

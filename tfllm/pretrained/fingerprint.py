@@ -1,4 +1,4 @@
-"""What a model's weights are known by, so that an adapter is not put on others."""
+"""Checksums that identify a model's weights, so that an adapter is not used with others."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 import tensorflow as tf
 
 _SAMPLED = 4096
-"""values of each weight that count: training moves them all"""
+"""Number of values of each weight that are used: training changes all of them."""
 
 
 def fingerprint(model: Any) -> dict[str, str | None]:
-    """Checksums of a Keras model's own weights, adapters aside.
+    """Compute checksums of a Keras model's own weights, without adapters.
 
-    They are of values rounded to bfloat16, so that a model has the same in float32 and in bfloat16.
-    Some values of each weight stand for all.
+    The values are rounded to bfloat16 first, so that a model has the same checksums in float32 and
+    in bfloat16. A sample of values represents each weight.
 
     Returns:
-        "norms", of the weights of the normalisations, and "matrices", of all others; the latter
-        None where some are stored as integers, whose values are not those of the model.
+        "norms", the checksum of the weights of the normalization layers, and "matrices", that of
+        all others, or None if some are stored as integers, whose values are not those of the model.
     """
     norms, matrices = hashlib.sha256(), hashlib.sha256()
     whole = True
@@ -29,7 +29,7 @@ def fingerprint(model: Any) -> dict[str, str | None]:
     if weights is None:
         weights = [v for v in model.weights if "seed_generator" not in v.path]
     for variable in sorted(weights, key=lambda v: v.path):
-        path = variable.path.partition("/")[2]  # Keras counts the models of a process
+        path = variable.path.partition("/")[2]  # the first part numbers the models of a process
         value = tf.convert_to_tensor(variable.value)
         if not value.dtype.is_floating:
             whole = False
@@ -43,7 +43,7 @@ def fingerprint(model: Any) -> dict[str, str | None]:
 
 
 def same_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two fingerprints can be of the same weights."""
+    """Whether two fingerprints may belong to the same weights."""
     names = ["norms"]
     if one.get("matrices") and other.get("matrices"):
         names.append("matrices")

@@ -1,4 +1,4 @@
-"""Reading a pretrained model into a Keras model, a tokenizer and generation settings."""
+"""Load a pretrained model: a Keras model, a tokenizer and generation settings."""
 
 from __future__ import annotations
 
@@ -29,13 +29,23 @@ if TYPE_CHECKING:
 
 
 class Pretrained(NamedTuple):
-    """What a model folder or file holds.
+    """The contents of a model folder or file.
 
     Args:
-        model: token ids to logits, or whatever else the model gives; it knows no text. A `CausalLM`
-            or, of a BERT, the class that config.json names (see `model_kinds.py`).
-        tokenizer: text to token ids, or None where there is none.
-        generation: how text is drawn from the model unless one says otherwise.
+        model: Keras model, for example from token ids to logits: a `CausalLM` or, for a BERT, the
+            class that config.json names (see `model_kinds.py`).
+        tokenizer: Tokenizer of the model, or None if there is none.
+        generation: Default generation settings of the model.
+
+    Example:
+
+    >>> import tempfile
+    >>> import tfllm
+    >>> model = tfllm.Transformer(vocab_size=32, embedding_dim=16, num_heads=2, num_layers=1)
+    >>> folder = tfllm.save(model, tempfile.mkdtemp())
+    >>> pretrained = tfllm.pretrained.load(folder)
+    >>> pretrained.model.config.vocab_size
+    32
     """
 
     model: Any
@@ -51,28 +61,29 @@ def load(
     dropout: float | None = None,
     seed: int = 0,
 ) -> Pretrained:
-    """The model, the tokenizer and the generation settings that are at a path.
+    """Load the model, the tokenizer and the generation settings at a path.
 
-    A few rows of a tensor are read at a time: the memory needed is the model's and little more.
+    Tensors are read a few rows at a time, so the memory needed is little more than the model's.
 
     Args:
-        path: a folder in the Hugging Face layout (written by `save`, or by `transformers` for a
-            family of docs/pretrained_models.md), a run's folder, a .gguf file, or
+        path: Folder in the Hugging Face layout (written by `save`, or by `transformers` for a
+            family in docs/pretrained_models.md), folder of a run, .gguf file, or
             `hf://ORGANISATION/NAME[@REVISION][/FILE.gguf]`.
-        dtype: dtype policy of the model ("float32", "bfloat16", "mixed_bfloat16", ...). "auto":
-            bfloat16 where all the weights are stored so, else float32. "int8": matrices as integers
-            with a scale for each row, used in bfloat16 where that is faster here, else in float32
-            ("int8_bfloat16" and "int8_float32" say which). Default float32.
-        rematerialize: recompute each block in the backward pass.
-        dropout: what to train with instead of what config.json says.
-        seed: of dropout.
+        dtype: Dtype policy of the model ("float32", "bfloat16", "mixed_bfloat16", ...). "auto"
+            means bfloat16 if all weights are stored in it, else float32. "int8" stores matrices as
+            integers with a scale for each row, and computes in bfloat16 where that is faster on
+            this machine, else in float32 ("int8_bfloat16" and "int8_float32" choose one). Defaults
+            to float32.
+        rematerialize: Whether to recompute each block in the backward pass. Defaults to False.
+        dropout: Dropout rate in training. Defaults to that of config.json.
+        seed: Random seed of dropout. Defaults to 0.
 
     Raises:
-        FileNotFoundError: there is no model, or a file that it needs is not there.
-        ValueError: a file is damaged or cut short; an architecture or an option that is not
-            supported; a weight that is missing, one too many, or of another shape or dtype; a
-            tokenizer with more ids than the model.
-        ConnectionError: a model of the Hub that is not in the cache, without a network.
+        FileNotFoundError: If there is no model, or one of its files is missing.
+        ValueError: If a file is damaged or cut short; an architecture or an option is not
+            supported; a weight is missing, unexpected, or of the wrong shape or dtype; or the
+            tokenizer has more ids than the model.
+        ConnectionError: If a model of the Hub is not in the cache, and there is no network.
     """
     place = model_folder(path)
     if is_keras_hub_preset(place):
@@ -92,18 +103,18 @@ def load_encoder(
     dropout: float | None = None,
     seed: int = 0,
 ) -> tuple[Encoder, Tokenizer | None]:
-    """The encoder of a model that has one, whatever its head, and the tokenizer.
+    """Load the encoder of a model that has one, whatever its head, and the tokenizer.
 
     Args:
-        path: as of `load`.
-        dtype: as of `load`.
-        rematerialize: as of `load`.
-        dropout: as of `load`.
-        seed: as of `load`.
+        path: See `load`.
+        dtype: See `load`.
+        rematerialize: See `load`.
+        dropout: See `load`.
+        seed: See `load`.
 
     Raises:
-        ValueError: the model has none; or as `load`.
-        OSError: as `load`.
+        ValueError: If the model has no encoder; see also `load`.
+        OSError: See `load`.
     """
     source = open_source(model_folder(path))
     source.ignore_modules()
@@ -111,8 +122,8 @@ def load_encoder(
     encoder = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
     if not isinstance(encoder, Encoder):
         raise ValueError(
-            f"{source.where}: an encoder is read from a BERT, with or without a head; received a "
-            f"{type(model).__name__}"
+            f"{source.where}: an encoder can only be read from a BERT, with or without a head; "
+            f"received a {type(model).__name__}"
         )
     return encoder, tokenizer
 
@@ -154,29 +165,29 @@ def _load(
 def _why_untrainable(unlike: Mapping[str, float], where: str) -> str:
     rates = ", ".join(f"{key}={rate}" for key, rate in unlike.items())
     return (
-        f"{where} has {rates}, and a model here has one dropout, of attention weights and of each "
-        "sublayer's result. It is not trained with other rates unasked: load it with dropout=..., "
-        "or write one rate into config.json"
+        f"{where} has {rates}, but a model here has one dropout rate, for attention weights and "
+        "for each sublayer's result. It is not trained with other rates unless you choose one: "
+        "load it with dropout=..., or write one rate into config.json"
     )
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: Any, where: str) -> None:
-    """Refuse a tokenizer that has ids which the model does not know.
+    """Check that the model has all ids of a tokenizer.
 
     Raises:
-        ValueError: it has.
+        ValueError: If the tokenizer has more ids.
     """
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"{where}: the tokenizer does not fit the model: it has {tokenizer.vocab_size:,} ids, "
-            f"and the model's vocab_size is {config.vocab_size:,}. Use the tokenizer that the "
+            f"but the model's vocab_size is {config.vocab_size:,}. Use the tokenizer that the "
             "model was trained with"
         )
 
 
 def _uninitialized(model_class: Any, config: Any, options: Mapping[str, Any]) -> Any:
-    """A model whose weights are whatever memory held: random ones would be overwritten at once."""
-    with keras.StatelessScope():  # variables made in here get their values when it ends
+    """A model with uninitialized weights: random ones would be overwritten at once."""
+    with keras.StatelessScope():  # variables created inside get their values when it ends
         model = model_class(config, **options)
         for variable in model.weights:
             variable._initializer = _empty
@@ -188,14 +199,15 @@ def _empty(shape: tuple[int, ...], dtype: str) -> tf.Tensor:
 
 
 def _matched(weights: list[StoredWeight], table: WeightMap, source: ModelSource) -> dict[str, str]:
-    """The name in the files of each tensor of the table, once all of them are there and fit."""
+    """Check that the files have all tensors of the table, and return the name of each in the
+    files."""
     tensors = source.tensors.tensors
     in_files = {_full_name(name, table, tensors): name for name in tensors}
     wanted = {name: w.shape(rows) for w in weights for name, rows in w.tensors}
     copies = {table.output: weights[0].tensors[0][0], **dict(table.copies)}
     copies = {name: of for name, of in copies.items() if name in in_files and name not in wanted}
-    # Of weights that are one, a file may hold any name alone: `safetensors.torch.save_model` keeps
-    # the first of the alphabet.
+    # A file may hold tied weights under any one of their names: `safetensors.torch.save_model`
+    # keeps the first in alphabetical order.
     for name, of in copies.items():
         in_files.setdefault(of, in_files[name])
     extra = [
@@ -207,7 +219,7 @@ def _matched(weights: list[StoredWeight], table: WeightMap, source: ModelSource)
     if missing:
         raise ValueError(_listed("lack weights of the model", missing, tensors))
     if extra:
-        what = f"hold weights that {Path(source.where).name} leaves no place for"
+        what = f"contain weights that the model in {Path(source.where).name} does not have"
         raise ValueError(_listed(what, sorted(extra), tensors))
     for name, shape in wanted.items():
         info = tensors[in_files[name]]
@@ -220,14 +232,14 @@ def _matched(weights: list[StoredWeight], table: WeightMap, source: ModelSource)
             raise ValueError(
                 f"{info.file}: {in_files[name]} must be one of "
                 f"{', '.join(source.tensors.readable)}; received {info.dtype}. Have the program "
-                "that wrote it write one of those, such as F16"
+                "that wrote it use one of those, such as F16"
             )
     for name, of in copies.items():
         same = in_files[name] == in_files[of]
         if not (same or equal(source.tensors, in_files[name], in_files[of])):
             raise ValueError(
-                f"{tensors[in_files[of]].file}: tie_word_embeddings says that {name} is "
-                f"{in_files[of]}, and the two differ; set tie_word_embeddings to false in "
+                f"{tensors[in_files[of]].file}: tie_word_embeddings says that {name} is equal to "
+                f"{in_files[of]}, but they differ; set tie_word_embeddings to false in "
                 "config.json"
             )
     return {name: in_files[name] for name in wanted}
@@ -247,14 +259,14 @@ def _listed(what: str, names: list[str], tensors: Mapping[str, TensorInfo]) -> s
 
 
 def _assign(weight: StoredWeight, names: Mapping[str, str], tensors: TensorSource) -> None:
-    """Read the parts of a weight into its variable, some rows at a time."""
+    """Read the parts of a weight into its variable, a few rows at a time."""
     variable, scale = weight.variable, weight.scale
-    # Not slice by slice into the variable's own memory: from the first of them on, TensorFlow
-    # copies a variable each time that it is read.
+    # Not assigned slice by slice: after the first sliced assignment, TensorFlow copies a variable
+    # each time it is read.
     whole = _aligned(variable.shape, _numpy_dtype(variable.dtype if scale is None else "int8"))
     scales = None if scale is None else np.empty(scale.shape, np.float32)
     exact = _numpy_dtype(variable.dtype if scale is None else "float32")
-    # The scale of a row needs all of it, and a row of the weight may be a column of the file.
+    # The scale of a row needs the whole row, and a row of the weight may be a column of the file.
     columns = np.empty(variable.shape, exact) if weight.transposed and scale is not None else None
     first = 0
     for name, rows in weight.tensors:
@@ -282,7 +294,7 @@ def _numpy_dtype(name: str) -> np.dtype:
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array that TensorFlow takes as a tensor without copying it."""
+    """An array that TensorFlow can use as a tensor without copying it."""
     size, alignment = int(np.prod(shape)) * dtype.itemsize, 64
     memory = np.empty(size + alignment, np.uint8)
     begin = -memory.ctypes.data % alignment

@@ -1,4 +1,4 @@
-"""Where a model is, given any of the names that it can be called by, and whether it is there."""
+"""Find a model by any of the names that it may have, and check that it exists."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from tfllm.path_kinds import instead_of
 
 
 def model_folder(path: str | Path, *, holds_model: bool = True) -> Path:
-    """The folder, or the GGUF file, of a model.
+    """Find the folder, or the GGUF file, of a model.
 
     Args:
-        path: a model folder, the folder of the run that trained it, a .gguf file, or
-            `hf://ORGANISATION/NAME[@REVISION][/FILE.gguf]`, which is downloaded unless it was
-            before.
-        holds_model: whether it must hold one; prepared data hold a tokenizer alone.
+        path: Model folder, folder of the run that trained it, .gguf file, or
+            `hf://ORGANISATION/NAME[@REVISION][/FILE.gguf]`, which is downloaded unless it is in the
+            cache.
+        holds_model: Whether it must contain a model; prepared data only contain a tokenizer.
+            Defaults to True.
 
     Raises:
-        FileNotFoundError: there is nothing at the path; the run has not finished, so it has no
-            model yet; or the Hugging Face Hub has no such model.
-        ValueError: it is a folder of another kind, such as prepared data.
-        ConnectionError: the model is not downloaded yet, and there is no network.
+        FileNotFoundError: If there is nothing at the path, the run has not finished and so has no
+            model yet, or the Hugging Face Hub has no such model.
+        ValueError: If it is another kind of folder, such as prepared data.
+        ConnectionError: If the model is not in the cache, and there is no network.
     """
-    # pathlib makes one slash of two.
+    # pathlib turns two slashes into one.
     if re.match(r"hf:/", str(path)):
         from tfllm.pretrained.hugging_face.hub import downloaded
 
@@ -40,7 +41,7 @@ def model_folder(path: str | Path, *, holds_model: bool = True) -> Path:
         return path
     if not (path / "model").is_dir():
         raise FileNotFoundError(
-            f"the run in {path} has no finished model yet; train on with "
+            f"the run in {path} has no finished model yet; continue training with "
             f"`tfllm train --out {path} --resume`"
         )
     return path / "model"
@@ -57,11 +58,11 @@ def is_pretrained(model: Any) -> bool:
 
 
 def existing(path: Path) -> Path:
-    """The path, if there is a folder, or a file that may be a model.
+    """Check that there is a folder, or a file that may be a model, and return its path.
 
     Raises:
-        FileNotFoundError: there is nothing.
-        NotADirectoryError: there is a file of another kind.
+        FileNotFoundError: If there is nothing.
+        NotADirectoryError: If it is a file of another kind.
     """
     if path.is_dir() or is_gguf(path):
         return path
@@ -76,16 +77,16 @@ def existing(path: Path) -> Path:
 def _not_there(path: Path) -> str:
     earlier = earlier_version(path)
     hint = (
-        f"a save was interrupted: the model before it is {earlier}; rename it back"
+        f"a save was interrupted: the previous model is {earlier}; rename it back"
         if earlier
-        else "give the path of a folder that holds config.json and model.safetensors, or of a "
+        else "give the path of a folder with config.json and model.safetensors, or of a "
         ".gguf file; hf://ORGANISATION/NAME is a model of the Hugging Face Hub"
     )
     return f"there is no folder {path}, it does not exist; {hint}"
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a path is a file that is, or says it is, in the GGUF format."""
+    """Whether a path is a file that is, or claims to be, in the GGUF format."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:

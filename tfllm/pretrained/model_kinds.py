@@ -1,6 +1,6 @@
-"""The kinds of models that a folder can hold: which class, of which config.json, which weights.
+"""The kinds of models that a folder can contain, each with its class, config.json and weights.
 
-To read and write a further kind, add its row to `MODEL_KINDS`.
+To support another kind, add a row to `MODEL_KINDS`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from tfllm.pretrained.hugging_face.weight_map import WEIGHT_MAPS, WeightMap
 
 
 class Description(NamedTuple):
-    """What a config.json says of a model.
+    """The model that a config.json describes.
 
     Args:
-        config: the architecture, the first argument of the model's class.
-        options: its other arguments.
+        config: Architecture, the first argument of the model's class.
+        options: Other arguments of the class. Defaults to none.
     """
 
     config: Any
@@ -50,19 +50,21 @@ class ModelKind(NamedTuple):
     """One kind of model.
 
     Args:
-        model_class: ours.
-        model_types: `model_type` of the config.json files that may be of this kind.
-        architectures: what `architectures` in them names, the first as it is written; none: any
-            name, or none, is of this kind.
-        read: what a config.json says, given its values, its name for errors, and the dropout to
-            train with instead of what it says (None: that); raises ConfigError.
-        write: what config.json says of a model, and why `transformers` cannot read it ("": it can).
-        weight_map: the tables of its weights by `model_type`.
-        stored_options: further arguments of the class that the names of the stored weights tell.
-        stored_settings: fields of the architecture that they tell, whatever config.json says.
-        unlike_dropouts: the dropouts of a config.json that the one of our model is not like, given
-            its values and what tfllm trained it with (None: it did not).
-        generates: whether it has settings of how text is drawn from it.
+        model_class: Class of the model in tfllm.
+        model_types: Values of `model_type` in the config.json files that may be of this kind.
+        architectures: Values of `architectures` in these files; the first one is written. If empty,
+            files with any value, or with none, are of this kind.
+        read: Reads a config.json, given its values, its name for errors, and the dropout rate to
+            train with (None for that of the file); raises ConfigError.
+        write: Returns the config.json of a model, and why `transformers` cannot read it ("" if it
+            can).
+        weight_map: Tables of its weights by `model_type`.
+        stored_options: Returns additional arguments of the class, given the names of the weights.
+        stored_settings: Returns fields of the architecture that the names of the weights determine,
+            whatever config.json says.
+        unlike_dropouts: Returns the dropout rates of a config.json that our model cannot have,
+            given its values and the rate that tfllm trained it with (None if it did not).
+        generates: Whether it has generation settings. Defaults to False.
     """
 
     model_class: type
@@ -80,10 +82,10 @@ class ModelKind(NamedTuple):
 
 
 def kind_of_config(values: Mapping[str, Any], where: str) -> ModelKind:
-    """The kind of the model that a config.json describes.
+    """Find the kind of the model that a config.json describes.
 
     Raises:
-        ConfigError: a `model_type`, or a name in `architectures`, that is not read.
+        ConfigError: If its `model_type`, or its name in `architectures`, is not supported.
     """
     model_type, named = values.get("model_type"), values.get("architectures")
     kinds = [kind for kind in MODEL_KINDS if model_type in kind.model_types]
@@ -98,23 +100,23 @@ def kind_of_config(values: Mapping[str, Any], where: str) -> ModelKind:
             return kind
     names = [name for kind in kinds for name in kind.architectures]
     raise ConfigError(
-        f"{where}: architectures of a {model_type} is supported with one of {', '.join(names)}; "
+        f"{where}: architectures of a {model_type} must be one of {', '.join(names)}; "
         f"received {name!r}"
     )
 
 
 def kind_of_model(model: Any) -> ModelKind:
-    """The kind that a model is of.
+    """Find the kind of a model.
 
     Raises:
-        ValueError: there is none.
+        ValueError: If there is none.
     """
     for cls in type(model).__mro__:
         for kind in MODEL_KINDS:
             if kind.model_class is cls:
                 return kind
     names = ", ".join(f"tfllm.{kind.model_class.__name__}" for kind in MODEL_KINDS)
-    raise ValueError(f"one of {names} is saved; received {type(model).__name__}")
+    raise ValueError(f"the model must be one of {names}; received {type(model).__name__}")
 
 
 # ------------------------------------------------------------------ causal language models

@@ -1,4 +1,4 @@
-"""Where a model comes from: one face for every kind of folder and file."""
+"""A common interface to all kinds of folders and files that contain a model."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ class ModelSource(Protocol):
 
     @property
     def where(self) -> str:
-        """What to call it in errors."""
+        """Name of the source in errors."""
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """What its config.json says, or would say."""
+        """The contents of its config.json, or the equivalent."""
 
     @property
     def dropout(self) -> float | None:
-        """What tfllm trained it with; None where that is not known."""
+        """The dropout rate that tfllm trained it with; None if unknown."""
 
     @property
     def tensors(self) -> TensorSource:
         """The weights."""
 
     def weight_map(self, table: WeightMap) -> WeightMap:
-        """Which tensor is which weight, given the table of a Hugging Face folder."""
+        """The table from weights to tensors, given the table of a Hugging Face folder."""
 
     def ignore_modules(self) -> None:
-        """Leave aside what is made of the states of an encoder."""
+        """Ignore the modules that process the outputs of an encoder."""
 
     def tokenizer(self) -> Tokenizer | None:
-        """Text to token ids; None where there is none."""
+        """The tokenizer; None if there is none."""
 
     def generation(self) -> GenerationConfig:
-        """How text is drawn from the model unless one says otherwise."""
+        """The default generation settings of the model."""
 
 
 def open_source(path: Path) -> ModelSource:
-    """What is at a path: a folder in the Hugging Face layout or a GGUF file.
+    """Open a folder in the Hugging Face layout or a GGUF file.
 
     Raises:
-        FileNotFoundError: nothing, or no model.
-        ValueError: a file is damaged or of a kind that is not read.
+        FileNotFoundError: If there is nothing at the path, or no model.
+        ValueError: If a file is damaged or of an unsupported kind.
     """
     path = existing(path)
     if path.is_dir():

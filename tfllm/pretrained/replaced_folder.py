@@ -1,4 +1,4 @@
-"""A model folder that appears whole or not at all, and replaces only one that tfllm wrote."""
+"""Write a model folder atomically, and replace only one that tfllm wrote."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfllm.files import atomic_folder
 from tfllm.pretrained.hugging_face.sentence_modules import WRITTEN as SENTENCE_MODULES
 
 OURS = "tfllm.json"
-"""the file by which a folder is known to be written by tfllm"""
+"""The file that identifies a folder as written by tfllm."""
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "source.spm")
 _BESIDE = ("target.spm", "vocab.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -25,15 +25,15 @@ _WRITTEN = re.compile(
 
 
 def check_replaceable(folder: Path, *, with_tokenizer: bool) -> None:
-    """Refuse a place that must not be written to, before any work is done.
+    """Check that a model may be saved to a place, before any work is done.
 
     Args:
-        folder: where a model is to be saved.
-        with_tokenizer: whether a tokenizer is saved with it.
+        folder: Folder in which a model is to be saved.
+        with_tokenizer: Whether a tokenizer is saved with it.
 
     Raises:
-        FileExistsError: `folder` is there, and is neither empty nor a model folder that tfllm
-            wrote with nothing besides; or it holds a tokenizer that would be lost.
+        FileExistsError: If `folder` exists, and is neither empty nor a model folder with only files
+            that tfllm wrote; or if it contains a tokenizer that would be lost.
     """
     if not os.path.lexists(folder):
         return
@@ -44,22 +44,22 @@ def check_replaceable(folder: Path, *, with_tokenizer: bool) -> None:
     if names and (OURS not in names or foreign):
         held = ", ".join((foreign or names)[:3])
         raise FileExistsError(
-            f"{folder} holds files that tfllm did not write ({held}), which saving would lose; "
+            f"{folder} contains files that tfllm did not write ({held}) and that would be lost; "
             "name another folder, or move them away"
         )
     if not with_tokenizer and any(name in names for name in _TOKENIZERS):
         raise FileExistsError(
-            f"{folder} holds a tokenizer, and none is given to take its place; "
+            f"{folder} contains a tokenizer, and none is given to replace it; "
             "give tokenizer=..., or name another folder"
         )
 
 
 def replaced(folder: Path, *, with_tokenizer: bool) -> AbstractContextManager[Path]:
-    """A new folder that takes the place of `folder` when the block ends without an error.
+    """A new folder that replaces `folder` when the block ends without an error.
 
     Raises:
-        OSError: the disk is full.
-        FileExistsError: as `check_replaceable`.
+        OSError: If the disk is full.
+        FileExistsError: See `check_replaceable`.
     """
     return atomic_folder(
         folder, lambda place: check_replaceable(place, with_tokenizer=with_tokenizer)

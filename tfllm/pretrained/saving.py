@@ -1,4 +1,4 @@
-"""Writing a model, its tokenizer and generation settings as a model folder."""
+"""Save a model, its tokenizer and its generation settings as a model folder."""
 
 from __future__ import annotations
 
@@ -51,29 +51,30 @@ def save(
     dtype: Literal["float32", "bfloat16"] = "float32",
     max_shard_bytes: int = 5_000_000_000,
 ) -> Path:
-    """Write a model folder that `load` and, where it has the architecture, `transformers` open.
+    """Write a model folder that `load` can open, and `transformers` if it has the architecture.
 
-    It is written beside and renamed into place. A model folder that tfllm wrote there before is
-    replaced; after an error, such as a full disk, it is left as it was.
+    The folder is written under another name and then renamed. A model folder that tfllm wrote there
+    before is replaced; after an error, such as a full disk, it is unchanged.
 
     Args:
-        model: the model, of one of the classes of `model_kinds.py`, such as `CausalLM`.
-        folder: where.
-        tokenizer: the tokenizer that the model was trained with.
-        generation: how text is drawn from the model unless one says otherwise.
-        training_summary: what `tfllm.json` is to say of the training; it must fit JSON.
-        task: what the model was trained for, `{"name": ..., "information": {...}}`, which
-            `task_of` gives back; it must fit JSON.
-        dtype: of the weights in the file.
-        max_shard_bytes: a larger model is written as several files.
+        model: Model of one of the classes in `model_kinds.py`, such as `CausalLM`.
+        folder: Folder to write.
+        tokenizer: Tokenizer that the model was trained with. Defaults to none.
+        generation: Default generation settings of the model.
+        training_summary: Description of the training for `tfllm.json`; it must be valid JSON.
+        task: What the model was trained for, `{"name": ..., "information": {...}}`, which
+            `task_of` returns; it must be valid JSON.
+        dtype: Dtype of the weights in the file. Defaults to "float32".
+        max_shard_bytes: Maximum size of a file of weights; a larger model is split into several.
+            Defaults to 5,000,000,000.
 
     Returns:
-        the folder.
+        The folder.
 
     Raises:
-        ValueError: a tokenizer with more ids than the model, or another argument that does not fit.
-        FileExistsError: `folder` holds something that saving would lose.
-        OSError: the disk is full or cannot be written to.
+        ValueError: If the tokenizer has more ids than the model, or another argument is not valid.
+        FileExistsError: If `folder` contains something that would be lost.
+        OSError: If the disk is full or cannot be written to.
     """
     folder = Path(folder)
     if dtype not in ("float32", "bfloat16"):
@@ -83,9 +84,9 @@ def save(
     kind = kind_of_model(model)
     if is_int8(model.dtype_policy):
         raise ValueError(
-            "a model folder has no place for int8 weights, whose scales no other reader would "
-            "know; save the model before its weights became int8, or model.with_dtype('float32'), "
-            "which has the rounded ones"
+            "a model folder cannot hold int8 weights, whose scales no other program would "
+            "understand; save the model before its weights are converted to int8, or "
+            "model.with_dtype('float32'), which has the rounded ones"
         )
     if tokenizer is not None:
         check_vocabulary(tokenizer, model.config, str(folder))
@@ -139,7 +140,7 @@ def save(
 
 
 def _named_labels(values: Mapping[str, Any], task: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What config.json says of a classifier's labels where the task names them."""
+    """The entries of config.json for a classifier's labels, if the task names them."""
     names = (task or {}).get("information", {}).get("labels")
     if "id2label" not in values or not names or len(names) != len(values["id2label"]):
         return {}
@@ -151,9 +152,9 @@ def _special_tokens(
 ) -> tuple[dict[str, Any], dict[str, int | list[int] | None]]:
     """The special tokens by name, and the ids of `_SPECIAL`.
 
-    What a tokenizer was loaded with is kept. Where that names no token that fills rows, the end
-    token does. None is made up to begin a text: chat templates and other programs would put it
-    before every prompt.
+    The ones that a tokenizer was loaded with are kept. If they include no padding token, the end
+    token is used. No begin token is invented: chat templates and other programs would put it before
+    every prompt.
     """
     named: dict[str, Any] = {}
     ends: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""The task that a model folder was made for."""
+"""Read which task a model folder was made for."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from tfllm.pretrained.replaced_folder import OURS
 
 
 def task_of(path: str | Path) -> dict[str, Any] | None:
-    """The name of the task and what it knows of its training records, as JSON.
+    """The name of the task of a model, and what it stored about its training records, as JSON.
 
     Args:
-        path: as of `load`.
+        path: See `load`.
 
     Returns:
-        `{"name": ..., "information": {...}}` as `save(task=...)` was given it; of a folder that
-        others wrote, what its config.json tells of a classifier's labels or of sentence vectors,
-        and that a Marian translates, with what `search_of` finds as `search`; None where nothing
-        is known, as of a T5, which does what its text asks for.
+        `{"name": ..., "information": {...}}` as given to `save(task=...)`. For a folder that others
+        wrote: the labels of a classifier or the settings of sentence vectors in its files, or that
+            a
+        Marian translates, with the result of `search_of` as `search`. None if nothing is known, as
+        for a T5, which does what its text asks for.
 
     Raises:
-        ValueError: tfllm.json or config.json is damaged.
+        ValueError: If tfllm.json or config.json is damaged.
     """
     folder = model_folder(path)
     if not folder.is_dir():
@@ -50,7 +51,7 @@ def task_of(path: str | Path) -> dict[str, Any] | None:
         labels = read_labels(values, str(folder / "config.json"))
         names = labels.get("label_names") or [f"LABEL_{i}" for i in range(labels["num_labels"])]
         return {"name": "classification", "information": {"labels": names}}
-    # Ours may have learned any task in the shape of a Marian, and say none.
+    # One that tfllm wrote may have learned any task in the form of a Marian, without naming it.
     if values.get("model_type") == "marian" and not (folder / OURS).exists():
         search = search_of(folder)
         return {"name": "translation", "information": {"search": search} if search else {}}
@@ -58,10 +59,10 @@ def task_of(path: str | Path) -> dict[str, Any] | None:
 
 
 def trained_length(path: str | Path) -> int | None:
-    """The sequence length that a model was trained with, where its folder says so.
+    """The sequence length that a model was trained with; None if its folder does not say.
 
     Args:
-        path: as of `load`.
+        path: See `load`.
     """
     folder = model_folder(path)
     training = read_json_object(folder / OURS).get("training") if folder.is_dir() else None
@@ -70,10 +71,10 @@ def trained_length(path: str | Path) -> int | None:
 
 
 def search_of(folder: Path) -> dict[str, Any]:
-    """How texts are searched in a model folder that others wrote, as fields of `SearchSettings`.
+    """Read the search settings of a model folder that others wrote, as fields of `SearchSettings`.
 
-    As `transformers` reads it: from generation_config.json, and from config.json where there is
-    no other. What is not said there, `num_beams` among it, is left to the task.
+    As in `transformers`, they are read from generation_config.json, or from config.json if there is
+    no such file. What these do not specify, including `num_beams`, is left to the task.
     """
     config = read_json_object(folder / "config.json")
     path = folder / "generation_config.json"

@@ -1,4 +1,4 @@
-"""What every kind of weight file gives: names, dtypes and shapes, and the rows of a tensor."""
+"""A common interface to weight files: names, dtypes and shapes, and the rows of a tensor."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 
 from tfllm.pretrained.hugging_face.tensor_files import TensorInfo
 
-# Large enough that a read costs its bytes, small beside any model.
+# Large enough that reading is not dominated by overhead, and small compared with any model.
 _CHUNK_ELEMENTS = 2**18
 
 
 class TensorSource(Protocol):
-    """Tensors by name, read a few rows at a time, so that a model is never in memory twice."""
+    """Tensors by name, read a few rows at a time so that a model is never in memory twice."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """What there is."""
+        """The tensors that exist, by name."""
 
     @property
     def readable(self) -> Collection[str]:
-        """The dtypes, as files name them, that `read` turns into numbers."""
+        """The dtypes, as named in the files, that `read` supports."""
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> np.ndarray:
-        """Rows `begin` to `end` (default: all) of a tensor."""
+        """Read rows `begin` to `end` (default: all) of a tensor."""
 
 
 def row_chunks(info: TensorInfo) -> Iterator[tuple[int, int]]:
-    """The bounds of groups of rows that together are all of a tensor."""
+    """Split the rows of a tensor into groups, and return their bounds."""
     row = 1
     for length in info.shape[1:]:
         row *= length

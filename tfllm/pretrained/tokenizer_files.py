@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder or file, whatever its kind."""
+"""Load the tokenizer of a model folder or file, whatever its kind."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Args:
-        path: as of `load`.
+        path: See `load`.
 
     Raises:
-        FileNotFoundError: the model has no tokenizer.
-        ValueError: its tokenizer is damaged or of a kind that is not supported.
+        FileNotFoundError: If the model has no tokenizer.
+        ValueError: If its tokenizer is damaged or of a kind that is not supported.
     """
     path = existing(model_folder(path, holds_model=False))
     if path.is_dir():
@@ -32,7 +32,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if tokenizer is not None:
         return tokenizer
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} holds no tokenizer; convert the model anew with one")
+        raise FileNotFoundError(f"{path} contains no tokenizer; convert the model again with one")
     raise FileNotFoundError(
         f"{path} has no tokenizer.json and no tokenizer.model; have transformers write the "
         "tokenizer into it with AutoTokenizer.from_pretrained(...).save_pretrained(...)"
@@ -40,11 +40,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def find_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer in a model folder, if there is one: tokenizer.json or a file of SentencePiece.
+    """Load the tokenizer in a model folder, if there is one.
 
     Raises:
-        FileNotFoundError: the folder is one of a tokenizer whose files are not there.
-        ValueError: it is damaged, of a kind that is not supported, or a pickle.
+        FileNotFoundError: If other files show that there is one, but its own files are missing.
+        ValueError: If it is damaged, of a kind that is not supported, or a pickle.
     """
     from tfllm.tokenizers import reading
     from tfllm.tokenizers.kinds.word_piece import WordPiece

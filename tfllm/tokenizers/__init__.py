@@ -1,6 +1,6 @@
 """Tokenizers: text to token ids and back, in Python and inside a TensorFlow graph.
 
-Importing this does not import TensorFlow; `graph()` of a tokenizer does.
+Importing this package does not import TensorFlow; calling a tokenizer's `graph()` does.
 """
 
 from tfllm.tokenizers.base import Tokenizer

@@ -1,4 +1,4 @@
-"""The added tokens of a tokenizer.json: strings that are one token wherever they stand."""
+"""The added tokens of a tokenizer.json: strings that always become one token."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tfllm.tokenizers.specification.character_classes import NUM_CODE_POINTS, Ch
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A string that is one token wherever it stands.
+    """A string that always becomes one token, wherever it occurs in a text.
 
     Attributes:
-        id: the token.
-        content: what is looked for.
-        special: it stands for no text.
-        normalized: it is looked for in the normalized text.
-        lstrip, rstrip: it takes the white space before it, or after it, with it.
-        single_word: it is not looked for within a word.
+        id: Id of the token.
+        content: String that is searched for.
+        special: Whether it is a special token, which stands for no text.
+        normalized: Whether it is searched for in the normalized text.
+        lstrip, rstrip: Whether it takes the white space before it, or after it, with it.
+        single_word: Whether it is ignored inside a word.
     """
 
     id: int
@@ -35,8 +35,8 @@ class AddedToken:
     single_word: bool = False
 
 
-# What `tokenizers` and `transformers` strip beside an added token; U+001C to U+001F are not in it,
-# unlike in Python's str.strip.
+# The characters that `tokenizers` and `transformers` strip around an added token. U+001C to U+001F
+# are not among them, unlike in Python's str.strip.
 SPACE = "".join(
     map(
         chr,
@@ -60,28 +60,29 @@ SPACE = "".join(
 SPACE_PATTERN = (
     r"[\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
 )
-"""the same as a pattern of RE2"""
+"""The same characters as a pattern of RE2."""
 
 
 def read_added_tokens(
     tokens: Mapping[int, Any], normalize: Callable[[str], str], refuse: Callable[[str], Exception]
 ) -> list[AddedToken]:
-    """The added tokens of the `tokenizers` library as a graph looks for them.
+    """Read the added tokens of the `tokenizers` library for use in a graph.
 
     Args:
-        tokens: id to added token, as the library numbers them.
-        normalize: the tokenizer's normalizer: in the text that it makes, `normalized` tokens are
-            looked for as it makes them.
+        tokens: Added tokens by id, as the library numbers them.
+        normalize: The tokenizer's normalizer. It is applied to the content of `normalized` tokens,
+            since they are searched for in normalized text.
+        refuse: Returns the error to raise, given what is not supported.
 
     Raises:
-        UnsupportedTokenizer: there is one that a graph cannot look for.
+        UnsupportedTokenizer: If a graph cannot search for one of them.
     """
     check_added_tokens(tokens.values(), refuse)
     read = []
     for id_, token in sorted(tokens.items()):
         content = normalize(token.content) if token.normalized else token.content
         if token.content and not content:
-            raise refuse(f"the added token {token.content!r}, which normalization makes empty")
+            raise refuse(f"the added token {token.content!r}, which is empty once normalized")
         if content:
             flags = (token.lstrip, token.rstrip, token.single_word)
             read.append(AddedToken(id_, content, token.special, token.normalized, *flags))
@@ -89,21 +90,21 @@ def read_added_tokens(
 
 
 def check_added_tokens(tokens: Iterable[Any], refuse: Callable[[str], Exception]) -> None:
-    """Refuse added tokens of the `tokenizers` library that a graph cannot look for.
+    """Check that a graph can search for these added tokens of the `tokenizers` library.
 
     Raises:
-        UnsupportedTokenizer: there is one.
+        UnsupportedTokenizer: If it cannot search for one of them.
     """
     tokens = list(tokens)
     rstrip = any(t.rstrip for t in tokens)
     for token in tokens:
         if rstrip and token.content[:1].isspace():
-            raise refuse(f"rstrip beside an added token that begins with space {token.content!r}")
+            raise refuse(f"rstrip next to an added token that begins with space {token.content!r}")
 
 
 @functools.lru_cache(maxsize=1)
 def word_characters() -> CharacterSet:
-    """The characters beside which a `single_word` token is not looked for, asked of the library."""
+    """The characters next to which a `single_word` token does not match, found with the library."""
     from tokenizers import AddedToken as LibraryToken
     from tokenizers import Tokenizer, models
 
@@ -115,7 +116,7 @@ def word_characters() -> CharacterSet:
         text = "".join(f"{token}{chr(point)} " for point in range(low, high))
         found = {begin // 3 for begin, _ in tokenizer.encode(text).offsets if begin % 3 == 0}
         mask[low:high] = [point not in found for point in range(high - low)]
-    mask[ord(token)] = False  # stood beside itself
+    mask[ord(token)] = False  # it was next to itself
     return CharacterSet.from_mask(mask)
 
 
@@ -123,9 +124,9 @@ class Segment(NamedTuple):
     """A part of a text.
 
     Args:
-        text: what stands there.
-        id: of an added token; -1: it is text.
-        begin: its place in the whole.
+        text: Text of the part.
+        id: Id of an added token; -1 for ordinary text.
+        begin: Index of its first character in the whole text.
     """
 
     text: str
@@ -134,7 +135,7 @@ class Segment(NamedTuple):
 
 
 def cut_at(text: str, tokens: Sequence[AddedToken]) -> list[Segment]:
-    """Cut a text at added tokens: the leftmost, and of several the longest."""
+    """Cut a text at added tokens: the leftmost match wins, and of several the longest."""
     if not tokens:
         return [Segment(text, -1, 0)] if text else []
     by_content = {t.content: t for t in tokens}
@@ -162,10 +163,10 @@ def cut_at(text: str, tokens: Sequence[AddedToken]) -> list[Segment]:
 
 
 def stand_in_for_nul(tokens: Iterable[AddedToken], refuse: Callable[[str], Exception]) -> int:
-    """A control character that is part of no added token.
+    """Find a control character that occurs in no added token.
 
     Raises:
-        UnsupportedTokenizer: an added token has the character U+0000.
+        UnsupportedTokenizer: If an added token contains the character U+0000.
     """
     used = {c for t in tokens for c in t.content}
     free = [c for c in range(1, 32) if chr(c) not in used and not chr(c).isspace()]

@@ -1,4 +1,4 @@
-"""What every tokenizer can do, whatever its kind."""
+"""The interface that every kind of tokenizer has."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ class Tokenizer(Protocol):
     """Text to token ids and back.
 
     Attributes:
-        vocab_size: number of ids: they are 0 .. vocab_size - 1.
-        special_tokens: the tokens that stand for no text, and their ids.
-        settings: what tokenizer_config.json says besides the end token, such as the other special
-            tokens by name and the chat template.
+        vocab_size: Number of ids, which are 0 .. vocab_size - 1.
+        special_tokens: Ids of the tokens that stand for no text, by token.
+        settings: Contents of tokenizer_config.json without the end token, such as the names of the
+            other special tokens and the chat template.
+
+    Example:
+
+    >>> from tfllm.tokenizers import BytePairTokenizer, Tokenizer
+    >>> tokenizer = BytePairTokenizer.train(["to be or not to be"], vocab_size=259)
+    >>> isinstance(tokenizer, Tokenizer)
+    True
+    >>> tokenizer.decode(tokenizer.encode("not to be"))
+    'not to be'
     """
 
     vocab_size: int
@@ -27,7 +36,7 @@ class Tokenizer(Protocol):
 
     @property
     def target(self) -> Tokenizer:
-        """The tokenizer of what is written; itself, unless that is another than of what is read."""
+        """The tokenizer of generated text; this one, unless inputs use a different one."""
 
     @property
     def end_token(self) -> str:
@@ -35,35 +44,36 @@ class Tokenizer(Protocol):
 
     @property
     def end_token_id(self) -> int:
-        """Its id."""
+        """The id of `end_token`."""
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
-        """The ids at each of which a generated text ends, `end_token_id` the first."""
+        """The ids at which generation stops; `end_token_id` is the first."""
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token as the vocabulary writes it; None if there is no such token."""
+        """The id of a token as written in the vocabulary; None if there is no such token."""
 
     def special_id(self, name: str) -> int:
         """The id of a special token.
 
         Args:
-            name: as tokenizer_config.json calls it, such as "cls_token".
+                name: Name in tokenizer_config.json, such as "cls_token".
 
-        Raises:
-            ValueError: the tokenizer has none of that name.
+            Raises:
+                ValueError: If the tokenizer has no special token of that name.
         """
 
     def encode(
         self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
     ) -> list[int]:
-        """The ids of a text.
+        """Convert a text to ids.
 
         Args:
-            text: bytes that are not UTF-8 count as U+FFFD.
-            parse_special: false: special tokens in the text are characters like any others.
-            add_special: false: without the begin and end tokens that the tokenizer's own
-                configuration puts around a text.
+            text: The text. Bytes that are not UTF-8 count as U+FFFD.
+            parse_special: Whether special tokens in the text are recognized. If False, they are
+                encoded like any other characters. Defaults to True.
+            add_special: Whether to add the begin and end tokens that the tokenizer's own
+                configuration puts around a text. Defaults to True.
         """
 
     def encode_batch(
@@ -73,45 +83,45 @@ class Tokenizer(Protocol):
         parse_special: bool = True,
         add_special: bool = True,
     ) -> list[list[int]]:
-        """The ids of each text."""
+        """Convert each text to ids; see `encode`."""
 
     def encode_with_offsets(
         self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of a text, and which of its characters each stands for.
+        """Convert a text to ids, and find the characters that each id stands for.
 
-        Args: as of `encode`.
+        Args: see `encode`.
 
         Returns:
-            the ids, and (begin, end) for each: places of characters (code points) of the text as it
-            was given, whatever normalization does to it; (0, 0) for what `add_special` puts there.
+            The ids, and (begin, end) for each: positions of characters (code points) in the text as
+            given, before any normalization; (0, 0) for tokens that `add_special` adds.
 
         Raises:
-            ValueError: tokenizers of the kind do not tell.
+            ValueError: If this kind of tokenizer does not support offsets.
         """
 
     def encode_unbroken(self, text: str) -> tuple[list[int], list[int]]:
-        """The ids of a text in which U+FDD0 keeps words from being special tokens.
+        """Convert a text to ids where U+FDD0 keeps words from being read as special tokens.
 
-        As `encode(text, add_special=False)`, but U+FDD0 is taken out once the special tokens of the
-        text are found, and of what is left `<|im_` and `end|>` are neighbours again.
+        Like `encode(text, add_special=False)`, but U+FDD0 is removed after the special tokens of
+        the text are found, so that `<|im_` and `end|>` around one are then joined again.
 
         Returns:
-            the ids, and the place in `text` of each one's first character.
+            The ids, and the position in `text` of each one's first character.
         """
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """The text of ids."""
+        """Convert ids to text."""
 
     def graph(self) -> TokenizerGraph:
-        """The same tokenizer out of TensorFlow kernels, that a SavedModel can hold.
+        """The same tokenizer as TensorFlow ops, which a SavedModel can hold.
 
         Raises:
-            ValueError: the tokenizer does what no such kernels do; the error names it.
+            ValueError: If these ops cannot do what the tokenizer does; the error names it.
         """
 
     def written_settings(self) -> dict[str, Any]:
-        """What tokenizer_config.json is to say besides the end token."""
+        """The settings to write to tokenizer_config.json, without the end token."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it into a folder."""

@@ -1,4 +1,4 @@
-"""What comes before the first token of a text."""
+"""The token that comes before the first token of a text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tfllm.tokenizers.base import Tokenizer
 def begin_token_ids(tokenizer: Tokenizer) -> list[int]:
     """The ids that the tokenizer's own configuration puts before each text; often none.
 
-    An end token that it puts behind a text is none of them.
+    An end token that it puts after a text is not included.
     """
     bare = tokenizer.encode("a", add_special=False)
     whole = tokenizer.encode("a")
@@ -19,10 +19,10 @@ def begin_token_ids(tokenizer: Tokenizer) -> list[int]:
 
 
 def prefix_token_id(tokenizer: Tokenizer) -> int:
-    """What the first token of a text is predicted from where something must come before it.
+    """The token from which the first token of a text is predicted, where one is needed.
 
-    It is the tokenizer's begin token, also where the tokenizer does not put it before texts, or
-    else its end token, which ended the document before: the choice of lm-evaluation-harness.
+    It is the tokenizer's begin token, even if the tokenizer does not put it before texts, or else
+    its end token, which ended the previous document. lm-evaluation-harness chooses the same.
     """
     begin = tokenizer.settings.get("bos_token")
     if isinstance(begin, dict):

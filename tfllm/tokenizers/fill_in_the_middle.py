@@ -1,7 +1,7 @@
-"""The special tokens with which a model is asked for what stands between two texts.
+"""The special tokens that ask a model for the text between two texts.
 
 Bavarian et al., "Efficient Training of Language Models to Fill in the Middle" (2022): a text is cut
-into prefix, middle and suffix, and written so that the middle comes last.
+into prefix, middle and suffix, and rearranged so that the middle comes last.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from tfllm.tokenizers.base import Tokenizer
 
 END = "<|endoftext|>"
 SENTINELS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
-"""those that a new tokenizer gets"""
+"""The tokens that a new tokenizer gets."""
 SUFFIX_FIRST = "fill_suffix_first"
-"""in a tokenizer's settings: whether its model is to be asked suffix first"""
+"""Key in a tokenizer's settings: whether its model expects the suffix first."""
 
 _KNOWN = (
     SENTINELS,  # Qwen2.5-Coder, CodeGemma
@@ -23,30 +23,32 @@ _KNOWN = (
     ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
 )
 _ENDS = (END, "<|fim_pad|>", "<fim_pad>", "<|repo_name|>", "<|file_sep|>", "<file_sep>")
-"""what these models write where a file's text is over"""
+"""Tokens with which these models end a file."""
 
 
 class MiddleTokens(NamedTuple):
-    """Ids of the tokens that stand before each part."""
+    """Ids of the tokens that mark the beginning of each part."""
 
     prefix: int
     suffix: int
     middle: int
 
     def written(self, prefix: list[int], middle: list[int], suffix: list[int]) -> list[int]:
-        """Prefix, suffix, middle (PSM), which is how others' models are asked."""
+        """The parts in the order prefix, suffix, middle (PSM), which other models expect."""
         return [self.prefix, *prefix, self.suffix, *suffix, self.middle, *middle]
 
     def written_suffix_first(
         self, prefix: list[int], middle: list[int], suffix: list[int]
     ) -> list[int]:
-        """Suffix, prefix, middle (SPM), in the form that shares its start with PSM, so that a model
-        learns from both: the prefix and the middle are one text (the paper's appendix D)."""
+        """The parts in the order suffix, prefix, middle (SPM).
+
+        The form is the one that begins as PSM does, so that a model learns from both: the prefix
+        and the middle are one text (the paper's appendix D)."""
         return [self.prefix, self.suffix, *suffix, self.middle, *prefix, *middle]
 
 
 def middle_tokens(tokenizer: Tokenizer) -> MiddleTokens | None:
-    """The tokenizer's tokens for this, under any of the names that models have; None without."""
+    """The tokenizer's fill-in-the-middle tokens under any known name; None if it has none."""
     for names in _KNOWN:
         ids = [tokenizer.token_id(name) for name in names]
         known = [i for i in ids if i is not None]
@@ -56,22 +58,22 @@ def middle_tokens(tokenizer: Tokenizer) -> MiddleTokens | None:
 
 
 def require_middle_tokens(tokenizer: Tokenizer) -> MiddleTokens:
-    """The same.
+    """Like `middle_tokens`, but raises an error if there are none.
 
     Raises:
-        ValueError: the tokenizer has none.
+        ValueError: If the tokenizer has no such tokens.
     """
     found = middle_tokens(tokenizer)
     if found is None:
         raise ValueError(
             "to fill in the middle, the tokenizer must have tokens that mark prefix, suffix and "
-            f"middle, such as {', '.join(SENTINELS)}; it has none. Let prepare train a new one, or "
-            "take the tokenizer of a model that has them"
+            f"middle, such as {', '.join(SENTINELS)}; this one has none. Let prepare train a new "
+            "tokenizer, or use the tokenizer of a model that has them"
         )
     return found
 
 
 def code_end_ids(tokenizer: Tokenizer) -> list[int]:
-    """Ids beyond the tokenizer's own end tokens at which code is over, as models write it."""
+    """The ids, in addition to the tokenizer's end tokens, with which code models end a file."""
     names = [*_ENDS, *(name for known in _KNOWN for name in known)]
     return [i for name in names if (i := tokenizer.token_id(name)) is not None]

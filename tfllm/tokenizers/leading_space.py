@@ -1,4 +1,4 @@
-"""What becomes of the space that SentencePiece puts before a text when ids are made text again."""
+"""Removal of the space that SentencePiece adds before a text, when ids are decoded."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from typing import Literal
 
 SPACE = "\u2581"
-"""stands for a space in a vocabulary"""
+"""The character that stands for a space in a vocabulary."""
 
 LeadingSpace = Literal["keep", "one", "each", "token"]
-"""keep: it stays; one: the text loses one; each: so does each piece that nothing but spaces stands
-before; token: the first token loses all its spaces"""
+"""What is removed: "keep": nothing; "one": one space at the start of the text; "each": that, and
+all pieces at the start that are a single space; "token": all spaces of the first token."""
 
 
 def joined(parts: Sequence[bytes], leading: LeadingSpace) -> bytes:
-    """The bytes of a text.
+    """Join the bytes of tokens to those of a text.
 
     Args:
-        parts: of each token.
-        leading: what becomes of its first space.
+        parts: Bytes of each token.
+        leading: Which spaces at the start are removed.
     """
     parts = [part for part in parts if part]
     if parts and leading == "token":

@@ -1,4 +1,4 @@
-"""The tokenizer that is in a folder or a file, whatever its kind."""
+"""Read the tokenizer in a folder or a file, whatever its kind."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from tfllm.tokenizers.kinds.word_piece import VOCABULARY, WordPiece
 from tfllm.tokenizers.stored_tokenizer import MADE_FROM
 
 TOKENIZER_FILES = ("tokenizer.json", *FILES, SOURCE, VOCABULARY)
-"""what a model folder may have its tokenizer in; the first of them that is there is read"""
+"""Files from which a model folder's tokenizer is read; the first one that exists is used."""
 
 BESIDE_TOKENIZERS = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "additional_chat_templates/*.jinja", TARGET, VOCABULARY_JSON),
     "merges.txt",
 )
-"""what else is read of a tokenizer, or to say what is missing"""
+"""Other files that are read for a tokenizer, or that show which file is missing."""
 
-# Pickles, which run whatever is in them.
+# Unpickling runs any code that is in the file.
 _PICKLES = ("tokenizer.pkl", "tokenizer.pickle", "tokenizer.bin", "tokenizer.pt")
 
 
-# What tokenizers of other libraries, or parts of one, are stored in.
+# Files of other libraries' tokenizers, or of parts of a tokenizer.
 _PARTS = (
     *("vocab.json", "merges.txt", "target.spm", "spm.model"),
     *("tokenizer.tiktoken", "vocab.tiktoken", "tekken.json", "added_tokens.json"),
@@ -40,11 +40,11 @@ _PARTS = (
 
 
 def find_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer in a folder; None if there is none.
+    """Read the tokenizer in a folder; None if there is none.
 
     Raises:
-        FileNotFoundError: other files say that there is one, and its own are not there.
-        ValueError: it is damaged, of a kind that is not supported, or a pickle.
+        FileNotFoundError: If other files show that there is one, but its own files are missing.
+        ValueError: If it is damaged, a pickle, or of a kind that is not supported.
     """
     made_from = read_json_object(folder / "tokenizer_config.json").get(MADE_FROM)
     first = (made_from,) if made_from in FILES else ()
@@ -54,14 +54,14 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
     for name in _PICKLES:
         if (folder / name).exists():
             raise ValueError(
-                f"{folder / name} is not opened: a pickle runs whatever program is in it. "
+                f"{folder / name} is not opened, since loading a pickle runs any code in it. "
                 "Have the library that wrote it write a tokenizer.json or a tokenizer.model"
             )
     named = read_json_object(folder / "tokenizer_config.json").get("tokenizer_class")
     found = [name for name in _PARTS if (folder / name).exists()]
     if named or found:
         raise FileNotFoundError(
-            f"{folder} has {f'a tokenizer_config.json for a {named}' if named else found[0]}, and "
+            f"{folder} has {f'a tokenizer_config.json for a {named}' if named else found[0]}, but "
             f"none of the files that a tokenizer is read from: {', '.join(TOKENIZER_FILES)}"
             + (f" (there is {', '.join(found)})" if named and found else "")
             + ". Have transformers write a tokenizer.json into it, with "
@@ -71,12 +71,13 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def read_tokenizer(file: Path) -> Tokenizer:
-    """The tokenizer in a tokenizer.json, a file of SentencePiece, a vocab.txt or a source.spm, with
-    what lies beside it.
+    """Read the tokenizer in a tokenizer.json, SentencePiece model, vocab.txt or source.spm.
+
+    The other tokenizer files in the same folder are read, too.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged or of a kind that is not supported.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or of a kind that is not supported.
     """
     if file.name == VOCABULARY:
         return WordPiece.load(file)
@@ -107,7 +108,7 @@ def _json_class(file: Path) -> type[JsonTokenizer]:
 
 
 def _kinds(step: dict[str, Any] | None) -> list[str]:
-    """The types of a component of tokenizer.json, and of those in it."""
+    """The types of a component of tokenizer.json and of the components inside it."""
     if step is None:
         return []
     inner = step.get("pretokenizers") or step.get("decoders") or []

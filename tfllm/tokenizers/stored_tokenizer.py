@@ -1,4 +1,4 @@
-"""What tokenizers of every kind have in common: the tokens that end a text, and a model folder."""
+"""Base class of all tokenizers: the tokens that end a text, and the files of a model folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 GENERIC_CLASS = "PreTrainedTokenizerFast"
 MADE_FROM = "made_from"
-"""of tokenizer_config.json: which file the tokenizer.json beside it was made from, and is read"""
+"""Key in tokenizer_config.json: the file that the tokenizer.json was made from, which is read."""
 _CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS = "special_tokens_map.json"
-# The token that ends a document, where nothing says which one does.
+# The names of the token that ends a document, for tokenizers that do not say which one does.
 _END_TOKENS = (
     "<|endoftext|>",
     "<|end_of_text|>",
@@ -36,27 +36,27 @@ _BEGINS_OF_CLASSES = {
     "GemmaTokenizer": "<bos>",
     "LlamaTokenizer": "<s>",
 }
-"""a class of tokenizers to its bos_token where the files name none"""
+"""The bos_token of a tokenizer class whose files name none."""
 _CLASSES_OF_MODELS: dict[Any, str] = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer"}
-"""of a model_type whose files name no class, if the class has rules of its own: in version 5.24 no
-other that is read here has (version 4 takes LlamaTokenizer for a llama, and puts <s> before all
-texts, whatever tokenizer.json says)"""
+"""The tokenizer class for a model_type whose files name none, if that class has rules of its own.
+In version 5.24 no other class that is read here has such rules. (Version 4 uses LlamaTokenizer for
+llama, which puts <s> before all texts, whatever tokenizer.json says.)"""
 
 
 class StoredTokenizer(Tokenizer):
-    """A tokenizer that a model folder holds.
+    """A tokenizer that is stored in a model folder.
 
-    A subclass gives `token_id`, `token`, `save`, `encode_batch`, `encode_unbroken`, `_make_graph`,
-    and either `_bytes` and `_text` or a `decode` of its own.
-    Its `settings` are kept from where it was loaded to where it is saved.
+    A subclass provides `token_id`, `token`, `save`, `encode_batch`, `encode_unbroken`,
+    `_make_graph`, and either `_bytes` and `_text` or its own `decode`.
+    Its `settings` are kept from loading to saving.
     """
 
     _generic_class: ClassVar[bool] = False
-    """a folder that is saved names the class of `transformers` that does what the files say, not
-    one that has rules of its own, as GPT2Tokenizer and LlamaTokenizer of version 5 have"""
+    """Whether a saved folder names the class of `transformers` that does what the files say, rather
+    than one that has its own rules, as GPT2Tokenizer and LlamaTokenizer of version 5 have."""
 
     _inputs: ClassVar[list[str]] = ["input_ids", "attention_mask"]
-    """what a model of `transformers` is given of a text"""
+    """The inputs that a model of `transformers` gets for a text."""
 
     def __init__(
         self, special_tokens: dict[str, int], vocab_size: int, end_token: str | None
@@ -67,7 +67,7 @@ class StoredTokenizer(Tokenizer):
         if end_token is not None and self.token_id(end_token) is None:
             raise ValueError(
                 "end_token must be a token of the tokenizer; received "
-                f"{end_token!r}, and its special tokens are {list(special_tokens)}"
+                f"{end_token!r}, but its special tokens are {list(special_tokens)}"
             )
         self._end_token = end_token
         self._other_ends: tuple[int, ...] = ()
@@ -78,15 +78,15 @@ class StoredTokenizer(Tokenizer):
 
     @property
     def target(self) -> Tokenizer:
-        """As of `Tokenizer`."""
+        """See `Tokenizer`."""
         return self
 
     def special_id(self, name: str) -> int:
-        """As of `Tokenizer`."""
+        """See `Tokenizer`."""
         token = self._special_token(name)
         id_ = None if token is None else self.token_id(token)
         if id_ is None:
-            why = "" if token is None else f": {token!r} is none of its tokens"
+            why = "" if token is None else f": {token!r} is not one of its tokens"
             raise ValueError(f"the tokenizer has no {name}{why}. Name it in tokenizer_config.json")
         return id_
 
@@ -98,7 +98,7 @@ class StoredTokenizer(Tokenizer):
         """The token that ends a document.
 
         Raises:
-            ValueError: the tokenizer does not say which of its tokens that is.
+                ValueError: If the tokenizer does not say which of its tokens that is.
         """
         if self._end_token is None:
             known = [t for t in _END_TOKENS if t in self.special_tokens]
@@ -121,12 +121,12 @@ class StoredTokenizer(Tokenizer):
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
-        """The ids at each of which a generated text ends: `end_token_id`, and any others that
-        generation_config.json or config.json named where the tokenizer was loaded."""
+        """The ids at which generation stops: `end_token_id`, and any others that
+        generation_config.json or config.json named when the tokenizer was loaded."""
         return (self.end_token_id, *self._other_ends)
 
     def set_end_token_ids(self, ids: tuple[int, ...] | list[int]) -> None:
-        """Have texts end at each of these ids, the first of which ends documents."""
+        """Set the ids at which texts end; the first of them ends documents."""
         self._end_token = self.token(ids[0])
         assert self._end_token is not None
         self._other_ends = tuple(ids[1:])
@@ -134,32 +134,32 @@ class StoredTokenizer(Tokenizer):
     def encode(
         self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
     ) -> list[int]:
-        """As of `Tokenizer`."""
+        """See `Tokenizer`."""
         return self.encode_batch([text], parse_special=parse_special, add_special=add_special)[0]
 
     def encode_with_offsets(
         self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """As of `Tokenizer`."""
-        raise ValueError(f"a {type(self).__name__} does not tell the characters of its tokens")
+        """See `Tokenizer`."""
+        raise ValueError(f"a {type(self).__name__} does not support offsets of its tokens")
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of ids; broken UTF-8 becomes U+FFFD, ids that are no token's are skipped."""
+        """Convert ids to text; broken UTF-8 becomes U+FFFD, and unknown ids are skipped."""
         special = {} if skip_special else {i: t.encode() for t, i in self.special_tokens.items()}
         known = [i for i in map(int, ids) if 0 <= i < self.vocab_size]
         return self._text([special.get(i, self._bytes[i]) for i in known])
 
     @functools.cached_property
     def _bytes(self) -> list[bytes]:
-        """What each id stands for in running text."""
+        """The bytes that each id stands for within a text."""
         raise NotImplementedError
 
     def _text(self, parts: Sequence[bytes]) -> str:
-        """The text of the bytes of its tokens."""
+        """Join the bytes of tokens to a text."""
         raise NotImplementedError
 
     def graph(self) -> TokenizerGraph:
-        """As of `Tokenizer`."""
+        """See `Tokenizer`."""
         return self._graph
 
     @functools.cached_property
@@ -170,7 +170,7 @@ class StoredTokenizer(Tokenizer):
         raise NotImplementedError
 
     def _read_beside(self, folder: Path) -> None:
-        """Take the settings and the ends of a text from the files of a model folder."""
+        """Read the settings and the end tokens from the files of a model folder."""
         self.settings = read_settings(folder)
         if self.settings.get("model_input_names") == self._inputs:
             del self.settings["model_input_names"]
@@ -194,20 +194,20 @@ class StoredTokenizer(Tokenizer):
             self.set_end_token_ids(list(dict.fromkeys(ends)))
 
     def written_settings(self) -> dict[str, Any]:
-        """What tokenizer_config.json is to say besides the end token: `settings`, so that every
-        version of `transformers` reads them alike."""
+        """The settings to write to tokenizer_config.json, without the end token: `settings`, in a
+        form that every version of `transformers` reads in the same way."""
         settings = dict(self.settings)
         extra = settings.get("extra_special_tokens")
-        if isinstance(extra, list):  # as version 5 has it; version 4 wants an object there
+        if isinstance(extra, list):  # as in version 5; version 4 expects an object
             del settings["extra_special_tokens"]
             if extra:
                 settings["additional_special_tokens"] = extra
-        # Of the class that is written, version 4 gives models types of tokens, too.
+        # With the class that is written, version 4 would also give models token types.
         settings.setdefault("model_input_names", self._inputs)
         return settings
 
     def _write_beside(self, folder: Path) -> None:
-        """tokenizer_config.json; what else it says already is kept."""
+        """Write tokenizer_config.json, and keep its other entries."""
         settings = read_json_object(folder / _CONFIG) or {"tokenizer_class": GENERIC_CLASS}
         settings |= self.written_settings()
         with contextlib.suppress(ValueError):  # a tokenizer without an end token can be saved too
@@ -219,25 +219,25 @@ class StoredTokenizer(Tokenizer):
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says, with special tokens and chat templates of other files in it.
+    """Read tokenizer_config.json, and the special tokens and chat templates of other files.
 
-    As `transformers` has it, special_tokens_map.json comes before tokenizer_config.json, and is
-    not read where that one lists `added_tokens_decoder`.
+    As in `transformers`, special_tokens_map.json takes precedence over tokenizer_config.json, and
+    is not read if tokenizer_config.json lists `added_tokens_decoder`.
 
     Raises:
-        ValueError: one of the files is damaged, a special token in it is none, or special tokens
-            are to be split like any text.
+        ValueError: If one of the files is damaged, a special token is not valid, or special tokens
+            are to be split like other text.
     """
     settings = read_json_object(folder / _CONFIG)
     if settings.get("split_special_tokens"):
         raise ValueError(
             f"{folder / _CONFIG}: split_special_tokens must be false; received "
-            f"{settings['split_special_tokens']!r}. Special tokens in a text are recognized here; "
-            "to have one text's split, encode it with parse_special=False"
+            f"{settings['split_special_tokens']!r}. Special tokens in a text are always "
+            "recognized; to split those of one text, encode it with parse_special=False"
         )
     if "added_tokens_decoder" not in settings:
         settings |= _special_tokens(folder / _SPECIAL_TOKENS)
-    template = folder / "chat_template.jinja"  # its place since version 4.51 of transformers
+    template = folder / "chat_template.jinja"  # its place since transformers 4.51
     if template.is_file():
         settings["chat_template"] = template.read_text(encoding="utf-8")
     others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
@@ -250,11 +250,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def class_of(folder: Path, settings: dict[str, Any]) -> str:
-    """The class of `transformers` that a folder's tokenizer is of, without "Fast"; else "".
+    """The class of `transformers` for a folder's tokenizer, without "Fast"; "" if unknown.
 
     Args:
-        folder: the folder.
-        settings: what its tokenizer_config.json says.
+        folder: The folder.
+        settings: Contents of its tokenizer_config.json.
     """
     model = read_json_object(folder / "config.json")
     names = (settings.get("tokenizer_class"), model.get("tokenizer_class"))
@@ -263,11 +263,11 @@ def class_of(folder: Path, settings: dict[str, Any]) -> str:
 
 
 def _begin_of_class(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The bos_token that a class of `transformers` has by default, where the files say nothing."""
+    """The default bos_token of a class of `transformers`, if the files do not name one."""
     name = class_of(folder, settings)
     if "bos_token" in settings or name not in _BEGINS_OF_CLASSES:
         return None
-    if name == "LlamaTokenizer":  # version 5 takes another class where bytes are tokens
+    if name == "LlamaTokenizer":  # version 5 uses another class for byte-level tokenizers
         rules = read_json_object(folder / "tokenizer.json").get("pre_tokenizer")
         if "ByteLevel" in json.dumps(rules):
             return None
@@ -275,7 +275,7 @@ def _begin_of_class(folder: Path, settings: dict[str, Any]) -> str | None:
 
 
 def _special_tokens(file: Path) -> dict[str, Any]:
-    """What special_tokens_map.json names: tokens, objects with `content`, or lists of them."""
+    """Read special_tokens_map.json: tokens, objects with `content`, or lists of them."""
     named = read_json_object(file)
     for name, value in named.items():
         every = value if isinstance(value, list) else [value]
@@ -291,7 +291,7 @@ def _special_tokens(file: Path) -> dict[str, Any]:
 
 
 def token_content(token: Any) -> str | None:
-    """Of a token as tokenizer_config.json writes it: a string, or an object with `content`."""
+    """The content of a token in tokenizer_config.json: a string, or an object with `content`."""
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None

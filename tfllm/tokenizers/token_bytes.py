@@ -1,4 +1,4 @@
-"""The alphabet in which byte-level BPE writes bytes as printable characters, and back."""
+"""The alphabet in which byte-level BPE writes bytes as printable characters."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import functools
 def byte_to_character() -> tuple[str, ...]:
     """The character that stands for each of the 256 bytes.
 
-    Bytes that are printable in Latin-1 stand for themselves; the others are moved, in order, to
+    Bytes that are printable in Latin-1 stand for themselves; the others are mapped, in order, to
     the code points from 256 on. (Radford et al., "Language Models are Unsupervised Multitask
-    Learners", 2019, as the `tokenizers` library has it.)
+    Learners", 2019, as implemented in the `tokenizers` library.)
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     moved = iter(range(256, 512))
@@ -27,8 +27,8 @@ def character_to_byte() -> dict[str, int]:
 def token_to_bytes(token: str) -> bytes:
     """The bytes that a token of the vocabulary decodes to.
 
-    A token with a character outside the alphabet (an added token with a space, say) stands for
-    its own UTF-8, as in the library's byte-level decoder.
+    A token with a character outside the alphabet (such as an added token with a space) stands for
+    its own UTF-8 bytes, as in the library's byte-level decoder.
     """
     table = character_to_byte()
     try:
@@ -38,17 +38,17 @@ def token_to_bytes(token: str) -> bytes:
 
 
 def bytes_to_token(data: bytes) -> str:
-    """Bytes, written in the alphabet."""
+    """Write bytes in the alphabet."""
     table = byte_to_character()
     return "".join(table[b] for b in data)
 
 
 def valid_text(text: str | bytes) -> str:
-    """Text that has a UTF-8 form, whatever comes in.
+    """Convert any input to a text that can be written as UTF-8.
 
-    Bytes that are not UTF-8 become U+FFFD, one for each longest start of a character that is cut
-    short and one for each other stray byte, as `bytes.decode(errors="replace")` has it. A lone
-    surrogate in a `str` is treated as the three bytes it would be written with.
+    Bytes that are not UTF-8 become U+FFFD, one for each longest start of an incomplete character
+    and one for each other stray byte, as with `bytes.decode(errors="replace")`. A lone surrogate
+    in a `str` is treated as the three bytes that would encode it.
     """
     if isinstance(text, bytes):
         return text.decode("utf-8", "replace")

@@ -1,8 +1,8 @@
-"""The metadata of a GGUF file as what config.json of a Hugging Face folder would say.
+"""Convert the metadata of a GGUF file to the config.json of a Hugging Face folder.
 
-llama.cpp has an architecture for each way of computing, and its keys begin with its name:
-`llama.block_count`. What a key means is what llama.cpp does with it. A key that is not known here
-is refused, since it may change what is computed.
+llama.cpp has an architecture for each kind of computation, whose name its keys begin with:
+`llama.block_count`. A key means what llama.cpp does with it. An unknown key is refused, since it
+may change what is computed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from tfllm.pretrained.hugging_face.weight_map import WeightMap
 
 
 class GGUFArchitecture(NamedTuple):
-    """How one `general.architecture` says it.
+    """The keys and tensors of one `general.architecture`.
 
     Args:
-        model_type: that config.json would name.
-        keys: key (without the architecture) to key of config.json.
-        table: its tensors.
-        rotary: whether positions are rotary.
-        interleaved: whether the rows of queries and keys stand in pairs.
-        biases: key of config.json to the tensor whose presence says so.
+        model_type: The corresponding `model_type` of config.json.
+        keys: Keys of config.json by key (without the architecture).
+        table: Its tensors.
+        rotary: Whether it has rotary positions. Defaults to True.
+        interleaved: Whether the rows of queries and keys are stored in pairs. Defaults to False.
+        biases: Tensors by key of config.json, which is true if the tensor exists. Defaults to none.
     """
 
     model_type: str
@@ -62,7 +62,7 @@ _ATTENTION_BIAS = {"attention_bias": "blk.0.attn_q.bias"}
 _BIASES = {**_ATTENTION_BIAS, "mlp_bias": "blk.0.ffn_gate.bias"}
 
 GGUF_ARCHITECTURES: dict[str, GGUFArchitecture] = {
-    # Mistral too: a Llama here, and one with a window where the file says so.
+    # Mistral, too, is a Llama here, with a window if the file says so.
     "llama": GGUFArchitecture(
         "llama",
         {**_LIKE_LLAMA, "attention.sliding_window": "sliding_window"},
@@ -90,7 +90,7 @@ GGUF_ARCHITECTURES: dict[str, GGUFArchitecture] = {
         rotary=False,
     ),
 }
-"""`general.architecture` to its row"""
+"""The row of each `general.architecture`."""
 
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
@@ -107,27 +107,27 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "pooling_type": (0,),
     "tensor_data_layout": ("Meta AI original pth", "reference"),
 }
-"""keys that may change what is computed: the values that change nothing"""
+"""Keys that may change what is computed, and the values that do not."""
 
 _ROPE = ("rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear")
 _ROPE_SIZES = ("rope.dimension_count", "attention.value_length")
 _UNREAD = ("rope.scaling.finetuned", "rope.scaling.original_context_length")
-"""of scalings that are refused, and notes"""
+"""Keys of scalings that are refused, and notes."""
 
 
 def architecture_of(header: Header, where: str) -> GGUFArchitecture:
-    """The row of the file's architecture.
+    """Find the row of the file's architecture.
 
     Raises:
-        ConfigError: the file holds something else than a model, or one of another architecture.
+        ConfigError: If the file contains something other than a model, or an unsupported one.
     """
     metadata = header.metadata
     kind = metadata.get("general.type", "model")
     if kind != "model":
-        raise ConfigError(f"{where} must hold a model; received general.type={kind!r}")
+        raise ConfigError(f"{where} must contain a model; received general.type={kind!r}")
     if metadata.get("split.count", 1) > 1:
         raise ConfigError(
-            f"{where} is one of {metadata['split.count']} files that hold the model together; "
+            f"{where} is one of the {metadata['split.count']} files of a model; "
             "join them with llama.cpp's `llama-gguf-split --merge`"
         )
     name = metadata.get("general.architecture")
@@ -142,16 +142,16 @@ def architecture_of(header: Header, where: str) -> GGUFArchitecture:
 def to_hugging_face_config(
     header: Header, rope_factors: np.ndarray | None, tied_output: bool, where: str
 ) -> dict[str, Any]:
-    """What config.json would say.
+    """Build the equivalent of config.json.
 
     Args:
-        header: of the file.
-        rope_factors: what the tensor `rope_freqs.weight` holds, if it is there.
-        tied_output: whether the output projection, although it is there, is the token embedding.
-        where: the file's name, for errors.
+        header: Header of the file.
+        rope_factors: Values of the tensor `rope_freqs.weight`; None if there is none.
+        tied_output: Whether the output projection, although it is stored, is the token embedding.
+        where: Name of the file, for errors.
 
     Raises:
-        ConfigError: an option that is not supported, or a key that is missing.
+        ConfigError: If an option is not supported, or a key is missing.
     """
     architecture = architecture_of(header, where)
     name = header.metadata["general.architecture"]
@@ -192,7 +192,7 @@ def to_hugging_face_config(
     if "sliding_window" in values:
         values["model_type"] = "mistral"
         for key in architecture.biases:
-            del values[key]  # a Mistral has none; a tensor of one is then one too many
+            del values[key]  # a Mistral has no biases; the tensor of one is then unexpected
     values["rope_parameters"] = _rope(given, rope_factors, name, where)
     return values
 
@@ -206,7 +206,7 @@ def _check_known(
             supported = " or ".join(map(repr, _HARMLESS.get(key, ())))
             raise ConfigError(
                 f"{where}: {name}.{key} is "
-                + (f"supported with the value {supported} alone" if supported else "not supported")
+                + (f"only supported with the value {supported}" if supported else "not supported")
                 + f"; received {value!r}. It may change what the model computes, so it is not "
                 "loaded"
             )
@@ -233,10 +233,10 @@ def _vocab_size(header: Header, where: str) -> int:
 def _rope(
     given: Mapping[str, Any], factors: np.ndarray | None, name: str, where: str
 ) -> dict[str, Any]:
-    """`rope_parameters`."""
+    """Build `rope_parameters`."""
     theta, factor = 10_000.0, 1.0
     for key in ("rope.freq_base", "rope.scale_linear", "rope.scaling.factor"):
-        value = given.get(key) or None  # 0: no factor
+        value = given.get(key) or None  # 0 means no factor
         if value is None:
             continue
         if not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -257,7 +257,7 @@ def _rope(
     if factors is not None and np.any(factors != 1.0):
         if rope["rope_type"] != "default":
             raise ConfigError(
-                f"{where}: there is one scaling of the rotary frequencies; received "
+                f"{where}: the rotary frequencies can only have one scaling; received "
                 f"{name}.rope.scaling.factor={factor} and the tensor {ROPE_FACTORS}"
             )
         try:

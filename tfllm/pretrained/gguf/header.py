@@ -1,9 +1,9 @@
-"""What the header of a GGUF file says: its metadata, and where each tensor stands.
+"""Read the header of a GGUF file: its metadata, and the position of each tensor.
 
 The format is that of llama.cpp (docs/gguf.md of ggml): a magic number, a version, counts, key/value
-pairs, a table of tensors, and from the next aligned place on the tensors' bytes. The `gguf`
-package reads it too; here every length is held against the file before anything is read or made
-from it, since a damaged file must neither be believed nor fill the memory.
+pairs, a table of tensors, and from the next aligned position on the tensors' bytes. The `gguf`
+package can read it, too; here every length is checked against the file before anything is read or
+allocated, since a damaged file must neither be trusted nor fill the memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 
-GET_AGAIN = "copy the file again from where it came"
+GET_AGAIN = "copy the file again from its source"
 
 _STRING, _ARRAY = gguf.GGUFValueType.STRING, gguf.GGUFValueType.ARRAY
 _NUMBERS = {
@@ -43,11 +43,11 @@ class StoredTensor(NamedTuple):
     """A tensor of the file.
 
     Args:
-        dtype: the name of its type, such as "F32" or "Q4_K"; "type N" for a number that the
-            installed `gguf` package does not know.
-        shape: as in NumPy, the row's length last.
-        offset: of its first byte in the file.
-        num_bytes: of all of it; 0 where the type is not known.
+        dtype: Name of its type, such as "F32" or "Q4_K"; "type N" for a number that the installed
+            `gguf` package does not know.
+        shape: Shape as in NumPy, with the length of a row last.
+        offset: Position of its first byte in the file.
+        num_bytes: Number of its bytes; 0 if the type is not known.
     """
 
     dtype: str
@@ -57,12 +57,12 @@ class StoredTensor(NamedTuple):
 
 
 class Header(NamedTuple):
-    """All but the tensors' bytes.
+    """Everything but the tensors' bytes.
 
     Args:
-        metadata: key to number, text, bool, or list of them. A float32 has the shortest decimal
-            number that is rounded to it: 1e-05, not 9.999999747378752e-06.
-        tensors: name to place, in the file's order.
+        metadata: Numbers, texts, bools, or lists of them, by key. A float32 becomes the shortest
+            decimal number that is rounded to it: 1e-05, not 9.999999747378752e-06.
+        tensors: Tensors by name, in the file's order.
     """
 
     metadata: dict[str, Any]
@@ -70,18 +70,19 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """The header of a GGUF file.
+    """Read the header of a GGUF file.
 
     Raises:
-        ValueError: the file is none, is of a version or byte order that is not read, or is
-            damaged or cut short.
+        ValueError: If the file is not in that format, has an unsupported version or byte order, or
+            is damaged or cut short.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
         if start[:4] != MAGIC:
             raise ValueError(
-                f"{path} is no GGUF file: its first bytes must be {MAGIC!r}; received {start[:4]!r}"
+                f"{path} is not a GGUF file: its first bytes must be {MAGIC!r}; received "
+                f"{start[:4]!r}"
             )
         if len(start) < 8:
             raise _damaged(path, size, "it ends within the header")
@@ -104,12 +105,12 @@ def _check_version(path: Path, stored: bytes) -> None:
         )
     raise ValueError(
         f"{path}: the version of a GGUF file must be one of {', '.join(map(str, VERSIONS))}; "
-        f"received {little}. Convert the model anew with llama.cpp's convert_hf_to_gguf.py"
+        f"received {little}. Convert the model again with llama.cpp's convert_hf_to_gguf.py"
     )
 
 
 class _Damaged(Exception):
-    """What is wrong with the file."""
+    """A description of the damage."""
 
 
 def _damaged(path: Path, size: int, what: str) -> ValueError:
@@ -117,7 +118,7 @@ def _damaged(path: Path, size: int, what: str) -> ValueError:
 
 
 class _Cursor:
-    """A place in the file, and what is read there."""
+    """A position in the file, and functions that read from there."""
 
     def __init__(self, data: mmap.mmap, place: int) -> None:
         self.data = data
@@ -130,7 +131,7 @@ class _Cursor:
         return self.data[self.place - size : self.place]
 
     def count(self, least_bytes: int) -> int:
-        """A number of things that have at least so many bytes each."""
+        """Read a number of entries that have at least so many bytes each."""
         count = self.number("<Q")
         if count * least_bytes > len(self.data) - self.place:
             raise _Damaged(f"{count:,} entries are announced at byte {self.place - 8:,}")
@@ -154,7 +155,7 @@ class _Cursor:
             return _numbers(self.take(np.dtype(_NUMBERS[kind]).itemsize), kind)[0]
         kind = self.kind()
         if kind == _ARRAY:
-            raise _Damaged(f"a list of lists stands at byte {self.place:,}")
+            raise _Damaged(f"there is a list of lists at byte {self.place:,}")
         if kind == _STRING:
             return [self.text() for _ in range(self.count(8))]
         size = np.dtype(_NUMBERS[kind]).itemsize
@@ -181,17 +182,17 @@ def _read(cursor: _Cursor, size: int) -> Header:
     for _ in range(cursor.count(_LEAST_PAIR)):
         key = cursor.text()
         if key in metadata:
-            raise _Damaged(f"the key {key!r} stands twice")
+            raise _Damaged(f"the key {key!r} occurs twice")
         metadata[key] = cursor.value()
     tensors: dict[str, StoredTensor] = {}
     for _ in range(num_tensors):
         name = cursor.text()
         if name in tensors:
-            raise _Damaged(f"the tensor {name!r} stands twice")
+            raise _Damaged(f"the tensor {name!r} occurs twice")
         tensors[name] = _tensor(cursor, name)
     alignment = metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-        raise _Damaged(f"general.alignment is {alignment!r}, and no power of two")
+        raise _Damaged(f"general.alignment is {alignment!r}, which is not a power of two")
     start = -(-cursor.place // alignment) * alignment
     tensors = {name: t._replace(offset=start + t.offset) for name, t in tensors.items()}
     _check_places(tensors, size, alignment)
@@ -218,7 +219,7 @@ def _tensor(cursor: _Cursor, name: str) -> StoredTensor:
 
 
 def _check_places(tensors: dict[str, StoredTensor], size: int, alignment: int) -> None:
-    """Each tensor lies within the file, where one may begin, and on no other."""
+    """Check that each tensor is within the file, aligned, and overlaps with no other."""
     end, before = 0, ""
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
         first, after = tensor.offset, tensor.offset + tensor.num_bytes

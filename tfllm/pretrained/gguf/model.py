@@ -18,7 +18,7 @@ from tfllm.pretrained.tensor_source import equal
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
 
-# Its name for the settings that generation_config.json has, too.
+# The names of settings that generation_config.json has, too.
 _SAMPLING = {
     "general.sampling.temp": "temperature",
     "general.sampling.top_k": "top_k",
@@ -31,10 +31,10 @@ _QUERIES_AND_KEYS = re.compile(r"blk\.\d+\.attn_[qk]\.(weight|bias)")
 
 
 class GGUFModel:
-    """The architecture, weights, tokenizer and generation settings that the file holds.
+    """The architecture, weights, tokenizer and generation settings in the file.
 
     Raises:
-        ValueError: the file is damaged, or its architecture or an option is not supported.
+        ValueError: If the file is damaged, or its architecture or an option is not supported.
     """
 
     dropout = None
@@ -57,7 +57,7 @@ class GGUFModel:
         self.tensors = GGUFTensors(path, header.tensors, self._interleaved_heads())
 
     def _interleaved_heads(self) -> dict[str, int]:
-        """The tensors whose rows stand in pairs, and the size of their heads."""
+        """The head size of each tensor whose rows are stored in pairs."""
         if not self._architecture.interleaved:
             return {}
         size = self.config["head_dim"]
@@ -70,21 +70,21 @@ class GGUFModel:
         }
 
     def weight_map(self, table: WeightMap) -> WeightMap:
-        """Which tensor is which weight."""
-        del table  # llama.cpp's architectures are fewer, and have names of their own
+        """The table from weights to tensors."""
+        del table  # llama.cpp has fewer architectures, with names of their own
         return self._architecture.table
 
     def ignore_modules(self) -> None:
-        """There are none."""
+        """Do nothing: a file has no such modules."""
 
     def tokenizer(self) -> Tokenizer | None:
-        """The file's tokenizer, its chat template with it."""
+        """The file's tokenizer, with its chat template."""
         from tfllm.pretrained.gguf.tokenizer import read_tokenizer
 
         return read_tokenizer(self._header.metadata, self.where)
 
     def generation(self) -> GenerationConfig:
-        """The sampling settings that newer files hold."""
+        """The sampling settings, which newer files have."""
         metadata = self._header.metadata
         values = {name: metadata[key] for key, name in _SAMPLING.items() if key in metadata}
         if values:

@@ -1,10 +1,10 @@
-"""Llama 3's scaling of the rotary frequencies, read back from the factors that a GGUF file holds.
+"""Recover Llama 3's scaling of the rotary frequencies from the factors in a GGUF file.
 
-A Hugging Face folder gives four numbers; a GGUF file gives what each frequency is divided by. With
-the wave length w of a frequency, the first context L and the bounds l < h, the factor is 1 where
-L/w > h, F where L/w < l, and 1 / ((1 - s) / F + s) between, s = (L/w - l) / (h - l) (Grattafiori
-et al., 2024). Only L/l and L/h count, so that many sets of numbers give the same factors; those
-with l = 1 are returned, as Llama 3 has them.
+A Hugging Face folder has four numbers; a GGUF file has the divisor of each frequency. With the wave
+length w of a frequency, the original context L and the bounds l < h, the factor is 1 if L/w > h,
+F if L/w < l, and 1 / ((1 - s) / F + s) between, with s = (L/w - l) / (h - l) (Grattafiori et al.,
+2024). Only L/l and L/h matter, so many sets of numbers give the same factors; the one with l = 1 is
+returned, as in Llama 3.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 
 import numpy as np
 
-_USUAL_RATIO = 4.0  # h / l of every Llama 3
+_USUAL_RATIO = 4.0  # h / l in every Llama 3
 _USUAL_CONTEXT = 8192
 _TOLERANCE = 1e-4
 
 
 def llama3_scaling(factors: np.ndarray, theta: float) -> dict[str, Any]:
-    """The four numbers, named as in `rope_parameters`.
+    """Find the four numbers, named as in `rope_parameters`.
 
     Args:
-        factors: float `[head size / 2]`, of the fastest frequency first.
-        theta: the base of the frequencies.
+        factors: float `[head size / 2]`, beginning with the fastest frequency.
+        theta: Base of the frequencies.
 
     Raises:
-        ValueError: no four numbers give these factors.
+        ValueError: If no four numbers give these factors.
     """
     factors = np.asarray(factors, np.float64).reshape(-1)
     wave_lengths = 2 * math.pi * theta ** (np.arange(factors.size) / factors.size)
@@ -46,7 +46,7 @@ def llama3_scaling(factors: np.ndarray, theta: float) -> dict[str, Any]:
 def _fitted(
     factors: np.ndarray, wave_lengths: np.ndarray, factor: float, ratio: float | None
 ) -> dict[str, Any] | None:
-    """Numbers that give the factors, if there are any with h / l = ratio (None: any ratio)."""
+    """Numbers with h / l = ratio (None for any ratio) that give the factors, if there are any."""
     between = (factors > 1 + _TOLERANCE) & (factors < factor * (1 - _TOLERANCE))
     share = (1 / factors - 1 / factor) / (1 - 1 / factor)  # s
     if ratio is None:
@@ -72,7 +72,7 @@ def _fitted(
 
 
 def _between_neighbours(factors: np.ndarray, wave_lengths: np.ndarray, ratio: float) -> float:
-    """A context that cuts where the factors change, where no frequency lies between the bounds."""
+    """A context that cuts where the factors change, if no frequency is between the bounds."""
     kept = wave_lengths[factors < 1 + _TOLERANCE]
     lowered = wave_lengths[factors >= 1 + _TOLERANCE]
     least = ratio * kept.max(initial=0.0)
@@ -81,7 +81,7 @@ def _between_neighbours(factors: np.ndarray, wave_lengths: np.ndarray, ratio: fl
 
 
 def _factors(numbers: dict[str, Any], wave_lengths: np.ndarray) -> np.ndarray:
-    """What the numbers divide each frequency by."""
+    """The divisor of each frequency for these numbers."""
     low, high = numbers["low_freq_factor"], numbers["high_freq_factor"]
     share = (numbers["original_max_position_embeddings"] / wave_lengths - low) / (high - low)
     share = np.clip(share, 0, 1)

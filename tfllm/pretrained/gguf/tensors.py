@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file, read a few rows at a time and dequantized."""
+"""Read the tensors of a GGUF file a few rows at a time, and dequantize them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLAIN = {
 
 
 def _dequantized() -> tuple[str, ...]:
-    """The names of the types that the installed `gguf` package turns into numbers."""
+    """The names of the types that the installed `gguf` package can dequantize."""
     names = []
     for kind in gguf.GGMLQuantizationType:
         block, size = gguf.GGML_QUANT_SIZES[kind]
@@ -35,18 +35,18 @@ def _dequantized() -> tuple[str, ...]:
 
 
 READABLE = (*_PLAIN, *_dequantized())
-"""the types that weights may have in a file"""
+"""The types of weights that are supported."""
 
 
 class GGUFTensors:
     """The weights of a GGUF file.
 
     Args:
-        path: the file.
-        stored: its tensors, as its header has them.
-        heads: tensors whose rows stand in pairs for llama.cpp's rotation, and the size of a head:
-            row i of a head's first half is followed by row i of its second half. They are read in
-            the order of the halves.
+        path: The file.
+        stored: Its tensors, as in its header.
+        heads: Head size of the tensors whose rows are stored in pairs for llama.cpp's rotation: row
+            i of a head's first half is followed by row i of its second half. They are read in the
+            order of the halves.
     """
 
     readable = READABLE
@@ -61,10 +61,10 @@ class GGUFTensors:
         self._heads = heads
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> np.ndarray:
-        """Rows `begin` to `end` of the tensor called `name`: float32, or as they are stored.
+        """Read rows `begin` to `end` of a tensor: float32, or as they are stored.
 
         Raises:
-            ValueError: a type that is not read.
+            ValueError: If its type is not supported.
         """
         info = self.tensors[name]
         if info.dtype not in READABLE:
@@ -81,16 +81,16 @@ class GGUFTensors:
         return np.swapaxes(heads, 1, 2).reshape(rows.shape)[begin - first : end - first]
 
     def _rows(self, name: str, begin: int, end: int) -> np.ndarray:
-        """The rows in the order of the file."""
+        """Read rows in the order of the file."""
         tensor = self._stored[name]
-        if len(tensor.shape) == 1:  # one row to the file, however many numbers
+        if len(tensor.shape) == 1:  # one row of the file, however many numbers
             return self._block(name, 0, 1).reshape(-1)[begin:end]
         return self._block(name, begin, end).reshape(end - begin, *tensor.shape[1:])
 
     def _block(self, name: str, begin: int, end: int) -> np.ndarray:
         path, tensor = self.tensors[name].file, self._stored[name]
         row_bytes = tensor.num_bytes // (tensor.shape[0] if len(tensor.shape) > 1 else 1)
-        # Read and not mapped: the pages of a mapped file count as the process's memory.
+        # Read rather than mapped: the pages of a mapped file count as memory of the process.
         data = np.empty(row_bytes * (end - begin), np.uint8)
         with open(path, "rb") as file:
             file.seek(tensor.offset + row_bytes * begin)

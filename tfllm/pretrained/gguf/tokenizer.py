@@ -1,7 +1,7 @@
-"""The tokenizer of a GGUF file, from the lists that its metadata holds.
+"""Build the tokenizer of a GGUF file from the lists in its metadata.
 
-llama.cpp's `tokenizer.ggml.model` is "gpt2" for byte-level BPE, `tokenizer.ggml.pre` saying how
-text is cut before merging, and "llama" for SentencePiece's BPE.
+llama.cpp's `tokenizer.ggml.model` is "gpt2" for byte-level BPE, where `tokenizer.ggml.pre` names
+the split pattern, and "llama" for SentencePiece's BPE.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _NAMED = {
     "padding_token_id": "pad_token",
 }
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
-"""of a text, of a turn, and of a message that waits for a tool"""
+"""The ends of a text, of a turn, and of a message that waits for a tool."""
 _SENTENCE_PIECE_IDS = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
-"""those that llama.cpp takes where a SentencePiece file names none"""
+"""The ids that llama.cpp uses if a SentencePiece file names none."""
 
 
 def read_tokenizer(
     metadata: Mapping[str, Any], where: str
 ) -> BytePairTokenizer | SentencePieceTokenizer | None:
-    """The tokenizer with its special tokens and chat template; None where there is none.
+    """Build the tokenizer with its special tokens and chat template; None if there is none.
 
     Args:
-        metadata: of the file.
-        where: the file's name, for errors.
+        metadata: Metadata of the file.
+        where: Name of the file, for errors.
 
     Raises:
-        ConfigError: a kind that is not supported, or lists that do not fit.
+        ConfigError: If its kind is not supported, or its lists do not match.
     """
     given = {
         key.removeprefix(_PREFIX): value
@@ -71,7 +71,7 @@ def read_tokenizer(
 
 
 def _check_lists(given: Mapping[str, Any]) -> None:
-    """The lists are of texts and numbers, of one length, and the special ids are of tokens."""
+    """Check that the lists have the right types and one length, and that special ids exist."""
     tokens = given.get("tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise ValueError(f"{_PREFIX}tokens must be a list of texts; received {_short(tokens)}")
@@ -100,11 +100,11 @@ def _byte_pair(given: Mapping[str, Any], architecture: Any) -> BytePairTokenizer
     from tfllm.tokenizers.kinds.byte_pair_json import BYTE_PAIR_RULES, byte_pair_json
 
     pre = given.get("pre")
-    if pre in (None, "default") and architecture == "gpt2":  # files older than the key
+    if pre in (None, "default") and architecture == "gpt2":  # files from before the key existed
         pre = "gpt-2"
     if pre not in BYTE_PAIR_RULES:
         raise ValueError(
-            f"{_PREFIX}pre must say how text is cut before merging, as one of "
+            f"{_PREFIX}pre must name how text is cut before merging, as one of "
             f"{', '.join(BYTE_PAIR_RULES)}; received {pre!r}"
         )
     begin, end = _around(given, begins=BYTE_PAIR_RULES[pre].begins)
@@ -151,7 +151,7 @@ def _around(given: Mapping[str, Any], *, begins: bool) -> tuple[list[int], list[
     ):
         wanted = given.get(flag, default)
         if wanted and key not in given:
-            raise ValueError(f"{_PREFIX}{flag} needs {_PREFIX}{key}, which is not there")
+            raise ValueError(f"{_PREFIX}{flag} needs {_PREFIX}{key}, which is missing")
         around.append([given[key]] if wanted else [])
     return around[0], around[1]
 

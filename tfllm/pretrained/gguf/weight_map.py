@@ -1,7 +1,7 @@
-"""Which tensor of a GGUF file holds which weight of a `CausalLM`: the tables of Hugging Face
-folders under llama.cpp's names.
+"""Tables from the weights of a `CausalLM` to the tensors of a GGUF file: those of Hugging Face
+folders with llama.cpp's names.
 
-To read a further architecture, add its names here and its row in `gguf_config.py`.
+To support another architecture, add its names here and its row in `config.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from tfllm.pretrained.hugging_face.weight_map import GPT2, LLAMA, WeightMap
 OUTPUT = "output.weight"
 EMBEDDING = "token_embd.weight"
 ROPE_FACTORS = "rope_freqs.weight"
-"""what rotary frequencies are divided by: a part of the architecture, and no weight"""
+"""The divisors of the rotary frequencies, which belong to the architecture rather than the
+weights."""
 
 _LIKE_LLAMA = {
     "input_layernorm": "attn_norm",
@@ -39,12 +40,12 @@ _LIKE_GPT2 = {
 
 
 def _names(blocks: str, inside: Mapping[str, str], outside: Mapping[str, str]) -> dict[str, str]:
-    """Name in a Hugging Face folder to name in a GGUF file, without the ending."""
+    """Map the names in a Hugging Face folder to those in a GGUF file, without the endings."""
     return {f"{blocks}.{{i}}.{a}": f"blk.{{i}}.{b}" for a, b in inside.items()} | dict(outside)
 
 
 def _renamed(table: WeightMap, names: Mapping[str, str]) -> WeightMap:
-    """A table under other names. All matrices of a GGUF file are `[output, input]`."""
+    """A table with other names. All matrices of a GGUF file are `[output, input]`."""
 
     def renamed(name: str) -> str:
         stem, ending = name.rsplit(".", 1)
@@ -54,7 +55,7 @@ def _renamed(table: WeightMap, names: Mapping[str, str]) -> WeightMap:
         weight._replace(tensors=tuple(map(renamed, weight.tensors)), transposed=False)
         for weight in table.weights
     )
-    # Old files hold the frequencies of each block as well.
+    # Old files contain the frequencies of each block as well.
     return WeightMap(
         weights, unread=(r"rope_freqs\.weight", r"blk\.\d+\.attn_rot_embd\.weight"), output=OUTPUT
     )

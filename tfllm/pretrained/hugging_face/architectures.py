@@ -1,6 +1,6 @@
-"""How each `model_type` of a Hugging Face config.json says what a `ModelConfig` says: one row each.
+"""The keys of config.json that correspond to a `ModelConfig`: one row for each `model_type`.
 
-The meaning of a key is the one that `transformers` gives it for that type.
+A key has the meaning that `transformers` gives it for that type.
 """
 
 from __future__ import annotations
@@ -47,23 +47,25 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "per_layer_config": (),
     "mlp_layer_types": (),
 }
-"""keys of architectures near to these that change what is computed: the values, besides null, that
-change nothing"""
+"""Keys of similar architectures that change what is computed, and the values (in addition to null)
+that do not."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture(ConfigTable):
-    """How one `model_type` says a `ModelConfig`; what it has besides:
+    """The keys of one `model_type` that correspond to a `ModelConfig`. In addition to
+    `ConfigTable`:
 
     Args:
-        biases: part of the block to whether it has biases, or to the key that says so.
-        rope_theta: base of the rotary frequencies where none is given; None: no rotary positions.
-        rope_layers: whether `no_rope_layers` says which blocks rotate.
-        window: the blocks that `sliding_window` holds for where no `layer_types` are given: none
-            (the type has no window), all, those from `max_window_layers` on, or those that do not
+        biases: For each part of the block, whether it has biases, or the key that says so.
+        rope_theta: Default base of the rotary frequencies; None for no rotary positions.
+        rope_layers: Whether `no_rope_layers` says which blocks rotate.
+        window: Blocks to which `sliding_window` applies if there are no `layer_types`: none (the
+            type has no window), all, those from `max_window_layers` on, or those that do not
             rotate.
-        default_window: `sliding_window` where it is missing.
-        width_divides: whether the heads must divide the width although `head_dim` is given.
+        default_window: Default of `sliding_window`.
+        width_divides: Whether the number of heads must divide the width even if `head_dim` is
+            given.
     """
 
     config_class: type = ModelConfig
@@ -79,7 +81,8 @@ class Architecture(ConfigTable):
 
 
 def _like_llama(family: str, class_name: str, **differing: Any) -> Architecture:
-    """RMSNorm, rotary positions, gated feed-forward; `keys` are over those of Llama."""
+    """A row with RMSNorm, rotary positions and a gated feed-forward; `keys` replace those of
+    Llama."""
     keys = {
         "vocab_size": ("vocab_size", REQUIRED),
         "embedding_dim": ("hidden_size", REQUIRED),
@@ -205,4 +208,4 @@ ARCHITECTURES: dict[str, Architecture] = {
         width_divides=True,
     ),
 }
-"""model_type to its row; a model is written as the first that has all it needs"""
+"""The row of each model_type; a model is saved as the first type that can express it."""

@@ -1,4 +1,4 @@
-"""`config.json` of a BERT folder to `EncoderConfig` and back, and what it says of a head."""
+"""Convert `config.json` of a BERT folder to `EncoderConfig` and back, and read its labels."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ _ONE_LABEL = "single_label_classification"
 
 
 def read_labels(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The labels of a classifier, as arguments of its constructor: `num_labels`, `label_names`.
+    """Read the labels of a classifier, as arguments of its class: `num_labels`, `label_names`.
 
     Raises:
-        ConfigError: another kind of classifier, or names that are not numbered from 0.
+        ConfigError: If it is another kind of classifier, or the names are not numbered from 0.
     """
     if values.get("problem_type") not in (None, _ONE_LABEL):
         raise unsupported("problem_type", values["problem_type"], (None, _ONE_LABEL), where)
@@ -70,7 +70,7 @@ def read_labels(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def written_labels(names: tuple[str, ...]) -> dict[str, Any]:
-    """What config.json says of a classifier's labels."""
+    """The entries of config.json for a classifier's labels."""
     return {
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},

@@ -1,4 +1,4 @@
-"""Which tensor of a BERT folder holds which weight of an `Encoder` and of the heads on it."""
+"""Tables from the weights of an `Encoder` and its heads to the tensors of a BERT folder."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ _ENCODER: tuple[Weight, ...] = (
     *_pair("pooler", "pooler.dense"),
 )
 
-# A constant that old versions stored, and the names that the first of them gave to norms.
+# A constant that old versions stored, and the names that the first versions gave to norms.
 _UNREAD = (r"(bert\.)?embeddings\.position_ids",)
 _RENAMED = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
 
 POOLER = "pooler.dense.weight"
-"""by which it is known whether a folder holds a pooler"""
+"""The tensor that shows whether a folder contains a pooler."""
 
 BERT = WeightMap(_ENCODER, unread=_UNREAD, output="", renamed=((rf"^{_PREFIX}", ""), *_RENAMED))
-"""the encoder alone"""
+"""The encoder without a head."""
 
 
 def _within(weights: tuple[Weight, ...], place: str, prefix: str) -> tuple[Weight, ...]:
@@ -60,7 +60,7 @@ def _within(weights: tuple[Weight, ...], place: str, prefix: str) -> tuple[Weigh
 
 
 BERT_IN_SENTENCE_ENCODER = BERT._replace(weights=_within(_ENCODER, "encoder.", ""))
-"""the encoder of a model that has no other weights"""
+"""The encoder of a model that has no other weights."""
 
 
 def _with_head(*head: Weight, unread: tuple[str, ...] = (), **options: object) -> WeightMap:
@@ -76,7 +76,7 @@ def _with_head(*head: Weight, unread: tuple[str, ...] = (), **options: object) -
 
 BERT_SEQUENCE_CLASSIFIER = _with_head(*_pair("classifier", "classifier"))
 
-# Pretraining had a pooler for the task beside masked tokens; what is trained on need not.
+# Pretraining had a pooler for its second task besides masked tokens; fine-tuned models may not.
 _NO_POOLER = (r"bert\.pooler\.dense\.(weight|bias)",)
 BERT_TOKEN_CLASSIFIER = _with_head(*_pair("classifier", "classifier"), unread=_NO_POOLER)
 BERT_SPAN_CLASSIFIER = _with_head(*_pair("classifier", "qa_outputs"), unread=_NO_POOLER)

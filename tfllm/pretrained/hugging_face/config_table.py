@@ -1,7 +1,7 @@
-"""How a `model_type` of config.json says what a configuration of ours says: a table each.
+"""The keys of config.json that correspond to a configuration: one table for each `model_type`.
 
-The meaning of a key is the one that `transformers` gives it for that type. A key that changes what
-the model computes and that is not followed is refused by name.
+A key has the meaning that `transformers` gives it for that type. A key that changes what the model
+computes and that is not supported is refused by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tfllm.pretrained.hugging_face.config_values import (
 )
 
 REQUIRED = object()
-"""the default of a key that must be there"""
+"""The default of a required key."""
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -29,7 +29,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
-"""the name in config.json to ours"""
+"""The name of an activation in tfllm, by its name in config.json."""
 
 
 def _nothing_more(config: Any) -> Mapping[str, Any]:
@@ -38,29 +38,30 @@ def _nothing_more(config: Any) -> Mapping[str, Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConfigTable:
-    """How one `model_type` says a configuration.
+    """The keys of one `model_type` that correspond to a configuration.
 
     Args:
-        model_type: what config.json calls it.
-        class_name: what `architectures` names.
-        other_class_names: what it may name, too.
-        config_class: ours.
-        keys: our field to (key in config.json, its default where the key is missing or null).
-        required: values of ours that the type implies.
-        unsupported: keys that must be missing, null or have one of these values.
-        fixed: keys that must be missing, null or have this value, since we follow no other.
-        alike: keys that must be missing, null or have the value of this other key.
-        dropouts: keys of the rates, which must be alike.
-        default_dropout: of such a key that is missing.
-        optional_dropouts: keys of further rates, which are as those where they are missing.
-        absent_dropouts: keys of rates that our model has none of.
-        written_activations: our name of an activation to the one that is written.
-        constants: what is written besides.
-        read_more: further fields, given what config.json says and its name for errors.
-        write_more: what is written of these.
-        expresses_more: whether config.json can say a configuration that has all that is `required`.
-        stored_settings: fields that the names of the stored weights tell, whatever config.json
-            says.
+        model_type: Value of `model_type` in config.json.
+        class_name: Value of `architectures`.
+        other_class_names: Other accepted values of `architectures`.
+        config_class: Class of the configuration.
+        keys: For each field, its key in config.json and the default if the key is missing or null.
+        required: Values of fields that the type implies.
+        unsupported: Keys that must be missing, null or have one of these values.
+        fixed: Keys that must be missing, null or have this value, the only one that is supported.
+        alike: Keys that must be missing, null or have the value of this other key.
+        dropouts: Keys of the dropout rates, which must be equal.
+        default_dropout: Default of such a key.
+        optional_dropouts: Keys of further rates, which default to the others.
+        absent_dropouts: Keys of rates that our model does not have.
+        written_activations: Names of activations that are written instead of ours.
+        constants: Additional entries that are written.
+        read_more: Reads further fields, given the values of config.json and its name for errors.
+        write_more: Returns the entries for these fields.
+        expresses_more: Whether config.json can express a configuration that has the `required`
+            values.
+        stored_settings: Returns fields that the names of the stored weights determine, whatever
+            config.json says.
     """
 
     model_type: str
@@ -88,23 +89,23 @@ class ConfigTable:
     stored_settings: Callable[[Any, Collection[str]], Mapping[str, Any]] = lambda config, names: {}
 
     def read(self, values: Mapping[str, Any], where: str, dropout: float | None) -> Any:
-        """The configuration that config.json describes.
+        """Read the configuration that config.json describes.
 
         Args:
-            values: what the file holds.
-            where: the file's name, for errors.
-            dropout: what to train with instead of what the file says.
+            values: Contents of the file.
+            where: Name of the file, for errors.
+            dropout: Dropout rate to train with; None for that of the file.
 
         Raises:
-            ConfigError: an option that is not supported, a missing key, or values that do not fit
-                together.
+            ConfigError: If an option is not supported, a key is missing, or values contradict each
+                other.
         """
         return built(self.config_class, self.read_settings(values, where, dropout), where)
 
     def read_settings(
         self, values: Mapping[str, Any], where: str, dropout: float | None
     ) -> dict[str, Any]:
-        """The fields that `read` makes the configuration of."""
+        """The fields from which `read` builds the configuration."""
         for key, harmless in self.unsupported.items():
             if values.get(key) is not None and values[key] not in harmless:
                 raise unsupported(key, values[key], (None, *harmless), where)
@@ -114,7 +115,7 @@ class ConfigTable:
         settings = dict(self.required)
         for name, (key, default) in self.keys.items():
             value = values.get(key)
-            if value is None and (key not in values or name != "num_kv_heads"):  # null: as many
+            if value is None and (key not in values or name != "num_kv_heads"):  # null: num_heads
                 value = default
             if value is REQUIRED:
                 raise ConfigError(f"{where} has no {key!r}, which a {self.model_type} needs")
@@ -138,7 +139,7 @@ class ConfigTable:
         return {**settings, **self.read_more(values, where)}
 
     def unlike_dropouts(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """The dropouts in config.json that the one of a model is not like."""
+        """The dropout rates in config.json that our model cannot have."""
         absent = {key: values[key] for key in self.absent_dropouts if values.get(key)}
         return unlike_rates(values, self._dropouts_in(values), self.default_dropout) | absent
 
@@ -147,12 +148,12 @@ class ConfigTable:
         return (*self.dropouts, *given)
 
     def expresses(self, config: Any) -> bool:
-        """Whether config.json can say a configuration."""
+        """Whether config.json can express a configuration."""
         as_required = all(getattr(config, n) == value for n, value in self.required.items())
         return as_required and self.expresses_more(config)
 
     def written(self, config: Any) -> dict[str, Any]:
-        """What config.json says of a configuration that it `expresses`."""
+        """The config.json of a configuration that it `expresses`."""
         values = {key: getattr(config, name) for name, (key, _) in self.keys.items()}
         if "activation" in self.keys:
             written = self.written_activations.get(config.activation, config.activation)

@@ -1,4 +1,4 @@
-"""Values of a config.json, read as what they must be."""
+"""Read values of a config.json, and check their types."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def read_key(values: Mapping[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
-    """A key's value, which must be of the type; the default where it is missing or null.
+    """Read a key's value, which must have the given type; the default if it is missing or null.
 
     Raises:
-        ConfigError: it is of another.
+        ConfigError: If it has another type.
     """
     if values.get(key) is None:
         return default
@@ -27,10 +27,10 @@ def read_key(values: Mapping[str, Any], key: str, kind: type, default: Any, wher
 
 
 def built(cls: type[T], settings: Mapping[str, Any], where: str) -> T:
-    """A configuration of the class, of values that a config.json gave.
+    """Build a configuration of the class from the values of a config.json.
 
     Raises:
-        ConfigError: a value of another type, or values that do not fit together.
+        ConfigError: If a value has the wrong type, or values contradict each other.
     """
     types = field_types(cls)  # type: ignore[arg-type]
     for name, value in settings.items():  # `build` reads text, for the command line
@@ -43,9 +43,9 @@ def built(cls: type[T], settings: Mapping[str, Any], where: str) -> T:
 
 
 def unsupported(key: str, received: Any, supported: tuple[Any, ...], where: str) -> ConfigError:
-    """The error for a key that changes what the model computes, and is not followed."""
+    """The error for an unsupported value of a key that changes what the model computes."""
     return ConfigError(
-        f"{where}: {key} is supported with {' or '.join(map(repr, supported))} alone; "
+        f"{where}: {key} is only supported with {' or '.join(map(repr, supported))}; "
         f"received {received!r}. Another value would change what the model computes, so the model "
         "is not loaded"
     )
@@ -54,10 +54,10 @@ def unsupported(key: str, received: Any, supported: tuple[Any, ...], where: str)
 def one_dropout(
     values: Mapping[str, Any], keys: tuple[str, ...], default: float, where: str
 ) -> float:
-    """The rate that all these keys give; 0 where they give different ones.
+    """The dropout rate of all these keys; 0 if they differ.
 
-    There is one dropout for the whole model, and it acts in training alone: so a model whose rates
-    differ is read for all else (`unlike_rates`, `TrainingStep.untrainable`).
+    There is one dropout rate for the whole model, and it is only used in training: so a model with
+    different rates is loaded for everything else (`unlike_rates`, `TrainingStep.untrainable`).
     """
     rates = [read_key(values, key, float, default, where) for key in keys]
     return rates[0] if all(rate == rates[0] for rate in rates) else 0.0
@@ -66,6 +66,6 @@ def one_dropout(
 def unlike_rates(
     values: Mapping[str, Any], keys: tuple[str, ...], default: float
 ) -> dict[str, float]:
-    """The dropouts of these keys where they differ."""
+    """The dropout rates of these keys, if they differ."""
     rates = {key: default if values.get(key) is None else values[key] for key in keys}
     return rates if len(set(rates.values())) > 1 else {}

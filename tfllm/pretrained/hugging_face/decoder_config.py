@@ -1,9 +1,8 @@
-"""`config.json` of a model folder to `ModelConfig` and back.
+"""Convert `config.json` of a model folder to `ModelConfig` and back.
 
-The meaning of a key is the one that `transformers` gives it for the folder's `model_type`
-(`architectures.py` has the tables). A key that changes what the model computes and that
-we cannot follow is refused; any other that `transformers` does not read for that type is left
-aside.
+A key has the meaning that `transformers` gives it for the folder's `model_type` (`architectures.py`
+has the tables). A key that changes what the model computes and that is not supported is refused;
+other keys that `transformers` does not read for that type are ignored.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from tfllm.pretrained.hugging_face.config_values import built, read_key, unsuppo
 from tfllm.pretrained.hugging_face.rope_parameters import read_rope, written_rope
 
 _FULL, _WINDOW = "full_attention", "sliding_attention"
-"""layer_types: a token sees all before it, or a window"""
+"""Values of layer_types: a token sees all previous ones, or those in a window."""
 
 
 # ------------------------------------------------------------------ writing
 
 
 def to_hugging_face(config: ModelConfig) -> tuple[dict[str, Any], str]:
-    """What config.json says of an architecture, and why `transformers` cannot read it ("": it can).
+    """The config.json of an architecture, and why `transformers` cannot read it ("" if it can).
 
     An architecture that no type of `transformers` expresses has the type "tfllm" and the fields of
     `ModelConfig` as its keys.
@@ -41,7 +40,7 @@ def to_hugging_face(config: ModelConfig) -> tuple[dict[str, Any], str]:
 
 
 def _unmet(config: ModelConfig, architecture: Architecture) -> list[str]:
-    """What would have to be otherwise in our fields, field=value each."""
+    """The values, as field=value, that the type requires and the configuration does not have."""
     needed = dict(architecture.required)
     if not architecture.rope_layers:
         needed["rope_layers"] = None
@@ -72,7 +71,7 @@ def _unmet(config: ModelConfig, architecture: Architecture) -> list[str]:
 
 
 def _bias_values(config: ModelConfig, architecture: Architecture) -> dict[Any, bool]:
-    """The keys that say where biases are, each as the first of its parts has it."""
+    """The values of the keys that say where biases are, taken from the first part of each."""
     values: dict[Any, bool] = {}
     for part, said in architecture.biases.items():
         if isinstance(said, str):
@@ -95,7 +94,7 @@ def _written(config: ModelConfig, architecture: Architecture) -> dict[str, Any]:
 
 
 def _written_layers(config: ModelConfig, architecture: Architecture) -> dict[str, Any]:
-    """What differs between the layers: rotation and windows."""
+    """The entries for differences between layers: rotation and windows."""
     values: dict[str, Any] = {}
     blocks = range(config.num_layers)
     if architecture.rope_layers:
@@ -109,7 +108,7 @@ def _written_layers(config: ModelConfig, architecture: Architecture) -> dict[str
     values["use_sliding_window"] = bool(windows)
     values["layer_types"] = [_WINDOW if i in windows else _FULL for i in blocks]
     if architecture.window == "from max_window_layers":
-        # For readers that know no layer_types; the two agree where these can say it.
+        # For programs that do not know layer_types; the two agree if these keys can express it.
         first = min(windows, default=config.num_layers)
         values["max_window_layers"] = first
     return values
@@ -128,16 +127,16 @@ def _window_blocks(config: ModelConfig) -> set[int]:
 def from_hugging_face(
     values: Mapping[str, Any], *, where: str, dropout: float | None = None
 ) -> tuple[str, ModelConfig]:
-    """The `model_type` and the architecture that config.json describes.
+    """Read the `model_type` and the architecture that config.json describes.
 
     Args:
-        values: what the file holds.
-        where: the file's name, for errors.
-        dropout: what to train with instead of what the file says.
+        values: Contents of the file.
+        where: Name of the file, for errors.
+        dropout: Dropout rate to train with. Defaults to that of the file.
 
     Raises:
-        ConfigError: a type or an option that is not supported, a missing key, or values that do
-            not fit together.
+        ConfigError: If a type or an option is not supported, a key is missing, or values contradict
+            each other.
     """
     model_type = values.get("model_type")
     if model_type == "tfllm":
@@ -175,17 +174,17 @@ def _check_layers(values: Mapping[str, Any], architecture: Architecture, where: 
 
 
 def unlike_dropouts(values: Mapping[str, Any], known: float | None) -> dict[str, float]:
-    """The dropouts in config.json that the one of a model is not like.
+    """The dropout rates in config.json that our model cannot have.
 
     Args:
-        values: what the file holds.
-        known: what tfllm trained it with; None where it did not.
+        values: Contents of the file.
+        known: Dropout rate that tfllm trained it with; None if it did not.
     """
     architecture = ARCHITECTURES.get(str(values.get("model_type")))
     if architecture is None:
         return {}
     keys = architecture.dropouts
-    if keys == ("attention_dropout",):  # of attention weights; ours is of sublayers' results, too
+    if keys == ("attention_dropout",):  # of attention weights; ours includes sublayers' results
         rate = values.get(keys[0]) or 0.0
         return {} if rate == (known or 0.0) else {keys[0]: rate}
     return architecture.unlike_dropouts(values)
@@ -194,7 +193,7 @@ def unlike_dropouts(values: Mapping[str, Any], known: float | None) -> dict[str,
 def _layers(
     values: Mapping[str, Any], architecture: Architecture, num_layers: int, where: str
 ) -> dict[str, Any]:
-    """What differs between the layers: rotation and windows."""
+    """Read the differences between layers: rotation and windows."""
     rotating = _rotating(values, num_layers, where) if architecture.rope_layers else None
     types = values.get("layer_types")
     if types is not None:
@@ -218,14 +217,14 @@ def _layers(
         windows = set(derived) if size is not None else set()
     if types is not None and architecture.window in ("none", "all") and types != windows:
         raise ConfigError(
-            f"{where}: transformers reads no layer_types for this model_type, and these contradict "
-            f"its sliding_window={size}; received {values['layer_types']}"
+            f"{where}: transformers does not read layer_types for this model_type, and they "
+            f"contradict its sliding_window={size}; received {values['layer_types']}"
         )
     if types is not None:
         windows = types
     if windows and size is None:
         raise ConfigError(
-            f"{where}: layer_types has {_WINDOW!r}, and there is no window: sliding_window="
+            f"{where}: layer_types has {_WINDOW!r}, but there is no window: sliding_window="
             f"{values.get('sliding_window')}, use_sliding_window={values.get('use_sliding_window')}"
         )
     return {
@@ -236,7 +235,7 @@ def _layers(
 
 
 def _rotating(values: Mapping[str, Any], num_layers: int, where: str) -> set[int]:
-    """The blocks that rotate: 1 in no_rope_layers."""
+    """The blocks that rotate: those with a 1 in no_rope_layers."""
     flags = values.get("no_rope_layers")
     if flags is None:
         interval = read_key(values, "no_rope_layer_interval", int, 4, where)
@@ -251,7 +250,7 @@ def _rotating(values: Mapping[str, Any], num_layers: int, where: str) -> set[int
         or any(flag not in (0, 1) for flag in flags)
     ):
         raise ConfigError(
-            f"{where}: no_rope_layers must hold a 1 (rotary positions) or a 0 for each of the "
+            f"{where}: no_rope_layers must have a 1 (rotary positions) or a 0 for each of the "
             f"{num_layers} layers; received {flags!r}"
         )
     return {i for i in range(num_layers) if flags[i]}

@@ -1,4 +1,4 @@
-"""Which tensor of a T5 or a Marian folder holds which weight of an `EncoderDecoder`."""
+"""Tables from the weights of an `EncoderDecoder` to the tensors of a T5 or Marian folder."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ T5 = WeightMap(
         ("encoder.embed_tokens.weight", "shared.weight"),
         ("decoder.embed_tokens.weight", "shared.weight"),
     ),
-    # Old files hold relative positions between a text and its source, which nothing reads.
+    # Old files contain relative positions between a text and its source, which are never used.
     unread=(r"decoder\.block\.\d+\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
 )
 
@@ -78,7 +78,7 @@ def _pair(place: str, tensor: str, *, ours: str = "kernel") -> tuple[Weight, Wei
 
 
 def _joined(place: str, tensor: str, names: tuple[str, ...], split: str) -> tuple[Weight, Weight]:
-    """Projections that are one of ours, with their biases."""
+    """Projections that are stored separately but are one weight here, with their biases."""
     kernels, biases = (
         tuple(f"{tensor}.{name}.{part}" for name in names) for part in ("weight", "bias")
     )
@@ -137,4 +137,4 @@ _PLACES = dict.fromkeys(
 )
 
 OURS = WeightMap(tuple(Weight(place, (place,)) for place in _PLACES), output="")
-"""for an architecture that neither expresses: each weight under its own name, as it is"""
+"""For an architecture that neither family expresses: each weight under its own name."""

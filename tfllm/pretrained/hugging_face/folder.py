@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class HuggingFaceFolder:
-    """config.json, safetensors, and what else there is (see `ModelSource`).
+    """config.json, safetensors and the other files of a folder (see `ModelSource`).
 
     Raises:
-        FileNotFoundError: config.json or the weights are not there.
-        ValueError: a file is damaged or cut short.
+        FileNotFoundError: If config.json or the weights do not exist.
+        ValueError: If a file is damaged or cut short.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,13 +42,13 @@ class HuggingFaceFolder:
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """config.json; of a folder of sentence-transformers its `architectures` say so.
+        """The contents of config.json; `architectures` identify a folder of sentence-transformers.
 
-        What an encoder-decoder's texts never have is in generation_config.json, where there is one:
-        `transformers` reads it in config.json of old folders alone.
+        `bad_words_ids` of an encoder-decoder come from generation_config.json, if there is one:
+        `transformers` only reads them from config.json in old folders.
 
         Raises:
-            ValueError: that library's modules are others than a `SentenceEncoder` has.
+            ValueError: If that library's modules differ from those of a `SentenceEncoder`.
         """
         if not self._modules:
             never = self._json("generation_config.json").get("bad_words_ids")
@@ -65,16 +65,16 @@ class HuggingFaceFolder:
         return {**self._stored_config, **kind}
 
     def ignore_modules(self) -> None:
-        """Read the encoder alone of a folder of sentence-transformers."""
+        """Read only the encoder of a folder of sentence-transformers."""
         self._modules = False
 
     @functools.cached_property
     def tensors(self) -> TensorFiles:
-        """The weights, once the architecture is known to be one that is read."""
+        """The weights, opened after the architecture is known to be supported."""
         return TensorFiles(self._folder)
 
     def weight_map(self, table: WeightMap) -> WeightMap:
-        """Which tensor is which weight."""
+        """The table from weights to tensors."""
         return table
 
     def tokenizer(self) -> Tokenizer | None:
@@ -82,7 +82,7 @@ class HuggingFaceFolder:
         return find_tokenizer(self._folder)
 
     def generation(self) -> GenerationConfig:
-        """What generation_config.json says."""
+        """The settings in generation_config.json."""
         return generation_settings.from_hugging_face(
             self._json("generation_config.json"),
             self._ours.get("generation", {}),
@@ -95,5 +95,6 @@ class HuggingFaceFolder:
             return read_json_object(path, required=required)
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{self._folder} is no model folder: it has no {name}{other_weights(self._folder)}"
+                f"{self._folder} is not a model folder: it has no {name}"
+                f"{other_weights(self._folder)}"
             ) from None

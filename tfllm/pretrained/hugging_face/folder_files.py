@@ -1,4 +1,4 @@
-"""The files of a model folder that are read: one list for who reads a folder and who fetches it."""
+"""The files that are read from a model folder, for both loading and downloading one."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ FILES = (
     *TOKENIZER_FILES,
     *BESIDE_TOKENIZERS,
     *(MODULES, PROMPTS, *LENGTHS),
-    # To say of an adapter that it is one.
+    # To recognize an adapter and say so.
     *(ADAPTER_CONFIG, "adapter_model.safetensors"),
     # A preset of KerasHub.
     *("metadata.json", "task.json", "preprocessor.json", "image_converter.json"),
     *("model.weights.h5", "model_*.weights.h5", "model.weights.json", "assets/tokenizer/*"),
 )
-"""names and patterns. Never pickles; of other formats of the same weights, nothing"""
+"""Names and patterns. They include no pickles, and no other formats of the same weights."""
 
 
 def named_files(folder: Path) -> tuple[str, ...]:
-    """Further files that those of `FILES` name: of modules, and weights of other names."""
+    """Additional files that are named in `FILES`: modules, and weights with other names."""
     found = []
     modules = readable_json(folder / MODULES)
     for module in modules if isinstance(modules, list) else ():

@@ -1,9 +1,9 @@
-"""`generation_config.json` of a model folder to `GenerationConfig` and back.
+"""Convert `generation_config.json` of a model folder to `GenerationConfig` and back.
 
-Each key of it is followed, changes nothing, or is named in `not_followed`, and then nothing is
-generated until a user says to go on without it. A folder that is saved has all keys that it was
-loaded with. `transformers` has no place for some of our settings, and warns about others where the
-likeliest token is taken; those stand under "generation" in `tfllm.json`.
+Each key is either supported, or changes nothing, or is listed in `not_followed`; then nothing is
+generated until the user chooses to continue without it. A saved folder has all keys that it was
+loaded with. `transformers` has no keys for some of our settings, and warns about others in greedy
+search; these are stored under "generation" in `tfllm.json`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tfllm.config import ConfigError, GenerationConfig, build
 from tfllm.config.generation import NO_LIMIT
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
-# Ours of the same name and meaning, besides those.
+# Other settings with the same name and meaning here.
 _ALIKE = (
     *("max_new_tokens", "repetition_penalty", "num_beams", "length_penalty", "max_length"),
     *("no_repeat_ngram_size", "min_new_tokens", "min_length", "renormalize_logits"),
@@ -26,25 +26,25 @@ _FOLLOWED = {
     *_ALIKE,
     *_SAMPLING,
     *("do_sample", "stop_strings", "bad_words_ids", "early_stopping"),
-    # By the tokenizer and the model.
+    # Handled by the tokenizer and the model.
     "forced_eos_token_id",
     *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
 }
-# What transformers takes for a setting that the file does not have.
+# The defaults of transformers for settings that are missing in the file.
 _DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}
 
 _NO_MATTER = {
-    # About the file, or other programs.
+    # About the file, or for other programs.
     *("transformers_version", "_from_model_config", "_commit_hash", "_name_or_path", "model_type"),
     *("chat_format", "max_window_size", "generation_kwargs", "trust_remote_code"),
-    # How the same text is computed.
+    # These affect how the same text is computed.
     *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "return_legacy_cache"),
     *("low_memory", "compile_config", "disable_compile", "continuous_batching_config"),
     *("is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule", "use_mtp"),
     *("assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind"),
     *("assistant_ensemble_weight", "target_lookbehind", "prompt_lookup_num_tokens"),
     *("max_matching_ngram_size", "speculation_type", "remove_invalid_values"),
-    # What is given besides the text.
+    # Outputs other than the text.
     *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
     *("return_dict_in_generate",),
 }
@@ -59,11 +59,11 @@ _NEUTRAL: dict[str, Any] = {
     "guidance_scale": 1.0,
     "num_return_sequences": 1,
 }
-"""a key that is not followed to its value that changes nothing, if it is none of these"""
+"""For unsupported keys, the value that changes nothing, if it is not one of `_says_nothing`."""
 
 
 def _says_nothing(value: Any) -> bool:
-    """Whether a key might as well not be there; 0 is a value."""
+    """Whether a key might as well be missing; 0 is a value."""
     return value is None or value is False or value in ([], {}, "")
 
 
@@ -73,15 +73,16 @@ _IN_CONFIG = {
     *("do_sample", "exponential_decay_length_penalty"),
     *_NEUTRAL,
 }
-"""keys of generation that a config.json of old may have"""
+"""Generation keys that an old config.json may have."""
 
 
 def not_followed(written: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> list[str]:
-    """The keys that change the text and are not followed, each as "key=value".
+    """The keys that change the text and are not supported, each as "key=value".
 
     Args:
-        written: `generation_config.json`.
-        more: keys that are followed elsewhere and not here, and their values that change nothing.
+        written: Contents of `generation_config.json`.
+        more: Keys that are supported elsewhere but not here, and their values that change nothing.
+            Defaults to none.
     """
     neutral = {**_NEUTRAL, **(more or {})}
     found = []
@@ -109,7 +110,7 @@ def _bad_words(written: Mapping[str, Any]) -> list[Any]:
 
 
 def _ids(written: Mapping[str, Any], name: str) -> list[int]:
-    """Of a key whose value is an id or a list of ids."""
+    """The ids of a key whose value is an id or a list of ids."""
     ids = written.get(name)
     found = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if not all(type(id_) is int and id_ >= 0 for id_ in found):
@@ -118,15 +119,15 @@ def _ids(written: Mapping[str, Any], name: str) -> list[int]:
 
 
 def _forced_end(written: Mapping[str, Any]) -> tuple[int, ...]:
-    """Ids of which one is a text's last at its limit: those that are not suppressed, which in
-    transformers they are even there; bad words are none of these."""
+    """The ids of which one ends a text at its length limit: those that are not suppressed, since
+    transformers suppresses them even there. Bad words do not count as suppressed."""
     suppressed = _ids(written, "suppress_tokens")
     forced = _ids(written, "forced_eos_token_id")
     return tuple(id_ for id_ in forced if id_ not in suppressed)
 
 
 def _suppressed(written: Mapping[str, Any]) -> tuple[int, ...]:
-    """Ids that never come. Bad words may end a text, as in transformers."""
+    """The ids that are never generated. Bad words may end a text, as in transformers."""
     ends = written.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
     words = [word[0] for word in _bad_words(written) if len(word) == 1 and word[0] not in ends]
@@ -134,9 +135,9 @@ def _suppressed(written: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def to_hugging_face(config: GenerationConfig | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `generation_config.json` says of these settings, and what is left for `tfllm.json`.
+    """The entries for `generation_config.json`, and the remaining ones for `tfllm.json`.
 
-    Keys that the settings were read from are kept, as long as they say the same.
+    Keys that the settings were read from are kept as long as they have the same meaning.
     """
     if config is None:
         return {}, {}
@@ -164,7 +165,7 @@ def to_hugging_face(config: GenerationConfig | None) -> tuple[dict[str, Any], di
 
 
 def search_settings_of(config: GenerationConfig | None) -> dict[str, Any]:
-    """What the file that settings were read from says of an encoder-decoder's search."""
+    """The search settings of an encoder-decoder in the file that settings were read from."""
     written = {} if config is None else vars(config)["written"] or {}
     return search_settings(written, is_config=False, is_marian=False)
 
@@ -172,15 +173,15 @@ def search_settings_of(config: GenerationConfig | None) -> dict[str, Any]:
 def from_hugging_face(
     written: Mapping[str, Any], ours: Mapping[str, Any], where: str
 ) -> GenerationConfig:
-    """The settings that the two files hold.
+    """Read the settings in the two files.
 
     Args:
-        written: `generation_config.json`.
-        ours: "generation" in `tfllm.json`, which does not overrule the other.
-        where: the folder, for errors.
+        written: Contents of `generation_config.json`.
+        ours: "generation" in `tfllm.json`; the other file takes precedence.
+        where: Name of the folder, for errors.
 
     Raises:
-        ConfigError: a value that is out of range.
+        ConfigError: If a value is out of range.
     """
     try:
         config = build(GenerationConfig, _read(written, ours))
@@ -214,7 +215,7 @@ def _read(written: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _searches_otherwise(written: Mapping[str, Any]) -> list[str]:
-    """What asks for a search, where something else is asked for that ours does not know."""
+    """The keys of a search that is combined with settings that our search does not support."""
     search = {"num_beams": 1, "no_repeat_ngram_size": 0}
     others = {"do_sample": False, "repetition_penalty": 1.0, "stop_strings": None}
 
@@ -233,12 +234,12 @@ def _searches_otherwise(written: Mapping[str, Any]) -> list[str]:
 def search_settings(
     written: Mapping[str, Any], *, is_config: bool, is_marian: bool
 ) -> dict[str, Any]:
-    """How an encoder-decoder's texts are searched, as fields of `SearchSettings`.
+    """Read the search settings of an encoder-decoder, as fields of `SearchSettings`.
 
     Args:
-        written: `generation_config.json`, or config.json where there is no such file.
-        is_config: whether it is config.json, which has other keys, too.
-        is_marian: the model leaves out bad words by itself.
+        written: Contents of `generation_config.json`, or of config.json if there is no such file.
+        is_config: Whether it is config.json, which has other keys, too.
+        is_marian: Whether the model itself excludes bad words.
     """
     if is_config:
         written = {key: value for key, value in written.items() if key in _IN_CONFIG}
@@ -247,7 +248,7 @@ def search_settings(
         *("min_new_tokens", "begin_suppress_tokens", "renormalize_logits"),
     )
     found = {name: written[name] for name in names if written.get(name) is not None}
-    # The token that a text begins with is among them.
+    # These limits include the token that a text begins with.
     for old, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         limit = written.get(old)
         if limit is not None and (type(limit) is not int or limit < 0):

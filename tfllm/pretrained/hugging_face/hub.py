@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub, through `huggingface_hub` and its cache."""
+"""Download models from the Hugging Face Hub with `huggingface_hub`, or use its cache."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[^@]+?))?(/(?P<fil
 
 
 def downloaded(name: str) -> Path:
-    """The local copy of a model of the Hub, downloaded unless it was before.
+    """The local copy of a model on the Hub, which is downloaded unless it is in the cache.
 
-    Settings of `huggingface_hub` are honoured: HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN and others.
+    Settings of `huggingface_hub` are respected: HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN and others.
 
     Args:
-        name: `ORGANISATION/NAME[@REVISION]`, of which the files that a model folder is read from
-            are taken (`folder_files`); with `/FILE.gguf` behind it, that file alone.
+        name: `ORGANISATION/NAME[@REVISION]` for the files of a model folder (`folder_files`), or
+            the same with `/FILE.gguf` after it for only that file.
 
     Raises:
-        ValueError: the name is of another form.
-        FileNotFoundError: the Hub has no such model, revision or file, or not for this user.
-        ConnectionError: it is not in the cache, and the Hub cannot be reached.
+        ValueError: If the name has another form.
+        FileNotFoundError: If the Hub has no such model, revision or file, or not for this user.
+        ConnectionError: If it is not in the cache, and the Hub cannot be reached.
     """
     match = _NAME.fullmatch(name)
     if match is None:
         raise ValueError(
-            "a model of the Hub is named hf://ORGANISATION/NAME, then @REVISION and /FILE.gguf "
-            f"where there are; received hf://{name}"
+            "a model of the Hub is named hf://ORGANISATION/NAME, optionally followed by @REVISION "
+            f"and /FILE.gguf; received hf://{name}"
         )
     import huggingface_hub
     from huggingface_hub import errors
@@ -42,15 +42,15 @@ def downloaded(name: str) -> Path:
         download = functools.partial(huggingface_hub.snapshot_download, repo)
         folder = Path(download(revision=revision, allow_patterns=list(FILES)))
         if more := named_files(folder):
-            # Of the same commit, which the folder is named after.
+            # From the same commit, whose hash is the name of the folder.
             download(revision=folder.name, allow_patterns=list(more))
         return folder
     except errors.HFValidationError as error:
-        raise ValueError(f"hf://{name} is no name of a model of the Hub: {error}") from None
+        raise ValueError(f"hf://{name} is not the name of a model of the Hub: {error}") from None
     except errors.GatedRepoError as error:
         raise FileNotFoundError(
-            f"hf://{name} is given only to those who accepted its terms: accept them on its page "
-            f"and log in with `hf auth login` ({_first_line(error)})"
+            f"hf://{name} is only available to those who accepted its terms: accept them on its "
+            f"page and log in with `hf auth login` ({_first_line(error)})"
         ) from error
     except (
         errors.RepositoryNotFoundError,
@@ -58,13 +58,13 @@ def downloaded(name: str) -> Path:
         errors.RemoteEntryNotFoundError,
     ) as error:
         raise FileNotFoundError(
-            f"the Hugging Face Hub has no {name}, or not for you; `hf auth login` opens private "
-            f"models ({_first_line(error)})"
+            f"the Hugging Face Hub has no {name}, or not for you; `hf auth login` gives access to "
+            f"private models ({_first_line(error)})"
         ) from error
-    except Exception as error:  # of the network, of many libraries' classes
+    except Exception as error:  # network errors, which are classes of many libraries
         cache = os.environ.get("HF_HUB_CACHE") or huggingface_hub.constants.HF_HUB_CACHE
         raise ConnectionError(
-            f"hf://{name} is not (or not whole) in the cache {cache}, and the Hugging Face Hub "
+            f"hf://{name} is not, or only partly, in the cache {cache}, and the Hugging Face Hub "
             "cannot be reached. Download it where there is a network (`hf download "
             f"{repo} --local-dir DIR`), copy the folder, and give its path instead "
             f"({type(error).__name__}: {_first_line(error)})"

@@ -1,4 +1,4 @@
-"""`config.json` of a Marian folder to `EncoderDecoderConfig` and back."""
+"""Convert `config.json` of a Marian folder to `EncoderDecoderConfig` and back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tfllm.pretrained.hugging_face.encoder_decoder_weight_maps import FINAL_BIAS
 
 
 def _never_generated(values: Mapping[str, Any], where: str) -> tuple[int, ...]:
-    """Words that are never generated: as they are listed, else padding, which no text of Marian
-    has (`transformers` adds it to the vocabulary). A token that ends a text may always come."""
+    """The words that are never generated: those in the file, or else padding, which no Marian text
+    contains (`transformers` adds it to the vocabulary). An end token is always allowed."""
     listed, ends = values.get("bad_words_ids"), values.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
     if listed is None:

@@ -1,4 +1,4 @@
-"""Folders whose tokenizer every version of `transformers` reads alike."""
+"""Save models so that every version of `transformers` reads their tokenizer in the same way."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _BIAS = "model.layers.{i}.self_attn.o_proj.bias"
 def as_llama(
     values: Mapping[str, Any], config: Any, tokenizer: Tokenizer | None
 ) -> tuple[dict[str, Any], list[NewTensor]] | None:
-    """A Qwen 2 whose tokenizer is not of that family, as the Llama that computes the same.
+    """Convert a Qwen 2 with a tokenizer of another kind to an equivalent Llama.
 
-    AutoTokenizer of transformers 5 does not read a Qwen 2's tokenizer.json but puts Qwen's own
-    rules around its vocabulary, and so would cut text otherwise than the model was trained on. A
-    Llama with `attention_bias` has the biases of a Qwen 2 and one more, which is zero.
+    AutoTokenizer of transformers 5 does not read the tokenizer.json of a Qwen 2 but combines Qwen's
+    own rules with its vocabulary, and so would cut text differently than in training. A Llama with
+    `attention_bias` has the biases of a Qwen 2 and one more, which is zero.
 
     Args:
-        values: of config.json.
-        config: the model's.
-        tokenizer: what the folder is to hold.
+        values: Contents of config.json.
+        config: Configuration of the model.
+        tokenizer: Tokenizer for the folder.
 
     Returns:
-        what config.json is to say, and the tensors that the model does not have; None where the
-        folder is right as it is, or where no Llama is like the model.
+        The new contents of config.json, and the tensors that the model does not have; None if the
+        folder needs no change, or if no Llama is equivalent to the model.
     """
     if values.get("model_type") != "qwen2" or not isinstance(config, ModelConfig):
         return None
@@ -44,14 +44,14 @@ def as_llama(
     if written["model_type"] != "llama":
         _log.warning(
             "AutoTokenizer of transformers 5 does not read the tokenizer of a qwen2 model that is "
-            "not Qwen's, and tokenizes text otherwise than tfllm; load it there with "
-            "PreTrainedTokenizerFast. A tokenizer that is trained with split='qwen2' is read alike"
+            "not Qwen's, and tokenizes text differently than tfllm; load it there with "
+            "PreTrainedTokenizerFast. A tokenizer trained with split='qwen2' is read correctly"
         )
         return None
     _log.warning(
         "The model is saved as a Llama with attention_bias and output biases of zero, which "
         "computes the same: AutoTokenizer of transformers 5 does not read the tokenizer of a qwen2 "
-        "model. With a tokenizer that is trained with split='qwen2' it stays a Qwen 2"
+        "model. With a tokenizer trained with split='qwen2' it stays a Qwen 2"
     )
     width = config.embedding_dim
     tensors = [

@@ -1,7 +1,7 @@
-"""Base and scaling of the rotary frequencies in config.json.
+"""Read and write the base and scaling of the rotary frequencies in config.json.
 
-`transformers` writes them into `rope_parameters` from version 5 on; before, the base stood in
-`rope_theta` and the scaling in `rope_scaling`. Both are read, and both are written.
+`transformers` writes them to `rope_parameters` from version 5 on; before, the base was in
+`rope_theta` and the scaling in `rope_scaling`. Both forms are read, and both are written.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _PLACES = ("rope_parameters", "rope_scaling")
 def read_rope(
     values: Mapping[str, Any], default_theta: float, where: str
 ) -> tuple[float, RopeScaling | None]:
-    """The base and the scaling that config.json describes.
+    """Read the base and the scaling that config.json describes.
 
     Args:
-        values: what the file holds.
-        default_theta: the base where the file names none.
-        where: the file's name, for errors.
+        values: Contents of the file.
+        default_theta: Base if the file has none.
+        where: Name of the file, for errors.
 
     Raises:
-        ConfigError: a kind of scaling that is not supported, a key that is missing or unknown, or
-            two places that contradict each other.
+        ConfigError: If a kind of scaling is not supported, a key is missing or unknown, or the two
+            forms contradict each other.
     """
     found = {
         place: _read(values[place], place, values, default_theta, where)
@@ -39,7 +39,7 @@ def read_rope(
     first, *others = found.values()
     if any(other != first for other in others):
         raise ConfigError(
-            f"{where}: rope_parameters and rope_scaling say the same in two places and must agree; "
+            f"{where}: rope_parameters and rope_scaling are two forms of the same and must agree; "
             f"received {values['rope_parameters']} and {values['rope_scaling']}"
         )
     return first
@@ -62,7 +62,7 @@ def _read(
         )
     if rope.pop("partial_rotary_factor", 1.0) != 1.0:
         raise ConfigError(
-            f"{where}: {place}.partial_rotary_factor is supported with the value 1.0 alone; "
+            f"{where}: {place}.partial_rotary_factor is only supported with the value 1.0; "
             f"received {values[place]['partial_rotary_factor']!r}"
         )
     if kind == "llama3":
@@ -76,7 +76,7 @@ def _read(
         )
     if kind == "default":
         return theta, None
-    if kind == "linear":  # transformers reads no other key
+    if kind == "linear":  # transformers ignores other keys
         rope = {key: value for key, value in rope.items() if key == "factor"}
     try:
         return theta, build(RopeScaling, {"rope_type": kind, **rope}, where=place)
@@ -89,20 +89,20 @@ def _first_given(*values: Any) -> Any:
 
 
 def _first_context(rope: dict[str, Any], values: Mapping[str, Any], where: str) -> None:
-    """Of a key that may also stand outside, where transformers reads it before the one inside."""
+    """Read a key that may also be outside, where transformers prefers it to the one inside."""
     name = "original_max_position_embeddings"
     outside = values.get(name)
     if outside is None:
         return
     if rope.setdefault(name, outside) != outside:
         raise ConfigError(
-            f"{where}: {name} stands in two places, which must agree; "
+            f"{where}: {name} is given in two places, which must agree; "
             f"received {rope[name]} and {outside}"
         )
 
 
 def written_rope(config: ModelConfig) -> dict[str, Any]:
-    """What config.json says of the rotary frequencies, for new readers and old ones."""
+    """The entries of config.json for the rotary frequencies, in the new form and the old one."""
     scaling = None
     if config.rope_scaling is not None:
         given = {name: getattr(config.rope_scaling, name) for name in field_types(RopeScaling)}

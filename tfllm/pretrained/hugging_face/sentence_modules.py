@@ -1,9 +1,9 @@
-"""The files by which sentence-transformers knows what is made of an encoder's states.
+"""The files of sentence-transformers that say how an encoder's outputs become a vector.
 
-`modules.json` lists the modules: the encoder, how its states are pooled (`1_Pooling/config.json`),
-and what else is done. `config_sentence_transformers.json` has prompts, texts that are put before
-others. How long a text may be stands in `sentence_bert_config.json`, and from version 5.4 on in
-tokenizer_config.json alone.
+`modules.json` lists the modules: the encoder, how its outputs are pooled (`1_Pooling/config.json`),
+and what is done after that. `config_sentence_transformers.json` has prompts, which are texts that
+are put before others. The maximum length of a text is in `sentence_bert_config.json`, and from
+version 5.4 on only in tokenizer_config.json.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ LENGTHS = (
     *(f"sentence_{name}_config.json" for name in ("roberta", "distilbert", "camembert", "albert")),
     *(f"sentence_{name}_config.json" for name in ("xlm-roberta", "xlnet")),
 )
-"""where the length and the case of texts may stand; the first that is there is read"""
+"""Files that may have the length and the case of texts; the first one that exists is read."""
 PROMPTS = "config_sentence_transformers.json"
 POOLING = "1_Pooling"
 WRITTEN = (MODULES, LENGTH, POOLING, PROMPTS)
-"""what is written besides a model's own files"""
+"""The files that are written in addition to a model's own."""
 
 SENTENCE_TRANSFORMER = "SentenceTransformer"
-"""the architecture that a folder with these files has"""
+"""The architecture of a folder with these files."""
 SETTINGS = "sentence_transformer"
-"""the key of `config` under which such a folder has the arguments of a `SentenceEncoder`"""
+"""The key of `config` for the arguments of a `SentenceEncoder` in such a folder."""
 
 _MODE = "pooling_mode"
 _OLD_MODES = {
@@ -44,8 +44,8 @@ _OLD_MODES = {
     "weightedmean": "weightedmean_tokens",
     "lasttoken": "lasttoken",
 }
-"""a pooling to the end of the key that had to be true for it before version 5.4, in the order in
-which several were joined"""
+"""For each pooling, the end of the key that had to be true before version 5.4, in the order in
+which several were concatenated."""
 assert set(_OLD_MODES) == set(POOLINGS)
 
 _TYPES = ("Transformer", "Pooling", "Normalize")
@@ -57,27 +57,28 @@ _ENCODER_SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("model_args", "tokenizer_args", "config_args")),
     **dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs")),
 }
-"""keys of `sentence_bert_config.json` to the value, besides none, that changes no vector here"""
+"""Keys of `sentence_bert_config.json`, and the value (in addition to none) that changes no
+vector."""
 _READ = ("max_seq_length", "do_lower_case")
 _NO_MATTER = ("unpad_inputs", "backend")
-"""of the same file: how the same is computed"""
+"""Keys of the same file that only affect how the same vectors are computed."""
 _POOLED = "sentence_embedding"
-_ADVICE = "tfllm.pretrained.load_encoder(path) reads the encoder alone"
+_ADVICE = "tfllm.pretrained.load_encoder(path) reads only the encoder"
 
 
 def has_modules(folder: Path) -> bool:
-    """Whether the folder is one of sentence-transformers."""
+    """Whether the folder was written by sentence-transformers."""
     return (folder / MODULES).is_file()
 
 
 class SentenceModules(NamedTuple):
-    """What the files of such a folder say.
+    """The contents of the files of such a folder.
 
     Args:
-        pooling: how a text's states become one vector, as of `SentenceEncoder`.
-        normalize: whether its length is made 1.
-        texts: what is done with texts before: `sequence_length`, `prompts` and
-            `default_prompt_name`, where they are given.
+        pooling: How the outputs for a text become one vector; see `SentenceEncoder`.
+        normalize: Whether the vector is scaled to length 1.
+        texts: Preparation of texts: `sequence_length`, `prompts` and `default_prompt_name`, if
+            they are given.
     """
 
     pooling: tuple[str, ...]
@@ -86,11 +87,11 @@ class SentenceModules(NamedTuple):
 
 
 def read_modules(folder: Path) -> SentenceModules:
-    """What a folder of sentence-transformers says.
+    """Read a folder of sentence-transformers.
 
     Raises:
-        ValueError: there are other modules than a `SentenceEncoder` has, another pooling or an
-            option that is not followed; or a file is damaged.
+        ValueError: If there are other modules than in a `SentenceEncoder`, an unsupported pooling
+            or option, or a damaged file.
     """
     place, normalize = _pooling_place(folder)
     pooling, with_prompts = _pooling(folder / place / "config.json")
@@ -111,26 +112,26 @@ def read_modules(folder: Path) -> SentenceModules:
     texts = text_settings(folder)
     if texts.get("prompts") and not with_prompts:
         raise ValueError(
-            f"{folder / place / 'config.json'}: include_prompt is followed with True alone where "
+            f"{folder / place / 'config.json'}: include_prompt is only supported as True if "
             f"there are prompts, as in {PROMPTS}; received False. {_ADVICE}"
         )
     return SentenceModules(pooling, normalize, texts)
 
 
 def _expect(where: Path, key: str, value: Any, followed: Any) -> None:
-    """Refuse a value that changes vectors.
+    """Refuse a value that would change vectors.
 
     Raises:
-        ValueError: it is another than the one that is followed, and is not empty.
+        ValueError: If it is neither the supported value nor empty.
     """
     if value not in (None, {}, followed):
         raise ValueError(
-            f"{where}: {key} is followed with {followed!r} alone; received {value!r}. {_ADVICE}"
+            f"{where}: {key} is only supported as {followed!r}; received {value!r}. {_ADVICE}"
         )
 
 
 def _pooling_place(folder: Path) -> tuple[str, bool]:
-    """The folder of the pooling, and whether vectors are normalized."""
+    """The folder of the pooling module, and whether vectors are normalized."""
     path = folder / MODULES
     modules = _required(path)
     try:
@@ -140,13 +141,13 @@ def _pooling_place(folder: Path) -> tuple[str, bool]:
         raise ValueError(f"{path} must list modules with a type and a path") from None
     if types not in (_TYPES, _TYPES[:2]) or places[0]:
         raise ValueError(
-            f"{path}: the modules that are followed are {', '.join(_TYPES[:2])} and, if it is "
-            f"there, {_TYPES[2]}, the first of them in the folder itself; received "
+            f"{path}: the supported modules are {', '.join(_TYPES[:2])} and, optionally, "
+            f"{_TYPES[2]}, the first of them in the folder itself; received "
             f"{', '.join(types)}. {_ADVICE}"
         )
     for place in places[1:]:
         if place != Path(place).name:
-            raise ValueError(f"{path} must name folders in its own; received {place!r}")
+            raise ValueError(f"{path} must name subfolders of its own folder; received {place!r}")
     if types == _TYPES:
         file = folder / places[2] / "config.json"
         for key in ("module_input_name", "module_output_name"):
@@ -155,7 +156,7 @@ def _pooling_place(folder: Path) -> tuple[str, bool]:
 
 
 def _pooling(path: Path) -> tuple[tuple[str, ...], bool]:
-    """The poolings, and whether the tokens of a prompt are pooled too."""
+    """The poolings, and whether the tokens of a prompt are pooled, too."""
     settings = _required(path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold a JSON object; received {type(settings).__name__}")
@@ -179,7 +180,7 @@ def _pooling(path: Path) -> tuple[tuple[str, ...], bool]:
 
 
 def _encoder_settings(folder: Path) -> tuple[dict[str, Any], Path]:
-    """What is said of the encoder besides its config.json, and where."""
+    """The settings of the encoder outside its config.json, and their file."""
     for name in LENGTHS:
         path = folder / name
         if path.is_file():
@@ -188,10 +189,10 @@ def _encoder_settings(folder: Path) -> tuple[dict[str, Any], Path]:
 
 
 def text_settings(folder: Path) -> dict[str, Any]:
-    """What is done with texts: `sequence_length`, `prompts`, `default_prompt_name`, where given.
+    """Read how texts are prepared: `sequence_length`, `prompts`, `default_prompt_name`, if given.
 
     Raises:
-        ValueError: a file is damaged, or a prompt is no text.
+        ValueError: If a file is damaged, or a prompt is not a text.
     """
     found: dict[str, Any] = {}
     lengths = (
@@ -199,7 +200,7 @@ def text_settings(folder: Path) -> dict[str, Any]:
         read_json_object(folder / "tokenizer_config.json").get("model_max_length"),
     )
     length = next((value for value in lengths if value is not None), None)
-    # Where there is none, transformers writes 10**30.
+    # If there is no limit, transformers writes 10**30.
     if isinstance(length, int | float) and 0 < length < 2**31:
         found["sequence_length"] = int(length)
     path = folder / PROMPTS
@@ -224,7 +225,7 @@ def text_settings(folder: Path) -> dict[str, Any]:
 
 
 def lowercases(folder: Path) -> bool:
-    """Whether texts are to be made small letters, whatever the tokenizer's own files say."""
+    """Whether texts are converted to lower case, whatever the tokenizer's own files say."""
     return has_modules(folder) and bool(_encoder_settings(folder)[0].get("do_lower_case"))
 
 
@@ -237,15 +238,15 @@ def write_modules(
     normalize: bool = True,
     texts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the files of a `SentenceEncoder`, which all versions of the library read.
+    """Write the files of a `SentenceEncoder`, which all versions of the library can read.
 
     Args:
-        folder: where.
-        embedding_dim: of the encoder.
-        sequence_length: the most tokens of a text.
-        pooling: of the model.
-        normalize: of the model.
-        texts: `prompts` and `default_prompt_name`, where there are any.
+        folder: Folder to write to.
+        embedding_dim: Width of the encoder.
+        sequence_length: Maximum number of tokens of a text.
+        pooling: Pooling of the model. Defaults to ("mean",).
+        normalize: Whether the model normalizes vectors. Defaults to True.
+        texts: `prompts` and `default_prompt_name`, if there are any.
     """
     modules = [
         {
@@ -262,7 +263,7 @@ def write_modules(
     settings: dict[str, Any] = {"word_embedding_dimension": embedding_dim}
     if pooling == tuple(mode for mode in _OLD_MODES if mode in pooling):
         settings |= {f"{_MODE}_{old}": mode in pooling for mode, old in _OLD_MODES.items()}
-    else:  # in an order that only new versions know
+    else:  # in an order that only new versions support
         settings = {"embedding_dimension": embedding_dim, _MODE: list(pooling)}
     write_json(folder / POOLING / "config.json", settings)
     texts = texts or {}
@@ -272,7 +273,7 @@ def write_modules(
 
 
 def _required(path: Path) -> Any:
-    """What a file says that the folder cannot do without."""
+    """Read a required file."""
     try:
         return read_json(path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""`config.json` of a T5 folder to `EncoderDecoderConfig` and back."""
+"""Convert `config.json` of a T5 folder to `EncoderDecoderConfig` and back."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tfllm.pretrained.hugging_face.config_values import read_key
 
 OUTPUT = "lm_head.weight"
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-"""the names of the token embedding"""
+"""The names of the token embedding."""
 _IMPLIED = (
     *("positions", "norm", "norm_first", "use_bias", "scaled_attention", "scaled_embedding"),
 )
 
 
 def _feed_forward_and_output(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What depends on the version of T5, and on that of `transformers`."""
+    """The fields that depend on the version of T5 and of `transformers`."""
     kind = values.get("feed_forward_proj") or "relu"
     if not isinstance(kind, str):
         raise ConfigError(f"{where}: feed_forward_proj must be text; received {kind!r}")
@@ -33,7 +33,7 @@ def _feed_forward_and_output(values: Mapping[str, Any], where: str) -> dict[str,
     return {
         "gated": gated,
         "activation": "gelu_tanh" if is_tanh else ACTIVATIONS[activation],
-        # Versions differ in the key that says it; the second version of T5 has neither.
+        # The key depends on the version; the second version of T5 has neither.
         "scaled_output": read_key(values, "scale_decoder_outputs", bool, tied, where),
         "tied_embeddings": tied,
     }
@@ -62,11 +62,11 @@ def _expresses(config: EncoderDecoderConfig) -> bool:
 
 
 def _stored_output(config: EncoderDecoderConfig, names: Collection[str]) -> Mapping[str, Any]:
-    """What the names of the stored weights say of the output projection.
+    """The fields of the output projection that the names of the stored weights determine.
 
-    transformers 5 writes that it is tied in any case. The first version of T5 is the one whose
-    states are scaled before it; its old files hold a copy of the embedding. A file may also hold
-    the output projection as the only name of a weight that is tied.
+    transformers 5 always writes that it is tied. Only the first version of T5 scales the states
+    before it; its old files contain a copy of the embedding. A file may also hold tied weights only
+    under the name of the output projection.
     """
     is_alone = not any(name in names for name in EMBEDDINGS)
     return {"tied_embeddings": config.scaled_output or OUTPUT not in names or is_alone}

@@ -1,8 +1,8 @@
-"""The tensors of a model folder: `model.safetensors`, or shards of it with an index.
+"""Read and write the tensors of a model folder: `model.safetensors`, or shards with an index.
 
-The `safetensors` library checks a file. Reading and writing are our own, in its format (the length
-of a JSON header, the header, the tensors' bytes): the library maps files into memory and wants all
-tensors at once, and this wants a few rows.
+The `safetensors` library checks a file. Reading and writing are implemented here, in its format
+(the length of a JSON header, the header, the tensors' bytes): the library maps files into memory
+and needs all tensors at once, while this reads a few rows at a time.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-"""the dtypes that weights may have in a file"""
+"""The dtypes of weights that are supported."""
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class TensorInfo(NamedTuple):
-    """Where a tensor stands and what it is: its file, its dtype's name there, its shape."""
+    """The file of a tensor, the name of its dtype there, and its shape."""
 
     file: Path
     dtype: str
@@ -45,12 +45,12 @@ class TensorFiles:
     """The tensors of a model folder, read a few rows at a time.
 
     Args:
-        folder: holds `model.safetensors`, or `model.safetensors.index.json` and its shards.
-        one_file: the name of the one file, where it is another than `model.safetensors`.
+        folder: Folder with `model.safetensors`, or `model.safetensors.index.json` and its shards.
+        one_file: Name of the single file. Defaults to `model.safetensors`.
 
     Raises:
-        FileNotFoundError: neither is there, or a shard is missing.
-        ValueError: a file is damaged or cut short, or the index and the shards contradict each
+        FileNotFoundError: If neither exists, or a shard is missing.
+        ValueError: If a file is damaged or cut short, or the index and the shards contradict each
             other.
     """
 
@@ -64,7 +64,7 @@ class TensorFiles:
             for name, (info, place) in _header(path).items():
                 if name in self.tensors:
                     raise ValueError(
-                        f"{name} must stand in one file; received it in "
+                        f"{name} must be in one file only; it is in "
                         f"{self.tensors[name].file} and {path}"
                     )
                 self.tensors[name], self._places[name] = info, place
@@ -72,10 +72,11 @@ class TensorFiles:
             _check_index(folder / INDEX, weight_map, self.tensors)
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> np.ndarray:
-        """Rows `begin` to `end` (default: all) of a tensor, in the dtype that it has in the file.
+        """Read rows `begin` to `end` (default: all) of a tensor, in the dtype that it has in the
+        file.
 
         Raises:
-            ValueError: a dtype that is not read.
+            ValueError: If its dtype is not supported.
         """
         info = self.tensors[name]
         if info.dtype not in DTYPES:
@@ -89,7 +90,7 @@ class TensorFiles:
             shape = (end - begin, *shape[1:])
         row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
         values = np.empty(shape, dtype)
-        # Read and not mapped: the pages of a mapped file count as the process's memory.
+        # Read rather than mapped: the pages of a mapped file count as memory of the process.
         with open(info.file, "rb") as file:
             file.seek(self._places[name] + begin * row_bytes)
             if file.readinto(values.reshape(-1).view(np.uint8).data) != values.nbytes:
@@ -98,14 +99,14 @@ class TensorFiles:
 
 
 def _files(folder: Path, one_file: str) -> tuple[list[Path], dict[str, str] | None]:
-    """The files that hold the weights, and what the index says of each tensor, if there is one."""
+    """The files with the weights, and the file of each tensor in the index, if there is one."""
     index = folder / INDEX
     if (folder / one_file).exists():
         return [folder / one_file], None
     if one_file != ONE_FILE or not index.exists():
         wanted = f"neither {ONE_FILE} nor {INDEX}" if one_file == ONE_FILE else f"no {one_file}"
         raise FileNotFoundError(
-            f"{folder} holds no weights: there is {wanted}" + other_weights(folder)
+            f"{folder} contains no weights: there is {wanted}" + other_weights(folder)
         )
     try:
         weight_map = read_json(index)["weight_map"]
@@ -118,8 +119,8 @@ def _files(folder: Path, one_file: str) -> tuple[list[Path], dict[str, str] | No
     outside = [name for name in names if name != Path(name).name or name == ".."]
     if outside:
         raise ValueError(
-            f"{index} must name files beside it; received {outside[0]!r}. The folder may be made "
-            "to have other files read; do not use it"
+            f"{index} must name files in its own folder; received {outside[0]!r}. The folder may "
+            "be designed to have other files read; do not use it"
         )
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -127,34 +128,34 @@ def _files(folder: Path, one_file: str) -> tuple[list[Path], dict[str, str] | No
     return [folder / name for name in names], weight_map
 
 
-_GET_AGAIN = "copy the folder again from where it came, or take the last good checkpoint"
+_GET_AGAIN = "copy the folder again from its source, or use the last good checkpoint"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _OTHER_FORMATS = (".h5", ".msgpack", ".onnx", ".keras")
 
 
 def other_weights(folder: Path) -> str:
-    """What to do with weights of another kind that the folder holds."""
+    """What to do with weights in other formats that the folder contains."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
 
     def first(*endings: str) -> str | None:
         return next((name for name in names if name.lower().endswith(endings)), None)
 
-    again = "have transformers write the model once more with save_pretrained"
+    again = "have transformers save the model again with save_pretrained"
     if gguf := first(".gguf"):
-        return f". {gguf} holds a model by itself; give its path: {folder / gguf}"
+        return f". {gguf} is a complete model; give its path: {folder / gguf}"
     if other := first(".safetensors"):
         return f". {other} has another name; is it an adapter, or a shard without its index?"
     if pickle := first(*_PICKLES):
-        return f". {pickle} is a pickle, which can run code as it is read; {again}"
+        return f". {pickle} is a pickle, which can run code when it is loaded; {again}"
     if other := first(*_OTHER_FORMATS):
-        return f". {other} is of a kind that is not read; {again}"
+        return f". {other} is in a format that is not supported; {again}"
     return ""
 
 
 def _header(path: Path) -> dict[str, tuple[TensorInfo, int]]:
-    """Each tensor of a file and the place of its first byte.
+    """Each tensor of a file and the position of its first byte.
 
-    The library holds the header against the file: its length, that the tensors lie behind one
+    The library checks the header against the file: its length, that the tensors follow one
     another, and that they fill the file.
     """
     try:
@@ -180,23 +181,24 @@ def _header(path: Path) -> dict[str, tuple[TensorInfo, int]]:
 def _check_index(
     index: Path, weight_map: Mapping[str, str], tensors: Mapping[str, TensorInfo]
 ) -> None:
-    """The index and the shards say the same."""
+    """Check that the index agrees with the shards."""
     for name, file in weight_map.items():
         found = tensors[name].file.name if name in tensors else "no file"
         if found != file:
             raise ValueError(
-                f"{index} says that {name} stands in {file}; it stands in {found}. {_GET_AGAIN}"
+                f"{index} says that {name} is in {file}; it is in {found}. {_GET_AGAIN}"
             )
     extra = sorted(tensors.keys() - weight_map.keys())
     if extra:
         raise ValueError(
-            f"{tensors[extra[0]].file} holds {extra[0]}, which {index.name} does not name; "
+            f"{tensors[extra[0]].file} contains {extra[0]}, which {index.name} does not name; "
             f"{_GET_AGAIN}"
         )
 
 
 class NewTensor(NamedTuple):
-    """A tensor to write: its name, shape, and what gives its values when their turn comes."""
+    """A tensor to write: its name, its shape, and a function that returns its values when
+    needed."""
 
     name: str
     shape: tuple[int, ...]
@@ -209,13 +211,14 @@ def write_tensors(
     """Write `model.safetensors`, or shards and their index, one tensor in memory at a time.
 
     Args:
-        folder: where; it must exist.
-        tensors: in any order; they stand in the order of their names.
+        folder: Folder to write to, which must exist.
+        tensors: Tensors in any order; they are written in the order of their names.
         dtype: float32 or bfloat16.
-        max_shard_bytes: no file has more bytes of tensors than this, but for a single tensor.
+        max_shard_bytes: Maximum number of bytes of tensors in a file, unless a single one is
+            larger.
 
     Returns:
-        the bytes of all tensors together.
+        The number of bytes of all tensors.
     """
     shards: list[list[NewTensor]] = [[]]
     room = max_shard_bytes
@@ -244,7 +247,7 @@ def _num_bytes(tensor: NewTensor, dtype: np.dtype) -> int:
 
 
 def write_file(path: Path, tensors: list[NewTensor], dtype: np.dtype) -> None:
-    """Write one file in the format of safetensors, and have the disk hold it."""
+    """Write one file in the format of safetensors, and sync it to disk."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
@@ -267,7 +270,7 @@ def write_file(path: Path, tensors: list[NewTensor], dtype: np.dtype) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
-    """Write a JSON file, NumPy's scalars as numbers, and have the disk hold it."""
+    """Write a JSON file, with NumPy's scalars as numbers, and sync it to disk."""
     text = json.dumps(values, indent=2, ensure_ascii=False, default=lambda value: value.item())
     with open(path, "w", encoding="utf-8") as file:
         file.write(text + "\n")

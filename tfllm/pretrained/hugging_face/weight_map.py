@@ -1,8 +1,7 @@
-"""Which tensor of a model folder holds which weight of a model: one table a family.
+"""Tables from the weights of a model to the tensors of a model folder: one for each family.
 
-To read a further causal language model, add a table here and its row in
-`architectures.py`. Tables of other kinds of models stand in `bert_weight_map.py` and
-`encoder_decoder_weight_maps.py`.
+To support another causal language model, add a table here and its row in `architectures.py`. The
+tables of other kinds of models are in `bert_weight_map.py` and `encoder_decoder_weight_maps.py`.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ from tfllm.layers.quantized import SCALE
 
 
 class Weight(NamedTuple):
-    """A weight of ours and the tensors of a file that make it up.
+    """A weight of our model, and the tensors of a file that it consists of.
 
     Args:
-        place: where it stands in the model; `{i}` runs over the blocks that stand before it. A
-            model that has no such weight (a tied output projection, a bias) skips the row.
-        tensors: names in the file, stacked in this order along the rows.
-        split: how many rows each tensor has: "heads", those of the query, key and value heads;
-            "halves", equal parts; "" where there is one tensor.
-        transposed: the file holds `[input, output]` instead of `[output, input]`.
-        only: a field of the model's settings that must be true for the row to count.
-        unless: one that must be false.
+        place: Path of the weight in the model, in which `{i}` is the index of a block. The row is
+            skipped if a model has no such weight (a tied output projection, a bias).
+        tensors: Names in the file, in the order in which they are stacked along the rows.
+        split: Number of rows of each tensor: "heads" for those of the query, key and value heads;
+            "halves" for equal parts; "" for a single tensor.
+        transposed: Whether the file has `[input, output]` instead of `[output, input]`.
+        only: Field of the model's settings that must be true for the row to apply.
+        unless: Field that must be false.
     """
 
     place: str
@@ -34,29 +33,29 @@ class Weight(NamedTuple):
     unless: str = ""
 
     def counts(self, config: Any) -> bool:
-        """Whether the row is one of a model with these settings."""
+        """Whether the row applies to a model with these settings."""
         return not (self.only and not getattr(config, self.only)) and not (
             self.unless and getattr(config, self.unless)
         )
 
 
 OUTPUT = "lm_head.weight"
-"""the output projection; a file may hold it although it is tied"""
+"""The output projection; a file may contain it even if it is tied."""
 
 
 class WeightMap(NamedTuple):
     """All tensors of a family.
 
     Args:
-        weights: one row a weight.
-        prefix: what every name but the output projection's begins with; files that were saved
-            without the output projection lack it.
-        unread: regular expressions of tensors that hold no weight: constants that old versions
+        weights: One row for each weight.
+        prefix: Beginning of every name but the output projection's; files that were saved without
+            the output projection lack it.
+        unread: Regular expressions of tensors that are not weights: constants that old versions
             of a library stored.
-        output: the name of the output projection.
-        copies: tensors that a file may hold besides, each with the one that it must equal: weights
-            that are shared. The output projection is one of the embedding where it is tied.
-        renamed: regular expressions of what old files have in a name, and what it is now.
+        output: Name of the output projection.
+        copies: Additional tensors that a file may contain, each with the one that it must equal:
+            tied weights. A tied output projection is one, of the embedding.
+        renamed: Regular expressions of parts of names in old files, and what they are called now.
     """
 
     weights: tuple[Weight, ...]
@@ -128,8 +127,8 @@ LLAMA = WeightMap(
     ),
 )
 
-# GPT-2's projections were written as convolutions: [input, output], and one for queries, keys and
-# values.
+# GPT-2's projections are stored as convolutions: [input, output], with queries, keys and values in
+# one.
 GPT2 = WeightMap(
     prefix="transformer.",
     unread=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
@@ -181,9 +180,9 @@ _ALL_PLACES = dict.fromkeys(
 )
 
 OURS = WeightMap(tuple(Weight(place, (place,)) for place in _ALL_PLACES))
-"""for an architecture that no family expresses: each weight under its own name, as it is"""
+"""For an architecture that no family expresses: each weight under its own name."""
 
-# All that differs between them besides is in weights that a model has or has not: biases, norms.
+# They differ only in weights that a model may or may not have: biases, norms.
 _NAMED_LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 
 WEIGHT_MAPS: dict[str, WeightMap] = {
@@ -191,17 +190,17 @@ WEIGHT_MAPS: dict[str, WeightMap] = {
     "gpt2": GPT2,
     "tfllm": OURS,
 }
-"""`model_type` of config.json to its table"""
+"""The table of each `model_type` of config.json."""
 
 
 class StoredWeight(NamedTuple):
     """A row of a table for one model and one block.
 
     Args:
-        variable: the model's weight.
-        tensors: name in the file and number of rows of each part.
-        transposed: the file holds each part transposed.
-        scale: of a weight that the model stores as integers, the scale of each row.
+        variable: Weight of the model.
+        tensors: Name in the file and number of rows of each part.
+        transposed: Whether the file has each part transposed.
+        scale: Scale of each row of a weight that the model stores as integers; None for others.
     """
 
     variable: Any
@@ -210,21 +209,21 @@ class StoredWeight(NamedTuple):
     scale: Any = None
 
     def shape(self, rows: int) -> tuple[int, ...]:
-        """The shape in the file of a part with so many rows."""
+        """The shape in the file of a part with this number of rows."""
         shape = (rows, *self.variable.shape[1:])
         return shape[::-1] if self.transposed else shape
 
 
 def stored_weights(model: Any, table: WeightMap) -> list[StoredWeight]:
-    """Each weight of a model with the tensors that hold it, in the table's order.
+    """List each weight of a model with its tensors, in the table's order.
 
     Raises:
-        ValueError: the model has a weight that the table does not know, or adapters.
+        ValueError: If the model has adapters, or a weight that is not in the table.
     """
     if getattr(model, "adapters", ()):
         raise ValueError(
-            f"a model folder has no place for adapters, and the model has {model.adapters}; "
-            "merge_adapter() first, or save_adapter() them alone"
+            f"a model folder cannot hold adapters, but the model has {model.adapters}; "
+            "call merge_adapter() first, or save only the adapters with save_adapter()"
         )
     stored = []
     for weight in table.weights:
@@ -244,21 +243,21 @@ def stored_weights(model: Any, table: WeightMap) -> list[StoredWeight]:
     unknown = [variable.path for variable in model.weights if id(variable) not in known]
     if unknown:
         raise ValueError(
-            f"a model folder holds the weights of a {type(model).__name__} and no others; "
-            f"received a model that has besides: {', '.join(unknown)}"
+            f"a model folder only holds the weights of a {type(model).__name__}; "
+            f"received a model with additional ones: {', '.join(unknown)}"
         )
     return stored
 
 
 class StoredRows(NamedTuple):
-    """Rows of a projection that are a module of their own for others.
+    """Rows of a projection that are a module in other libraries.
 
     Args:
-        module: its name for others, such as "model.layers.0.self_attn.q_proj".
-        place: of the projection in the model, such as "blocks.0.attention.query_key_value".
-        begin: the first of the rows.
-        end: the row behind the last.
-        transposed: the module holds its weights as `[input, output]`.
+        module: Name of the module there, such as "model.layers.0.self_attn.q_proj".
+        place: Path of the projection in our model, such as "blocks.0.attention.query_key_value".
+        begin: First of the rows.
+        end: Row after the last.
+        transposed: Whether the module has its weights as `[input, output]`.
     """
 
     module: str
@@ -269,7 +268,8 @@ class StoredRows(NamedTuple):
 
 
 def stored_projections(model: Any, table: WeightMap) -> list[StoredRows]:
-    """The modules that the projections of a `CausalLM`'s blocks are for others, block by block."""
+    """The modules in other libraries of the projections of a `CausalLM`'s blocks, block by
+    block."""
     stored = []
     for i in range(model.config.num_layers):
         for weight in table.weights:

@@ -35,7 +35,7 @@ def is_keras_hub_preset(path: str | Path) -> bool:
 
 
 def is_keras_hub_model(model: Any) -> bool:
-    """Whether an object is a `CausalLM` of KerasHub (which is not imported to find out)."""
+    """Whether an object is a `CausalLM` of KerasHub (without importing it)."""
     keras_hub = sys.modules.get("keras_hub")
     return keras_hub is not None and isinstance(model, keras_hub.models.CausalLM)
 
@@ -83,7 +83,7 @@ def _check_dtype(dtype: str, allowed: tuple[str, ...]) -> None:
 
 
 def _check_modules(file: Path) -> None:
-    """Refuse a file that names modules which are neither Keras's nor KerasHub's."""
+    """Refuse a file that names modules other than those of Keras and KerasHub."""
     pending = [read_json(file)]
     while pending:
         value = pending.pop()
@@ -104,10 +104,10 @@ def _check_modules(file: Path) -> None:
 
 
 def in_one_dtype(model: Any) -> Any:
-    """The model, or a copy of it: weights stored as they are used, LoRA's factors merged.
+    """The model, or a copy with weights stored in the dtype of computation and LoRA merged.
 
-    A model with a mixed-precision policy would convert all weights anew for each token, and one
-    with LoRA multiply all factors.
+    A model with a mixed-precision policy would convert all weights again for each token, and one
+    with LoRA would multiply all factors.
     """
     backbone = model.backbone
     if _is_quantized(backbone):
@@ -121,17 +121,17 @@ def in_one_dtype(model: Any) -> Any:
 
 
 def with_dtype(model: Any, dtype: str) -> Any:
-    """A copy with weights and products of another dtype; LoRA's factors are merged.
+    """A copy with weights and computation in another dtype; LoRA's factors are merged.
 
     Raises:
-        ConfigError: dtype is not one of a model's.
-        ValueError: the model is quantized.
+        ConfigError: If dtype is not supported.
+        ValueError: If the model is quantized.
     """
     _check_dtype(dtype, _DTYPES)
     if _is_quantized(model.backbone):
         raise ValueError(
-            "a quantized KerasHub model keeps the types it has; quantize it after its dtype is "
-            f"chosen, or leave dtype out (received {dtype!r})"
+            "the dtype of a quantized KerasHub model cannot be changed; quantize it after its "
+            f"dtype is chosen, or leave dtype out (received {dtype!r})"
         )
     backbone = _backbone_like(model.backbone, dtype)
     rest = {
@@ -141,20 +141,20 @@ def with_dtype(model: Any, dtype: str) -> Any:
     }
     import keras_hub
 
-    # A model that was trained with our step has that in its class.
+    # The class of a model that was trained with our step includes that step.
     own = (c for c in type(model).__mro__ if not issubclass(c, TrainingStep))
     cls: Any = next(c for c in own if issubclass(c, keras_hub.models.CausalLM))
     return cls(backbone=backbone, preprocessor=model.preprocessor, **rest)
 
 
 def _backbone_like(old: Any, dtype: str) -> Any:
-    """A backbone with the weights of another in another dtype."""
+    """A backbone with the weights of another one in another dtype."""
     config = {**old.get_config(), "dtype": dtype}
-    for cls in type(old).__mro__:  # get_config forgets some: Llama's tied embedding
+    for cls in type(old).__mro__:  # get_config leaves out some: Llama's tied embedding
         made_with = inspect.signature(vars(cls).get("__init__", object))
         for name in made_with.parameters.keys() & vars(old).keys() - config.keys():
             config[name] = vars(old)[name]
-    # Not every backbone hands its dtype to all its layers (SmolLM 3 does not).
+    # Not every backbone passes its dtype on to all its layers (SmolLM 3 does not).
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:
@@ -164,8 +164,8 @@ def _backbone_like(old: Any, dtype: str) -> Any:
     layers, others = layers_of(new, with_itself=True), layers_of(old, with_itself=True)
     if [_shapes(x) for x in layers] != [_shapes(x) for x in others]:
         raise ValueError(
-            f"{type(old).__name__} is not what its get_config() makes, so it has no copy in "
-            f"another dtype; build it with dtype={dtype!r}"
+            f"the get_config() of {type(old).__name__} does not describe it fully, so it cannot be "
+            f"copied to another dtype; build it with dtype={dtype!r}"
         )
     for mine, theirs in zip(layers, others, strict=True):
         _copy_weights(mine, theirs)
@@ -173,7 +173,7 @@ def _backbone_like(old: Any, dtype: str) -> Any:
 
 
 def _shapes(layer: Any) -> list[tuple[str, Any]]:
-    """A layer's own weights, without LoRA's factors."""
+    """The names and shapes of a layer's own weights, without LoRA's factors."""
     return [(v.name, tuple(v.shape)) for v in own_weights(layer) if not v.name.startswith("lora_")]
 
 
@@ -189,5 +189,5 @@ def _copy_weights(new: Any, old: Any) -> None:
     for mine in own_weights(new):
         value = theirs[mine.name]
         if getattr(old, "lora_enabled", False) and mine.name in ("kernel", "embeddings"):
-            value = getattr(old, mine.name)  # with the factors' product
+            value = getattr(old, mine.name)  # includes the factors' product
         mine.assign(value)

@@ -1,9 +1,10 @@
-"""The tokenizer of a KerasHub model as one of ours, and what its `generate` puts around a text.
+"""Convert the tokenizer of a KerasHub model, and find the tokens that `generate` puts around a
+text.
 
-KerasHub's byte-level BPE inside a graph keeps a table that every request grows, and its split
-pattern is another one than the same object uses outside of a graph (`model.generate`,
-`preprocessor(text)`). The ids here are those of KerasHub outside of a graph, with one difference:
-where a user writes a control token of SentencePiece, such as "</s>", it is that token.
+KerasHub's byte-level BPE inside a graph has a table that grows with every request, and a different
+split pattern from the one that the same object uses outside a graph (`model.generate`,
+`preprocessor(text)`). The ids here are those of KerasHub outside a graph, with one difference: if a
+user writes a control token of SentencePiece, such as "</s>", it becomes that token.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ _PROBES = ("Hello, world! It's 12345 o'clock.", "  two  spaces\n\n\tand lines ",
 
 
 class Prompt(NamedTuple):
-    """How KerasHub's `generate` begins and ends."""
+    """The beginning and the end of a text in KerasHub's `generate`."""
 
     start_ids: tuple[int, ...]
-    """what it puts before a text"""
+    """ids that it puts before a text"""
     end_ids: tuple[int, ...]
-    """the tokens at each of which it ends"""
+    """ids at which it stops"""
 
 
 def keras_hub_tokenizer(model: Any) -> Tokenizer:
-    """The tokenizer of a KerasHub `CausalLM`, with its start tokens and the ends of `generate`.
+    """Convert the tokenizer of a KerasHub `CausalLM`, with the start and end tokens of `generate`.
 
     Raises:
-        ValueError: the model has no tokenizer, or one of a kind that does not run in a served
-            graph; or `generate` does other things to a prompt than to put tokens before it.
+        ValueError: If the model has no tokenizer, or one that cannot run in a served graph; or if
+            `generate` does more to a prompt than put tokens before it.
     """
     import keras_hub
 
     if model.preprocessor is None:
         raise ValueError(
             f"{type(model).__name__} has no preprocessor, so no tokenizer; give the model one, or "
-            "tokenizer=..., a tokenizer of tfllm"
+            "give tokenizer=..., a tokenizer of tfllm"
         )
     theirs = model.preprocessor.tokenizer
     made: BytePairTokenizer | SentencePieceTokenizer
@@ -52,7 +53,7 @@ def keras_hub_tokenizer(model: Any) -> Tokenizer:
     elif isinstance(theirs, keras_hub.tokenizers.SentencePieceTokenizer):
         if theirs.add_bos or theirs.add_eos:
             raise ValueError(
-                "start and end tokens must be the preprocessor's matter; received a "
+                "start and end tokens must be added by the preprocessor; received a "
                 f"{type(theirs).__name__} with add_bos={theirs.add_bos}, add_eos={theirs.add_eos}"
             )
         prompt = prompt_of(model)
@@ -69,15 +70,15 @@ def keras_hub_tokenizer(model: Any) -> Tokenizer:
         if (ids := made.encode(text, add_special=False)) != expected:
             raise ValueError(
                 f"{type(theirs).__name__} must give the ids of its vocabulary and merges, or of "
-                f"its SentencePiece model; of {text!r} it makes {expected} instead of {ids}. Give "
+                f"its SentencePiece model; for {text!r} it gives {expected} instead of {ids}. Give "
                 "tokenizer=..., a tokenizer of tfllm with the same ids"
             )
     return made
 
 
 def prompt_of(model: Any) -> Prompt:
-    """What `generate` of a model with a preprocessor does to a prompt: it is asked, and stopped
-    before it generates."""
+    """Find what `generate` of a model with a preprocessor does to a prompt, by calling it and
+    stopping it before it generates."""
     seen: list[tuple[Any, Any]] = []
 
     class Stopped(Exception):
@@ -102,19 +103,19 @@ def prompt_of(model: Any) -> Prompt:
     begin = len(ids) - len(text)
     if not text or begin < 0 or ids[begin:] != text:
         raise ValueError(
-            f"generate must put tokens before a prompt and nothing else; that of "
+            f"generate must only put tokens before a prompt; that of "
             f"{type(model).__name__} makes {ids} of a text with the tokens {text}"
         )
     return Prompt(tuple(ids[:begin]), tuple(int(i) for i in ends if i is not None))
 
 
 def _byte_pair(theirs: Any, prompt: Prompt) -> BytePairTokenizer:
-    """Of KerasHub's byte-level BPE, through the Rust tokenizer that it has outside of graphs."""
+    """Convert KerasHub's byte-level BPE, using the Rust tokenizer that it has outside graphs."""
     import keras_hub
 
     if not hasattr(theirs, "_maybe_initialized_tokenizers"):
         raise ValueError(
-            f"KerasHub {keras_hub.__version__} has byte-level BPE in graphs alone; update it "
+            f"KerasHub {keras_hub.__version__} has byte-level BPE only in graphs; update it "
             "(0.32 was tested), or give tokenizer=..., a tokenizer of tfllm with the same ids"
         )
     theirs._maybe_initialized_tokenizers()

@@ -1,7 +1,7 @@
-"""Keras's operations in a graph that a server runs, which has XLA off.
+"""Run Keras operations in a graph on a server, where XLA is off.
 
-On TensorFlow, `keras.ops.slice_update` is an op that only XLA can run, also in a function that is
-not compiled as a whole; KerasHub writes its caches with it.
+On TensorFlow, `keras.ops.slice_update` is an op that only XLA can run, even in a function that is
+not compiled as a whole; KerasHub uses it to write its caches.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _lock = threading.RLock()
 
 @contextlib.contextmanager
 def without_xla() -> Iterator[None]:
-    """What is traced meanwhile updates slices with an op of TensorFlow's core."""
+    """Make what is traced inside the block update slices with an op of TensorFlow's core."""
     with _lock, slices_updated_by(_slice_update):
         yield
 
 
 def _slice_update(inputs: Any, start_indices: Sequence[Any] | tf.Tensor, updates: Any) -> tf.Tensor:
-    """`inputs` with `updates` from a place on, which must fit there."""
+    """`inputs` with `updates` written from an index on, where they must fit."""
     inputs, updates = tf.convert_to_tensor(inputs), tf.convert_to_tensor(updates)
     begin = tf.cast(tf.stack(start_indices), tf.int32)
     updated = tf.raw_ops.TensorStridedSliceUpdate(

@@ -1,1 +1,1 @@
-"""Conversations as text: chat templates, the sandbox they run in, and prompts in a graph."""
+"""Conversations as text: chat templates, the sandbox that runs them, and prompts in a graph."""

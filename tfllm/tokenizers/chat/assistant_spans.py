@@ -1,4 +1,4 @@
-"""Where in a rendered conversation the assistant speaks."""
+"""Find the assistant's words in a rendered conversation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STAND_IN = "\ufdd3"  # for words of the assistant, to see where a template puts
 _MARKS = re.compile(f"[{LEARN_FROM}{LEARN_TO}]")
 
 Span = tuple[int, int]
-"""characters: the first, and the one after the last"""
+"""Indices of the first character and of the one after the last."""
 
 
 def assistant_spans(
@@ -22,9 +22,9 @@ def assistant_spans(
     variables: Mapping[str, Any],
     ends: list[str],
 ) -> tuple[str, list[Span]]:
-    """A conversation as text, and where the assistant's words and ends of turns are.
+    """Render a conversation, and find the assistant's words and ends of turns in it.
 
-    Of a message whose `weight` is 0 nothing is named.
+    Messages whose `weight` is 0 are left out of the spans.
 
     Args:
         template: of the model.
@@ -33,7 +33,7 @@ def assistant_spans(
         ends: the tokens at which an answer ends, the longest first.
 
     Raises:
-        ValueError: the template's rewriting leaves it open.
+        ValueError: If the template rewrites the words, so that they cannot be found.
     """
     time = now()
     is_learned = [message.get("weight", 1) != 0 for message in messages]
@@ -57,10 +57,10 @@ def assistant_spans(
             _STAND_IN
         )
         if not stands:
-            if message.get("tool_calls"):  # a template that writes these alone
+            if message.get("tool_calls"):  # a template that writes only these
                 spans.append(_whole_turn(text, render(messages[:i], prompt=True),
                                          render(messages[: i + 1]), ends, i))  # fmt: skip
-            continue  # else a template that leaves this turn out
+            continue  # otherwise a template that leaves this turn out
         end = len(text) - len(behind)
         prompt = render(messages[:i], prompt=True)
         if text.startswith(prompt):
@@ -72,7 +72,7 @@ def assistant_spans(
         if _STAND_IN in behind or not text.endswith(behind) or begin > end:
             raise ValueError(
                 f"the chat template rewrites what the assistant says in message {i + 1} or before "
-                "it, so that it is not known which tokens are to be learned; mark them in the "
+                "it, so the tokens to learn cannot be determined; mark them in the "
                 "template with {% generation %} ... {% endgeneration %}"
             )
         plain = set(message) <= {"role", "content"}
@@ -83,7 +83,7 @@ def assistant_spans(
 def _unlearned(
     render: Any, messages: list[dict[str, Any]], is_learned: list[bool], number: int
 ) -> set[int]:
-    """Which of so many marked spans belong to messages that are not to be learned."""
+    """The indices of marked spans that belong to messages that are not to be learned."""
     found = set()
     for i, message in enumerate(messages):
         if message["role"] != "assistant" or is_learned[i]:
@@ -94,7 +94,7 @@ def _unlearned(
         here = {n for n, (begin, end) in enumerate(spans) if begin <= place < end}
         if len(spans) != number or (place >= 0 and text.count(_STAND_IN) > 1):
             raise ValueError(
-                f"the chat template does not tell which of its marks belong to message {i + 1}, "
+                f"the chat template does not show which of its marks belong to message {i + 1}, "
                 "whose weight is 0; leave the message out, or give it a weight of 1"
             )
         found |= here
@@ -102,11 +102,11 @@ def _unlearned(
 
 
 def _whole_turn(text: str, prompt: str, upto: str, ends: list[str], i: int) -> Span:
-    """The span of a turn that has no words: all behind its prompt."""
+    """The span of a turn without words: everything after its prompt."""
     if not (text.startswith(prompt) and text.startswith(upto) and len(prompt) < len(upto)):
         raise ValueError(
-            f"the chat template writes the calls of tools in message {i + 1} so that it is not "
-            "known which tokens are to be learned; mark them in the template with "
+            f"the chat template writes the tool calls of message {i + 1} so that the "
+            "tokens to learn cannot be determined; mark them in the template with "
             "{% generation %} ... {% endgeneration %}"
         )
     begin, end = len(prompt), len(upto.rstrip())
@@ -116,10 +116,10 @@ def _whole_turn(text: str, prompt: str, upto: str, ends: list[str], i: int) -> S
 
 
 def _written_before(render: Any, messages: list[dict[str, Any]], i: int) -> int:
-    """How many characters the template writes between the prompt for message i and its words.
+    """The number of characters that the template writes between message i's prompt and its words.
 
-    For a template whose prompt reads otherwise than what it becomes later, such as one that puts
-    the system message into the last question.
+    This is for templates whose prompt differs from the same text in a longer conversation, such as
+    one that puts the system message into the last question.
     """
     asked = {**messages[i - 1], "content": _STAND_IN}
     prompt = render([*messages[: i - 1], asked], prompt=True).partition(_STAND_IN)[2]
@@ -129,10 +129,10 @@ def _written_before(render: Any, messages: list[dict[str, Any]], i: int) -> int:
 
 
 def writes_an_end(template: TemplateProgram, ends: list[str]) -> bool:
-    """Whether a token at which the model stops is learned behind the assistant's words.
+    """Whether a token at which the model stops is learned after the assistant's words.
 
-    True, too, where the template does not take a question and its answer, so that it cannot be
-    known.
+    Also True if the template does not accept a question and its answer, so that it cannot be
+    determined.
     """
     messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
     try:
@@ -143,7 +143,7 @@ def writes_an_end(template: TemplateProgram, ends: list[str]) -> bool:
 
 
 def end_of_turn(template: TemplateProgram, special_tokens: Iterable[str]) -> str | None:
-    """The special token behind the assistant's words, with nothing but space between."""
+    """The special token after the assistant's words, with at most white space between them."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _STAND_IN}]
     try:
         behind = template.run(messages, False, {}).partition(_STAND_IN)[2].lstrip()
@@ -154,9 +154,9 @@ def end_of_turn(template: TemplateProgram, special_tokens: Iterable[str]) -> str
 
 
 def _with_end(text: str, end: int, ends: list[str], *, anywhere: bool = False) -> int:
-    """The end of a span, moved behind the token that ends the turn.
+    """The end of a span, moved to after the token that ends the turn.
 
-    `anywhere`: other words of the same turn, such as calls of tools, may stand before that token.
+    `anywhere`: whether other text of the same turn, such as tool calls, may come before that token.
     """
     if not ends or text.endswith(tuple(ends), 0, end):
         return end
@@ -166,7 +166,7 @@ def _with_end(text: str, end: int, ends: list[str], *, anywhere: bool = False) -
 
 
 def _marked(text: str) -> tuple[str, list[Span]]:
-    """The text without the marks, and what stood between them."""
+    """Remove the marks from a text, and return the spans that were between them."""
     pieces, spans = [], []
     length = begin = 0
     position = 0

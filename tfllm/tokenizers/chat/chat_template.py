@@ -1,6 +1,6 @@
 """Chat templates: conversations as the text, and the token ids, that a model was trained on.
 
-Importing this does not import TensorFlow.
+Importing this module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
-"""`{"role": "system" | "user" | "assistant" | ..., "content": str or text parts}`, in order"""
+"""The messages in order: `{"role": "system" | "user" | "assistant" | ..., "content": str or
+parts}`"""
 
 
 class ChatTemplate:
-    """The jinja2 template of a chat model, run in a sandbox with bounds, as `transformers` sees it.
+    """The jinja2 template of a chat model, run in a sandbox with limits, as in `transformers`.
 
-    A special token in somebody's own words stays characters: `render` gives the text that a reader
-    sees, `prompt` and `encode` keep it apart from the template's own.
+    A special token within the words of a message stays text: `render` returns the text for a human
+    reader, while `prompt` and `encode` distinguish it from the template's own special tokens.
 
     Args:
-        source: the template.
-        special_tokens: of the tokenizer, as they are written.
-        variables: what the template sees besides the messages, such as `bos_token`.
-        tokenizer: for `encode` and `encode_for_training`.
+        source: Text of the template.
+        special_tokens: Special tokens of the tokenizer, as they are written. Defaults to none.
+        variables: Variables of the template besides the messages, such as `bos_token`. Defaults to
+            none.
+        tokenizer: Tokenizer for `encode` and `encode_for_training`. Defaults to none.
 
     Raises:
-        ValueError: the source is no template, or asks for what it may not have.
+        ValueError: If the source is not a valid template, or uses something that is not allowed.
     """
 
     def __init__(
@@ -58,14 +60,14 @@ class ChatTemplate:
         """The template that a tokenizer came with.
 
         Raises:
-            ValueError: it came with none, or with one that cannot be used.
+            ValueError: If it came without a template, or with one that cannot be used.
         """
         source = _source(tokenizer.settings.get("chat_template"))
         if source is None:
             raise ValueError(
-                "the tokenizer has no chat template, so the model does not say how a conversation "
-                "is written; use a chat model (often named Instruct or Chat), or put its template "
-                "into the folder as chat_template.jinja"
+                "the tokenizer has no chat template, so it is not known how this model writes a "
+                "conversation; use a chat model (often named Instruct or Chat), or put its "
+                "template into the folder as chat_template.jinja"
             )
         return cls(
             source,
@@ -76,10 +78,10 @@ class ChatTemplate:
 
     @classmethod
     def from_json(cls, text: str) -> ChatTemplate:
-        """What `to_json` gave; without a tokenizer, so it renders and does not encode.
+        """Read the result of `to_json`; without a tokenizer, so it can render but not encode.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: If the text is not such a result.
         """
         try:
             values = json.loads(text)
@@ -89,7 +91,7 @@ class ChatTemplate:
             raise ValueError(f"not a chat template that tfllm wrote: {error!r}") from None
 
     def to_json(self) -> str:
-        """All that a client needs to write prompts."""
+        """Everything that a client needs to write prompts, as JSON."""
         values = {
             "chat_template": self.source,
             "special_tokens": list(self.special_tokens),
@@ -100,16 +102,17 @@ class ChatTemplate:
     def render(
         self, messages: Messages, *, add_generation_prompt: bool = False, **variables: Any
     ) -> str:
-        """A conversation as text.
+        """Write a conversation as text.
 
         Args:
-            messages: the conversation.
-            add_generation_prompt: end with what comes before the assistant's next words.
-            variables: others that the template knows, such as `tools` or `enable_thinking`.
+            messages: The conversation.
+            add_generation_prompt: Whether to end with the text before the assistant's next words.
+                Defaults to False.
+            variables: Other variables of the template, such as `tools` or `enable_thinking`.
 
         Raises:
-            ValueError: the conversation is not well formed, or the template refuses it or does not
-                end.
+            ValueError: If the conversation is not well formed, or the template refuses it or does
+                not end.
         """
         given = conversation.checked(messages)
         return self.program.run(given, add_generation_prompt, self._checked_variables(variables))
@@ -117,10 +120,10 @@ class ChatTemplate:
     def prompt(
         self, messages: Messages, *, add_generation_prompt: bool = True, **variables: Any
     ) -> str:
-        """The same as text for a tokenizer: U+FDD0 in each special token that is not the template's
-        own.
+        """Like `render`, but as text for a tokenizer: special tokens that are not the template's
+        own contain U+FDD0.
 
-        It is what a served model's signature `chat_prompt` takes, and
+        This is what a served model's signature `chat_prompt` takes and what
         `Tokenizer.encode_unbroken` encodes.
         """
         given = self._break(conversation.checked(messages))
@@ -130,30 +133,30 @@ class ChatTemplate:
     def encode(
         self, messages: Messages, *, add_generation_prompt: bool = False, **variables: Any
     ) -> list[int]:
-        """The token ids of a conversation; arguments and errors as `render`."""
+        """Convert a conversation to token ids; for arguments and errors see `render`."""
         text = self.prompt(messages, add_generation_prompt=add_generation_prompt, **variables)
         return self._tokenizer.encode_unbroken(text)[0]
 
     def encode_for_training(
         self, messages: Messages, **variables: Any
     ) -> tuple[list[int], list[bool]]:
-        """The token ids of a conversation, and which of them are to be learned.
+        """Convert a conversation to token ids, and say which of them are to be learned.
 
-        Learned is what the assistant says, the token that ends its turn included: what the template
-        marks with `{% generation %}`, or else all from where the prompt for that turn would have
-        ended. A token that begins before the assistant's words is not learned, and nothing is of a
-        message whose `weight` is 0.
+        The assistant's words are learned, including the token that ends its turn: what the template
+        marks with `{% generation %}`, or else everything after the prompt for that turn. A token
+        that begins before the assistant's words is not learned, and neither is a message whose
+        `weight` is 0.
 
         Args:
-            messages: the conversation.
-            variables: others that the template knows.
+            messages: The conversation.
+            variables: Other variables of the template.
 
         Returns:
-            ids, and as many booleans.
+            The ids, and a boolean for each.
 
         Raises:
-            ValueError: as `render`; or the template rewrites what the assistant said, so that it is
-                not known where it stands.
+            ValueError: See `render`; also if the template rewrites the assistant's words, so that
+                they cannot be found.
         """
         given = self._break(conversation.checked(messages))
         chosen = self._break(self._checked_variables(variables))
@@ -171,7 +174,7 @@ class ChatTemplate:
     def writes_an_end(self) -> bool:
         """Whether the template ends the assistant's words with a token at which the model stops.
 
-        A model that learns from one that does not never stops.
+        Without one, a model learns never to stop.
         """
         return writes_an_end(self.program, self._end_tokens)
 
@@ -193,7 +196,7 @@ class ChatTemplate:
     @property
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
-            raise ValueError("this chat template came without a tokenizer: it renders only")
+            raise ValueError("this chat template has no tokenizer: it can only render")
         return self.tokenizer
 
     def _checked_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,10 +213,10 @@ class ChatTemplate:
 
 
 def _source(setting: Any) -> str | None:
-    """The template out of a setting; of several named ones the one for all conversations.
+    """The template in a setting; if there are several named ones, the default one.
 
     Raises:
-        ValueError: there are several, and none of them is that.
+        ValueError: If there are several, and none of them is named default.
     """
     if isinstance(setting, list):
         with contextlib.suppress(KeyError, TypeError):

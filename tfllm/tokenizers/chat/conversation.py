@@ -1,4 +1,4 @@
-"""Conversations: which are well formed, and words in them that look like special tokens."""
+"""Check conversations, and break words in them that look like special tokens."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import Any
 from tfllm.tokenizers.token_bytes import valid_text
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
-"""who may speak; which of them a model knows is its template's to say"""
+"""Roles that a message may have; a model's template decides which of them it supports."""
 
 BREAK = "\ufdd0"
-"""In a special token that is a user's own words, this noncharacter keeps it from being parsed as
-one. It is taken out when the special tokens of the whole text have been found."""
+"""A noncharacter that keeps a special token in a user's own words from being parsed as one. It is
+removed when the special tokens of the whole text have been found."""
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-"""names for what the assistant thought before it spoke"""
+"""Names for the assistant's reasoning before its answer."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _PART_EXTRAS = ("cache_control", "annotations")
-"""keys of a part that no model sees"""
+"""Keys of a part that no model sees."""
 _RESERVED = re.compile("[\ufdd0-\ufdd5]")  # for marks, here and where templates run
 _PLAIN = (str, int, float, bool, type(None))
 
 TEMPLATE_FILE = "chat_template.json"
-"""beside an exported model, in assets.extra, which TensorFlow Serving does not look into: what
-`ChatTemplate.from_json` takes"""
+"""File of an exported model, in assets.extra, which TensorFlow Serving does not read: the input of
+`ChatTemplate.from_json`."""
 
 
 def checked(messages: Any) -> list[dict[str, Any]]:
-    """The messages, of plain types, once they are known to be a conversation.
+    """Check that messages are a conversation, and return them with plain types.
 
     Args:
-        messages: `{"role": ..., "content": ...}` each, in order. The content is a text, or a list
-            of parts of type text, which are joined. Other keys (`name`, `tool_calls`, ...) are for
-            the template, and a key whose value is None counts as missing; a message with
-            `tool_calls` needs no content. `reasoning_content`, `thinking` and `reasoning` are names
-            of the same: a template finds what was thought under the first two.
+        messages: Messages in order, each `{"role": ..., "content": ...}`. The content is a text, or
+            a list of parts of type text, which are joined. Other keys (`name`, `tool_calls`, ...)
+            are for the template, and a key whose value is None counts as missing; a message with
+            `tool_calls` needs no content. `reasoning_content`, `thinking` and `reasoning` are
+            synonyms: a template finds the reasoning under the first two.
 
     Raises:
-        ValueError: there are none; a message lacks a role or content, or has an unknown role; the
-            assistant speaks first.
+        ValueError: If there are no messages; a message lacks a role or content, or has an unknown
+            role; or the assistant speaks first.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         raise ValueError(
@@ -55,8 +55,8 @@ def checked(messages: Any) -> list[dict[str, Any]]:
             continue
         if message["role"] != "user":
             raise ValueError(
-                "the user must speak first, after a system message at most; received a "
-                f"conversation whose message {i} is the first of the others, and of role "
+                "the user must speak first, after at most a system message; received a "
+                f"conversation in which message {i} is the first other one, and has the role "
                 f"{message['role']!r}"
             )
         break
@@ -64,14 +64,14 @@ def checked(messages: Any) -> list[dict[str, Any]]:
 
 
 def check_last(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a conversation in which there is nothing to reply to.
+    """Check that the last message of a conversation is one to reply to.
 
     Raises:
-        ValueError: the last message is the assistant's.
+        ValueError: If the last message is the assistant's.
     """
     if messages[-1]["role"] == "assistant":
         raise ValueError(
-            "the last message must be one to reply to; received one of role 'assistant'"
+            "the last message must be one to reply to; received one with role 'assistant'"
         )
 
 
@@ -96,7 +96,7 @@ def _checked(message: Any, number: int) -> dict[str, Any]:
         except ValueError as error:
             raise ValueError(f"the content of {where} {error}") from None
     if content is None and not message.get("tool_calls"):
-        raise ValueError(f"{where} (of role {role!r}) has no content")
+        raise ValueError(f"{where} (with role {role!r}) has no content")
     if content is not None and not isinstance(content, str):
         raise ValueError(f"{where} must have a text as its content; received {_shown(content)}")
     made = {str(k): plain(v, where) for k, v in message.items() if v is not None}
@@ -107,10 +107,10 @@ def _checked(message: Any, number: int) -> dict[str, Any]:
 
 
 def joined_parts(parts: Sequence[Any]) -> str:
-    """The text of a content that is a list of parts, such as `{"type": "text", "text": "Hello"}`.
+    """Join the parts of a content, such as `{"type": "text", "text": "Hello"}`.
 
     Raises:
-        ValueError: a part is not of text (it goes on from what names the content).
+        ValueError: If a part is not text (the message continues after the name of the content).
     """
     texts = []
     for number, part in enumerate(parts, 1):
@@ -124,23 +124,23 @@ def joined_parts(parts: Sequence[Any]) -> str:
         if kind not in _TEXT_PARTS:
             raise ValueError(
                 f"must have parts of type text only, since the model sees nothing else; part "
-                f"{number} is of type {kind!r}"
+                f"{number} has the type {kind!r}"
             )
         others = [key for key, value in given.items() if value and key not in _PART_EXTRAS]
         if not isinstance(text, str) or others:
             found = ", ".join(map(repr, (*given, "text" if text is not None else "type")))
             raise ValueError(
-                f"must have parts with type and text alone; part {number} has the keys {found}"
+                f"must have parts with only type and text; part {number} has the keys {found}"
             )
         texts.append(text)
     return "".join(texts)
 
 
 def plain(value: Any, where: str) -> Any:
-    """A copy of nothing but dictionaries, lists, text and numbers, as JSON has them.
+    """Copy a value that consists only of dictionaries, lists, strings and numbers, as in JSON.
 
     Raises:
-        ValueError: there is anything else in it.
+        ValueError: If it contains anything else.
     """
     if type(value) in _PLAIN:
         return value
@@ -154,7 +154,7 @@ def plain(value: Any, where: str) -> Any:
 
 
 def size(value: Any) -> int:
-    """Characters and items in a plain value."""
+    """The number of characters and items in a plain value."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
@@ -165,10 +165,10 @@ def size(value: Any) -> int:
 
 
 class WordBreaker:
-    """Puts U+FDD0 into what would be parsed as a special token.
+    """Puts U+FDD0 into text that would be parsed as a special token.
 
     Args:
-        special_tokens: of the tokenizer.
+        special_tokens: Special tokens of the tokenizer.
     """
 
     def __init__(self, special_tokens: Iterable[str]) -> None:
@@ -178,10 +178,10 @@ class WordBreaker:
         self._longest = max(map(len, self._tokens), default=0)
 
     def __call__(self, value: Any) -> Any:
-        """The same text, or a plain value with texts in it, with no special token left whole.
+        """Break all special tokens in a text, or in the texts of a plain value.
 
-        What is the beginning of one at the end of a text is broken as well, since a template may
-        join texts. U+FDD0 to U+FDD5 in the text become U+FFFD.
+        The beginning of a special token at the end of a text is broken as well, since a template
+        may join texts. U+FDD0 to U+FDD5 in the text become U+FFFD.
         """
         if isinstance(value, dict):
             return {self(key): self(item) for key, item in value.items()}

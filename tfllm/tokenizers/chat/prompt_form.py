@@ -1,8 +1,8 @@
-"""A chat template as a form to fill in: fixed text around the system's words and the user's.
+"""A chat template as a form to fill in: fixed text around the words of the system and the user.
 
-A template is a program, and a graph runs none. For one question, most templates do no more than put
-words between fixed pieces of text; which pieces, and whether the words are stripped, is found by
-rendering probes. A template that does more has no form, and the reason is given.
+A template is a program, and a graph cannot run one. For a single question, most templates only put
+words between fixed pieces of text; which pieces these are, and whether the words are stripped, is
+found by rendering probes. A template that does more has no form, and the reason is given.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tfllm.tokenizers.chat.chat_template import ChatTemplate
 from tfllm.tokenizers.chat.template_sandbox import Sandbox
 
 WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace())
-"""what `str.strip` takes away"""
+"""The characters that `str.strip` removes."""
 DATE = re.compile("\ufdd4(.*?)\ufdd5", re.DOTALL)
-"""in fixed text: a date in the form of `strftime`, to be told anew each time"""
+"""In fixed text: a date in a format of `strftime`, which is filled in at each use."""
 DATE_PARTS = ("%d", "%m", "%Y", "%b", "%B")
-"""of such a form"""
+"""The supported parts of such a format."""
 
 _CORES = ("pRobe4571", "pRobe8236")
 _PADDING = (" \n", "\n ")
@@ -32,22 +32,22 @@ _NOON = datetime.datetime(2031, 5, 6, 12)
 
 
 class NoPromptForm(ValueError):
-    """The template does more than to put words between fixed text."""
+    """The template does more than put words between fixed text."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """Fixed text, with words between."""
+    """Fixed text with words between it."""
 
     fixed: tuple[str, ...]
-    """one piece more than there are words"""
+    """the fixed pieces, one more than there are words"""
     strips: tuple[tuple[bool, bool], ...]
-    """of each of the words: whether white space is taken off its left and its right"""
+    """for each of the words, whether white space is removed on its left and on its right"""
     strips_all: tuple[bool, bool] = (False, False)
-    """the same of all between the first and the last fixed text, afterwards"""
+    """the same for everything between the first and the last fixed text, afterwards"""
 
     def fill(self, words: Sequence[str], now: datetime.datetime) -> str:
-        """The text with words in it; each already broken, see `WordBreaker`."""
+        """Insert words, which are already broken; see `WordBreaker`."""
         inner = ""
         for word, strips, fixed in zip(words, self.strips, ("", *self.fixed[1:-1]), strict=True):
             inner += _dated(fixed, now) + _stripped(word, strips)
@@ -62,18 +62,18 @@ def _stripped(text: str, sides: tuple[bool, bool]) -> str:
 
 @dataclass(frozen=True)
 class PromptForm:
-    """How one question is written, and one with a system message before it."""
+    """The form of a single question, and of one with a system message before it."""
 
     user: Form
     system_user: Form | None
-    """None: the template takes no system message"""
+    """None if the template does not support a system message"""
 
 
 def prompt_form(template: ChatTemplate) -> PromptForm:
-    """The form of a template.
+    """Find the form of a template.
 
     Raises:
-        NoPromptForm: it has none.
+        NoPromptForm: If it has none.
     """
     words = list(_probe_words(template))
     user = _form(template, 1, words)
@@ -85,7 +85,7 @@ def prompt_form(template: ChatTemplate) -> PromptForm:
 
 
 def _form(template: ChatTemplate, number: int, words: list[str]) -> Form:
-    """The form for so many words: the user's, or the system's and the user's."""
+    """The form for one word (the user's) or two (the system's and the user's)."""
     cores = list(_CORES[:number])
     try:
         text = _render(template, cores, _Dates())
@@ -97,17 +97,17 @@ def _form(template: ChatTemplate, number: int, words: list[str]) -> Form:
     except NoPromptForm:
         raise
     except ValueError as error:
-        raise NoPromptForm(f"it does not take a single question: {error}") from None
+        raise NoPromptForm(f"it does not accept a single question: {error}") from None
     forms = [form for form in _forms(fixed) if form.fill(padded, _Dates()) == rendered]
     if not forms:
-        raise NoPromptForm("it changes the words of a message in another way than stripping them")
+        raise NoPromptForm("it changes the words of a message in other ways than stripping them")
     _check_fixed(template, forms[0])
     for word in words:
         for place in range(number):
             given = [*cores]
             given[place] = word
             if number == 2 and not given[0]:
-                continue  # no words of a system: no system message
+                continue  # an empty system message counts as none
             try:
                 text = _render(template, given, _NOON)
             except ValueError as error:
@@ -129,13 +129,13 @@ def _render(template: ChatTemplate, words: list[str], now: Any = None) -> str:
 
 
 class _Dates(datetime.datetime):
-    """A time that tells in which form it is asked for."""
+    """A time that returns the format in which it is requested."""
 
     def __new__(cls) -> _Dates:
         return super().__new__(cls, 2000, 1, 1)
 
     def strftime(self, pattern: str) -> str:
-        """The form itself."""
+        """The format itself."""
         return f"\ufdd4{pattern}\ufdd5"
 
 
@@ -144,7 +144,7 @@ def _dated(fixed: str, now: datetime.datetime) -> str:
 
 
 def _forms(fixed: tuple[str, ...]) -> Iterator[Form]:
-    """All ways to strip, the simplest first."""
+    """All ways to strip, simplest first."""
     sides = [(False, False), (True, True), (True, False), (False, True)]
     number = len(fixed) - 1
     for strips_all in sides if number > 1 else sides[:1]:
@@ -153,8 +153,8 @@ def _forms(fixed: tuple[str, ...]) -> Iterator[Form]:
 
 
 def _check_fixed(template: ChatTemplate, form: Form) -> None:
-    """Refuse what a graph would not do: unknown parts of dates, special tokens made of both words
-    and fixed text."""
+    """Refuse what a graph could not do: unknown parts of dates, and special tokens that words and
+    fixed text make together."""
     for fixed in form.fixed:
         for pattern in DATE.findall(fixed):
             if set(re.findall("%.", pattern)) - set(DATE_PARTS):
@@ -166,7 +166,7 @@ def _check_fixed(template: ChatTemplate, form: Form) -> None:
         if before.endswith(tuple(heads)) or behind.startswith(tuple(tails)):
             raise NoPromptForm("words and fixed text together could make a special token")
     if not all(form.fixed[1:-1]):
-        raise NoPromptForm("words stand beside others with nothing between")
+        raise NoPromptForm("words are next to others with nothing between")
     beginnings = {token[:i] for token in tokens for i in range(1, len(token))}
     for token in tokens:
         if any(token[i:] in beginnings for i in range(1, len(token))) or any(
@@ -176,7 +176,7 @@ def _check_fixed(template: ChatTemplate, form: Form) -> None:
 
 
 def _probe_words(template: ChatTemplate) -> Iterator[str]:
-    """Words that might make a template do something else, all texts in it among them."""
+    """Words that might make a template behave differently, including all strings in it."""
     yield from ("", " ", "a", "Two.\nLines!\n", "{{ 1 }}{% if %}", "\u200bx\u200b", "0", "None")
     yield f"{WHITE_SPACE}x{WHITE_SPACE}"
     constants = {

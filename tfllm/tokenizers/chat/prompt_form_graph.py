@@ -1,4 +1,4 @@
-"""Questions as prompts inside a graph, as `PromptForm` writes them in Python."""
+"""Write questions as prompts inside a graph, as `PromptForm` does in Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfllm.tokenizers.chat.prompt_form import DATE, WHITE_SPACE, Form, PromptFor
 _SPACES = "[" + "".join(f"\\x{{{ord(c):x}}}" for c in WHITE_SPACE) + "]+"
 _MONTHS = tuple(datetime.date(2000, i, 1).strftime("%B") for i in range(1, 13))
 _SHORT_MONTHS = tuple(datetime.date(2000, i, 1).strftime("%b") for i in range(1, 13))
-NO_SYSTEM = "the model's chat template takes no system message; received one"
+NO_SYSTEM = "the model's chat template does not support a system message; received one"
 
 
 def prompts(
@@ -23,13 +23,13 @@ def prompts(
     """The prompt of each row, for `TokenizerGraph.tokenize_unbroken`.
 
     Args:
-        form: of the model's chat template.
-        special_tokens: of the tokenizer.
-        system: string `[B]`; empty for no such message.
-        user: string `[B]`.
+        form: Prompt form of the model's chat template.
+        special_tokens: Special tokens of the tokenizer.
+        system: string `[B]`, the system messages; empty for none.
+        user: string `[B]`, the questions.
 
     Returns:
-        string `[B]`, the prompts; string `[B]`, what is wrong with a row, or empty.
+        string `[B]`, the prompts; string `[B]`, the error of each row, or empty.
     """
     has_system = system != ""
     system, user = (broken(special_tokens, words) for words in (system, user))
@@ -42,7 +42,7 @@ def prompts(
 
 
 def broken(special_tokens: Sequence[str], words: tf.Tensor) -> tf.Tensor:
-    """string `[B]`, valid UTF-8 with U+FDD0 in each special token, as `WordBreaker` puts it."""
+    """string `[B]`, valid UTF-8 with U+FDD0 in each special token, as in `WordBreaker`."""
     words = tf.strings.unicode_transcode(words, "UTF-8", "UTF-8", errors="replace")
     words = tf.strings.regex_replace(words, r"[\x{fdd0}-\x{fdd5}]", "\ufffd")
     tokens = sorted(filter(None, special_tokens), key=len, reverse=True)
@@ -53,13 +53,13 @@ def broken(special_tokens: Sequence[str], words: tf.Tensor) -> tf.Tensor:
 
 
 def date(pattern: str, days: tf.Tensor) -> tf.Tensor:
-    """A day in the form of `strftime`, of which `DATE_PARTS` are known.
+    """Format a day as `strftime` does; only `DATE_PARTS` are supported.
 
     Args:
-        pattern: the form.
-        days: int64 scalar, since 1970-01-01.
+        pattern: The format.
+        days: int64 scalar, days since 1970-01-01.
     """
-    # Days from a 1 March on, in a cycle of 400 years: leap days come last in their year.
+    # Days since a 1 March, in a cycle of 400 years, so that a leap day is the last day of its year.
     shifted = days + 719_468
     cycle, day = shifted // 146_097, shifted % 146_097
     year = (day - day // 1460 + day // 36_524 - day // 146_096) // 365

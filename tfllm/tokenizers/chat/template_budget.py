@@ -1,4 +1,4 @@
-"""What a chat template may use up: steps, characters and items, and time."""
+"""Limits on what a chat template may use: steps, characters and items, and time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ MOST_SECONDS = 1.5
 MOST_STEPS = 300_000
 MOST_BITS = 4096
 """of a number"""
-_MADE = 4_000_000  # characters and items, in all that is computed on the way
-_MADE_OF_INPUT = 100  # times the conversation's own characters
+_MADE = 4_000_000  # characters and items, in everything that is computed
+_MADE_OF_INPUT = 100  # additional ones for each character of the conversation
 
 
 class TemplateTooExpensive(jinja2.TemplateError):
-    """The template did not end within its bounds."""
+    """The template exceeded its limits."""
 
 
 class Budget:
-    """What a template has used of its bounds.
+    """How much of its limits a template has used.
 
     Args:
-        input_size: characters of what it is given.
+        input_size: Number of characters of its input.
     """
 
     def __init__(self, input_size: int) -> None:
@@ -36,7 +36,7 @@ class Budget:
         self._end = time.thread_time() + MOST_SECONDS
 
     def step(self) -> None:
-        """Another turn of a loop, call or operator."""
+        """Count an iteration of a loop, a call or an operator."""
         self._steps += 1
         if self._steps > MOST_STEPS:
             raise TemplateTooExpensive(f"it had not ended after {MOST_STEPS:,} steps")
@@ -44,15 +44,15 @@ class Budget:
             raise TemplateTooExpensive(f"it had not ended after {MOST_SECONDS:g} seconds")
 
     def make(self, size: int) -> None:
-        """So many characters or items more."""
+        """Count new characters or items."""
         self._made += size
         if self._made > self._most_made:
             raise TemplateTooExpensive(
-                f"it makes more than {self._most_made:,} characters and items on its way"
+                f"it produces more than {self._most_made:,} characters and items"
             )
 
     def weigh_new(self, value: Any, *, nested: bool = True) -> None:
-        """Counts what was just made; not `nested`: its items were there, and each is in it once."""
+        """Count a new value. If not `nested`, its items existed before, and each is in it once."""
         if isinstance(value, str):
             self.make(len(value))
         elif isinstance(value, list | tuple | dict):
@@ -62,7 +62,7 @@ class Budget:
                 self.make(len(value))
 
     def weigh(self, value: Any) -> None:
-        """Counts a value as its text would have it: what is in it twice counts twice."""
+        """Count a value by the size of its text: what is in it twice counts twice."""
         waiting = [value]
         while waiting:
             item = waiting.pop()
@@ -80,25 +80,25 @@ class Budget:
 
 
 def check_percent_format(text: str) -> None:
-    """Refuse `"%999999999d"`, and a width that is computed."""
+    """Refuse `"%999999999d"`, and computed widths."""
     if re.search(r"\d{4}|%[^a-zA-Z%]*\*", text):
         raise TemplateTooExpensive(f"a width is too large or computed in {text[:80]!r}")
 
 
 def check_braces_format(text: str) -> None:
-    """Refuse `"{:999999999}"`, and a width that is computed."""
+    """Refuse `"{:999999999}"`, and computed widths."""
     if re.search(r"\d{4}|\{[^{}]*\{", text):
         raise TemplateTooExpensive(f"a width is too large or computed in {text[:80]!r}")
 
 
 def check_date_format(pattern: str) -> None:
-    """Refuse `"%999999999d"` as the form of a date."""
+    """Refuse `"%999999999d"` as a date format."""
     if len(pattern) > 100 or re.search(r"%[^a-zA-Z%]*\d", pattern):
-        raise TemplateTooExpensive(f"a date's form must be plain; received {pattern[:80]!r}")
+        raise TemplateTooExpensive(f"a date format must be plain; received {pattern[:80]!r}")
 
 
 def check_method(budget: Budget, text: str, method: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments of a string's method, once what it makes is known to be within bounds."""
+    """Check that the result of a string method is within the limits, and return its arguments."""
     if method in ("center", "ljust", "rjust", "zfill") and args and isinstance(args[0], int):
         budget.make(args[0])
     elif method == "replace" and len(args) > 1:

@@ -1,7 +1,7 @@
-"""Whether a chat template writes all that a conversation holds.
+"""Check that a chat template writes everything that a conversation contains.
 
-What a template does not ask for, it leaves out in silence, and a model would learn from something
-else than what was meant. Here this is found out by rendering the conversation with probes.
+A template silently leaves out what it does not use, and a model would then learn from something
+other than intended. Here this is detected by rendering the conversation with probes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Messages = list[dict[str, Any]]
 
 
 class TemplateCoverage:
-    """Holds conversations against what a template writes.
+    """Compares conversations with what a template writes.
 
     Args:
-        template: of the model.
+        template: Chat template of the model.
     """
 
     def __init__(self, template: ChatTemplate) -> None:
@@ -35,13 +35,13 @@ class TemplateCoverage:
     def fitted(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
     ) -> Messages:
-        """The conversation in a form of which the template writes everything.
+        """Bring a conversation to a form that the template writes completely.
 
-        Only the calls of tools may change their form: some templates take their arguments as an
-        object, others as JSON.
+        Only the form of tool calls may change: some templates take their arguments as an object,
+        others as JSON.
 
         Raises:
-            ValueError: the template refuses the conversation, or leaves a part of it out, which is
+            ValueError: If the template refuses the conversation, or leaves out a part, which is
                 named.
         """
         given = conversation.checked(messages)
@@ -57,7 +57,7 @@ class TemplateCoverage:
         return self._template.render(messages, **variables)
 
     def _check_reasoning(self, messages: Messages, variables: Mapping[str, Any]) -> None:
-        """Of the last answer; from earlier ones some templates take the thoughts on purpose."""
+        """Check the last answer only; some templates omit earlier reasoning on purpose."""
         if not any("reasoning_content" in message for message in messages):
             return
         is_written = any(map(self._template.mentions, ("reasoning_content", "thinking")))
@@ -67,8 +67,8 @@ class TemplateCoverage:
             self._writes_reasoning = is_written = _PROBE in text
         if not is_written:
             raise ValueError(
-                "the chat template does not write what was thought (reasoning_content); write it "
-                "into the content as the model does, or pass over it with --ignore-keys "
+                "the chat template does not write the reasoning (reasoning_content); write it into "
+                "the content as the model does, or ignore it with --ignore-keys "
                 "reasoning_content thinking reasoning"
             )
 
@@ -86,15 +86,15 @@ class TemplateCoverage:
             if lost:
                 raise ValueError(
                     f"the chat template does not write {lost[0]!r}"
-                    f"{'' if lost[0] == name else f' of {name}'}; take a model whose "
-                    f"template does, or pass over it with --ignore-keys "
+                    f"{'' if lost[0] == name else f' of {name}'}; use a model whose "
+                    f"template does, or ignore it with --ignore-keys "
                     f"{name if name in _VARIABLES else 'chat_template_kwargs'}"
                 )
 
     def _reads(
         self, name: str, messages: Messages, variables: Mapping[str, Any], text: str
     ) -> bool:
-        """Whether the text is another one without a variable, or there is none."""
+        """Whether the text changes, or rendering fails, without a variable."""
         others = {key: value for key, value in variables.items() if key != name}
         try:
             return self._render(messages, others) != text
@@ -102,7 +102,7 @@ class TemplateCoverage:
             return True
 
     def _check_roles(self, messages: Messages, variables: Mapping[str, Any]) -> None:
-        """Messages of other roles than user and assistant, each kind once."""
+        """Check one message of each role other than user and assistant."""
         for i, message in enumerate(messages):
             kind = (message["role"], i == 0)
             if kind[0] in ("user", "assistant") or kind in self._written_roles:
@@ -112,8 +112,8 @@ class TemplateCoverage:
             probed = [*messages[:i], {**message, "content": _PROBE}, *messages[i + 1 :]]
             if _PROBE not in self._render(probed, variables):
                 raise ValueError(
-                    f"the chat template does not write message {i + 1}, of role {kind[0]!r}; take "
-                    "a model whose template does, or write it otherwise"
+                    f"the chat template does not write message {i + 1}, with role {kind[0]!r}; use "
+                    "a model whose template does, or rewrite the message"
                 )
             self._written_roles.add(kind)
 
@@ -135,13 +135,13 @@ class TemplateCoverage:
             f"the chat template does not write the tool_calls of message {', '.join(places)} "
             f"({reason}); each must be like "
             '{"type": "function", "function": {"name": ..., "arguments": {...}}}, and the template '
-            "one that takes calls of tools"
+            "must support tool calls"
         )
 
 
 def _is_written(text: str, number: int) -> bool:
-    """Whether so many probes are there, and their arguments neither as JSON inside JSON nor as
-    Python writes them."""
+    """Whether the text has that many probes, and their arguments neither as JSON inside JSON nor in
+    Python's notation."""
     escaped = json.dumps(json.dumps(_ARGUMENT))[1:-1]
     pieces = (_PROBE, *_ARGUMENT, *_ARGUMENT.values())
     if escaped in text or repr(_ARGUMENT) in text:
@@ -157,7 +157,7 @@ def _function(call: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _changed(call: Mapping[str, Any], **values: Any) -> dict[str, Any]:
-    """A call with other values of its function."""
+    """A copy of a call with other values in its function."""
     function = {**_function(call), **values}
     return {**call, "function": function} if "function" in call else function
 
@@ -170,7 +170,7 @@ def _probe(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as an object."""
+    """A call with its arguments as an object."""
     arguments = _function(call).get("arguments")
     if not isinstance(arguments, str):
         return dict(call)
@@ -181,7 +181,7 @@ def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_text(call: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as JSON."""
+    """A call with its arguments as JSON."""
     arguments = _function(call).get("arguments")
     if isinstance(arguments, str):
         return dict(call)
@@ -189,7 +189,7 @@ def _with_text(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nested(call: Mapping[str, Any]) -> dict[str, Any]:
-    """As OpenAI has it."""
+    """A call in OpenAI's form."""
     return dict(call) if "function" in call else {"type": "function", "function": dict(call)}
 
 

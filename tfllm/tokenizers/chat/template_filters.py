@@ -1,4 +1,4 @@
-"""The filters of chat templates, and the methods of values: those that can be bounded."""
+"""The filters and methods that chat templates may use: those whose results can be limited."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _OF_JINJA2 = _names(
     "length list lower map max min reject rejectattr reverse safe select selectattr sort string "
     "title trim truncate unique upper urlencode wordcount"
 )
-# Those that make nothing larger than a few times what they get.
+# Filters whose result is at most a few times as large as their input.
 
 MAKE_TEXT = _names(
     "capitalize e escape format indent join lower replace safe string title tojson trim truncate "
     "upper urlencode wordcount"
 )
-"""whose input, if it is no text, is made one"""
+"""filters that convert their input to text"""
 
 STRING_METHODS = _names(
     "capitalize casefold center count endswith find format format_map index isalnum isalpha "
@@ -36,7 +36,7 @@ STRING_METHODS = _names(
     "rpartition rsplit rstrip split splitlines startswith strip swapcase title upper zfill"
 )
 CONTAINER_METHODS = _names("copy count get grouper index items keys list values")
-"""grouper and list: of what the filter groupby gives"""
+"""`grouper` and `list` are attributes of the results of the filter groupby."""
 
 
 def _tojson(
@@ -46,7 +46,7 @@ def _tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """As `transformers` has it: jinja2's own would escape what HTML does not bear."""
+    """`tojson` as in `transformers`: jinja2's own would escape characters for HTML."""
     if indent is not None and not (isinstance(indent, int) and indent <= 16):
         raise TemplateTooExpensive(f"an indent must be at most 16; received {indent!r}")
     return json.dumps(
@@ -62,7 +62,7 @@ def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = 
 
 def _round(value: float, precision: int = 0, method: Any = "common") -> float:
     if abs(precision) > 32:
-        raise TemplateTooExpensive(f"a number is rounded to 32 places at most, not {precision}")
+        raise TemplateTooExpensive(f"a number is rounded to at most 32 places, not {precision}")
     return do_round(value, precision, method)
 
 

@@ -1,9 +1,9 @@
-"""Running a chat template that came with a model: set up as `transformers` does, and bounded.
+"""Run a chat template that came with a model: set up as in `transformers`, and with limits.
 
-A template is a program by somebody else. jinja2's sandbox keeps it from Python's internals, but not
-from looping for ever or filling the memory. So each step of a loop, each call, each operator and
-each piece of text that is made is counted here, and what could make much of little in one go
-(`"a" * 10**9`) is refused before it runs.
+A template is a program by somebody else. jinja2's sandbox keeps it away from Python's internals,
+but does not stop it from looping forever or filling the memory. So each iteration of a loop, each
+call, each operator and each new piece of text is counted here, and operations that could make
+something huge at once (`"a" * 10**9`) are refused before they run.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ from tfllm.tokenizers.chat.template_filters import (
 )
 
 LEARN_FROM, LEARN_TO = "\ufdd1", "\ufdd2"
-"""around what `{% generation %}` marks, where `marking` is on: noncharacters, in no text"""
+"""Marks around `{% generation %}` blocks if `marking` is on: noncharacters, which no text has."""
 
 MOST_SOURCE = 1 << 20
-"""characters of a template"""
+"""maximum number of characters of a template"""
 
 
 def now() -> datetime.datetime:
-    """The time that templates are told: UTC, so that a client and a server tell the same day."""
+    """The current time for templates: in UTC, so that client and server have the same day."""
     return datetime.datetime.now(datetime.timezone.utc)
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """jinja2's sandbox with bounds, and what chat templates expect to find.
+    """jinja2's sandbox with limits, and with the names that chat templates expect.
 
-    Raises (with a template or while one runs):
-        jinja2.TemplateError: the template is broken, reaches for what it may not have, or asks for
-            more than the bounds; or it refuses its input with `raise_exception`.
+    Raises (when a template is compiled or runs):
+        jinja2.TemplateError: If the template is invalid, uses something that is not allowed, or
+            exceeds the limits; or if it refuses its input with `raise_exception`.
     """
 
     intercepted_binops = frozenset(["+", "-", "*", "/", "//", "**", "%"])
@@ -66,7 +66,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[_Generation, loopcontrols],
-            optimized=False,  # it would compute constants before anything is counted
+            optimized=False,  # otherwise constants would be computed before counting begins
         )
         self._run = threading.local()
         self.globals = {
@@ -86,12 +86,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def running(
         self, input_size: int, now: datetime.datetime, *, marking: bool = False
     ) -> Iterator[None]:
-        """Counts anew for the template that runs inside.
+        """Start counting for the template that runs inside the block.
 
         Args:
-            input_size: characters of what it is given.
-            now: the time that it is told.
-            marking: whether `{% generation %}` leaves its marks.
+            input_size: Number of characters of its input.
+            now: Current time for the template.
+            marking: Whether `{% generation %}` leaves its marks. Defaults to False.
         """
         self._run.budget = Budget(input_size)
         self._run.now, self._run.marking = now, marking
@@ -107,7 +107,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     @property
     def budget(self) -> Budget:
-        """Of the template that runs in this thread."""
+        """The budget of the template that runs in this thread."""
         return self._run.budget
 
     @jinja2.pass_context
@@ -142,7 +142,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     # ------------------------------------------------------------------ what may run
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Attributes of the values that a template is made for, and of no others."""
+        """Allow attributes of the types that templates are made for, and of no others."""
         if isinstance(obj, str):
             return attr in STRING_METHODS
         if isinstance(obj, Mapping | list | tuple):
@@ -151,13 +151,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return isinstance(obj, kinds) and super().is_safe_attribute(obj, attr, value)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
-        """An error at once, where jinja2 would wait until the value is used."""
+        """Raise an error at once; jinja2 would wait until the value is used."""
         raise jinja2.sandbox.SecurityError(
             f"it may not use the attribute {attribute!r} of a value of type {type(obj).__name__}"
         )
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """`"...".format`, with bounds."""
+        """`"...".format`, with limits."""
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
@@ -171,7 +171,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return bounded
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Any call that a template makes."""
+        """Run a call that a template makes."""
         budget = __self.budget
         budget.step()
         owner = getattr(__obj, "__self__", None)
@@ -182,7 +182,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return result
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Any of + - * / // ** %."""
+        """Apply one of + - * / // ** %."""
         budget = self.budget
         budget.step()
         if operator == "*":
@@ -208,7 +208,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             budget.step()
             value = args[place]
             if not isinstance(value, str) and name in MAKE_TEXT:
-                if isinstance(value, Iterator):  # of `map` and the like
+                if isinstance(value, Iterator):  # from `map` and similar filters
                     value = list(value)
                     args = (*args[:place], value, *args[place + 1 :])
                 budget.weigh(value)
@@ -222,7 +222,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Steps(list):
-    """What a loop goes through."""
+    """The items of a loop, counted as steps."""
 
     budget: Budget
 
@@ -233,7 +233,7 @@ class _Steps(list):
 
 
 class _Instrumented(NodeTransformer):
-    """Puts the counters into a parsed template."""
+    """Inserts the counters into a parsed template."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
@@ -271,7 +271,7 @@ def _through(name: str, node: nodes.Expr) -> nodes.Filter:
 
 
 class _Generation(Extension):
-    """`{% generation %} ... {% endgeneration %}`: what the assistant says."""
+    """`{% generation %} ... {% endgeneration %}`, which mark the assistant's words."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -304,7 +304,7 @@ def _check_attribute(name: str) -> None:
 
 
 class Refusal(jinja2.TemplateError):
-    """What a template itself raises."""
+    """An error that a template raises itself."""
 
 
 def _raise_exception(message: str) -> None:

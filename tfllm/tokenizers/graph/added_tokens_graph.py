@@ -1,4 +1,4 @@
-"""Cutting texts at added tokens inside a graph, as the `tokenizers` library cuts them.
+"""Cut texts at added tokens inside a graph, in the same way as the `tokenizers` library.
 
 Shapes: B texts, S segments (texts that have been cut), P parts of the segments.
 """
@@ -19,18 +19,18 @@ from tfllm.tokenizers.specification.character_classes import CharacterSet
 _FINGERPRINTS = 2**62
 
 Special = Literal["parsed", "plain", "unbroken"]
-"""special tokens in a text are tokens; are text like any other; are tokens, but where U+FDD0 stands
-in them, which is then taken out"""
+"""How special tokens in a text are treated: "parsed": as tokens; "plain": as ordinary text;
+"unbroken": as tokens, except where they contain U+FDD0, which is removed afterwards."""
 _BREAK = "\ufdd0"
 
 
 class AddedTokenCuts(tf.Module):
-    """Cuts texts at added tokens and normalizes what lies between, in the library's order.
+    """Cuts texts at added tokens and normalizes the text between them, in the library's order.
 
     Args:
-        tokens: the added tokens; the contents of `normalized` ones are in their normal form.
-        stand_in: a control character that is part of no added token.
-        normalize: string [n] to string [n], what the tokenizer does to all text.
+        tokens: The added tokens; the contents of `normalized` ones are in their normal form.
+        stand_in: Control character that occurs in no added token.
+        normalize: Normalizer of the tokenizer, from string [n] to string [n]. Defaults to none.
     """
 
     def __init__(
@@ -55,17 +55,17 @@ class AddedTokenCuts(tf.Module):
             )
 
     def cut(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The segments of each text.
+        """Cut each text into segments.
 
         Args:
             text: string [B], valid UTF-8.
-            special: what special tokens in it are.
+            special: How special tokens in it are treated.
 
         Returns:
-            string [S], the segments, with another character for U+0000, which `restore_nul` and
-            `with_nul` put back, and with the white space that an added token takes; int32 [S], the
-            id of one that is an added token, else -1; int64 [B + 1], where each text's segments
-            start and end.
+            string [S], the segments, in which another character replaces U+0000 until `restore_nul`
+            or `with_nul` is called, and which include the white space that an added token takes;
+            int32 [S], the id of a segment that is an added token, else -1; int64 [B + 1], where
+            each text's segments start and end.
         """
         segments, ids, rows = self.cut_as_given(text, special)
         if self._normalize:
@@ -75,7 +75,7 @@ class AddedTokenCuts(tf.Module):
     def cut_as_given(
         self, text: tf.Tensor, special: Special
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The first half of `cut`: at the tokens that are looked for before normalization."""
+        """The first half of `cut`: cut at the tokens that are matched before normalization."""
         unbroken, parse = special == "unbroken", special != "plain"
         raw = self._raw_or_special if unbroken else self._raw
         rows = tf.range(tf.size(text, tf.int64) + 1)
@@ -88,20 +88,20 @@ class AddedTokenCuts(tf.Module):
     def cut_normalized(
         self, segments: tf.Tensor, ids: tf.Tensor, rows: tf.Tensor, special: Special
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The second half: normalized segments at the other tokens."""
+        """The second half of `cut`: cut normalized segments at the other tokens."""
         normal = self._normal_text if special == "unbroken" else self._normal
         return normal.cut(segments, ids, rows, parse_special=special != "plain")
 
     def restore_nul(self, characters: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
-        """Put U+0000 back where the text has it.
+        """Restore U+0000 where the text has it.
 
-        RegexSplit ends a text at U+0000, so a control character takes its place. No cut and no
-        normalization changes the order of control characters: the first of the two in the text is
-        the first of the stand-ins, and so on.
+        RegexSplit ends a text at U+0000, so a control character replaces it. No cut and no
+        normalization changes the order of control characters: the first of the two in the text
+        corresponds to the first stand-in, and so on.
 
         Args:
-            characters: int32 [C], those of all segments.
-            text: string [B], what was cut.
+            characters: int32 [C], the characters of all segments.
+            text: string [B], the text that was cut.
         """
 
         def restore() -> tf.Tensor:
@@ -113,7 +113,7 @@ class AddedTokenCuts(tf.Module):
         return tf.cond(_has_nul(text), restore, lambda: characters)
 
     def with_nul(self, segments: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
-        """The same for strings, string [S]."""
+        """Like `restore_nul`, for strings: string [S]."""
 
         def restore() -> tf.Tensor:
             decoded = tf.strings.unicode_decode(segments, "UTF-8")
@@ -124,7 +124,7 @@ class AddedTokenCuts(tf.Module):
 
 
 class _Cut(tf.Module):
-    """Cuts segments at added tokens: the leftmost, and of several the longest."""
+    """Cuts segments at added tokens: the leftmost match wins, and of several the longest."""
 
     def __init__(self, tokens: Sequence[AddedToken], name: str) -> None:
         super().__init__(name=name)
@@ -138,7 +138,7 @@ class _Cut(tf.Module):
         contents = sorted((t.content for t in tokens), key=len, reverse=True)
         self._pattern = "|".join(_quote(c) for c in contents)
         strings = [t.content.encode() for t in tokens]
-        # The place among these tokens, since an added token's bytes are not always its content.
+        # The index among these tokens, since an added token's bytes are not always its content.
         self._index = string_table(strings, np.arange(len(tokens)), f"{name}_index")
         self._contents = variable(np.array(strings, object), f"{name}_contents", tf.string)
         self._ids = variable(np.array([t.id for t in tokens], np.int32), f"{name}_ids")
@@ -158,13 +158,13 @@ class _Cut(tf.Module):
         *,
         parse_special: bool = True,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Cut the segments that are text yet.
+        """Cut the segments that are still text.
 
         Args and results:
             segments: string [S].
             ids: int32 [S], the id of a segment that is an added token, else -1.
             row_segments: int64 [B + 1], where each text's segments start and end.
-            parse_special: false: special tokens are text like any other.
+            parse_special: Whether special tokens are cut out; if False, they are ordinary text.
         """
         if not self._any or (self._all_special and not parse_special):
             return segments, ids, row_segments
@@ -175,7 +175,7 @@ class _Cut(tf.Module):
         found = (index >= 0) & tf.equal(tf.gather(self._contents, tf.maximum(index, 0)), parts)
         index = tf.where(found, index, -1)
         if self._any_special and not parse_special:
-            # They are looked for all the same: what overlaps one is not found in the library.
+            # They are matched all the same: the library finds no token that overlaps with one.
             index = tf.where(_flag(self._special, index), -1, index)
         if self._word is not None:
             index = self._single(parts, index, row_splits)
@@ -196,7 +196,7 @@ class _Cut(tf.Module):
         )
 
     def _single(self, parts: tf.Tensor, index: tf.Tensor, row_splits: tf.Tensor) -> tf.Tensor:
-        """The index without `single_word` tokens that a character of a word stands beside."""
+        """Drop the index of `single_word` tokens that are next to a character of a word."""
         assert self._word is not None
         beside = _beside(row_splits)
         edge = tf.zeros([tf.minimum(tf.size(index), 1)], bool)
@@ -209,7 +209,7 @@ class _Cut(tf.Module):
     def _stripped(
         self, parts: tf.Tensor, index: tf.Tensor, row_splits: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """With the white space that belongs to the token after it or before it in its part."""
+        """Add the white space around `lstrip` and `rstrip` tokens to their parts."""
         beside = _beside(row_splits)
         edge = tf.zeros([tf.minimum(tf.size(index), 1)], bool)
         nothing = tf.fill([tf.minimum(tf.size(index), 1)], "")
@@ -236,7 +236,7 @@ class _Cut(tf.Module):
 
 
 def _beside(row_splits: tf.Tensor) -> tf.Tensor:
-    """bool [P - 1], whether each part and the one behind it are of one segment."""
+    """bool [P - 1], whether each part is in the same segment as the next one."""
     rows = tf.repeat(tf.range(tf.size(row_splits) - 1), row_splits[1:] - row_splits[:-1])
     return tf.equal(rows[1:], rows[:-1])
 
@@ -244,7 +244,7 @@ def _beside(row_splits: tf.Tensor) -> tf.Tensor:
 def _text_joined(
     parts: tf.Tensor, index: tf.Tensor, row_splits: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Parts of one segment that stand side by side and are no token become one."""
+    """Join adjacent parts of a segment that are not tokens."""
     rows = tf.repeat(tf.range(tf.size(row_splits) - 1), row_splits[1:] - row_splits[:-1])
     is_token = index >= 0
     first = tf.ones([tf.minimum(tf.size(rows), 1)], bool)
@@ -263,17 +263,17 @@ def _flag(flags: tf.Variable, index: tf.Tensor) -> tf.Tensor:
 
 
 def variable(value: np.ndarray, name: str, dtype: tf.DType | None = None) -> tf.Variable:
-    """A constant that is saved beside the weights and not in the graph."""
+    """A constant that is saved with the weights rather than in the graph."""
     return tf.Variable(tf.constant(value, dtype), trainable=False, name=name)
 
 
 def fingerprint(strings: tf.Tensor) -> tf.Tensor:
-    """int64 of each string; two strings may have the same one, so what is found is compared."""
+    """int64, a hash of each string. Different strings may collide, so matches must be compared."""
     return tf.strings.to_hash_bucket_fast(strings, _FINGERPRINTS)
 
 
 def string_table(strings: Sequence[bytes], values: np.ndarray, name: str) -> FrozenTable:
-    """A table from fingerprints; of strings with one fingerprint only the first is in it."""
+    """A table from fingerprints to values; of strings that collide it only holds the first."""
     prints = fingerprint(tf.constant(strings, tf.string)).numpy()
     prints, first = np.unique(prints, return_index=True)
     return FrozenTable(prints, np.asarray(values, np.int32)[first], -1, name)
@@ -284,6 +284,6 @@ def _quote(text: str) -> str:
 
 
 def _class_of(characters: CharacterSet) -> str:
-    """A class of RE2."""
+    """The set as a character class of RE2."""
     bounds = characters.bounds.reshape(-1, 2)
     return "[" + "".join(rf"\x{{{low:x}}}-\x{{{high - 1:x}}}" for low, high in bounds) + "]"

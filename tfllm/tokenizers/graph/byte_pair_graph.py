@@ -1,7 +1,7 @@
-"""Byte-level BPE inside a TensorFlow graph: the ids of the `tokenizers` library, from TF kernels.
+"""Byte-level BPE inside a TensorFlow graph, with the same ids as in the `tokenizers` library.
 
-Shapes in this file: B texts, S segments (texts cut at added tokens), C characters, P pieces (what
-the split pattern makes), N symbols (tokens in the making). Everything is flat with row splits.
+Shapes in this file: B texts, S segments (texts cut at added tokens), C characters, P pieces (the
+results of the split pattern), N symbols (unfinished tokens). Everything is flat with row splits.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class BytePairGraph(TokenizerGraph):
     def _pieces(
         self, text: tf.Tensor, segments: tf.Tensor, ids: tf.Tensor, row_segments: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Cut the texts into pieces that are encoded one by one.
+        """Cut the texts into pieces that are encoded separately.
 
         Returns:
             string [P], the pieces; int32 [P], the id of a piece that is an added token, else -1;
@@ -80,7 +80,7 @@ class BytePairGraph(TokenizerGraph):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Encode pieces: int32 [tokens], and int64 [B + 1], where each text's tokens start and end.
 
-        A token's place among the others is the place of its first byte.
+        Tokens are ordered by the position of their first byte.
         """
         lengths = tf.strings.length(pieces)
         ends = tf.cumsum(lengths)
@@ -106,7 +106,7 @@ class BytePairGraph(TokenizerGraph):
         shift = tf.gather(starts, rest) - tf.cumsum(rest_lengths, exclusive=True)
         place = tf.range(tf.size(data)) + tf.repeat(shift, rest_lengths)
         symbols = tf.gather(self._byte_ids, tf.cast(data, tf.int32))
-        has_id = tf.where(symbols >= 0)[:, 0]  # the library leaves out bytes without an id
+        has_id = tf.where(symbols >= 0)[:, 0]  # the library drops bytes without an id
         symbols, piece, place = (tf.gather(x, has_id) for x in (symbols, piece, place))
         by_byte = self._merges.run(symbols, piece, place, tf.size(rest), by_byte)
 
@@ -117,7 +117,7 @@ class BytePairGraph(TokenizerGraph):
 
 
 class _Classes(tf.Module):
-    """Code point to atom, in two steps: the page of 128 code points, and the place on it."""
+    """Map code points to atoms in two steps: the page of 128 code points, and the index on it."""
 
     def __init__(self, atoms: Atoms) -> None:
         super().__init__(name="classes")
@@ -133,7 +133,7 @@ class _Classes(tf.Module):
 
 
 class _Splitter(tf.Module):
-    """Cuts pieces by one split pattern."""
+    """Cuts pieces with one split pattern."""
 
     def __init__(self, split: Split, name: str) -> None:
         super().__init__(name=name)

@@ -1,7 +1,7 @@
-"""A hash table that never changes, as plain variables: int64 keys to int32 values.
+"""An immutable hash table made of plain variables: int64 keys to int32 values.
 
-TensorFlow's own tables either grow or carry their entries as constants of the graph. This one is
-saved with the variables, and a lookup is three gathers.
+TensorFlow's own tables either grow or keep their entries as constants in the graph. This one is
+saved with the variables, and a lookup takes three gathers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ _SHIFTS = (20, 41)
 
 
 class FrozenTable(tf.Module):
-    """Each key has two possible places (cuckoo hashing; Pagh and Rodler, 2004).
+    """A table in which each key has two possible positions (cuckoo hashing; Pagh and Rodler, 2004).
 
     Args:
-        keys: int64 [n], distinct, not negative.
+        keys: int64 [n], distinct and not negative.
         values: int32 [n].
-        default: what a missing key gives.
+        default: Value for missing keys.
+        name: Prefix of the variables' names.
     """
 
     def __init__(self, keys: np.ndarray, values: np.ndarray, default: int, name: str) -> None:
@@ -41,7 +42,7 @@ class FrozenTable(tf.Module):
         self.values = tf.Variable(results, trainable=False, name=f"{name}_values")
 
     def lookup(self, keys: tf.Tensor) -> tf.Tensor:
-        """Values, int32, of int64 keys of any shape."""
+        """Look up int64 keys of any shape; returns int32 values."""
         mixed = keys * tf.constant(self._multiplier, tf.int64)  # wraps around
         mask = tf.constant(self._size - 1, tf.int64)
         first, second = (
@@ -55,7 +56,8 @@ class FrozenTable(tf.Module):
 
 
 def _place(keys: np.ndarray) -> tuple[int, int, np.ndarray]:
-    """Find a place for every key: the multiplier, the places a side, and the key in each place."""
+    """Find a position for every key: the multiplier, the size of a side, and the key at each
+    position."""
     size = 16
     while size < 1.4 * len(keys):
         size *= 2
@@ -76,7 +78,8 @@ def _try_to_place(keys: np.ndarray, multiplier: int, size: int) -> np.ndarray | 
     for attempt in range(200):
         if len(pending) == 0:
             return placed
-        # Every key without a place moves into this side; those it drives out try the other side.
+        # Every key without a position moves into this side; the keys that it displaces try the
+        # other.
         wanted = places[attempt % 2][pending]
         touched = np.unique(wanted)
         driven_out = placed[touched]

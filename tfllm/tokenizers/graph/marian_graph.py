@@ -1,4 +1,4 @@
-"""Marian's tokenizers inside a TensorFlow graph, through SentencePiece's kernel of TF-Text."""
+"""Marian's tokenizers inside a TensorFlow graph, using TF-Text's SentencePiece kernel."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 
 
 class MarianGraph(TokenizerGraph):
-    """One side's SentencePiece model, and the vocabulary that numbers its pieces.
+    """One side's SentencePiece model, and the vocabulary that gives its pieces ids.
 
     Args:
-        model: the content of the side's file.
-        vocabulary: piece to id.
-        token_bytes: as of `TokenizerGraph`.
-        added: the tokens that texts are cut at before the model sees them.
-        end_token_id: comes behind a text.
-        unknown_id: of pieces that the vocabulary has not.
-        language_code: what a text may begin with, as a pattern of RE2.
+        model: Content of the side's file.
+        vocabulary: Id of each piece.
+        token_bytes: See `TokenizerGraph`.
+        added: Tokens at which texts are cut before the model sees them.
+        end_token_id: Id that is added after a text.
+        unknown_id: Id of pieces that are not in the vocabulary.
+        language_code: Pattern of RE2 for the language code that a text may begin with.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class MarianGraph(TokenizerGraph):
         special = {token.content for token in added}
         pieces = {piece: id_ for piece, id_ in vocabulary.items() if piece not in special}
         with tf.init_scope(), tf.device("/CPU:0"):
-            # Of strings, not of the model's own numbers: what it does not know as a piece, the
-            # vocabulary may.
+            # It returns strings rather than the model's own ids: what the model does not know as a
+            # piece may be in the vocabulary.
             self._kernel = tf_text.SentencepieceTokenizer(model, out_type=tf.string)
             self._added = AddedTokenCuts(added, stand_in_for_nul(added, _refuse))
             strings = [piece.encode() for piece in pieces]

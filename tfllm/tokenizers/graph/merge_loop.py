@@ -1,14 +1,14 @@
-"""The merges of byte-pair encoding, for all pieces of a batch at once.
+"""Apply the merges of byte-pair encoding to all pieces of a batch at once.
 
-BPE joins, again and again, the pair of neighbours with the earliest merge, the leftmost of several
-(Sennrich et al., 2016). Here each turn of the loop does that in every piece at once, and within a
-piece at every place where that is the same as one after the other:
+BPE repeatedly joins the adjacent pair with the earliest merge, and of several the leftmost
+(Sennrich et al., 2016). Here each iteration of the loop does that in every piece at once, and
+within a piece wherever the result is the same as with one merge at a time:
 
-- At all places of the piece's earliest pair. Only where the new token would itself be joined by an
-  earlier merge do the places to the right wait for the next turn.
-- In long pieces, at every pair that is the earliest for some way around: its reach. What lies
-  beyond can come to the pair only as part of one token that an earlier merge joins to one of the
-  pair's parts, and no such token is longer than the reach; so nothing can come in between.
+- At all positions of the piece's earliest pair. Only if an earlier merge would join the new token
+  itself, the positions to its right wait for the next iteration.
+- In long pieces, at every pair that is the earliest within a certain distance: its reach. Text
+  farther away can only affect the pair as part of one token that an earlier merge joins to one of
+  the pair's parts, and no such token is longer than the reach; so nothing can interfere.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import tensorflow as tf
 from tfllm.tokenizers.graph.frozen_table import FrozenTable
 
 _NONE = 2**31 - 1  # the rank of a pair that no merge joins
-_LONG = 64  # symbols in a piece, from which on the second way is worth its while
+_LONG = 64  # number of symbols in a piece from which the second way pays off
 
 
 class MergeLoop(tf.Module):
     """The merges as tables.
 
     Args:
-        pairs: int64 [merges, 2], the ids that each merge joins; the first merge comes first.
+        pairs: int64 [merges, 2], the ids that each merge joins, in order of priority.
         results: int32 [merges], the id that it makes.
         unsafe: bool [merges], whether an earlier merge uses what this one makes. After such a
-            merge something else may have to come before the same merge at the next place.
-        lengths: int [ids], the bytes of each id.
+            merge, another one may have to come before the same merge at the next position.
+        lengths: int [ids], the number of bytes of each id.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class MergeLoop(tf.Module):
         super().__init__(name="merges")
         keys = (pairs[:, 0] << 32) | pairs[:, 1]
         self._ranks = FrozenTable(keys, np.arange(len(keys), dtype=np.int32), _NONE, "ranks")
-        # At least one entry, so that there is something to gather from.
+        # At least one entry, so that `gather` has something to read.
         self._results = tf.Variable(
             np.append(results, 0).astype(np.int32), trainable=False, name="results"
         )
@@ -47,8 +47,8 @@ class MergeLoop(tf.Module):
             np.append(unsafe, False).astype(bool), trainable=False, name="unsafe"
         )
         self._any_unsafe = bool(unsafe.any())
-        # Merge k reaches 2 ** level[k] places at most; the level -1 (of an unsafe one, and of no
-        # merge) is never asked for.
+        # Merge k reaches at most 2 ** level[k] positions; the level -1 (unsafe merges, no merge) is
+        # never used.
         level = np.ceil(np.log2(np.maximum(_reach(pairs, lengths), 1)))
         level = np.append(np.where(unsafe, -1, level), -1).astype(np.int32)
         self._num_levels = int(level.max()) + 1
@@ -66,20 +66,20 @@ class MergeLoop(tf.Module):
 
         Args:
             symbols: int32 [N], the id of each byte.
-            piece: int32 [N], ascending, the piece that the byte is of.
-            place: int32 [N], the byte's place in `result`.
-            num_pieces: int32, more than the highest piece.
+            piece: int32 [N], ascending, the piece that contains the byte.
+            place: int32 [N], the byte's index in `result`.
+            num_pieces: int32, number of pieces; greater than every value in `piece`.
             result: int32 [bytes].
 
         Returns:
-            `result`, with each token's id at the place of its first byte.
+            `result`, with each token's id at the index of its first byte.
         """
         rank = self._rank(symbols, piece, tf.range(tf.size(symbols)))
         lengths = tf.math.unsorted_segment_sum(tf.ones_like(piece), piece, num_pieces)
         has_long = tf.reduce_max(tf.concat([lengths, [0]], 0)) >= _LONG
 
         def body(symbols, piece, place, rank, result):
-            # Pieces with nothing left to merge are written out and leave the loop.
+            # Finished pieces are written to the result and leave the loop.
             best = tf.gather(tf.math.unsorted_segment_min(rank, piece, num_pieces), piece)
             done = tf.where(tf.equal(best, _NONE))
             result = tf.tensor_scatter_nd_update(
@@ -117,10 +117,11 @@ class MergeLoop(tf.Module):
         )[-1]
 
     def _with_local(self, at: tf.Tensor, rank: tf.Tensor) -> tf.Tensor:
-        """`at`, and the places that come before all others within their reach on both sides."""
+        """`at`, and the positions that come before all others within their reach on both sides."""
         level = tf.gather(self._level, tf.minimum(rank, tf.size(self._level) - 1))
         ahead, behind = _shifted(rank, 1), _shifted(rank, -1)
-        # Of one pair at several places each may go, the leftmost first, unless two overlap.
+        # A pair that occurs several times may be merged at each, the leftmost first, unless two
+        # overlap.
         apart = rank < tf.minimum(ahead, behind)
         clear = tf.zeros_like(apart)
         for i in range(self._num_levels):
@@ -134,7 +135,7 @@ class MergeLoop(tf.Module):
         return tf.cast(tf.where(chosen)[:, 0], tf.int32)
 
     def _rank(self, symbols: tf.Tensor, piece: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-        """The ranks of the pairs that begin at the given places."""
+        """The ranks of the pairs that begin at the given positions."""
         after = tf.minimum(at + 1, tf.size(symbols) - 1)
         joined = tf.equal(tf.gather(piece, at), tf.gather(piece, after)) & (after > at)
         return self._pair_rank(tf.gather(symbols, at), tf.gather(symbols, after), joined)
@@ -147,7 +148,8 @@ class MergeLoop(tf.Module):
     def _before_conflict(
         self, at: tf.Tensor, symbols: tf.Tensor, piece: tf.Tensor, rank: tf.Tensor
     ) -> tf.Tensor:
-        """In each piece, the places up to the first after which an earlier merge must come."""
+        """The positions in each piece up to the first one after which an earlier merge must
+        come."""
         ranks = tf.gather(rank, at)
         unsafe = tf.gather(self._unsafe, ranks)
 
@@ -176,12 +178,12 @@ class MergeLoop(tf.Module):
 
 
 def _reach(pairs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Of each merge, the bytes of the longest token that a merge up to it joins to its parts.
+    """For each merge, the bytes of the longest token that a merge up to it joins to its parts.
 
-    Up to it, not before it: in "aaa" the merge of "a" and "a" competes with itself.
+    "Up to it" includes the merge: in "aaa" the merge of "a" and "a" competes with itself.
     """
     reach = np.zeros(len(pairs), np.int64)
-    on_the_left: dict[int, int] = {}  # of an id: the longest token that is joined to its left
+    on_the_left: dict[int, int] = {}  # for each id, the longest token that is joined to its left
     on_the_right: dict[int, int] = {}
     for i, (left, right) in enumerate(pairs.tolist()):
         on_the_left[right] = max(on_the_left.get(right, 0), int(lengths[left]))
@@ -191,7 +193,7 @@ def _reach(pairs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def _shifted(rank: tf.Tensor, by: int) -> tf.Tensor:
-    """At each place the rank `by` places further on; beyond the ends there is no pair."""
+    """The rank `by` positions after each position; there is no pair beyond the ends."""
     n = tf.size(rank)
     away = tf.minimum(abs(by), n)
     nothing = tf.fill([away], _NONE)
@@ -199,12 +201,12 @@ def _shifted(rank: tf.Tensor, by: int) -> tf.Tensor:
 
 
 def _group(first: tf.Tensor) -> tf.Tensor:
-    """The number of the group of each element, where bool [n] marks the first of each group."""
+    """The index of each element's group, where bool [n] marks the first element of each group."""
     return tf.cumsum(tf.cast(first, tf.int32)) - 1
 
 
 def _every_other(at: tf.Tensor) -> tf.Tensor:
-    """In each row of consecutive places, the first, third, ...: in "aaa" pairs overlap."""
+    """Keep the first, third, ... of consecutive positions: in "aaa" pairs overlap."""
     first = tf.concat([[True], at[1:] - at[:-1] > 1], 0)[: tf.size(at)]
     start = tf.gather(tf.boolean_mask(at, first), _group(first))
     return tf.boolean_mask(at, tf.equal(tf.bitwise.bitwise_and(at - start, 1), 0))

@@ -1,12 +1,12 @@
-"""BPE over characters inside a TensorFlow graph: the ids of the `tokenizers` library for a
-tokenizer.json that was made from a SentencePiece model.
+"""Character-level BPE inside a TensorFlow graph, with the ids of the `tokenizers` library, for a
+tokenizer.json that was converted from a SentencePiece model.
 
 SentencePiece's own kernel joins the pieces with the best score, and the library the pairs with the
-earliest merge; where a piece can be joined in two ways, the two may differ. So the merges are run
-here as the library runs them.
+earliest merge; the two may differ if a piece can be joined in two ways. So the merges are applied
+here in the library's way.
 
-Shapes in this file: B texts, S stretches between added tokens, C characters, P pieces that no merge
-reaches across.
+Shapes in this file: B texts, S stretches between added tokens, C characters, P pieces whose borders
+no merge crosses.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tfllm.tokenizers.specification.metaspace_specification import MetaspaceSpec
 
 
 class MetaspaceGraph(SpacedTextGraph):
-    """BPE over characters in a graph."""
+    """BPE over characters inside a graph."""
 
     def __init__(
         self,
@@ -103,8 +103,8 @@ class MetaspaceGraph(SpacedTextGraph):
             rows: int64 [B + 1], where each text's stretches start and end.
 
         Returns:
-            int32 [tokens], and int64 [B + 1], where each text's tokens start and end. A token's
-            place among the others is the place of its first byte.
+            int32 [tokens], and int64 [B + 1], where each text's tokens start and end. Tokens are
+            ordered by the position of their first byte.
         """
         stretch = tf.repeat(tf.range(tf.size(added)), splits[1:] - splits[:-1])
         is_added = tf.gather(added, stretch) >= 0
@@ -144,7 +144,7 @@ class MetaspaceGraph(SpacedTextGraph):
         return tf.boolean_mask(by_byte, is_token), tf.gather(before, row_bytes)
 
     def _known(self, pieces: tf.Tensor, starts_word: tf.Tensor) -> tf.Tensor:
-        """int32 [P], the id of each piece that is a token as it stands, else -1."""
+        """int32 [P], the id of each piece that is a token as a whole, else -1."""
         prints = fingerprint(pieces)
         whole = self._checked(self._whole.lookup(prints), pieces)
         if not self._any_words:
@@ -168,7 +168,7 @@ class MetaspaceGraph(SpacedTextGraph):
         pieces: tf.Tensor,
         by_byte: tf.Tensor,
     ) -> tf.Tensor:
-        """Encode the pieces that are no token as they stand."""
+        """Encode the pieces that are not tokens as a whole."""
         rank = tf.cumsum(tf.cast(is_rest, tf.int32)) - 1
         lengths = utf8_length(characters)
         places = tf.cumsum(lengths, exclusive=True)

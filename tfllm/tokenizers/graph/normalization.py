@@ -1,9 +1,9 @@
-"""Unicode normalization form C in a graph, with the result of the `tokenizers` library.
+"""Unicode normalization form C in a graph, with the same result as in the `tokenizers` library.
 
-The library's table of combining marks is that of Unicode 9; TensorFlow's ICU knows later ones. To
-the library the characters that came since are like any letter: they stay where they are, join
-with nothing and let nothing past. So the text is cut at them, and what lies between is normalized
-by ICU. A test asks both libraries for the list below.
+The library's table of combining marks is that of Unicode 9; TensorFlow's ICU knows later versions.
+The library treats the characters that were added since like any letter: they stay where they are,
+combine with nothing and let nothing pass. So the text is cut at them, and ICU normalizes what is
+between. A test compares the list below with both libraries.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-# Since Unicode 9: combining marks, and letters that are composed of others.
+# Added after Unicode 9: combining marks, and letters that are composed of others.
 NEWER_CHARACTERS = """
     07FD 0897-089F 08CA-08D3 09FE 0C3C 0D3B-0D3C 0EBA 1715 1ABF-1ACE 1DF6-1DFA A82C 105C9
     105D2 105DA 105E4 10D24-10D27 10D69-10D6D 10EAB-10EAC 10EFD-10EFF 10F46-10F50
@@ -28,7 +28,7 @@ def _pattern() -> str:
 
 
 def to_nfc(text: tf.Tensor) -> tf.Tensor:
-    """Each text in form NFC.
+    """Bring each text to form NFC.
 
     Args:
         text: string [n], valid UTF-8.

@@ -27,7 +27,7 @@ from tfllm.tokenizers.specification.precompiled import (
 
 
 class PrecompiledGraph(tf.Module):
-    """Replaces what a table says."""
+    """Applies the replacements of a table."""
 
     def __init__(self, table: PrecompiledTable) -> None:
         super().__init__(name="precompiled")
@@ -40,7 +40,7 @@ class PrecompiledGraph(tf.Module):
         self._page_of = variable(table.page_of, "page_of")
         self._entry_of = variable(table.entry_of, "entry_of")
         self._keys = FrozenTable(table.keys, table.key_entries, -1, "keys")
-        # Never empty, since a gather from nothing fails even where its result is not used.
+        # Never empty, since a gather from an empty tensor fails even if its result is not used.
         self._splits = variable(np.append(table.splits, table.splits[-1]), "splits")
         self._values = variable(np.append(table.values, 0).astype(np.int32), "values")
 
@@ -63,7 +63,7 @@ class PrecompiledGraph(tf.Module):
         found = tf.where(second > 0, found, -1)
         triple = self._keys.lookup(pair + third)
         found = tf.where((found < 0) & (third > 0), triple, found)
-        # At the first character of a short grapheme: the entry that replaces all of it.
+        # At the first character of a short grapheme: the entry that replaces the whole grapheme.
         whole = tf.where(begins & short, tf.where(own >= 0, own, found), -1)
         starts = tf.where(begins)[:, 0]
         replaced = tf.gather(tf.gather(whole, starts), grapheme) >= 0
@@ -89,8 +89,8 @@ class PrecompiledGraph(tf.Module):
         return tf.gather(values, tf.bitwise.left_shift(page, self._bits) + place)
 
     def _begins(self, characters: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
-        """bool [C], whether each begins a grapheme (Unicode's annex 29), as far as graphemes that
-        are short are concerned."""
+        """bool [C], whether each begins a grapheme (Unicode's annex 29); only exact for short
+        graphemes."""
         kinds = self._looked_up(self._class_page, self._class_of, characters)
         before, after = kinds[:-1], kinds[1:]
         is_syllable = (characters >= SYLLABLES[0]) & (characters < SYLLABLES[1])
@@ -107,7 +107,7 @@ class PrecompiledGraph(tf.Module):
 
 
 def _following(characters: tf.Tensor, begins: tf.Tensor, distance: int) -> tf.Tensor:
-    """int64 [C], the character so far behind each in its grapheme; 0: there is none."""
+    """int64 [C], the character `distance` after each in the same grapheme; 0 if there is none."""
     size = tf.size(characters)
     padding = tf.zeros([tf.minimum(size, distance)], tf.int32)
     shifted = tf.concat([characters[distance:], padding], 0)

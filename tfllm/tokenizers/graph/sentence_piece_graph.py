@@ -1,4 +1,4 @@
-"""SentencePiece inside a TensorFlow graph, through the kernel of TF-Text."""
+"""SentencePiece inside a TensorFlow graph, using TF-Text's kernel."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 class SentencePieceGraph(SpacedTextGraph):
     """A SentencePiece model in a graph.
 
-    Of a Unigram model two ways to cut a text may have one score but for the last bits of a float32;
-    there the kernel and the library `sentencepiece`, which add in another order, may choose
-    differently. BPE has no such choice.
+    With a Unigram model, two ways to cut a text may have scores that differ only in the last bits
+    of a float32; then the kernel and the library `sentencepiece`, which add in different orders,
+    may choose differently. BPE has no such choice.
 
     Args:
-        model: the content of a tokenizer.model. A SavedModel holds it once, as an attribute of the
-            op that makes the kernel's resource.
-        token_bytes, begin, end: as of `TokenizerGraph`.
-        added: the tokens that texts are cut at before the model sees them.
-        leading: what becomes of the first space of a text.
-        spaces_first: put a space before the first stretch of a text that begins with none.
-        other_space: characters that count as spaces.
+        model: Content of a tokenizer.model. A SavedModel holds it once, as an attribute of the op
+            that creates the kernel's resource.
+        token_bytes, begin, end: See `TokenizerGraph`.
+        added: Tokens at which texts are cut before the model sees them.
+        leading: Which spaces at the start of a text are removed.
+        spaces_first: Whether to put a space before the first stretch of a text if it does not begin
+            with one. Defaults to False.
+        other_space: Characters that count as spaces. Defaults to none.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What graphs of tokenizers share whose pieces hold the spaces of a text."""
+"""Base class of the tokenizer graphs whose pieces include the spaces of a text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tfllm.tokenizers.leading_space import SPACE, LeadingSpace
 
 
 class SpacedTextGraph(TokenizerGraph):
-    """A tokenizer whose pieces hold spaces, and which may put one before a text."""
+    """A tokenizer whose pieces include spaces, and which may add one before a text."""
 
     _leading: LeadingSpace
 
@@ -33,8 +33,8 @@ def with_space(text: tf.Tensor, rows: tf.Tensor, space: str, *, first: bool) -> 
     Args:
         text: string [S].
         rows: int64 [B + 1], where each text's stretches start and end.
-        space: what is put there.
-        first: before the first stretch of each text alone.
+        space: The space to add.
+        first: Whether to add it only before the first stretch of each text.
     """
     begins = tf.strings.regex_full_match(text, rf"(?s)[{space}{SPACE}].*")
     bare = (tf.strings.length(text) > 0) & ~begins

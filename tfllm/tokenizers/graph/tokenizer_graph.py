@@ -1,4 +1,4 @@
-"""What the tokenizers inside a TensorFlow graph share: the ids around a text, and text from ids."""
+"""Base class of tokenizers inside a TensorFlow graph: the ids around a text, and detokenization."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from tfllm.tokenizers.graph.added_tokens_graph import AddedTokenCuts, Special, v
 
 
 class TokenizerGraph(tf.Module):
-    """Text to ids and back with TF core and TF-Text kernels only, on the CPU.
+    """Text to ids and back using only TF core and TF-Text kernels, on the CPU.
 
-    A subclass gives `_encode_segments` and `_added`, or `_encode`. The tables are variables, so a
-    SavedModel keeps them beside its weights; nothing grows.
+    A subclass provides `_encode_segments` and `_added`, or `_encode`. The tables are variables, so
+    a SavedModel stores them with its weights; none of them grows.
 
     Args:
-        token_bytes: the bytes that each id stands for in running text, empty for special tokens.
-        begin, end: ids that the tokenizer's configuration puts before and after a text.
+        token_bytes: Bytes that each id stands for within a text; empty for special tokens.
+        begin, end: Ids that the tokenizer's configuration puts before and after a text.
+        name: Name of the module.
 
     Attributes:
         token_bytes: string [vocab_size].
-        vocab_size: number of ids.
+        vocab_size: Number of ids.
     """
 
     _added: AddedTokenCuts
@@ -43,15 +44,15 @@ class TokenizerGraph(tf.Module):
     def tokenize(
         self, text: tf.Tensor, *, parse_special: bool = True, add_special: bool = True
     ) -> tf.RaggedTensor:
-        """The ids of each text.
+        """Convert each text to ids.
 
         Args:
-            text: string [batch]; bytes that are not UTF-8 count as U+FFFD, one for each longest
-                start of a character that is cut short and one for each other stray byte.
-            parse_special: whether "<|endoftext|>" in a text is the special token or thirteen
-                characters like any others.
-            add_special: whether to put around each text the begin and end tokens that the
-                tokenizer's configuration puts there.
+            text: string [batch]. Bytes that are not UTF-8 count as U+FFFD, one for each longest
+                start of an incomplete character and one for each other stray byte.
+            parse_special: Whether "<|endoftext|>" in a text is the special token rather than
+                thirteen ordinary characters. Defaults to True.
+            add_special: Whether to add the begin and end tokens that the tokenizer's configuration
+                puts around a text. Defaults to True.
 
         Returns:
             int32 [batch, (tokens)].
@@ -61,24 +62,24 @@ class TokenizerGraph(tf.Module):
     def tokenize_with_offsets(
         self, text: tf.Tensor, *, parse_special: bool = True, add_special: bool = True
     ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        """The ids of each text, and the characters that each stands for.
+        """Convert each text to ids, and find the characters that each id stands for.
 
-        Args: as of `tokenize`.
+        Args: see `tokenize`.
 
         Returns:
-            the ids, and where the characters of the text begin and end that each stands for, all
-            int32 [batch, (tokens)]; both ends are 0 for tokens that `add_special` puts there.
+            The ids, and where the characters that each stands for begin and end in the text, all
+            int32 [batch, (tokens)]; both are 0 for tokens that `add_special` adds.
 
         Raises:
-            ValueError: tokenizers of the kind do not tell.
+            ValueError: If this kind of tokenizer does not support offsets.
         """
-        raise ValueError(f"a {type(self).__name__} does not tell the characters of its tokens")
+        raise ValueError(f"a {type(self).__name__} does not support offsets of its tokens")
 
     def tokenize_unbroken(self, text: tf.Tensor) -> tf.RaggedTensor:
-        """The ids of texts in which U+FDD0 keeps words from being special tokens.
+        """Convert texts to ids where U+FDD0 keeps words from being read as special tokens.
 
-        As `tokenize(text, add_special=False)`, but U+FDD0 is taken out once the special tokens of
-        the text are found, and of what is left `<|im_` and `end|>` are neighbours again.
+        Like `tokenize(text, add_special=False)`, but U+FDD0 is removed after the special tokens of
+        the text are found, so that `<|im_` and `end|>` around one are then joined again.
 
         Args:
             text: string [batch].
@@ -104,26 +105,26 @@ class TokenizerGraph(tf.Module):
             return tf.concat([begin, ids, end], axis=1)
 
     def _encode(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor]:
-        """Of valid UTF-8, string [B]: int32 [tokens], and int64 [B + 1], where each text's start
-        and end.
+        """Encode valid UTF-8, string [B]: int32 [tokens], and int64 [B + 1], where each text's
+        start and end.
 
-        What follows the cut is most of the graph, and the same for all ways to tokenize.
+        The part after the cut is most of the graph, and the same for all ways to tokenize.
         """
         return self._encoding(text, *self._added.cut(text, special))
 
     def _encode_segments(
         self, text: tf.Tensor, segments: tf.Tensor, ids: tf.Tensor, row_segments: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """As `_encode`, of texts that `AddedTokenCuts.cut` has cut.
+        """Like `_encode`, for texts that `AddedTokenCuts.cut` has cut.
 
         Args:
             text: string [B], the texts.
-            segments, ids, row_segments: what `cut` gives.
+            segments, ids, row_segments: The results of `cut`.
         """
         raise NotImplementedError
 
     def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
-        """The text of each row of ids.
+        """Convert each row of ids to a text.
 
         Args:
             ids: int32 [batch, time], dense or ragged. Special tokens and ids outside
@@ -145,15 +146,15 @@ class TokenizerGraph(tf.Module):
             return tf.strings.unicode_transcode(joined, "UTF-8", "UTF-8", errors="replace")
 
     def _joined(self, parts: tf.Tensor) -> tf.Tensor:
-        """Each row, string [batch], of the bytes of its tokens, string [batch, time]."""
+        """Join the bytes of each row's tokens: string [batch, time] to string [batch]."""
         return tf.strings.reduce_join(parts, axis=1)
 
 
 def one_function_each(tokenize: Any) -> Callable[[Special, bool], Any]:
-    """`tokenize` as one tf.function for each way to do it, traced when it is first used.
+    """`tokenize` as one tf.function for each combination of its options, traced on first use.
 
     They are kept where a SavedModel does not look, since saving traces every function that it
-    finds, and a signature's own graph has what it uses.
+    finds, while a signature's own graph has the ones it uses.
     """
     signature = [tf.TensorSpec([None], tf.string, "text")]
 
@@ -179,7 +180,7 @@ def _one_function(encode: Any) -> Callable[..., Any]:
 
 
 def utf8_length(characters: tf.Tensor) -> tf.Tensor:
-    """int32, the number of bytes of code points."""
+    """int32, the number of bytes of each code point."""
     return 1 + tf.add_n(
         [tf.cast(characters >= bound, tf.int32) for bound in (0x80, 0x800, 0x10000)]
     )

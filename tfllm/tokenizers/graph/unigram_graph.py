@@ -1,11 +1,10 @@
-"""Unigram inside a TensorFlow graph: the ids of the `tokenizers` library.
+"""Unigram inside a TensorFlow graph, with the ids of the `tokenizers` library.
 
-Normalization and cutting are done here as the library does them; the kernel of TF-Text then finds
-the best pieces of each part by itself. Where two ways to cut a part have one score but for the last
-bits of a float32, the kernel and the library, which adds in float64, may choose differently.
+Text is normalized and cut here in the library's way; TF-Text's kernel then finds the best pieces of
+each part separately. If two ways to cut a part have scores that differ only in the last bits of a
+float32, the kernel and the library, which adds in float64, may choose differently.
 
-Shapes in this file: B texts, S stretches between added tokens, P parts that are cut by
-themselves.
+Shapes in this file: B texts, S stretches between added tokens, P parts that are cut separately.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ class UnigramGraph(SpacedTextGraph):
     """A Unigram model in a graph.
 
     Args:
-        specification: of a tokenizer.json.
-        token_bytes: as of `TokenizerGraph`.
-        leading: what becomes of the first space of a text.
+        specification: Specification of a tokenizer.json.
+        token_bytes: See `TokenizerGraph`.
+        leading: Which spaces at the start of a text are removed.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class UnigramGraph(SpacedTextGraph):
         is_text = added < 0
         parts, splits = self._parts(tf.where(is_text, stretches, ""), rows)
         found = self._pieces(self._added.with_nul(parts, text))
-        # The stretches' tokens, and the added tokens between.
+        # The stretches' tokens, and the added tokens between them.
         of_parts = tf.RaggedTensor.from_row_splits(
             found.values, tf.gather(found.row_splits, splits), validate=False
         )

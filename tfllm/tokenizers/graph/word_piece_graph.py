@@ -1,8 +1,8 @@
-"""BERT's tokenizer inside a TensorFlow graph: the ids and offsets of the `tokenizers` library.
+"""BERT's tokenizer inside a TensorFlow graph, with the ids and offsets of the `tokenizers` library.
 
-TF-Text's own BERT normalizer differs from the library in its version of Unicode, in what it does to
-control characters and in words that are too long. So the characters go through a table that was
-asked of the library, and TF-Text's kernel does what remains: the longest pieces of each word.
+TF-Text's own BERT normalizer differs from the library in its version of Unicode, in its treatment
+of control characters and in words that are too long. So the characters go through a table that was
+probed from the library, and TF-Text's kernel does the rest: the longest pieces of each word.
 
 Shapes in this file: B texts, S segments (texts cut at added tokens), C characters, N characters of
 words, W words, T tokens. Everything is flat with row splits.
@@ -35,26 +35,26 @@ class _Words(NamedTuple):
     strings: tf.Tensor
     """string [W]"""
     fixed: tf.Tensor
-    """int32 [W], the id of one that is an added token or too long; else -1"""
+    """int32 [W], the id of a word that is an added token or too long; else -1"""
     splits: tf.Tensor
-    """int64 [W + 1], where each one's characters begin and end"""
+    """int64 [W + 1], where each word's characters begin and end"""
     rows: tf.Tensor
     """int64 [B + 1], where each text's words begin and end"""
     values: tf.Tensor
     """int32 [N], the characters"""
     begins: tf.Tensor
-    """int32 [N], the character of its text that each was made of"""
+    """int32 [N], the index in its text of the character that each was made from"""
     ends: tf.Tensor
-    """int32 [N], the character after that"""
+    """int32 [N], the index after that"""
 
 
 class WordPieceGraph(TokenizerGraph):
     """WordPiece in a graph.
 
     Args:
-        specification: of a tokenizer.json.
-        token_bytes: the bytes that each id stands for within a text, with the space before it.
-        first_bytes: the same where a text begins.
+        specification: Specification of a tokenizer.json.
+        token_bytes: Bytes that each id stands for within a text, including the space before it.
+        first_bytes: Bytes that each id stands for at the start of a text.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class WordPieceGraph(TokenizerGraph):
         model = tf_text.FastWordpieceTokenizer(
             spec.vocab,
             suffix_indicator=spec.prefix,
-            max_bytes_per_word=2**30,  # the limit is counted in characters, and here
+            max_bytes_per_word=2**30,  # the limit is in characters, and applied here
             token_out_type=tf.int32,
             unknown_token=spec.unknown,
             no_pretokenization=True,
@@ -88,7 +88,7 @@ class WordPieceGraph(TokenizerGraph):
     def tokenize_with_offsets(
         self, text: tf.Tensor, *, parse_special: bool = True, add_special: bool = True
     ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        """As of `TokenizerGraph`."""
+        """See `TokenizerGraph`."""
         special: Special = "parsed" if parse_special else "plain"
         return self._with_offsets(special, add_special)(text)
 
@@ -138,7 +138,7 @@ class WordPieceGraph(TokenizerGraph):
         starts = decoded.row_splits
         segment = decoded.value_rowids()
         is_added = tf.gather(added, segment) >= 0
-        # An added token stands as its first character, by itself.
+        # An added token is represented by its first character, as a word of its own.
         is_first = tf.equal(
             tf.range(tf.size(characters, tf.int64)), tf.gather(starts[:-1], segment)
         )
@@ -175,7 +175,7 @@ class WordPieceGraph(TokenizerGraph):
         word_part = tf.gather(part, word_begins)
         fixed = tf.gather(part_ids, word_part)
         unknown = splits[1:] - splits[:-1] > self._most_characters
-        # No token of the vocabulary has control characters, and the kernel is not safe with them.
+        # No token of the vocabulary has control characters, and the kernel is unsafe with them.
         unknown |= tf.strings.regex_full_match(strings, r"(?s).*[\x00-\x1f\x{7f}-\x{9f}].*")
         fixed = tf.where((fixed < 0) & unknown, self._unknown, fixed)
         rows = tf.searchsorted(word_part, row_parts, out_type=tf.int64)
@@ -189,7 +189,7 @@ class WordPieceGraph(TokenizerGraph):
         return _Words(strings, fixed, splits, rows, values, begins, ends)
 
     def _word_ids(self, words: _Words) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """int32 [T], the ids; int32 [T] twice, the bytes of its word that each begins and ends at;
+        """int32 [T], the ids; int32 [T] twice, the bytes of its word where each begins and ends;
         int64 [W + 1], where each word's tokens begin and end."""
         tokenizer = tf_text.FastWordpieceTokenizer(
             token_out_type=tf.int32, model_buffer=tf.convert_to_tensor(self._pieces)
@@ -226,7 +226,7 @@ class WordPieceGraph(TokenizerGraph):
 
 
 class _Characters(tf.Module):
-    """Code point to what becomes of it, in two steps: the page of 128, and the place on it."""
+    """Map code points to their replacements in two steps: the page of 128, and the index on it."""
 
     def __init__(self, characters: BertCharacters) -> None:
         super().__init__(name="characters")
@@ -235,7 +235,7 @@ class _Characters(tf.Module):
         self._kinds = variable(characters.kinds, "kinds")
         self._shifts = variable(characters.shifts, "shifts")
         self._splits = variable(characters.splits, "splits")
-        # Never empty, since a gather from nothing fails even where its result is not used.
+        # Never empty, since a gather from an empty tensor fails even if its result is not used.
         self._values = variable(np.append(characters.values, 0).astype(np.int32), "values")
         self._value_kinds = variable(
             np.append(characters.value_kinds, 0).astype(np.int32), "value_kinds"
@@ -244,15 +244,16 @@ class _Characters(tf.Module):
     def rewritten(
         self, characters: tf.Tensor, is_added: tf.Tensor, is_first: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """What characters become.
+        """Replace characters.
 
         Args:
             characters: int32 [C].
-            is_added: bool [C]: they are part of an added token.
-            is_first: bool [C]: they are the first of their segment.
+            is_added: bool [C], whether each is part of an added token.
+            is_first: bool [C], whether each is the first of its segment.
 
         Returns:
-            int32 [N], the characters; int32 [N], their kinds; int64 [N], of which of the C each is.
+            int32 [N], the new characters; int32 [N], their kinds; int64 [N], the index of the
+            original character of each.
         """
         page = tf.gather(self._page_of, tf.bitwise.right_shift(characters, self._bits))
         place = tf.bitwise.bitwise_and(characters, (1 << self._bits) - 1)
@@ -279,7 +280,8 @@ class _Characters(tf.Module):
 def _places(
     words: _Words, starts: tf.Tensor, ends: tf.Tensor, word_splits: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """int32 [T] twice: the characters of its text that each token begins and ends at."""
+    """int32 [T] twice: the indices of the characters of its text where each token begins and
+    ends."""
     byte_ends = tf.cumsum(utf8_length(words.values))
     byte_begins = tf.concat([[0], byte_ends], 0)
     word_begins = tf.gather(byte_begins, words.splits[:-1])

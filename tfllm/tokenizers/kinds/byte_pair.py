@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tfllm")
 
 # From left to right: an English contraction; a word with at most one other character before it
-# (mostly the space); a digit by itself; punctuation with the line ends after it; line ends; the
-# spaces before a word, but for the last; other spaces.
+# (usually a space); a single digit; punctuation and the line ends after it; line ends; the spaces
+# before a word except the last one; other spaces.
 DEFAULT_SPLIT_PATTERN = (
     r"(?i:'(?:s|t|d|m|re|ve|ll))"
     r"|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+"
@@ -42,11 +42,11 @@ DEFAULT_SPLIT_PATTERN = (
 
 
 class SplitRules(NamedTuple):
-    """What a new tokenizer does to text before it merges.
+    """What a new tokenizer does to text before it applies merges.
 
     Args:
-        pattern: cuts text into the pieces that no token reaches across.
-        composed: text is brought to Unicode's form NFC first.
+        pattern: Regular expression that cuts text into pieces; no token crosses their borders.
+        composed: Whether the text is first brought to Unicode's form NFC.
     """
 
     pattern: str
@@ -55,16 +55,25 @@ class SplitRules(NamedTuple):
 
 SPLITS: dict[str, SplitRules] = {
     "tfllm": SplitRules(DEFAULT_SPLIT_PATTERN),
-    # AutoTokenizer of transformers 5 puts these rules in place of those in a Qwen 2's folder.
+    # AutoTokenizer of transformers 5 replaces the rules in a Qwen 2 folder with these.
     "qwen2": SplitRules(BYTE_PAIR_RULES["qwen2"].pattern, composed=True),
 }
-"""by the names of `PrepareConfig.split`"""
+"""The choices of `PrepareConfig.split`."""
 
 
 class BytePairTokenizer(JsonTokenizer):
-    """Text to ids and back: byte-level BPE, so any text has ids and none is unknown.
+    """Byte-level BPE tokenizer: every text can be encoded, and no token is unknown.
 
-    Arguments and errors as of `JsonTokenizer`.
+    For arguments and errors see `JsonTokenizer`.
+
+    Example:
+
+    >>> import tfllm
+    >>> tokenizer = tfllm.BytePairTokenizer.train(["to be or not to be"] * 9, vocab_size=260)
+    >>> tokenizer.vocab_size
+    260
+    >>> tokenizer.decode(tokenizer.encode("to be"))
+    'to be'
     """
 
     @classmethod
@@ -78,25 +87,26 @@ class BytePairTokenizer(JsonTokenizer):
         split_pattern: str | None = None,
         show_progress: bool = False,
     ) -> BytePairTokenizer:
-        """Learn merges from texts. The same texts give the same tokenizer.
+        """Learn merges from texts. The same texts always give the same tokenizer.
 
         Args:
-            texts: any iterable of texts; read once, not kept.
-            vocab_size: number of ids, the 256 bytes and the special tokens included.
-            special_tokens: get the first ids; the first of them ends documents.
-            split: what is done to text before it is cut into tokens: "tfllm", or "qwen2" as in
-                that family, which also brings it to Unicode's form NFC.
-            split_pattern: a regular expression (Oniguruma's syntax) that cuts text into the pieces
-                that no token reaches across; default: that of `split`.
-            show_progress: draw a progress bar on standard error.
+            texts: Iterable of texts, which is read once and not kept.
+            vocab_size: Number of ids, including the 256 bytes and the special tokens.
+            special_tokens: Special tokens, which get the first ids; the first of them ends
+                documents. Defaults to ("<|endoftext|>",).
+            split: How text is prepared before it is cut into tokens: "tfllm", or "qwen2" as in that
+                family, which also brings it to Unicode's form NFC. Defaults to "tfllm".
+            split_pattern: Regular expression (Oniguruma syntax) that cuts text into pieces; no
+                token crosses their borders. Defaults to the pattern of `split`.
+            show_progress: Whether to draw a progress bar on standard error. Defaults to False.
 
         Returns:
-            The tokenizer. It is smaller than vocab_size where the text has too few different
+            The tokenizer. It has fewer than vocab_size tokens if the texts have too few different
             pieces; a log message says so.
 
         Raises:
-            ValueError: vocab_size is too small, there is no special token, split is unknown, or
-                split_pattern is no regular expression.
+            ValueError: If vocab_size is too small, there is no special token, split is unknown, or
+                split_pattern is not a regular expression.
         """
         special_tokens = list(special_tokens)
         if not special_tokens or len(set(special_tokens)) < len(special_tokens):
@@ -146,7 +156,7 @@ class BytePairTokenizer(JsonTokenizer):
 
     @property
     def follows_qwen2(self) -> bool:
-        """Whether all but the vocabulary and the added tokens is as in Qwen 2's tokenizers."""
+        """Whether everything but the vocabulary and the added tokens is as in Qwen 2."""
         content = json.loads(self._json)
         model = {name: value for name, value in content["model"].items() if value}
         if not {*model} <= {"type", "vocab", "merges"}:
@@ -169,14 +179,14 @@ class BytePairTokenizer(JsonTokenizer):
 
 
 def _pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
-    """Cut text by a pattern, and write its bytes in the alphabet of byte-level BPE."""
+    """Cut text by a pattern and write its bytes in the alphabet of byte-level BPE."""
     splitter = pre_tokenizers.Split(Regex(pattern), "isolated")
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([splitter, bytes_])  # type: ignore[list-item]
 
 
 def _plain(component: Any) -> Any:
-    """A component of tokenizer.json without what changes no ids."""
+    """A component of tokenizer.json without the parts that do not affect ids."""
     if isinstance(component, dict):
         inner = component.get("normalizers")
         if inner is not None and len(inner) == 1:

@@ -1,4 +1,4 @@
-"""A tokenizer.json of byte-level BPE made from lists, as files of llama.cpp hold them."""
+"""Build a tokenizer.json of byte-level BPE from lists, as llama.cpp's files hold them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 
 
 def _cased(after: str) -> str:
-    """Words that end where upper case begins anew; `after` may follow one."""
+    """Pattern of words that end before a new upper-case letter; `after` may follow a word."""
     before = r"[^\r\n\p{L}\p{N}]?"
     return f"{before}{_UPPER}*{_LOWER}+{after}|{before}{_UPPER}+{_LOWER}*{after}"
 
@@ -31,14 +31,15 @@ def _digits_up_to(most: int) -> str:
 
 
 class BytePairRules(NamedTuple):
-    """How a family cuts text before it merges.
+    """How a model family cuts text before it applies merges.
 
     Args:
-        pattern: of the pieces; "" for GPT-2's, which the library knows.
-        single_digits: each digit is cut off first.
-        normalizer: of tokenizer.json.
-        ignore_merges: a piece that is in the vocabulary is that token, whatever the merges say.
-        begins: a text has the begin token unless a file says otherwise.
+        pattern: Regular expression of the pieces; "" for GPT-2's, which the library has built in.
+        single_digits: Whether each digit is first split off by itself.
+        normalizer: Type of the normalizer in tokenizer.json.
+        ignore_merges: Whether a piece that is in the vocabulary always becomes that token, even if
+            merges do not lead to it.
+        begins: Whether a text gets the begin token unless a file says otherwise.
     """
 
     pattern: str = ""
@@ -71,7 +72,7 @@ BYTE_PAIR_RULES: dict[str, BytePairRules] = {
     "tekken": _TEKKEN,
     "gpt-4o": _GPT4O,
 }  # fmt: skip
-"""by the names that llama.cpp gives them in `tokenizer.ggml.pre`"""
+"""The rules by the names that llama.cpp gives them in `tokenizer.ggml.pre`."""
 
 
 def byte_pair_json(
@@ -83,18 +84,19 @@ def byte_pair_json(
     begin: Sequence[int] = (),
     end: Sequence[int] = (),
 ) -> str:
-    """The text of a tokenizer.json, for `BytePairTokenizer`.
+    """Build the text of a tokenizer.json for `BytePairTokenizer`.
 
     Args:
-        tokens: of each id, in the alphabet of byte-level BPE; added tokens as they are.
-        merges: the two tokens that each joins, with a space between; the first merge comes first.
-        pre: how text is cut into pieces: a name of `BYTE_PAIR_RULES`.
-        types: of each id, as llama.cpp has them; default: all normal. Control tokens become special
-            tokens; unused ones are left out.
-        begin, end: the ids that are put before and after a text.
+        tokens: Token of each id, in the alphabet of byte-level BPE; added tokens as they are.
+        merges: Merges in order of priority, each as the two tokens that it joins with a space
+            between them.
+        pre: Name of the split rules, a key of `BYTE_PAIR_RULES`.
+        types: Token type of each id, as in llama.cpp. Control tokens become special tokens; unused
+            ones are left out. Defaults to all normal.
+        begin, end: Ids that are put before and after a text.
 
     Raises:
-        ValueError: an unknown `pre`; lists that do not fit; a token twice.
+        ValueError: If `pre` is unknown, the lists do not match, or a token occurs twice.
     """
     rules = BYTE_PAIR_RULES.get(pre)
     if rules is None:
@@ -113,7 +115,7 @@ def byte_pair_json(
             continue
         if vocab.setdefault(token, id_) != id_:
             raise ValueError(
-                f"each token must be there once; {token!r} is {vocab[token]} and {id_}"
+                f"each token must occur only once; {token!r} is {vocab[token]} and {id_}"
             )
     pairs = [merge.split(" ") for merge in merges]
     for pair in pairs:
@@ -183,7 +185,7 @@ def _byte_level(use_regex: bool) -> dict[str, Any]:
 def around_template(
     tokens: Sequence[str] | Mapping[int, str], begin: Sequence[int], end: Sequence[int]
 ) -> dict[str, Any]:
-    """The post-processor that puts ids around a text."""
+    """The post-processor that adds ids before and after a text."""
     before, after = (
         [{"SpecialToken": {"id": tokens[id_], "type_id": 0}} for id_ in ids] for ids in (begin, end)
     )

@@ -1,4 +1,4 @@
-"""A tokenizer.json of the `tokenizers` library in Python, whatever its model."""
+"""Base class of the tokenizers that are stored as a tokenizer.json of the `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Self = TypeVar("Self", bound="JsonTokenizer")
 
 
 class JsonTokenizer(StoredTokenizer):
-    """Text to ids and back, as a tokenizer.json says.
+    """Text to ids and back, as defined by a tokenizer.json.
 
     Args:
-        tokenizer_json: the text of a tokenizer.json.
-        end_token: the token that ends a document; default: the one of the usual names that the
-            tokenizer has, or its only special token.
+        tokenizer_json: Text of a tokenizer.json.
+        end_token: Token that ends a document. Defaults to whichever of the usual names the
+            tokenizer has, or else its only special token.
 
     Raises:
-        ValueError: the text is not a tokenizer.json of a supported model, or end_token is none of
-            its tokens.
+        ValueError: If the text is not a tokenizer.json of a supported model, or end_token is not
+            one of its tokens.
     """
 
     _generic_class = True
@@ -47,7 +47,7 @@ class JsonTokenizer(StoredTokenizer):
         self._json = tokenizer_json
         self._tokenizer = self._parse(tokenizer_json)
         self._added_tokens = self._tokenizer.get_added_tokens_decoder()
-        # A token that the file has twice is special to the library if one of the two is.
+        # The library treats a token that the file lists twice as special if one of the two is.
         listed = json.loads(tokenizer_json).get("added_tokens") or ()
         specials = {token["content"] for token in listed if token["special"]}
         for token in self._added_tokens.values():
@@ -66,17 +66,17 @@ class JsonTokenizer(StoredTokenizer):
 
     @classmethod
     def load(cls: type[Self], path: str | os.PathLike[str]) -> Self:
-        """Read a tokenizer.json, or the folder that holds one.
+        """Read a tokenizer.json, or the folder that contains one.
 
-        The end token is what tokenizer_config.json, generation_config.json or config.json beside
-        it says; where they name several, the others are in `end_token_ids` too.
+        The end token is read from tokenizer_config.json, generation_config.json or config.json in
+        the same folder; if they name several, `end_token_ids` has the others, too.
 
-        Where tokenizer_config.json names a class of `transformers` that has rules of its own (see
-        `class_rules`), these hold.
+        If tokenizer_config.json names a class of `transformers` that has rules of its own (see
+        `class_rules`), these apply.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not a tokenizer.json of a supported model.
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not a tokenizer.json of a supported model.
         """
         file = Path(path)
         if file.is_dir():
@@ -94,9 +94,9 @@ class JsonTokenizer(StoredTokenizer):
         """Write tokenizer.json.
 
         Args:
-            path: a name that ends in .json, or a folder (made if need be). In a folder,
-                tokenizer_config.json names the end token and has `settings`; what else it says is
-                kept.
+            path: Name that ends in .json, or a folder, which is created if needed. In a folder, the
+                end token and `settings` are written to tokenizer_config.json, whose other entries
+                are kept.
         """
         target = Path(path)
         if target.suffix == ".json":
@@ -106,7 +106,7 @@ class JsonTokenizer(StoredTokenizer):
         self._write_beside(target)
 
     def written_settings(self) -> dict[str, Any]:
-        """As of `StoredTokenizer`; what is put around a text is said as tokenizer.json says it."""
+        """See `StoredTokenizer`; the tokens around a text are those of tokenizer.json."""
         settings = super().written_settings()
         flags = ("add_bos_token", "add_eos_token")
         if not any(flag in settings for flag in flags):
@@ -122,19 +122,19 @@ class JsonTokenizer(StoredTokenizer):
         return settings
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token as tokenizer.json writes it; None if there is no such token."""
+        """The id of a token as written in tokenizer.json; None if there is no such token."""
         return self._tokenizer.token_to_id(token)
 
     def token(self, id_: int) -> str | None:
-        """The token of an id, as tokenizer.json writes it; None if there is no such id."""
-        # The library, from 0.22 on, has the normalized form of an added token that is `normalized`.
+        """The token of an id as written in tokenizer.json; None if there is no such id."""
+        # From 0.22 on, the library returns the normalized form of a `normalized` added token.
         written = self._added_tokens.get(id_)
         return self._tokenizer.id_to_token(id_) if written is None else written.content
 
     def encode(
         self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
     ) -> list[int]:
-        """As of `Tokenizer`; around the text stands what tokenizer.json's template says."""
+        """See `Tokenizer`; `add_special` adds the tokens of tokenizer.json's template."""
         tokenizer = self._which(parse_special)
         return self._own_ids(tokenizer.encode(valid_text(text), add_special_tokens=add_special).ids)
 
@@ -145,19 +145,19 @@ class JsonTokenizer(StoredTokenizer):
         parse_special: bool = True,
         add_special: bool = True,
     ) -> list[list[int]]:
-        """The ids of each text, on all cores."""
+        """Convert each text to ids, using all cores."""
         batch = [valid_text(text) for text in texts]
         tokenizer = self._which(parse_special)
         encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=add_special)
         return [self._own_ids(e.ids) for e in encodings]
 
     def encode_unbroken(self, text: str) -> tuple[list[int], list[int]]:
-        """As of `Tokenizer`."""
+        """See `Tokenizer`."""
         encoding = self._unbroken.encode(valid_text(text), add_special_tokens=False)
         return self._own_ids(encoding.ids), [begin for begin, _ in encoding.offsets]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of ids; broken UTF-8 becomes U+FFFD, ids that are no token's are skipped."""
+        """Convert ids to text; broken UTF-8 becomes U+FFFD, and unknown ids are skipped."""
         skipped = self._special_ids if skip_special else ()
         known = [i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in skipped]
         if not self._any_rewritten:
@@ -170,8 +170,8 @@ class JsonTokenizer(StoredTokenizer):
         return self._encoder if parse_special else self._plain
 
     def _encoding_json(self) -> str:
-        """The tokenizer.json by which text is encoded; a subclass may give another than that of the
-        file, and with `_own` the ids that are others in the file."""
+        """The tokenizer.json that encodes text. A subclass may return another one than the file,
+        and set `_own` to map its ids to those of the file."""
         return self._json
 
     def _own_ids(self, ids: list[int]) -> list[int]:
@@ -183,18 +183,18 @@ class JsonTokenizer(StoredTokenizer):
 
     @functools.cached_property
     def _any_rewritten(self) -> bool:
-        """Whether the library has another form of an added token than tokenizer.json."""
+        """Whether the library has changed the content of an added token of tokenizer.json."""
         tokens = self._added_tokens.items()
         return any(self._tokenizer.id_to_token(id_) != token.content for id_, token in tokens)
 
     @functools.cached_property
     def _unbroken(self) -> Tokenizer:
         values = json.loads(self._encoding)
-        # The library cuts out special tokens before it normalizes what stands between them.
+        # The library cuts out special tokens before it normalizes the text between them.
         take_out = {"type": "Replace", "pattern": {"String": BREAK}, "content": ""}
         steps = [take_out, values["normalizer"]] if values.get("normalizer") else [take_out]
         values["normalizer"] = {"type": "Sequence", "normalizers": steps}
-        values["post_processor"] = None  # it may move the places at which tokens begin
+        values["post_processor"] = None  # it may change the offsets of tokens
         for token in values.get("added_tokens", ()):
             token["normalized"] = token["normalized"] and not token["special"]
         return self._parse(json.dumps(values))
@@ -203,13 +203,13 @@ class JsonTokenizer(StoredTokenizer):
         try:
             tokenizer = Tokenizer.from_str(tokenizer_json)
         except Exception as error:  # the library raises a bare Exception
-            raise ValueError(f"not a tokenizer.json that `tokenizers` reads: {error}") from None
+            raise ValueError(f"not a tokenizer.json that `tokenizers` can read: {error}") from None
         if not isinstance(tokenizer.model, self._models):
             raise ValueError(
                 f"the tokenizer's model must be {' or '.join(m.__name__ for m in self._models)}; "
                 f"received {type(tokenizer.model).__name__}"
             )
-        tokenizer.no_truncation()  # these would cut or lengthen what encode() gives
+        tokenizer.no_truncation()  # otherwise encode() would cut or pad its result
         tokenizer.no_padding()
         return tokenizer
 
@@ -219,15 +219,15 @@ class JsonTokenizer(StoredTokenizer):
 
 
 def read_tokenizer_json(file: Path) -> str:
-    """The text of a tokenizer.json.
+    """Read the text of a tokenizer.json.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not UTF-8.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not UTF-8.
     """
     if not file.is_file():
         raise FileNotFoundError(
-            f"there is no tokenizer at {file}: a tokenizer.json or a folder that holds one is "
+            f"there is no tokenizer at {file}: a tokenizer.json or a folder that contains one is "
             "needed"
         )
     try:

@@ -1,4 +1,4 @@
-"""Marian's tokenizers: SentencePiece for each side of a translation, one vocabulary for both."""
+"""Marian's tokenizers: a SentencePiece model for each language, and one shared vocabulary."""
 
 from __future__ import annotations
 
@@ -25,33 +25,50 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.graph.marian_graph import MarianGraph
 
 SOURCE, TARGET, VOCABULARY = "source.spm", "target.spm", "vocab.json"
-"""the names of its files"""
+"""The names of the tokenizer's files."""
 _CLASS = "MarianTokenizer"
 _NAMES = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>"}
-# What a text may begin with: the language that it is to be translated into.
+# A text may begin with the code of the language to translate it into.
 CODE = r"(?s)>>.*?<<"
 STRIPPED = " \t\n\v\f\r"
 
 
 class MarianTokenizer(PieceTokenizer):
-    """Text to ids and back as `transformers` has them for Marian.
+    """Marian's tokenizer, with the same ids as in `transformers`.
 
-    A text is cut into pieces by its side's SentencePiece model, and the pieces are numbered by a
-    vocabulary that both sides share; one that is not in it is the unknown token. The end token
-    comes behind. A text may begin with a code such as `>>fr<<`.
+    A text is cut into pieces by the SentencePiece model of its side, and the pieces get ids from a
+    vocabulary that both sides share; a piece that is not in it becomes the unknown token. The end
+    token is added after the text. A text may begin with a language code such as `>>fr<<`.
 
-    This is the tokenizer of sources; `target` is that of translations. Both make the same text of
-    the same ids.
+    This object tokenizes sources; its `target` tokenizes translations. Both decode ids to the same
+    text.
 
     Args:
-        source: the content of source.spm.
-        target: the content of target.spm.
-        vocabulary: piece to id.
-        special: `unk_token`, `eos_token` and `pad_token`, where they are others than usual.
-        side: whose pieces texts are cut into.
+        source: Content of source.spm.
+        target: Content of target.spm.
+        vocabulary: Id of each piece.
+        special: The tokens `unk_token`, `eos_token` and `pad_token`. Defaults to `<unk>`, `</s>`
+            and `<pad>`.
+        side: Side whose SentencePiece model cuts texts. Defaults to "source".
 
     Raises:
-        ValueError: a file that is none of SentencePiece's, or a vocabulary that is none.
+        ValueError: If a file is not a SentencePiece model, or the vocabulary is not valid.
+
+    Example:
+
+    >>> import io
+    >>> import sentencepiece
+    >>> from tfllm.tokenizers import MarianTokenizer
+    >>> model = io.BytesIO()
+    >>> sentencepiece.SentencePieceTrainer.train(
+    ...     sentence_iterator=iter(["the cat sat", "on the mat"] * 9), model_writer=model,
+    ...     vocab_size=14, minloglevel=2)
+    >>> processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    >>> pieces = [processor.id_to_piece(i) for i in range(14)] + ["<pad>"]
+    >>> vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    >>> tokenizer = MarianTokenizer(model.getvalue(), model.getvalue(), vocabulary)
+    >>> tokenizer.decode(tokenizer.encode("the mat"))
+    'the mat'
     """
 
     def __init__(
@@ -93,11 +110,12 @@ class MarianTokenizer(PieceTokenizer):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MarianTokenizer:
-        """Read the folder that holds source.spm, target.spm and vocab.json, or that source.spm.
+        """Read the folder that contains source.spm, target.spm and vocab.json, given it or
+        source.spm.
 
         Raises:
-            FileNotFoundError: one of them is not there.
-            ValueError: a file is damaged; or the sides have vocabularies of their own.
+            FileNotFoundError: If one of them is missing.
+            ValueError: If a file is damaged, or the sides have separate vocabularies.
         """
         folder = Path(path)
         if folder.name == SOURCE:
@@ -110,7 +128,7 @@ class MarianTokenizer(PieceTokenizer):
         settings = read_settings(folder)
         if settings.get("separate_vocabs"):
             raise ValueError(
-                f"{folder}: separate_vocabs is supported with False alone: source and target "
+                f"{folder}: separate_vocabs is only supported as False: source and target "
                 "share an embedding, and so a vocabulary"
             )
         special = {name: token_content(settings.get(name)) for name in _NAMES}
@@ -144,10 +162,10 @@ class MarianTokenizer(PieceTokenizer):
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write source.spm, target.spm, vocab.json and what tokenizer_config.json says.
+        """Write source.spm, target.spm, vocab.json and tokenizer_config.json.
 
         Args:
-            path: a folder (made if need be).
+            path: A folder, which is created if needed.
         """
         folder = Path(path)
         write_file(folder / SOURCE, self._files["source"])
@@ -163,7 +181,7 @@ class MarianTokenizer(PieceTokenizer):
         parse_special: bool = True,
         add_special: bool = True,
     ) -> list[list[int]]:
-        """The ids of each text."""
+        """Convert each text to ids; see `Tokenizer`."""
         added = self._added if parse_special else []
         end = [self.end_token_id] if add_special else []
         return [[*self._ids_of(valid_text(text), added), *end] for text in texts]
@@ -191,7 +209,7 @@ class MarianTokenizer(PieceTokenizer):
 
     def _id(self, piece: str) -> int:
         id_ = self._ids.get(piece, self._unknown)
-        # A text holds special tokens only where it is cut at them.
+        # Special tokens are recognized only where the text is cut at them.
         return self._unknown if self._tokens[id_] in self.special_tokens else id_
 
     def _text(self, parts: Sequence[bytes]) -> str:

@@ -1,5 +1,5 @@
-"""A tokenizer.json that was made from a SentencePiece model: U+2581 for spaces, bytes for rare
-characters."""
+"""A tokenizer.json converted from a SentencePiece model: U+2581 stands for spaces, and rare
+characters are written as bytes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,19 @@ if TYPE_CHECKING:
 
 
 class MetaspaceTokenizer(JsonTokenizer):
-    """Text to ids and back as the library `tokenizers` has them.
+    """BPE tokenizer that was converted from SentencePiece, with the same ids as in `tokenizers`.
 
-    Arguments and errors as of `JsonTokenizer`.
+    For arguments and errors see `JsonTokenizer`.
+
+    Example:
+
+    >>> from tokenizers import SentencePieceBPETokenizer
+    >>> from tfllm.tokenizers import MetaspaceTokenizer
+    >>> library = SentencePieceBPETokenizer()
+    >>> library.train_from_iterator(["to be or not to be"], special_tokens=["<unk>", "</s>"])
+    >>> tokenizer = MetaspaceTokenizer(library.to_str())
+    >>> tokenizer.decode(tokenizer.encode("to be"))
+    'to be'
     """
 
     _models: ClassVar[tuple[type, ...]] = (models.BPE,)

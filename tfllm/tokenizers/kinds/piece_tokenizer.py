@@ -1,4 +1,4 @@
-"""What tokenizers out of SentencePiece's own files have in common."""
+"""Base class of the tokenizers that are stored in SentencePiece's own files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tfllm.tokenizers.token_bytes import valid_text
 
 
 class PieceTokenizer(StoredTokenizer):
-    """A text is cut at special tokens, and each stretch between them into pieces.
+    """A tokenizer that cuts a text at special tokens, and the stretches between them into pieces.
 
-    A subclass gives `_ids`, `_tokens`, `_added` and `_with_places`, and what `StoredTokenizer` asks
-    for besides.
+    A subclass provides `_ids`, `_tokens`, `_added` and `_with_places`, and what `StoredTokenizer`
+    requires in addition.
     """
 
     _ids: Mapping[str, int]
-    """of every piece and added token"""
+    """Id of every piece and added token."""
     _tokens: Mapping[int, str]
-    """the same the other way round"""
+    """Piece or added token of every id."""
     _added: Sequence[AddedToken]
-    """what a text is cut at"""
+    """The tokens at which a text is cut."""
 
     def token_id(self, token: str) -> int | None:
         """The id of a piece or an added token; None if there is no such token."""
@@ -36,7 +36,7 @@ class PieceTokenizer(StoredTokenizer):
         return self._tokens.get(id_)
 
     def encode_unbroken(self, text: str) -> tuple[list[int], list[int]]:
-        """As of `StoredTokenizer`."""
+        """See `Tokenizer`."""
         ids: list[int] = []
         starts: list[int] = []
         for segment in cut_at(valid_text(text), self._added):
@@ -52,16 +52,16 @@ class PieceTokenizer(StoredTokenizer):
 
     @abstractmethod
     def _with_places(self, text: str, begin: int) -> Iterable[tuple[int, int]]:
-        """The ids of a stretch, and the place of each among its characters.
+        """The ids of a stretch, and the index in it of each one's first character.
 
         Args:
-            text: the stretch.
-            begin: its place in the whole text.
+            text: The stretch.
+            begin: Its position in the whole text.
         """
 
 
 def pieces_of(processor: Any, text: str) -> Any:
-    """The pieces of a text with their surfaces, by whatever name the library's version has it."""
+    """The pieces of a text with their surfaces, whatever the library's version calls them."""
     if hasattr(processor, "encode_as_immutable_proto"):
         return processor.encode_as_immutable_proto(text).pieces
     return processor.encode(text, return_type="proto").pieces

@@ -1,4 +1,4 @@
-"""SentencePiece, stored as its own `tokenizer.model`."""
+"""The SentencePiece tokenizer, stored as SentencePiece's own `tokenizer.model`."""
 
 from __future__ import annotations
 
@@ -35,29 +35,44 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.graph.sentence_piece_graph import SentencePieceGraph
 
 FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-"""names that a model folder may have it under"""
+"""The file names that it may have in a model folder."""
 _T5_FILE, _T5_CLASS = "spiece.model", "T5Tokenizer"
 _FLAGS = ("special", "lstrip", "rstrip", "single_word")
 
 
 class SentencePieceTokenizer(PieceTokenizer):
-    """Text to ids and back as the library `sentencepiece` has them.
+    """SentencePiece tokenizer, with the same ids as in the library `sentencepiece`.
 
-    A text is cut at special tokens (the model's control pieces and the added ones), and each
-    stretch between them is encoded by itself; with `parse_special=False` the whole of a text is.
-    A model that puts a space before a text puts one before each stretch; where
-    tokenizer_config.json says `"legacy": false`, before the first alone, if it begins with none.
+    A text is cut at special tokens (the model's control pieces and the added tokens), and each
+    stretch between them is encoded separately; with `parse_special=False` the text is encoded as a
+    whole. A model that adds a space before a text adds one before each stretch. If
+    tokenizer_config.json says `"legacy": false`, it is added only before the first stretch, and
+    only if that does not begin with a space.
 
     Args:
-        model: the content of a tokenizer.model.
-        added_tokens: further tokens, or other names of the model's.
-        begin, end: ids that are put before and after a text.
-        end_token: the token that ends a document; default: the one that the model says.
-        legacy: false: a space is put before the first stretch alone.
+        model: Content of a tokenizer.model.
+        added_tokens: Additional tokens, or other names for tokens of the model. Defaults to none.
+        begin, end: Ids that are put before and after a text. Defaults to none.
+        end_token: Token that ends a document. Defaults to the end token of the model.
+        legacy: Whether a space is added before each stretch rather than only before the first.
+            Defaults to True.
 
     Raises:
-        ValueError: the content is none of SentencePiece's, or end_token is none of its tokens; or
-            legacy is false for a model that drops spaces.
+        ValueError: If the content is not a SentencePiece model, end_token is not one of its tokens,
+            or legacy is False for a model that drops spaces.
+
+    Example:
+
+    >>> import io
+    >>> import sentencepiece
+    >>> from tfllm.tokenizers import SentencePieceTokenizer
+    >>> model = io.BytesIO()
+    >>> sentencepiece.SentencePieceTrainer.train(
+    ...     sentence_iterator=iter(["the cat sat", "on the mat"] * 9), model_writer=model,
+    ...     vocab_size=14, minloglevel=2)
+    >>> tokenizer = SentencePieceTokenizer(model.getvalue())
+    >>> tokenizer.decode(tokenizer.encode("the mat"))
+    'the mat'
     """
 
     _generic_class = True
@@ -89,7 +104,7 @@ class SentencePieceTokenizer(PieceTokenizer):
         try:
             self._processor = SentencePieceProcessor(model_proto=self._encoder)
         except RuntimeError as error:
-            raise ValueError(f"not a file that `sentencepiece` reads: {error}") from None
+            raise ValueError(f"not a file that `sentencepiece` can read: {error}") from None
         self._pieces = [piece.piece for piece in proto.pieces]
         self._types = [piece.type for piece in proto.pieces]
         self._given_added = tuple(added_tokens)
@@ -113,25 +128,25 @@ class SentencePieceTokenizer(PieceTokenizer):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SentencePieceTokenizer:
-        """Read a tokenizer.model, or the folder that holds one.
+        """Read a tokenizer.model, or the folder that contains one.
 
-        Added tokens, and whether a text gets the begin and the end token, are what
-        tokenizer_config.json beside it says (a text gets none where it says nothing); the end
-        token is what that file, generation_config.json or config.json says. A T5's texts get the
-        end token, and its vocabulary has 100 more tokens (`<extra_id_0>` the last), or as many as
-        `extra_ids` says.
+        tokenizer_config.json in the same folder defines the added tokens, and whether a text gets
+        the begin and the end token (by default it gets neither). The end token is read from it,
+        from generation_config.json or from config.json. T5's texts get the end token, and its
+        vocabulary has 100 additional tokens (`<extra_id_0>` is the last), or as many as `extra_ids`
+        says.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not a file of SentencePiece.
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not a SentencePiece model.
         """
         file = Path(path)
         if file.is_dir():
             file = next((file / n for n in FILES if (file / n).is_file()), file / FILES[0])
         if not file.is_file():
             raise FileNotFoundError(
-                f"there is no tokenizer at {path}: a tokenizer.model or a folder that holds one is "
-                "needed"
+                f"there is no tokenizer at {path}: a tokenizer.model or a folder that contains one "
+                "is needed"
             )
         data = file.read_bytes()
         settings = read_settings(file.parent)
@@ -164,7 +179,7 @@ class SentencePieceTokenizer(PieceTokenizer):
         return model
 
     def _keep_as_t5(self) -> None:
-        """Be saved as `transformers` has T5's tokenizers."""
+        """Make `save` write the files that `transformers` writes for T5's tokenizers."""
         self._file = _T5_FILE
         self.settings = {"pad_token": "<pad>", "unk_token": "<unk>", **self.settings}
         self.settings["tokenizer_class"] = _T5_CLASS
@@ -172,12 +187,12 @@ class SentencePieceTokenizer(PieceTokenizer):
         self.settings["extra_ids"] = sentinels
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write tokenizer.model (spiece.model of a T5), and beside it a tokenizer.json.
+        """Write tokenizer.model (spiece.model for T5), and a tokenizer.json next to it.
 
         Args:
-            path: a name that ends in .model, or a folder (made if need be). In a folder,
-                tokenizer_config.json names the end token and has `settings`; what else it says is
-                kept.
+            path: Name that ends in .model, or a folder, which is created if needed. In a folder,
+                the end token and `settings` are written to tokenizer_config.json, whose other
+                entries are kept.
         """
         target = Path(path)
         if target.suffix == ".model":
@@ -189,14 +204,14 @@ class SentencePieceTokenizer(PieceTokenizer):
         self._write_beside(target)
 
     def written_settings(self) -> dict[str, Any]:
-        """As of `StoredTokenizer`; which of the two files this library reads is said."""
+        """See `StoredTokenizer`; they also name the file that this library reads."""
         settings = super().written_settings()
         return {**settings, MADE_FROM: self._file} if self._same_json is not None else settings
 
     @functools.cached_property
     def _same_json(self) -> str | None:
-        """A tokenizer.json that says the same, for those who do not read the model; a T5's they
-        do."""
+        """The equivalent tokenizer.json, for libraries that do not read the model; None for T5,
+        whose model they do read."""
         if self._file == _T5_FILE:
             return None
         return sentence_piece_json(
@@ -214,7 +229,7 @@ class SentencePieceTokenizer(PieceTokenizer):
         parse_special: bool = True,
         add_special: bool = True,
     ) -> list[list[int]]:
-        """The ids of each text."""
+        """Convert each text to ids; see `Tokenizer`."""
         tokens = self._cut(parse_special)
         rows = [cut_at(valid_text(text), tokens) for text in texts]
         stretches = [
@@ -239,7 +254,7 @@ class SentencePieceTokenizer(PieceTokenizer):
                 at += len(piece.surface)
 
     def _with_space(self, text: str, is_first: bool) -> str:
-        """A stretch as the model is to see it."""
+        """A stretch as the model receives it."""
         bare = self._spaces_first and is_first and not text.startswith((" ", SPACE))
         return " " + text if bare else text
 
@@ -291,7 +306,7 @@ class SentencePieceTokenizer(PieceTokenizer):
 def _all_added(
     pieces: Sequence[str], types: Sequence[int], given: Iterable[AddedToken]
 ) -> list[AddedToken]:
-    """The tokens that text is cut at: the model's own that stand for no text, and further ones."""
+    """The tokens at which text is cut: the model's own that stand for no text, and added ones."""
     added = {
         id_: AddedToken(id_, piece, special=True, normalized=False)
         for id_, (piece, kind) in enumerate(zip(pieces, types, strict=True))
@@ -301,10 +316,10 @@ def _all_added(
     for token in given:
         if ids.get(token.content, token.id) != token.id:
             raise ValueError(
-                f"an added token must have the id of the piece that it is; received {token.id} for "
-                f"{token.content!r}, which is {ids[token.content]}"
+                f"an added token must have the id of the piece with its content; received "
+                f"{token.id} for {token.content!r}, which is {ids[token.content]}"
             )
-        # A user-defined piece is whole to SentencePiece itself, among the pieces around it.
+        # SentencePiece itself keeps a user-defined piece whole among the pieces around it.
         if token.id < len(types) and types[token.id] == USER_DEFINED and not token.special:
             continue
         added[token.id] = token
@@ -312,7 +327,7 @@ def _all_added(
 
 
 def _added_in(settings: dict[str, Any], older: dict[str, Any]) -> list[AddedToken]:
-    """The added tokens that tokenizer_config.json, or added_tokens.json of old, names."""
+    """The added tokens in tokenizer_config.json, or in the older added_tokens.json."""
     decoder = settings.get("added_tokens_decoder") or {}
     try:
         found = [
@@ -353,7 +368,7 @@ def _is_t5(settings: dict[str, Any], file: Path) -> bool:
 def _with_sentinels(
     added: list[AddedToken], settings: dict[str, Any], num_pieces: int
 ) -> list[AddedToken]:
-    """With the tokens that stand for what T5 is to fill in, which no file need name."""
+    """Add the tokens that mark the gaps for T5 to fill, which the files need not list."""
     if any(token.content.startswith(_SENTINEL) for token in added):
         return added
     number = settings.get("extra_ids", 100)

@@ -1,7 +1,7 @@
-"""The tokenizer.json of a SentencePiece model, for programs that read no other file.
+"""Convert a SentencePiece model to a tokenizer.json, for programs that read no other file.
 
-Version 4 of `transformers` makes no tokenizer of a tokenizer.model alone unless it is told whose it
-is, and the classes that it has for families put rules of their own in place of the model's.
+Version 4 of `transformers` cannot load a tokenizer.model by itself unless it is told the model's
+family, and its classes for families replace the model's rules with their own.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ def sentence_piece_json(
     begin: Sequence[int] = (),
     end: Sequence[int] = (),
 ) -> str | None:
-    """What says in a tokenizer.json what a model says.
+    """Write a tokenizer.json that does the same as a SentencePiece model.
 
-    The library `tokenizers` numbers pieces as SentencePiece does but where the model's table
-    changes the first of several characters that are one on the screen: it drops the others.
+    The library `tokenizers` gives the same ids as SentencePiece with one exception: where the
+    model's table changes the first of several code points that form one character on the screen,
+    the library drops the others.
 
     Args:
-        proto: the message ModelProto.
-        added: the tokens that text is cut at before the model sees it.
-        spaces_first: a space is put before the first stretch of a text alone.
-        begin, end: ids that are put before and after a text.
+        proto: The message ModelProto.
+        added: Tokens at which text is cut before the model sees it.
+        spaces_first: Whether a space is only added before the first stretch of a text.
+        begin, end: Ids that are put before and after a text.
 
     Returns:
-        the text of the file; None where it cannot say what the model does.
+        The text of the file; None if a tokenizer.json cannot express what the model does.
     """
     rules, trainer = proto.normalizer_spec, proto.trainer_spec
     kinds = {piece.type for piece in proto.pieces}
@@ -129,7 +130,7 @@ def _normalizers(rules: Any, spaces_first: bool) -> list[dict[str, Any]]:
         steps.append(_replace({"Regex": " {2,}"}, " "))
     steps.append(_replace({"String": " "}, SPACE))
     if rules.add_dummy_prefix and not spaces_first:
-        # Metaspace puts no space where there is one already, and SentencePiece does.
+        # Metaspace adds no space where there is one already, unlike SentencePiece.
         steps.append(_replace({"Regex": rf"\A{SPACE}"}, SPACE * 2))
     return steps
 

@@ -1,4 +1,4 @@
-"""A tokenizer.json of a Unigram model, as T5's, mBART's and XLM-R's."""
+"""A tokenizer.json with a Unigram model, as in T5, mBART and XLM-R."""
 
 from __future__ import annotations
 
@@ -12,17 +12,30 @@ from tfllm.tokenizers.kinds.metaspace import MetaspaceTokenizer
 if TYPE_CHECKING:
     from tfllm.tokenizers.graph.unigram_graph import UnigramGraph
 
-# Begins the names that special tokens have in the vocabulary that text is cut into.
+# Prefix that hides special tokens in the vocabulary that text is cut into.
 _HIDDEN = "\ufdd0 \ufdd0"
 
 
 class UnigramTokenizer(MetaspaceTokenizer):
-    """Text to ids and back as the library `tokenizers` has them.
+    """Unigram tokenizer, with the same ids as in the library `tokenizers`.
 
-    A special token that is spelt in a text where it is to stay text, or by other characters that
-    are normalized to it, is text: to the library's model it is a piece like any other.
+    There is one difference. The library's model treats a special token as a piece like any other,
+    and may find it where it should stay text, or where other characters are normalized to it. Here
+    it is text in these cases.
 
-    Arguments and errors as of `JsonTokenizer`.
+    For arguments and errors see `JsonTokenizer`.
+
+    Example:
+
+    >>> from tokenizers import SentencePieceUnigramTokenizer
+    >>> from tfllm.tokenizers import UnigramTokenizer
+    >>> library = SentencePieceUnigramTokenizer()
+    >>> library.train_from_iterator(
+    ...     ["to be or not to be"], vocab_size=20, show_progress=False, unk_token="<unk>",
+    ...     special_tokens=["<unk>", "</s>"])
+    >>> tokenizer = UnigramTokenizer(library.to_str())
+    >>> tokenizer.decode(tokenizer.encode("to be"))
+    'to be'
     """
 
     _models = (models.Unigram,)
@@ -36,7 +49,7 @@ class UnigramTokenizer(MetaspaceTokenizer):
             vocab[i][0] = f"{_HIDDEN}{i}"
         if not hidden:
             return self._json
-        # Without these pieces in the vocabulary the added tokens have numbers of their own.
+        # Without these pieces in the vocabulary the added tokens get different ids.
         bare = json.dumps({**content, "post_processor": None})
         numbers = {
             token.content: id_
@@ -63,7 +76,7 @@ class UnigramTokenizer(MetaspaceTokenizer):
 
 
 def _renumbered(part: Any, numbers: dict[int, int]) -> Any:
-    """A post-processor of tokenizer.json with other ids."""
+    """A post-processor of tokenizer.json with its ids replaced."""
     if isinstance(part, list):
         return [_renumbered(inner, numbers) for inner in part]
     if not isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""WordPiece as BERT has it: words into the longest pieces that the vocabulary knows."""
+"""BERT's WordPiece: words are cut into the longest pieces in the vocabulary."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tfllm")
 
 VOCABULARY = "vocab.txt"
-"""one token a line, its id the number of the line: what older BERT folders have alone"""
+"""One token per line, whose id is the line number; older BERT folders have only this file."""
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -45,7 +45,7 @@ SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-"""what tokenizer_config.json calls the special tokens, and what they are where it says nothing"""
+"""The special tokens by their names in tokenizer_config.json, and their default values."""
 _CLASS = "BertTokenizer"
 _MAX_CHARACTERS = 100
 _PREFIX = "##"
@@ -54,17 +54,24 @@ Self = TypeVar("Self", bound="WordPiece")
 
 
 class WordPiece(JsonTokenizer):
-    """Text to ids and back: BERT's normalization, words, and the pieces of words.
+    """WordPiece tokenizer with BERT's normalization and word splitting.
 
-    `encode` puts [CLS] before a text and [SEP] behind it, unless `add_special` is false.
+    `encode` puts [CLS] before a text and [SEP] after it, unless `add_special` is False.
 
     Args:
-        tokenizer_json: the text of a tokenizer.json.
-        end_token: the token that ends a text; default: [SEP].
+        tokenizer_json: Text of a tokenizer.json.
+        end_token: Token that ends a text. Defaults to [SEP].
 
     Raises:
-        ValueError: the text is not a tokenizer.json of a WordPiece model, or end_token is none of
-            its tokens.
+        ValueError: If the text is not a tokenizer.json of a WordPiece model, or end_token is not
+            one of its tokens.
+
+    Example:
+
+    >>> import tfllm
+    >>> tokenizer = tfllm.WordPiece.train(["The cat sat on the mat"] * 9, vocab_size=26)
+    >>> tokenizer.decode(tokenizer.encode("The mat"))
+    'the mat'
     """
 
     _generic_class = False
@@ -73,15 +80,15 @@ class WordPiece(JsonTokenizer):
 
     @classmethod
     def load(cls: type[Self], path: str | os.PathLike[str]) -> Self:
-        """Read a tokenizer.json or a vocab.txt, or the folder that holds one.
+        """Read a tokenizer.json or a vocab.txt, or the folder that contains one.
 
-        What a vocab.txt leaves open, tokenizer_config.json beside it says: `do_lower_case` (true
-        where nothing is said, as in transformers), `strip_accents`, `tokenize_chinese_chars`, and
-        the special tokens.
+        For a vocab.txt, tokenizer_config.json in the same folder provides `do_lower_case` (true by
+        default, as in transformers), `strip_accents`, `tokenize_chinese_chars` and the special
+        tokens.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not of a WordPiece model.
+            FileNotFoundError: If there is no such file.
+            ValueError: If it does not hold a WordPiece model.
         """
         file = Path(path)
         if file.is_dir() and not (file / "tokenizer.json").is_file():
@@ -102,22 +109,22 @@ class WordPiece(JsonTokenizer):
         strip_accents: bool | None = None,
         show_progress: bool = False,
     ) -> WordPiece:
-        """Learn a vocabulary from texts. The same texts give the same tokenizer.
+        """Learn a vocabulary from texts. The same texts always give the same tokenizer.
 
         Args:
-            texts: any iterable of texts; read once, not kept.
-            vocab_size: number of ids, the five special tokens included.
-            lowercase: make no difference between capital and small letters.
-            strip_accents: make no difference between letters with an accent and without; default:
-                as `lowercase`.
-            show_progress: draw a progress bar on standard error.
+            texts: Iterable of texts, which is read once and not kept.
+            vocab_size: Number of ids, including the five special tokens.
+            lowercase: Whether to convert text to lower case. Defaults to True.
+            strip_accents: Whether to remove accents from letters. Defaults to the value of
+                `lowercase`.
+            show_progress: Whether to draw a progress bar on standard error. Defaults to False.
 
         Returns:
-            The tokenizer. It is smaller than vocab_size where the text has too few different
+            The tokenizer. It has fewer than vocab_size tokens if the texts have too few different
             pieces; a log message says so.
 
         Raises:
-            ValueError: vocab_size is too small, or texts is one text.
+            ValueError: If vocab_size is too small, or texts is a single text.
         """
         if isinstance(texts, str | bytes):
             raise ValueError("texts must be an iterable of texts; received one text, put it in []")
@@ -133,8 +140,8 @@ class WordPiece(JsonTokenizer):
         normalizer = json.dumps(json.loads(tokenizer.to_str())["normalizer"])
         while pair := changing_places(normalizer, "".join(letters)):  # no graph knows both
             letters = [t for t in letters if t.removeprefix(_PREFIX) != pair[0]]
-        # Given in this order, or the library numbers them as they come out of a hash table, and
-        # joins other pairs each time where several are equally frequent.
+        # Given in this order; otherwise the library numbers them in the order of a hash table, and
+        # joins different pairs each time where several are equally frequent.
         first = [*SPECIAL_TOKENS.values(), *letters]
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocab_size, special_tokens=first, show_progress=show_progress
@@ -161,12 +168,13 @@ class WordPiece(JsonTokenizer):
         return result
 
     def lowercased(self) -> WordPiece:
-        """The same, with capital letters made small first; itself where that is done already.
+        """This tokenizer, but converting text to lower case; itself if it already does.
 
-        Accents that are kept stay: only BERT's own normalizer has them follow the case.
+        If it keeps accents now, it still does: only BERT's own normalizer lets accents follow the
+        case.
 
         Raises:
-            ValueError: tokenizer.json has another normalizer than BERT's.
+            ValueError: If tokenizer.json has a normalizer other than BERT's.
         """
         content = json.loads(self._json)
         normalizer = content.get("normalizer") or {}
@@ -174,8 +182,8 @@ class WordPiece(JsonTokenizer):
             return self
         if normalizer.get("type") != "BertNormalizer":
             raise ValueError(
-                "do_lower_case of sentence-transformers is followed where tokenizer.json has the "
-                f"normalizer BertNormalizer; received {normalizer.get('type')!r}"
+                "do_lower_case of sentence-transformers is only supported if tokenizer.json has "
+                f"the normalizer BertNormalizer; received {normalizer.get('type')!r}"
             )
         keeps_accents = normalizer.get("strip_accents") is None
         changed = {"lowercase": True} | ({"strip_accents": False} if keeps_accents else {})
@@ -188,8 +196,8 @@ class WordPiece(JsonTokenizer):
         return result
 
     def written_settings(self) -> dict[str, Any]:
-        """As of `StoredTokenizer`; how letters are treated is said as tokenizer.json's normalizer
-        does it, since classes of `transformers` for BERT follow tokenizer_config.json."""
+        """See `StoredTokenizer`; the casing is that of tokenizer.json's normalizer, since the
+        classes of `transformers` for BERT follow tokenizer_config.json."""
         settings = super().written_settings()
         for name in ("add_bos_token", "add_eos_token", *CASING.values()):
             settings.pop(name, None)
@@ -201,7 +209,7 @@ class WordPiece(JsonTokenizer):
         return settings
 
     def _is_berts(self, content: dict[str, Any]) -> bool:
-        """Whether BertTokenizer, which reads the vocabulary alone, is this tokenizer."""
+        """Whether BertTokenizer, which only reads the vocabulary, is equal to this tokenizer."""
         names = {name: self._special_token(name) for name in SPECIAL_TOKENS}
         if any(self.token_id(names[name]) is None for name in ("cls_token", "sep_token")):
             return False
@@ -232,27 +240,27 @@ class WordPiece(JsonTokenizer):
 
     @property
     def pad_token_id(self) -> int:
-        """The id of what rows are filled up with."""
+        """The id that fills up the rows of a batch."""
         return self.special_id("pad_token")
 
     @property
     def cls_token_id(self) -> int:
-        """The id of the token before every text."""
+        """The id of the token before each text."""
         return self.special_id("cls_token")
 
     @property
     def sep_token_id(self) -> int:
-        """The id of the token after every text."""
+        """The id of the token after each text."""
         return self.special_id("sep_token")
 
     @property
     def mask_token_id(self) -> int:
-        """The id of the token that stands for a hidden one."""
+        """The id of the token that replaces a hidden one."""
         return self.special_id("mask_token")
 
     @property
     def unk_token_id(self) -> int:
-        """The id of a word that no pieces make."""
+        """The id of a word that cannot be made of pieces."""
         return self.special_id("unk_token")
 
     @functools.cached_property
@@ -268,7 +276,7 @@ class WordPiece(JsonTokenizer):
     def encode_with_offsets(
         self, text: str | bytes, *, parse_special: bool = True, add_special: bool = True
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """As of `Tokenizer`."""
+        """See `Tokenizer`."""
         tokenizer = self._which(parse_special)
         encoding = tokenizer.encode(valid_text(text), add_special_tokens=add_special)
         return encoding.ids, encoding.offsets
@@ -276,24 +284,24 @@ class WordPiece(JsonTokenizer):
     def encode_pair(
         self, text: str | bytes, second_text: str | bytes, *, parse_special: bool = True
     ) -> tuple[list[int], list[int]]:
-        """[CLS] text [SEP] second_text [SEP].
+        """Encode two texts as [CLS] text [SEP] second_text [SEP].
 
         Returns:
-            the ids; and their types, 0 up to the first [SEP] and 1 from there on.
+            The ids, and their token types: 0 up to the first [SEP] and 1 after it.
         """
         encoding = self._which(parse_special).encode(valid_text(text), valid_text(second_text))
         return encoding.ids, encoding.type_ids
 
     @functools.cached_property
     def _forms(self) -> tuple[list[bytes], list[bytes]]:
-        """What each id stands for within a text, the space before it included; and where it is
-        the first. None for special tokens."""
+        """The bytes that each id stands for within a text, including the space before it, and at
+        the start of a text. Empty for special tokens."""
         later, first = [b""] * self.vocab_size, [b""] * self.vocab_size
         special = set(self.special_tokens.values())
         decode = (self._tokenizer.decoder or _Joined()).decode
         for token, id_ in self._tokenizer.get_vocab(with_added_tokens=True).items():
             if id_ not in special:
-                # "x" has the same form before whatever stands after it.
+                # "x" has the same form whatever token follows it.
                 later[id_] = decode(["x", token]).encode()[1:]
                 first[id_] = decode([token]).encode()
         return later, first
@@ -309,7 +317,7 @@ class WordPiece(JsonTokenizer):
 
 
 class _Joined:
-    """What the library does where there is no decoder."""
+    """The library's behaviour without a decoder."""
 
     def decode(self, tokens: list[str]) -> str:
         return " ".join(tokens)
@@ -350,11 +358,11 @@ def _template(tokenizer: Tokenizer, names: dict[str, str]) -> Any:
 
 
 def _json_of_vocabulary(file: Path) -> str:
-    """The tokenizer.json of a vocab.txt."""
+    """Convert a vocab.txt to a tokenizer.json."""
     if not file.is_file():
         raise FileNotFoundError(
             f"there is no tokenizer at {file}: a tokenizer.json, a {VOCABULARY} or a folder that "
-            "holds one is needed"
+            "contains one is needed"
         )
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
@@ -366,14 +374,14 @@ def _json_of_vocabulary(file: Path) -> str:
     vocab = {token: number for number, token in enumerate(lines)}
     if len(vocab) < len(lines):
         twice = next(t for number, t in enumerate(lines) if vocab[t] != number)
-        raise ValueError(f"each token must stand once in {file}; {twice!r} stands there twice")
+        raise ValueError(f"each token must occur only once in {file}; {twice!r} occurs twice")
     settings = read_json_object(file.parent / "tokenizer_config.json")
     names = {n: token_content(settings.get(n)) or t for n, t in SPECIAL_TOKENS.items()}
     missing = [t for n, t in names.items() if n != "mask_token" and t not in vocab]
     if missing:
         raise ValueError(
             f"{file} must have the tokens {', '.join(names.values())}; it lacks "
-            f"{', '.join(missing)}. Name them in tokenizer_config.json if they are called otherwise"
+            f"{', '.join(missing)}. If they have other names, set these in tokenizer_config.json"
         )
     tokenizer = _bert(
         vocab,

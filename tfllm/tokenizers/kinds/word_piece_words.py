@@ -1,4 +1,4 @@
-"""The words that a WordPiece vocabulary is learned from."""
+"""Count the words from which a WordPiece vocabulary is learned."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from tokenizers import Tokenizer
 from tfllm.tokenizers.token_bytes import valid_text
 
 _AT_ONCE = 1000
-"""copies of a word that the library is given as one text"""
+"""Number of copies of a word that the library gets as one text."""
 
 
 def counted_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
-    """The words of texts, as a tokenizer normalizes and cuts them."""
+    """Count the words of texts, as a tokenizer normalizes and splits them."""
     normalize = tokenizer.normalizer.normalize_str  # type: ignore[union-attr]
     cut = tokenizer.pre_tokenizer.pre_tokenize_str  # type: ignore[union-attr]
     return Counter(word for text in texts for word, _ in cut(normalize(valid_text(text))))
 
 
 def _split(word: str, prefix: str) -> list[str]:
-    """Its characters as tokens."""
+    """The characters of a word as tokens."""
     return [word[0], *(prefix + character for character in word[1:])]
 
 
 def frequent_letters(words: Counter[str], most: int, prefix: str) -> list[str]:
-    """The tokens of one character that every word is made of, in the order of the alphabet.
+    """The tokens of one character that all words are made of, in alphabetical order.
 
     Args:
-        words: how often each occurs.
-        most: of more characters the rarest are left out.
-        prefix: begins the tokens that continue a word.
+        words: Number of occurrences of each word.
+        most: Maximum number of tokens; the rarest are left out.
+        prefix: Prefix of the tokens that continue a word.
     """
     counts: Counter[str] = Counter()
     for word, count in words.items():
@@ -42,7 +42,7 @@ def frequent_letters(words: Counter[str], most: int, prefix: str) -> list[str]:
 
 
 def repeated(words: Counter[str], letters: Collection[str], prefix: str) -> Iterator[str]:
-    """Each word as often as it was counted, but for those with other letters."""
+    """Repeat each word as often as it was counted, but leave out words with other letters."""
     for word, count in words.items():
         if all(letter in letters for letter in _split(word, prefix)):
             for begin in range(0, count, _AT_ONCE):

@@ -1,1 +1,1 @@
-"""What a tokenizer's files ask for, read into what the tokenizers inside a graph are built from."""
+"""Read tokenizer files into the tables from which tokenizers inside a graph are built."""

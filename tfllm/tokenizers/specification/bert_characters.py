@@ -1,9 +1,9 @@
-"""What BERT's normalizer and pre-tokenizer do to each character, asked of the `tokenizers` library.
+"""The effect of BERT's normalizer and pre-tokenizer on each character, probed from `tokenizers`.
 
-Both look at one character at a time: it is left out, becomes one character or several, and these
-are a part of a word, a word by themselves (punctuation, Chinese), or space. So a table over code
-points says all of it, with the library's own version of Unicode. (The one thing that looks further
-is the order of combining marks: `changing_places`.)
+Both handle one character at a time: it is removed or becomes one or more characters, and each of
+these is part of a word, a word of its own (punctuation, Chinese), or space. So a table over code
+points describes them completely, with the library's own version of Unicode. (The only exception is
+the order of combining marks: see `changing_places`.)
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 from tfllm.tokenizers.specification.character_classes import NUM_CODE_POINTS, distinct_pages
 
 REMOVED, IN_WORD, SPACE, ALONE, EXPANDED = range(5)
-"""kinds of characters; from EXPANDED on the kind says which of the expansions it becomes"""
+"""Kinds of characters; from EXPANDED on, the number identifies the expansion."""
 
 _PAGE_BITS = 7
-_BETWEEN = "\u16a0"  # a rune: no character's form holds it
-# Planes 4 to 13 hold no character, 15 and 16 private ones but for the last two of each: the first
-# code point of each of these ranges stands for it.
+_BETWEEN = "\u16a0"  # a rune, which no character is normalized to
+# Planes 4 to 13 have no characters, 15 and 16 private ones except for the last two of each: the
+# first code point of each of these ranges represents the range.
 _PROBED = ((0, 0xD800), (0xE000, 0x40000), (0xE0000, 0xE1000))
 _UNIFORM = tuple(
     range(*bounds)
@@ -44,13 +44,13 @@ _UNIFORM = tuple(
 class BertCharacters:
     """A table over code points.
 
-    Attributes:
-        page_of: int32 [8704], the page of each run of 128 code points.
-        kinds: int32 [pages * 128], REMOVED, IN_WORD, SPACE, ALONE, or EXPANDED + which expansion.
-        shifts: int32 [pages * 128], what is added to a code point that becomes one character.
-        splits: int32 [expansions + 1], where each expansion begins and ends in the next two.
-        values: int32 [...], code points that characters expand to.
-        value_kinds: int32 [...], their kinds.
+    page_of: int32 [8704], the page of each run of 128 code points.
+    kinds: int32 [pages * 128], REMOVED, IN_WORD, SPACE, ALONE, or EXPANDED + index of the
+        expansion.
+    shifts: int32 [pages * 128], the difference between a code point and its one replacement.
+    splits: int32 [expansions + 1], where each expansion begins and ends in the next two.
+    values: int32 [...], the code points of all expansions.
+    value_kinds: int32 [...], their kinds.
     """
 
     page_of: np.ndarray
@@ -68,9 +68,9 @@ def bert_characters(normalizer: str, *, with_spaces: bool = False) -> BertCharac
     """The table of a normalizer and the BertPreTokenizer after it.
 
     Args:
-        normalizer: the JSON of a BertNormalizer, as in tokenizer.json.
-        with_spaces: what the normalizer makes of a character is had to the last space: where tokens
-            are looked for in the normalized text. Otherwise a word by itself is of kind ALONE.
+        normalizer: JSON of a BertNormalizer, as in tokenizer.json.
+        with_spaces: Whether the table keeps every space that the normalizer adds, for tokens that
+            are searched for in normalized text. If False, a word of its own has the kind ALONE.
     """
     normalize = _made(normalizer).normalize_str
     classes = _classes()
@@ -83,7 +83,7 @@ def bert_characters(normalizer: str, *, with_spaces: bool = False) -> BertCharac
     for low, high in (*_PROBED, *((plane.start, plane.start + 1) for plane in _UNIFORM)):
         text = _BETWEEN.join(map(chr, range(low, high)))
         forms = normalize(text).split(_BETWEEN) if low != ord(_BETWEEN) else []
-        if low <= ord(_BETWEEN) < high:  # the rune stands there as itself, so two are empty
+        if low <= ord(_BETWEEN) < high:  # the rune itself is in the text, so two forms are empty
             at = ord(_BETWEEN) - low
             forms[at : at + 2] = [_BETWEEN]
         assert len(forms) == high - low
@@ -118,14 +118,14 @@ def bert_characters(normalizer: str, *, with_spaces: bool = False) -> BertCharac
 
 
 def changing_places(normalizer: str, characters: Iterable[str]) -> str:
-    """Two of the characters, where the normalizer lets combining ones change places; or "".
+    """Find two of the characters that the normalizer may reorder, if they are combining; or "".
 
-    Where a vocabulary has at most one of such a pair, the order makes no difference: a word with a
-    character that the vocabulary has not is unknown as a whole.
+    If a vocabulary has at most one of such a pair, the order makes no difference: a word with a
+    character that is not in the vocabulary is unknown as a whole.
 
     Args:
-        normalizer: the JSON of a BertNormalizer, as in tokenizer.json.
-        characters: those of the vocabulary.
+        normalizer: JSON of a BertNormalizer, as in tokenizer.json.
+        characters: Characters of the vocabulary.
     """
     normalize = _made(normalizer).normalize_str
     kept = [c for c in sorted(set(characters)) if combining(c) and normalize(c) == c]
@@ -144,7 +144,7 @@ def _made(normalizer: str) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _classes() -> np.ndarray:
-    """int32 [1114112], what BertPreTokenizer takes each character for: IN_WORD, SPACE or ALONE."""
+    """int32 [1114112], how BertPreTokenizer classifies each character: IN_WORD, SPACE or ALONE."""
     from tokenizers import pre_tokenizers
 
     cut = pre_tokenizers.BertPreTokenizer().pre_tokenize_str

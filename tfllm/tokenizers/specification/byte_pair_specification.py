@@ -1,6 +1,6 @@
-"""What a tokenizer.json of byte-level BPE asks for, read into the tables that its graph runs on.
+"""Read a tokenizer.json of byte-level BPE into the tables that its graph uses.
 
-No TensorFlow here. Everything that the graph could not do exactly is refused by name.
+This module does not use TensorFlow. Whatever the graph could not do exactly is refused by name.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tfllm.tokenizers.specification.split_pattern import (
 )
 from tfllm.tokenizers.token_bytes import character_to_byte, token_to_bytes
 
-# The pattern of the library's ByteLevel pre-tokenizer when it splits by itself; it is not written
-# into tokenizer.json.
+# The pattern of the library's ByteLevel pre-tokenizer if it splits text itself; tokenizer.json does
+# not contain it.
 BYTE_LEVEL_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-ADDED_TOKEN_LETTER = 1  # stands for a character of an added token; no class holds it
+ADDED_TOKEN_LETTER = 1  # stands for a character of an added token, and is in no class
 _MOST_LETTERS = 120
 
 
@@ -40,12 +40,12 @@ class Split:
     """One pre-tokenizer that cuts text.
 
     Attributes:
-        pattern: what RE2 looks for, over letters.
+        pattern: RE2 pattern over letters.
         letters: uint8 [atoms << look-aheads], the letter of an atom (<< look-aheads) plus the bits
-            that say which look-aheads hold after it.
-        next_bits: int32 [atoms], the bits of the look-aheads that hold before such an atom.
-        end_bits: the bits at the end of the text.
-        num_look_aheads: number of bits.
+            of the look-aheads that hold after it.
+        next_bits: int32 [atoms], the bits of the look-aheads that hold before the atom.
+        end_bits: Bits at the end of the text.
+        num_look_aheads: Number of bits.
     """
 
     pattern: str
@@ -57,22 +57,22 @@ class Split:
 
 @dataclass(frozen=True)
 class Specification:
-    """All that the in-graph tokenizer is built from.
+    """Everything that the in-graph tokenizer is built from.
 
     Attributes:
-        vocab_size: the ids are 0 .. vocab_size - 1.
-        tokens: the bytes of each id.
-        added: the added tokens.
-        normalize: the text is brought to Unicode's form NFC.
-        atoms: what the splits see of a character.
-        splits: applied one after the other, each to the pieces of the one before.
-        byte_ids: int32 [256], each byte's id, or -1 where the vocabulary has none.
-        merge_pairs: int64 [merges, 2], the ids that each merge joins, the first merge first.
+        vocab_size: Number of ids, which are 0 .. vocab_size - 1.
+        tokens: Bytes of each id.
+        added: The added tokens.
+        normalize: Whether the text is brought to Unicode's form NFC.
+        atoms: Classes of characters that the splits distinguish.
+        splits: Splits in order, each applied to the pieces of the previous one.
+        byte_ids: int32 [256], each byte's id, or -1 if the vocabulary has none.
+        merge_pairs: int64 [merges, 2], the ids that each merge joins, in order of priority.
         merge_results: int32 [merges], the id that it makes.
         merge_unsafe: bool [merges], whether some earlier merge uses what this one makes.
         whole: int32 [...], ids that a piece with exactly the id's bytes always becomes.
-        stand_in: a control character that is part of no added token.
-        begin, end: ids put before and after every text.
+        stand_in: Control character that occurs in no added token.
+        begin, end: Ids put before and after every text.
     """
 
     vocab_size: int
@@ -92,15 +92,15 @@ class Specification:
 
 
 def read_specification(tokenizer_json: str, added_tokens: Mapping[int, Any]) -> Specification:
-    """The specification of a tokenizer.json.
+    """Read the specification of a tokenizer.json.
 
     Args:
-        tokenizer_json: the file's text.
-        added_tokens: id to added token, as the library numbers them: an added token that the
-            vocabulary has too gets the vocabulary's id, whatever the file says.
+        tokenizer_json: Text of the file.
+        added_tokens: Added tokens by id, as the library numbers them: an added token that is also
+            in the vocabulary has the vocabulary's id, whatever the file says.
 
     Raises:
-        UnsupportedTokenizer: the file asks for what the in-graph tokenizer does not do.
+        UnsupportedTokenizer: If the file requires something that the in-graph tokenizer cannot do.
     """
     settings: dict[str, Any] = json.loads(tokenizer_json)
     model = settings["model"]
@@ -144,18 +144,18 @@ def read_specification(tokenizer_json: str, added_tokens: Mapping[int, Any]) -> 
 
 
 def read_merges(model: dict[str, Any], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The merges of a BPE model in their order.
+    """Read the merges of a BPE model in order of priority.
 
     Args:
-        model: of tokenizer.json.
-        size: number of ids.
+        model: The model in tokenizer.json.
+        size: Number of ids.
 
     Returns:
         int64 [merges, 2], the ids that each joins; int32 [merges], the id that it makes; bool
         [merges], whether some earlier merge uses what it makes.
     """
     vocab: dict[str, int] = model["vocab"]
-    # The library keeps the last of two merges of one pair.
+    # If a pair has two merges, the library keeps the last one.
     ranks: dict[tuple[int, int], int] = {}
     results = []
     for rank, merge in enumerate(model["merges"]):
@@ -174,7 +174,7 @@ def read_merges(model: dict[str, Any], size: int) -> tuple[np.ndarray, np.ndarra
 
 def _refuse(what: str) -> UnsupportedTokenizer:
     return UnsupportedTokenizer(
-        f"the in-graph tokenizer cannot do {what}, which this tokenizer.json asks for; tokenize "
+        f"the in-graph tokenizer cannot do {what}, which this tokenizer.json requires; tokenize "
         "outside the graph (BytePairTokenizer.encode)"
     )
 
@@ -229,7 +229,7 @@ def ids_around(settings: dict[str, Any] | None) -> tuple[list[int], list[int]]:
     for item in settings["single"]:
         if "Sequence" in item:
             if seen:
-                raise _refuse("a template that has the text twice")
+                raise _refuse("a template that contains the text twice")
             seen = True
         else:
             ids = settings["special_tokens"][item["SpecialToken"]["id"]]["ids"]
@@ -240,7 +240,7 @@ def ids_around(settings: dict[str, Any] | None) -> tuple[list[int], list[int]]:
 
 
 def _whole_pieces(model: dict[str, Any], added: list[AddedToken]) -> np.ndarray:
-    """The ids of the vocabulary that a piece of exactly their bytes is encoded to."""
+    """The ids of the vocabulary that pieces of exactly their bytes are encoded to."""
     alphabet = character_to_byte()
     vocab = {t: i for t, i in model["vocab"].items() if t and all(c in alphabet for c in t)}
     if not model.get("ignore_merges"):
@@ -248,12 +248,12 @@ def _whole_pieces(model: dict[str, Any], added: list[AddedToken]) -> np.ndarray:
     special = {t.id: t.content for t in added if t.special}
     for id_ in vocab.values():
         if id_ in special and _may_be_one_piece(special[id_]):
-            raise _refuse(f"ignore_merges beside the special token {special[id_]!r}, a word")
+            raise _refuse(f"ignore_merges with the special token {special[id_]!r}, a word")
     return np.array(list(vocab.values()), np.int32)
 
 
 def made_by_merges(model: dict[str, Any], vocab: Mapping[str, int]) -> np.ndarray:
-    """int32 [...], the ids of those tokens that the merges make of a piece that is the token."""
+    """int32 [...], the ids of the tokens that merges make from a piece equal to the token."""
     from tokenizers import Tokenizer
 
     model = {**model, "ignore_merges": False}
@@ -264,7 +264,8 @@ def made_by_merges(model: dict[str, Any], vocab: Mapping[str, int]) -> np.ndarra
 
 
 def _may_be_one_piece(text: str) -> bool:
-    """No split pattern that is in use leaves letters and punctuation after them in one piece."""
+    """Whether a split pattern may keep it in one piece: no common one joins letters and
+    punctuation."""
     return text.isalnum() or not any(c.isalnum() for c in text)
 
 
@@ -299,7 +300,7 @@ def _splits(settings: dict[str, Any] | None) -> tuple[Atoms, list[Split]]:
         else:
             raise _refuse(f"the pre-tokenizer {kind!r}")
     sets: list[CharacterSet] = []
-    place: dict[int, int] = {}  # of a leaf's set in `sets`
+    place: dict[int, int] = {}  # index in `sets` of each leaf's set
     for tree, _ in trees:
         for leaf in leaves(tree):
             characters = leaf.characters if isinstance(leaf, LookAhead) else leaf
@@ -321,7 +322,7 @@ def _pre_tokenizers(settings: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _split(tree: Node, drops_gaps: bool, atoms: Atoms, members: Any) -> Split:
-    """Give letters to the atoms and write the pattern over them."""
+    """Assign letters to the atoms and write the pattern over them."""
     pairs = looking(tree)
     tests: list[tuple[frozenset[int], bool]] = []  # the distinct look-aheads
     for _, look in pairs:

@@ -1,8 +1,8 @@
-r"""Which characters a class such as ``\p{L}`` holds, asked of the regex engine that tokenizes.
+r"""The characters in a class such as ``\p{L}``, probed from the regex engine that tokenizes.
 
-Regex engines carry different versions of Unicode, so "a letter" is not the same set in each. The
-sets here are probed from the `tokenizers` library itself; code points that no set tells apart are
-then put together into *atoms*, and a few dozen atoms are all that a split pattern can see.
+Regex engines have different versions of Unicode, so "a letter" is not the same set in each. The
+sets here are probed from the `tokenizers` library itself; code points that no set distinguishes are
+then combined into *atoms*, and a split pattern sees only a few dozen atoms.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 NUM_CODE_POINTS = 0x110000
 _PAGE_BITS = 7
 
-# Planes 4 to 13 hold no character at all, and 15 and 16 only private ones: the first code point of
-# each stands for the plane, unless the pattern itself names something up there.
+# Planes 4 to 13 have no characters, and 15 and 16 only private ones: the first code point of each
+# represents the plane, unless the pattern itself names something in there.
 _UNIFORM = (range(0x40000, 0xE0000), range(0xE1000, 0xF0000), range(0xF0000, 0x110000))
 
 
 class CharacterSet:
-    """A set of code points, held as ascending bounds: each even one begins a run, each odd one
-    ends it (exclusive)."""
+    """A set of code points, stored as ascending bounds: even ones begin a run, odd ones end it
+    (exclusive)."""
 
     def __init__(self, bounds: np.ndarray) -> None:
         self.bounds = np.asarray(bounds, np.int64)
@@ -36,11 +36,11 @@ class CharacterSet:
 
     @classmethod
     def from_mask(cls, mask: np.ndarray) -> CharacterSet:
-        """The set of the code points whose entry of the bool mask [1114112] is true."""
+        """The set of the code points whose entry in the bool mask [1114112] is true."""
         return cls(np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]))))
 
     def contains(self, code_points: np.ndarray) -> np.ndarray:
-        """Bool array: is each code point in the set?"""
+        """Whether each code point is in the set, as a bool array."""
         return np.searchsorted(self.bounds, code_points, side="right") % 2 == 1
 
 
@@ -49,11 +49,11 @@ def probe(source: str, *, below: int = NUM_CODE_POINTS) -> CharacterSet:
     """The code points that a one-character pattern matches in the `tokenizers` library.
 
     Args:
-        source: a pattern that matches exactly one character, such as ``\\p{L}`` or ``[^\\s]``.
-        below: no code point from here on is in the set, which saves asking.
+        source: Pattern that matches exactly one character, such as ``\\p{L}`` or ``[^\\s]``.
+        below: Upper bound of the code points in the set, which saves time. Defaults to none.
 
     Raises:
-        ValueError: the library's regex engine refuses the pattern.
+        ValueError: If the library's regex engine refuses the pattern.
     """
     from tokenizers import Regex, pre_tokenizers
 
@@ -72,13 +72,13 @@ def probe(source: str, *, below: int = NUM_CODE_POINTS) -> CharacterSet:
     if not everywhere:
         for plane in _UNIFORM:
             mask[plane.start : plane.stop] = mask[plane.start]
-    mask[0xD800:0xE000] = mask[0xE000]  # surrogates are no characters: do not tell them apart
+    mask[0xD800:0xE000] = mask[0xE000]  # surrogates are not characters: do not distinguish them
     return CharacterSet.from_mask(mask)
 
 
 @functools.lru_cache(maxsize=1)
 def probe_digits() -> CharacterSet:
-    """The code points that the library's Digits pre-tokenizer takes for digits."""
+    """The code points that the library's Digits pre-tokenizer treats as digits."""
     from tokenizers import pre_tokenizers
 
     mask = np.zeros(NUM_CODE_POINTS, bool)
@@ -90,7 +90,7 @@ def probe_digits() -> CharacterSet:
 
 
 def _is_digit(character: str) -> bool:
-    """Does Digits cut between two of this character?"""
+    """Whether Digits cuts between two of this character."""
     from tokenizers import pre_tokenizers
 
     pieces = pre_tokenizers.Digits(individual_digits=True).pre_tokenize_str(character * 2)
@@ -114,13 +114,13 @@ def _text(start: int, end: int) -> str:
 
 
 class Atoms:
-    """Code points put together where no set tells them apart.
+    """Code points, grouped so that no set distinguishes those of a group.
 
     Attributes:
-        count: number of atoms.
+        count: Number of atoms.
         page_of: int32 [8704], the page of each run of 128 code points.
         atom_of: int32 [pages * 128], the atom of each code point of each page.
-        members: for each of the given sets, the atoms that lie in it.
+        members: Atoms in each of the given sets.
     """
 
     def __init__(self, sets: list[CharacterSet]) -> None:
@@ -141,16 +141,16 @@ class Atoms:
 
 
 def distinct_pages(pages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pages without repetitions, in the order of their first ones.
+    """Remove duplicate pages, in the order of first occurrence.
 
-    Nothing is sorted, as `np.unique` does: that took most of the time of making a tokenizer's
+    Nothing is sorted, unlike in `np.unique`, which took most of the time to build a tokenizer's
     graph.
 
     Args:
         pages: [pages, values].
 
     Returns:
-        int32 [pages], which of the distinct ones each is; [distinct, values].
+        int32 [pages], the index of each among the distinct pages; [distinct, values].
     """
     numbers: dict[bytes, int] = {}
     page_of = np.array([numbers.setdefault(page.tobytes(), len(numbers)) for page in pages])

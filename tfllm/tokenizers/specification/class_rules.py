@@ -1,8 +1,8 @@
-"""Rules of a tokenizer.json that classes of `transformers` take from tokenizer_config.json instead.
+"""Rules that classes of `transformers` take from tokenizer_config.json instead of tokenizer.json.
 
-BertTokenizer makes its normalizer, and GPT2Tokenizer its pre-tokenizer, of keys of
-tokenizer_config.json (or of defaults, where there is no such key), whatever tokenizer.json says;
-versions 4.57 and 5.24 alike. Where the two files differ, the model was trained with the former.
+BertTokenizer builds its normalizer, and GPT2Tokenizer its pre-tokenizer, from keys of
+tokenizer_config.json (or from defaults if a key is missing), whatever tokenizer.json says, both in
+version 4.57 and in 5.24. If the two files differ, the model was trained with the former.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ CASING = {
     "strip_accents": "strip_accents",
     "handle_chinese_chars": "tokenize_chinese_chars",
 }
-"""what the normalizer of tokenizer.json calls a setting, and what tokenizer_config.json does"""
+"""Name of a setting in the normalizer of tokenizer.json, and in tokenizer_config.json."""
 _CASING_DEFAULTS = {"lowercase": True, "strip_accents": None, "handle_chinese_chars": True}
 _BERTS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
 _GPT2S = ("GPT2Tokenizer",)
 
 
 def with_class_rules(tokenizer_json: str, folder: Path) -> str:
-    """A tokenizer.json with what the class that is named beside it has otherwise.
+    """Change a tokenizer.json to the rules of the class that tokenizer_config.json names.
 
     Args:
-        tokenizer_json: its text.
-        folder: where it lies, with tokenizer_config.json.
+        tokenizer_json: Text of the file.
+        folder: Folder of the file, with tokenizer_config.json.
 
     Raises:
-        ValueError: that class puts no space before a text, and tokenizer.json does.
+        ValueError: If that class puts no space before a text, but tokenizer.json does.
     """
     settings = read_json_object(folder / "tokenizer_config.json")
     name = class_of(folder, settings)
@@ -43,12 +43,12 @@ def with_class_rules(tokenizer_json: str, folder: Path) -> str:
         content = json.loads(tokenizer_json)
         changed = _changed(content, name, settings, folder)
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError):
-        return tokenizer_json  # who reads it says what is wrong
+        return tokenizer_json  # whoever reads it reports what is wrong
     return json.dumps(content, ensure_ascii=False) if changed else tokenizer_json
 
 
 def _changed(content: dict[str, Any], name: str, settings: dict[str, Any], folder: Path) -> bool:
-    """Give a tokenizer.json the rules of a class; whether it had others."""
+    """Change a tokenizer.json to the rules of a class; returns whether it had other ones."""
     part, rules = "normalizer", {}
     if name in _BERTS:
         kind = "BertNormalizer"
@@ -58,8 +58,8 @@ def _changed(content: dict[str, Any], name: str, settings: dict[str, Any], folde
         rules = {"add_prefix_space": bool(settings.get("add_prefix_space", False))}
     elif settings.get("add_prefix_space") is False and _puts_a_space(content):
         raise ValueError(
-            f"{folder / 'tokenizer_config.json'}: add_prefix_space is false, and the "
-            "tokenizer.json beside it puts a space before every text; make the two agree: have "
+            f"{folder / 'tokenizer_config.json'}: add_prefix_space is false, but the "
+            "tokenizer.json in that folder puts a space before every text; make them agree: have "
             "transformers write both, with AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     step = content.get(part) or {}
@@ -70,7 +70,7 @@ def _changed(content: dict[str, Any], name: str, settings: dict[str, Any], folde
 
 
 def _puts_a_space(content: dict[str, Any]) -> bool:
-    """Whether a text of SentencePiece's kind gets a space before it."""
+    """Whether a text of a SentencePiece tokenizer gets a space before it."""
     steps = [content.get("normalizer"), content.get("pre_tokenizer")]
     while steps:
         step = steps.pop() or {}

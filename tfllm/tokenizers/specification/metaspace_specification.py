@@ -1,6 +1,6 @@
-"""What a tokenizer.json that was made from a SentencePiece model asks for, read into tables.
+"""Read a tokenizer.json that was converted from a SentencePiece model into tables for its graph.
 
-No TensorFlow here. Everything that the graph could not do exactly is refused by name.
+This module does not use TensorFlow. Whatever the graph could not do exactly is refused by name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tfllm.tokenizers.specification.byte_pair_specification import (
 )
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 
-# The regular expressions that converters write into tokenizer.json, as RE2 has them.
+# The regular expressions that converters write into tokenizer.json, and their form in RE2.
 _REPLACED = {r"\A +| +\z": r"\A +| +\z", " {2,}": " {2,}", rf"\A{SPACE}": rf"\A{SPACE}"}
 
 
@@ -46,8 +46,8 @@ class SpaceRules:
     """A pre-tokenizer that writes U+2581 for each space.
 
     Attributes:
-        prepend: before which stretches of a text one is put, if none stands there.
-        split: whether text is cut before each.
+        prepend: Which stretches of a text get one before them, if they do not begin with one.
+        split: Whether text is cut before each.
     """
 
     prepend: Literal["always", "first", "never"]
@@ -56,22 +56,22 @@ class SpaceRules:
 
 @dataclass(frozen=True)
 class MetaspaceSpecification:
-    """All that the in-graph tokenizer is built from.
+    """Everything that the in-graph tokenizer is built from.
 
     Attributes:
-        tokens: the token of each id as the vocabulary writes it; "" where there is none.
-        added: the added tokens.
-        normalizers: what is done to all text, in order.
-        spaces: what is done to each stretch between added tokens then; None: nothing.
-        stand_in: a control character that is part of no added token.
-        begin, end: ids put before and after every text.
-        characters: the ids of single characters.
-        byte_ids: int32 [256], the ids of bytes, for characters without an id; or none.
-        unknown: the id of characters without an id, one for a row of them; -1 where bytes are.
-        merge_pairs, merge_results, merge_unsafe: as of `read_merges`.
-        whole: ids that a piece that is the token always becomes.
-        words: ids that a word that is the token becomes whatever the merges say.
-        neighbours: int64 [..., 2], the characters that stand side by side in some token.
+        tokens: Token of each id as written in the vocabulary; "" if there is none.
+        added: The added tokens.
+        normalizers: Normalizers of all text, in order.
+        spaces: What is then done to each stretch between added tokens; None for nothing.
+        stand_in: Control character that occurs in no added token.
+        begin, end: Ids put before and after every text.
+        characters: Ids of single characters.
+        byte_ids: int32 [256], the ids of bytes, for characters without an id; or empty.
+        unknown: Id of characters without an id, one for a run of them; -1 if there are byte ids.
+        merge_pairs, merge_results, merge_unsafe: See `read_merges`.
+        whole: Ids that a piece equal to the token always becomes.
+        words: Ids that a word equal to the token becomes, whatever the merges say.
+        neighbours: int64 [..., 2], the pairs of characters that are adjacent in some token.
     """
 
     tokens: list[str]
@@ -95,14 +95,14 @@ class MetaspaceSpecification:
 def read_metaspace_specification(
     tokenizer_json: str, added_tokens: Mapping[int, Any]
 ) -> MetaspaceSpecification:
-    """The specification of a tokenizer.json.
+    """Read the specification of a tokenizer.json.
 
     Args:
-        tokenizer_json: the file's text.
-        added_tokens: id to added token, as the library numbers them.
+        tokenizer_json: Text of the file.
+        added_tokens: Added tokens by id, as the library numbers them.
 
     Raises:
-        UnsupportedTokenizer: the file asks for what the in-graph tokenizer does not do.
+        UnsupportedTokenizer: If the file requires something that the in-graph tokenizer cannot do.
     """
     content: dict[str, Any] = json.loads(tokenizer_json)
     model = content["model"]
@@ -151,7 +151,7 @@ def read_metaspace_specification(
 
 def _refuse(what: str) -> UnsupportedTokenizer:
     return UnsupportedTokenizer(
-        f"the in-graph tokenizer cannot do {what}, which this tokenizer.json asks for; use the "
+        f"the in-graph tokenizer cannot do {what}, which this tokenizer.json requires; use the "
         "tokenizer.model that it was made from, or tokenize outside the graph (encode)"
     )
 
@@ -167,14 +167,14 @@ def _check_model(model: dict[str, Any]) -> None:
 def _unknown(model: dict[str, Any]) -> str:
     token = model.get("unk_token")
     if token is None:
-        raise _refuse("characters without a token where there is no unk_token")
+        raise _refuse("characters without a token if there is no unk_token")
     if not model.get("fuse_unk"):
-        raise _refuse("unknown characters with a token for each (fuse_unk false)")
+        raise _refuse("a separate token for each unknown character (fuse_unk false)")
     return token
 
 
 def steps_of(settings: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
-    """A component of tokenizer.json as the steps that it is a sequence of."""
+    """Flatten a component of tokenizer.json into the steps of its sequence."""
     if settings is None:
         return []
     if settings["type"] == "Sequence":
@@ -195,14 +195,14 @@ def _normalizers(settings: dict[str, Any] | None) -> list[Prepend | Replace]:
 
 
 def replacement(step: dict[str, Any], refuse: Callable[[str], Exception]) -> Replace:
-    """The normalizer Replace of tokenizer.json.
+    """Read the normalizer Replace of tokenizer.json.
 
     Raises:
-        UnsupportedTokenizer: it is for no pattern that RE2 has alike.
+        UnsupportedTokenizer: If RE2 has no equivalent of its pattern.
     """
     pattern, text = step["pattern"], step["content"]
     if "\\" in text or not (pattern.get("String") or pattern.get("Regex")):
-        raise refuse("a normalizer that replaces nothing, or puts a backslash")
+        raise refuse("a normalizer that replaces nothing, or inserts a backslash")
     if "String" in pattern:
         return Replace(_quoted(pattern["String"]), text)
     if pattern["Regex"] not in _REPLACED:
@@ -215,7 +215,7 @@ def _quoted(text: str) -> str:
 
 
 def normalizer_of(settings: dict[str, Any] | None) -> Callable[[str], str]:
-    """What the library's normalizer makes of a text."""
+    """The library's normalizer as a function."""
     if settings is None:
         return str
     from tokenizers import Tokenizer, models
@@ -237,15 +237,15 @@ def _spaces(
         return None
     if len(steps) > 1 or steps[0]["type"] != "Metaspace":
         kinds = [step["type"] for step in steps]
-        raise _refuse(f"the pre-tokenizer {' and '.join(kinds)} (Metaspace alone is done)")
+        raise _refuse(f"the pre-tokenizer {' and '.join(kinds)} (only Metaspace is supported)")
     return metaspace_rules(steps[0], _refuse)
 
 
 def metaspace_rules(step: dict[str, Any], refuse: Callable[[str], Exception]) -> SpaceRules:
-    """The pre-tokenizer Metaspace of tokenizer.json.
+    """Read the pre-tokenizer Metaspace of tokenizer.json.
 
     Raises:
-        UnsupportedTokenizer: it writes another character than U+2581 for a space.
+        UnsupportedTokenizer: If it writes another character than U+2581 for a space.
     """
     if step["replacement"] != SPACE:
         raise refuse(f"Metaspace with {step['replacement']!r}")
@@ -257,10 +257,10 @@ def metaspace_rules(step: dict[str, Any], refuse: Callable[[str], Exception]) ->
 
 
 def leading_space(settings: dict[str, Any] | None) -> LeadingSpace:
-    """What a decoder of tokenizer.json does with the first space of a text.
+    """Read what a decoder of tokenizer.json does with spaces at the start of a text.
 
     Raises:
-        UnsupportedTokenizer: it is no decoder of U+2581 and bytes.
+        UnsupportedTokenizer: If it is not a decoder of U+2581 and bytes.
     """
     steps = steps_of(settings, "decoders")
     kinds = [step["type"] for step in steps]

@@ -1,9 +1,10 @@
 """The normalizer Precompiled of tokenizer.json: a SentencePiece table as `tokenizers` applies it.
 
-SentencePiece replaces the longest entry of its table at each place. The library goes from one
-character on the screen (a grapheme) to the next: where such a one is shorter than six bytes and an
-entry begins it, the shortest of these entries replaces all of it; else each code point is looked up
-by itself. So of a ligature with an accent the accent is lost. No TensorFlow here.
+SentencePiece replaces the longest matching entry of its table at each position. The library goes
+from one grapheme (one character on the screen) to the next. If the grapheme is shorter than six
+bytes and begins with an entry, the shortest of these entries replaces all of it; otherwise each
+code point is looked up separately. So the accent of a ligature with an accent is lost. This module
+does not use TensorFlow.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ import numpy as np
 from tfllm.tokenizers.specification.character_classes import NUM_CODE_POINTS, distinct_pages
 
 SHORT = 6
-"""bytes; from here on the code points of a grapheme are looked up one by one"""
+"""Number of bytes from which the code points of a grapheme are looked up one by one."""
 OTHER, JOINS, CONTROL, PREPEND, LEADING, VOWEL, TRAILING = range(7)
-"""what decides where a grapheme ends: JOINS belongs to what is before it, a PREPEND to what is
-behind it, nothing to a CONTROL; and the three kinds of parts of Hangul syllables. A whole syllable
-is a VOWEL, and what ends in a consonant a TRAILING one, each of which may begin one, too."""
+"""Classes that decide where a grapheme ends. JOINS belongs to the character before it, PREPEND to
+the one after it, and CONTROL to neither; the others are the three kinds of parts of Hangul
+syllables. A whole syllable counts as VOWEL, or as TRAILING if it ends in a consonant; each of them
+may also begin a grapheme."""
 _PAGE_BITS = 7
 _PACKED = 21
-"""bits of a code point in a key of several"""
-# Unicode's Grapheme_Cluster_Break=Prepend below U+10000: others are too long to matter.
+"""Number of bits of a code point in a key of several."""
+# Unicode's Grapheme_Cluster_Break=Prepend below U+10000: the others are too long to matter.
 _PREPENDED = (*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0xD4E)
 _HANGUL = {
     LEADING: ((0x1100, 0x1160), (0xA960, 0xA97D)),
@@ -38,22 +40,24 @@ _HANGUL = {
 }
 SYLLABLES = (0xAC00, 0xD7A4)
 _TRAILERS = 28
-"""Hangul syllables without a last consonant are so far apart"""
-# Control characters, among which there is one that a table leaves as it is.
+"""Distance between Hangul syllables without a final consonant."""
+# Control characters; a table leaves at least one of them unchanged.
 _BETWEEN = ("\ufff9", "\ufffa", "\ufffb", *map(chr, range(1, 9)))
 
 
 @dataclass(frozen=True)
 class PrecompiledTable:
-    """What becomes of characters.
+    """The replacements of characters.
 
     Attributes:
         page_of: int32 [8704], the page of each run of 128 code points.
-        entry_of: int32 [pages * 128], the entry of each code point of each page; -1: it stays.
-        keys: int64 [...], two or three code points that an entry replaces together, see `packed`.
-        key_entries: int32 [...], those entries.
-        splits: int32 [entries + 1], where each entry's characters begin and end.
-        values: int32 [...], the characters of all entries.
+            entry_of: int32 [pages * 128], the entry of each code point of each page; -1 for no
+                change.
+            keys: int64 [...], two or three code points that an entry replaces together; see
+                `packed`.
+            key_entries: int32 [...], the entries of these keys.
+            splits: int32 [entries + 1], where each entry's characters begin and end.
+            values: int32 [...], the characters of all entries.
     """
 
     page_of: np.ndarray
@@ -68,10 +72,10 @@ class PrecompiledTable:
 
 @functools.lru_cache(maxsize=4)
 def precompiled_table(charsmap: bytes) -> PrecompiledTable:
-    """The table of a `precompiled_charsmap`.
+    """Read the table of a `precompiled_charsmap`.
 
     Raises:
-        ValueError: it changes every character that could stand between two others.
+        ValueError: If it changes every character that could separate two others.
     """
     normalize = _normalizer(charsmap).normalize_str
     between = next((c for c in _BETWEEN if normalize(f"a{c}a") == f"a{c}a"), None)
@@ -102,14 +106,14 @@ def precompiled_table(charsmap: bytes) -> PrecompiledTable:
 
 
 def packed(characters: str) -> int:
-    """One number for at most three code points."""
+    """Pack up to three code points into one number."""
     points = [*map(ord, characters), 0, 0][:3]
     return points[0] << 2 * _PACKED | points[1] << _PACKED | points[2]
 
 
 def _long_keys(charsmap: bytes, entry_of: np.ndarray) -> list[tuple[str, str]]:
-    """Entries of two or three code points that are looked for, and what they become: those that no
-    shorter one begins, and that are short enough."""
+    """The entries of two or three code points that can match, and their replacements: those that
+    are short enough and do not begin with a shorter entry."""
     found = dict(_entries(charsmap))
     long = []
     for key, form in found.items():
@@ -153,8 +157,8 @@ def _entries(charsmap: bytes) -> list[tuple[str, str]]:
 
 @functools.lru_cache(maxsize=1)
 def grapheme_classes() -> tuple[np.ndarray, np.ndarray]:
-    """What each code point does to graphemes, in two steps: int32 [8704], the page of each run of
-    128, and int32 [pages * 128], the class of each on it."""
+    """The class of each code point in two steps: int32 [8704], the page of each run of 128, and
+    int32 [pages * 128], the class of each code point on it."""
     classes = np.full(NUM_CODE_POINTS, OTHER, np.int32)
     for point in (*range(0xD800), *range(0xE000, 0x30000), *range(0xE0000, 0xE1000)):
         if unicodedata.category(chr(point)) in ("Cc", "Cf", "Zl", "Zp"):
@@ -173,8 +177,8 @@ def grapheme_classes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _joining() -> list[int]:
-    """The code points that belong to what is before them, asked of the library: with a table of
-    one entry, "a", it drops them behind an "a"."""
+    """The code points that belong to the character before them, probed from the library: with a
+    table whose only entry is "a", it drops them after an "a"."""
     normalize = _normalizer(_table_of_a()).normalize_str
     points = [p for p in (*range(2, 0xD800), *range(0xE000, 0x30000)) if p != ord("a")]
     points += range(0xE0000, 0xE1000)

@@ -1,12 +1,12 @@
-r"""A split pattern's tree, written so that RE2 cuts text exactly as the original does.
+r"""Write the tree of a split pattern so that RE2 cuts text exactly as the original does.
 
-The text is shown to RE2 as one ASCII letter a character, the letter of the character's atom, and
-the pattern is written over those letters; so RE2's own notion of a letter or a space never matters.
+RE2 gets the text as one ASCII letter for each character, the letter of the character's atom, and
+the pattern is written over these letters; so RE2's own notion of a letter or a space never matters.
 
 RE2 has no look-ahead. A one-character look-ahead such as the ``(?!\S)`` of ``\s+(?!\S)`` is a
-property of the character before it: "what follows me is in the set". So a character has one letter
-for each answer, and ``\s+(?!\S)`` becomes ``\s*`` and then a space whose letter says that no other
-character follows.
+property of the character before it: "the next character is in the set". So a character has one
+letter for each answer, and ``\s+(?!\S)`` becomes ``\s*`` and then a space whose letter says that no
+other character follows.
 
 RE2 prefers the match that a backtracking engine prefers (the leftmost, the first alternative,
 greedy or lazy as written), so nothing else changes.
@@ -31,10 +31,10 @@ from tfllm.tokenizers.specification.split_pattern import (
 
 @dataclass(frozen=True)
 class Letters:
-    """Which sets of letters a pattern is written over.
+    """The sets of letters over which a pattern is written.
 
-    plain(characters): the letters of the set's characters, whatever follows them.
-    followed(characters, look_ahead): those of them that say that the look-ahead holds.
+    plain(characters): Letters of the set's characters, whatever follows them.
+    followed(characters, look_ahead): Those of them that say that the look-ahead holds.
     """
 
     plain: Callable[[Characters], frozenset[int]]
@@ -42,10 +42,10 @@ class Letters:
 
 
 def looking(tree: Node) -> list[tuple[Characters, LookAhead]]:
-    """Each look-ahead of a tree, with the set of the character that stands before it.
+    """Each look-ahead of a tree, with the set of the character before it.
 
     Raises:
-        UnsupportedTokenizer: something else than one character stands before a look-ahead.
+        UnsupportedTokenizer: If there is something other than one character before a look-ahead.
     """
     found: list[tuple[Characters, LookAhead]] = []
 
@@ -80,15 +80,15 @@ def looking(tree: Node) -> list[tuple[Characters, LookAhead]]:
 def _refuse_look_ahead(node: LookAhead) -> UnsupportedTokenizer:
     return UnsupportedTokenizer(
         f"the in-graph tokenizer cannot do a look-ahead at {node.characters.source!r} that does "
-        "not stand right after one character or a greedy run of at least one"
+        "not come right after one character or a greedy run of at least one"
     )
 
 
 def to_re2(tree: Node, letters: Letters) -> str:
-    """The tree as an RE2 pattern over letters.
+    """Write the tree as an RE2 pattern over letters.
 
     Raises:
-        UnsupportedTokenizer: a possessive quantifier that is not the same as a greedy one.
+        UnsupportedTokenizer: If a possessive quantifier is not equivalent to a greedy one.
     """
 
     def write(node: Node, follow: Callable[[], frozenset[int]]) -> str:
@@ -96,7 +96,7 @@ def to_re2(tree: Node, letters: Letters) -> str:
             return _letter_class(letters.plain(node))
         if isinstance(node, Repeat):
             if node.possessive:
-                # It is the same as greedy where what follows cannot start with what it would give
+                # It is equivalent to greedy if what follows cannot start with what it would give
                 # back.
                 inner = node.node
                 if not isinstance(inner, Characters) or letters.plain(inner) & follow():
@@ -129,14 +129,14 @@ def to_re2(tree: Node, letters: Letters) -> str:
 
 
 def _unknown() -> frozenset[int]:
-    """What follows the inside of a repetition: anything, to be on the safe side."""
+    """What follows the inside of a repetition: anything, to be safe."""
     return frozenset(range(256))
 
 
 def _first(
     nodes: list[Node], letters: Letters, follow: Callable[[], frozenset[int]]
 ) -> frozenset[int]:
-    """The letters that a row of nodes can begin with."""
+    """The letters that a sequence of nodes can begin with."""
     result: frozenset[int] = frozenset()
     for node in nodes:
         if isinstance(node, Characters):

@@ -1,4 +1,4 @@
-"""Files of SentencePiece (`tokenizer.model`): read, and made from lists of pieces."""
+"""SentencePiece models (`tokenizer.model`): read them, and build them from lists of pieces."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-"""kinds of pieces, and of tokens in files of llama.cpp"""
+"""Types of pieces, and of tokens in llama.cpp's files."""
 _MODEL_TYPES = {"unigram": 1, "bpe": 2}
 
 
@@ -24,22 +24,24 @@ def sentence_piece_model(
     eos_id: int = -1,
     pad_id: int = -1,
 ) -> bytes:
-    """What `sentencepiece` and the kernel of TF-Text read (the message ModelProto).
+    """Build a model that `sentencepiece` and TF-Text's kernel can read (the message ModelProto).
 
     Args:
-        pieces: of each id, with U+2581 for a space; bytes as <0x00>.
-        scores: of each id; those of BPE say which merge comes first (the highest).
-        types: of each id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
-        model_type: how text is cut into pieces.
-        add_dummy_prefix: whether a space is put before a text.
-        remove_extra_whitespaces: whether spaces at the ends, and all but one within, are dropped.
-        escape_whitespaces: whether spaces become U+2581.
-        precompiled_charsmap: SentencePiece's table of normalization; none: text is left as it is.
-        bos_id, eos_id, pad_id: the control pieces of those names; -1: there is none.
+        pieces: Piece of each id, with U+2581 for a space; bytes as <0x00>.
+        scores: Score of each id; for BPE they order the merges (the highest comes first).
+        types: Type of each id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
+        model_type: How text is cut into pieces. Defaults to "bpe".
+        add_dummy_prefix: Whether a space is put before a text. Defaults to True.
+        remove_extra_whitespaces: Whether spaces at both ends, and all but one within, are dropped.
+            Defaults to False.
+        escape_whitespaces: Whether spaces become U+2581. Defaults to True.
+        precompiled_charsmap: SentencePiece's normalization table. Defaults to none, which leaves
+            text unchanged.
+        bos_id, eos_id, pad_id: Control pieces of those names. Defaults to -1, for none.
 
     Raises:
-        ValueError: lists that do not fit, a piece twice, not one unknown piece, or some bytes as
-            pieces and not others.
+        ValueError: If the lists do not match, a piece occurs twice, there is not exactly one
+            unknown piece, or only some bytes are pieces.
     """
     if not len(pieces) == len(scores) == len(types):
         raise ValueError(
@@ -51,7 +53,7 @@ def sentence_piece_model(
     if len(set(pieces)) < len(pieces):
         seen: set[str] = set()
         twice = next(p for p in pieces if p in seen or seen.add(p))  # type: ignore[func-returns-value]
-        raise ValueError(f"each piece must be there once; {twice!r} is there twice")
+        raise ValueError(f"each piece must occur only once; {twice!r} occurs twice")
     unknown = [i for i, kind in enumerate(types) if kind == UNKNOWN]
     if len(unknown) != 1:
         raise ValueError(f"one piece must be of type 2 (unknown); received {len(unknown)} of them")
@@ -85,10 +87,10 @@ def sentence_piece_model(
 
 
 def read_model(data: bytes) -> Any:
-    """The message ModelProto of a file.
+    """Parse the message ModelProto of a file.
 
     Raises:
-        ValueError: it is none.
+        ValueError: If it is not such a message.
     """
     from google.protobuf.message import DecodeError
 
@@ -96,9 +98,9 @@ def read_model(data: bytes) -> Any:
     try:
         model.ParseFromString(data)
     except DecodeError as error:
-        raise ValueError(f"not a file of SentencePiece: {error}") from None
+        raise ValueError(f"not a SentencePiece model: {error}") from None
     if not model.pieces:
-        raise ValueError("not a file of SentencePiece: it has no pieces")
+        raise ValueError("not a SentencePiece model: it has no pieces")
     return model
 
 

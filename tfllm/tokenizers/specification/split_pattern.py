@@ -1,8 +1,8 @@
-"""A split pattern of `tokenizer.json`, read into a tree.
+"""Parse a split pattern of `tokenizer.json` into a tree.
 
-The leaves are sets of characters; `character_classes` says which characters these are. Only
-constructs that mean the same to every engine, or that `re2_pattern` can express, are taken; any
-other is refused by name.
+The leaves are sets of characters; `character_classes` determines which characters these are. Only
+constructs that mean the same in every engine, or that `re2_pattern` can express, are supported;
+others are refused by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tfllm.tokenizers.specification.character_classes import CharacterSet, probe
 
 
 class UnsupportedTokenizer(ValueError):
-    """A tokenizer.json asks for what the in-graph tokenizer does not do."""
+    """A tokenizer.json requires something that the in-graph tokenizer cannot do."""
 
 
 @dataclass(eq=False)
@@ -27,7 +27,7 @@ class Characters:
 
 @dataclass(eq=False)
 class LookAhead:
-    """The next character is in a set, or (negative) is not in it or is not there."""
+    """The next character is in a set, or (negative) is not in it or does not exist."""
 
     characters: Characters
     negative: bool
@@ -35,7 +35,7 @@ class LookAhead:
 
 @dataclass(eq=False)
 class Repeat:
-    """A node, least to most times; most None: without limit."""
+    """A node that is repeated least to most times; most is None for no limit."""
 
     node: Node
     least: int
@@ -46,14 +46,14 @@ class Repeat:
 
 @dataclass(eq=False)
 class Sequence:
-    """Nodes one after the other."""
+    """Nodes in order."""
 
     nodes: list[Node] = field(default_factory=list)
 
 
 @dataclass(eq=False)
 class Choice:
-    """The first of several nodes that lets the whole match."""
+    """Alternatives; the first one that lets the whole pattern match is taken."""
 
     nodes: list[Node]
 
@@ -85,10 +85,10 @@ def can_be_empty(node: Node) -> bool:
 
 
 def parse(pattern: str) -> Node:
-    """The tree of a split pattern.
+    """Parse a split pattern.
 
     Raises:
-        UnsupportedTokenizer: the pattern has a construct that cannot be rewritten, or it can match
+        UnsupportedTokenizer: If the pattern has a construct that cannot be rewritten, or can match
             the empty string.
     """
     tree = _Parser(pattern).parse()
@@ -100,11 +100,11 @@ def parse(pattern: str) -> Node:
 
 
 def literal(text: str) -> Node:
-    """The tree of a plain string."""
+    """The tree of a literal string."""
     return Sequence([Characters(c, CharacterSet.of(c)) for c in text])
 
 
-# What lies behind these letters is more, or less, than one character.
+# Escapes with these letters match more, or less, than one character.
 _REFUSED_ESCAPES = {
     **dict.fromkeys("bB", "a word boundary"),
     **dict.fromkeys("AzZG", "an anchor"),
@@ -112,8 +112,8 @@ _REFUSED_ESCAPES = {
     **dict.fromkeys("kg123456789", "a back-reference"),
     **dict.fromkeys("yYO", "an escape of Oniguruma's own"),
 }
-# Strings of ASCII letters that are one character in another spelling (the ligatures and the sharp
-# s): an engine that ignores case may match them against that one character.
+# Strings of ASCII letters that are another spelling of one character (the ligatures and the sharp
+# s): an engine that ignores case may match them against that character.
 _ONE_CHARACTER_SPELLINGS = ("ss", "st", "ff", "fi", "fl")
 
 
@@ -150,7 +150,7 @@ class _Parser:
 
     def sequence(self, ignore_case: bool) -> Node:
         nodes: list[Node] = []
-        letters = ""  # the literal letters in a row that case is ignored in
+        letters = ""  # the current run of literal letters for which case is ignored
         while self.at < len(self.pattern) and not self.next_is("|", ")"):
             start = self.at
             node = self.element(ignore_case)
@@ -225,7 +225,7 @@ class _Parser:
             raise self.refuse("an unclosed '('")
 
     def class_end(self) -> int:
-        """Where the bracket expression that starts here ends; brackets nest."""
+        """The end of the bracket expression that starts here; brackets nest."""
         depth, at = 0, self.at
         while at < len(self.pattern):
             if self.pattern[at] == "\\":
@@ -233,7 +233,7 @@ class _Parser:
             elif self.pattern[at] == "[":
                 depth += 1
                 rest = self.pattern[at + 1 :]
-                # A ']' that comes first is a member.
+                # A ']' in the first position is a member.
                 at += 2 if rest.startswith("^]") else 1 if rest.startswith("]") else 0
             elif self.pattern[at] == "]":
                 depth -= 1
@@ -288,7 +288,7 @@ class _Parser:
         end = self.pattern.find("}", self.at)
         low, comma, high = self.pattern[self.at + 1 : max(end, 0)].partition(",")
         if end < 0 or not (low or high) or not (low + high).isdecimal():
-            raise self.refuse("a '{' that is no quantifier (write \\{ for the character)")
+            raise self.refuse("a '{' that is not a quantifier (write \\{ for the character)")
         least = int(low or 0)
         most = least if not comma else int(high) if high else None
         if max(least, most or 0) > 1000 or (most is not None and most < least):
@@ -298,5 +298,5 @@ class _Parser:
 
     def repeat(self, repeat: Repeat) -> Repeat:
         if isinstance(repeat.node, LookAhead) or can_be_empty(repeat.node):
-            raise self.refuse("repeating what can match nothing")
+            raise self.refuse("repetition of something that can match nothing")
         return repeat

@@ -1,6 +1,6 @@
-"""What a tokenizer.json of a Unigram model asks for, read into what the graph is built from.
+"""Read a tokenizer.json of a Unigram model into the tables that its graph is built from.
 
-No TensorFlow here. Everything that the graph could not do exactly is refused by name.
+This module does not use TensorFlow. Whatever the graph could not do exactly is refused by name.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from tfllm.tokenizers.specification.sentence_piece_model import (
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 
 _NO_TEXT = "\ufdd0 \ufdd0"
-"""begins pieces that no text is meant to hold"""
-# Control characters that take the place of U+0000 while text is cut; see `AddedTokenCuts`.
+"""Beginning of pieces that no text is meant to contain."""
+# Control characters that replace U+0000 while text is cut; see `AddedTokenCuts`.
 _STAND_INS = (*map(chr, range(1, 9)), *map(chr, range(14, 28)), *"\ufff9\ufffa\ufffb")
 
 
@@ -50,20 +50,20 @@ Normalizer = Prepend | Replace | Composed | PrecompiledTable
 
 @dataclass(frozen=True)
 class UnigramSpecification:
-    """All that the in-graph tokenizer is built from.
+    """Everything that the in-graph tokenizer is built from.
 
     Attributes:
-        model: the content of a tokenizer.model with the pieces and their scores, which does nothing
-            to a text but cut it.
-        ids: int32 [pieces of the model], the id of each.
-        unknown: the model's number of what it has no piece for.
-        byte_ids: int32 [256], the ids of bytes, for what has no piece; or none.
-        added: the added tokens.
-        normalizers: what is done to all text, in order.
-        splits_at_space: text is split at white space, which is dropped.
-        spaces: what is done to each stretch, or to each part of one, then; None: nothing.
-        stand_in: a control character that is part of no added token and that is left as it is.
-        begin, end: ids put before and after every text.
+        model: Content of a tokenizer.model with the pieces and their scores, which does nothing to
+            a text but cut it.
+        ids: int32 [pieces of the model], the id of each piece.
+        unknown: The model's number for text without a piece.
+        byte_ids: int32 [256], the ids of bytes, for text without a piece; or empty.
+        added: The added tokens.
+        normalizers: Normalizers of all text, in order.
+        splits_at_space: Whether text is split at white space, which is dropped.
+        spaces: What is then done to each stretch, or to each part of one; None for nothing.
+        stand_in: Control character that occurs in no added token and that normalizers keep.
+        begin, end: Ids put before and after every text.
     """
 
     model: bytes
@@ -82,14 +82,14 @@ class UnigramSpecification:
 def read_unigram_specification(
     tokenizer_json: str, added_tokens: Mapping[int, Any]
 ) -> UnigramSpecification:
-    """The specification of a tokenizer.json.
+    """Read the specification of a tokenizer.json.
 
     Args:
-        tokenizer_json: the file's text.
-        added_tokens: id to added token, as the library numbers them.
+        tokenizer_json: Text of the file.
+        added_tokens: Added tokens by id, as the library numbers them.
 
     Raises:
-        UnsupportedTokenizer: the file asks for what the in-graph tokenizer does not do.
+        UnsupportedTokenizer: If the file requires something that the in-graph tokenizer cannot do.
     """
     content: dict[str, Any] = json.loads(tokenizer_json)
     model = content["model"]
@@ -128,16 +128,16 @@ def _model(model: Mapping[str, Any], special: set[str]) -> tuple[bytes, np.ndarr
     vocab: Sequence[tuple[str, float]] = model["vocab"]
     pieces = [piece for piece, _ in vocab]
     if "" in pieces or len(set(pieces)) < len(pieces):
-        raise _refuse("a vocabulary with a piece that is empty or there twice")
-    # A special token is found where text is cut at it, and nowhere else.
+        raise _refuse("a vocabulary with a piece that is empty or occurs twice")
+    # Special tokens are only found where the text is cut at them.
     types = [CONTROL if piece in special else NORMAL for piece in pieces]
-    # SentencePiece's unknown piece is in no text, and the library's may be.
+    # SentencePiece's unknown piece occurs in no text, but the library's may.
     pieces, types = [*pieces, _NO_TEXT], [*types, UNKNOWN]
     scores = [*(score for _, score in vocab), 0.0]
     ids = [*range(len(vocab)), model["unk_id"]]
     least = min(scores[:-1])
     if least < min((s for s, kind in zip(scores, types, strict=True) if kind == NORMAL), default=0):
-        # What is unknown costs 10 more than the worst piece, whatever that is.
+        # Unknown text costs 10 more than the worst piece, whatever that is.
         pieces, types = [*pieces, f"{_NO_TEXT} "], [*types, NORMAL]
         scores, ids = [*scores, least], [*ids, model["unk_id"]]
     made = sentence_piece_model(
@@ -185,7 +185,7 @@ def _table(charsmap: bytes) -> PrecompiledTable:
 def _spaces(
     settings: dict[str, Any] | None, normalizers: Sequence[Normalizer]
 ) -> tuple[bool, SpaceRules | None]:
-    """Whether text is split at white space, and what Metaspace does then."""
+    """Whether text is split at white space, and what Metaspace then does."""
     steps = steps_of(settings, "pretokenizers")
     kinds = [step["type"] for step in steps]
     if kinds not in ([], ["Metaspace"], ["WhitespaceSplit"], ["WhitespaceSplit", "Metaspace"]):
@@ -194,17 +194,17 @@ def _spaces(
     if kinds[-1:] != ["Metaspace"]:
         return splits, None
     rules = metaspace_rules(steps[-1], _refuse)
-    # Whether a part is the first is asked of its place in the text as it was given.
+    # Whether a part is the first is determined by its position in the original text.
     changes = any(n != Replace(r"\x{20}", SPACE) for n in normalizers)
     if rules.prepend == "first" and (splits or changes):
-        raise _refuse("prepend_scheme 'first' of Metaspace where text is split or changed before")
+        raise _refuse("prepend_scheme 'first' of Metaspace if text is split or changed before it")
     return splits, rules
 
 
 def _stand_in(added: Sequence[AddedToken], normalizer: dict[str, Any] | None) -> int:
     used = {c for token in added for c in token.content}
     normalize = normalizer_of(normalizer)
-    # White space is at neither end, where a normalizer may drop it, and nothing else is beside it.
+    # Normalizers may drop white space at either end, so each is tested within other characters.
     free = (c for c in _STAND_INS if c not in used and f"a{c}a" in normalize(f"ba{c}ab"))
     found = next(free, None)
     if found is None or "\0" in used:
@@ -214,6 +214,6 @@ def _stand_in(added: Sequence[AddedToken], normalizer: dict[str, Any] | None) ->
 
 def _refuse(what: str) -> UnsupportedTokenizer:
     return UnsupportedTokenizer(
-        f"the in-graph tokenizer cannot do {what}, which this tokenizer.json asks for; use the "
+        f"the in-graph tokenizer cannot do {what}, which this tokenizer.json requires; use the "
         "model that it was made from (spiece.model), or tokenize outside the graph (encode)"
     )

@@ -1,4 +1,4 @@
-"""What of a WordPiece tokenizer.json the tokenizer inside a graph is built from."""
+"""Read a tokenizer.json of WordPiece into the tables that its graph is built from."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 
 @dataclass(frozen=True)
 class WordPieceSpecification:
-    """All that the in-graph tokenizer is built from.
+    """Everything that the in-graph tokenizer is built from.
 
     Attributes:
-        vocab: the tokens of the vocabulary that a text may hold; token i has the id `ids[i]`.
-        ids: see `vocab`.
-        prefix: begins the tokens that continue a word.
-        unknown: the token of a word that no tokens make.
-        most_characters: a longer word is unknown.
-        added: the added tokens.
-        stand_in: a control character that is part of no added token.
-        characters: what becomes of each character.
-        keeps_controls: the normalizer leaves control characters in the text.
-        begin, end: ids put before and after every text.
+        vocab: Tokens of the vocabulary that can occur in a text; token i has the id `ids[i]`.
+        ids: Ids of these tokens.
+        prefix: Prefix of the tokens that continue a word.
+        unknown: Token for a word that cannot be made of tokens.
+        most_characters: Number of characters above which a word is unknown.
+        added: The added tokens.
+        stand_in: Control character that occurs in no added token.
+        characters: Replacements of characters.
+        keeps_controls: Whether the normalizer keeps control characters.
+        begin, end: Ids put before and after every text.
     """
 
     vocab: list[str]
@@ -53,14 +53,14 @@ class WordPieceSpecification:
 def read_word_piece_specification(
     tokenizer_json: str, added_tokens: Mapping[int, Any]
 ) -> WordPieceSpecification:
-    """The specification of a tokenizer.json.
+    """Read the specification of a tokenizer.json.
 
     Args:
-        tokenizer_json: the file's text.
-        added_tokens: id to added token, as the library numbers them.
+        tokenizer_json: Text of the file.
+        added_tokens: Added tokens by id, as the library numbers them.
 
     Raises:
-        UnsupportedTokenizer: the file asks for what the in-graph tokenizer does not do.
+        UnsupportedTokenizer: If the file requires something that the in-graph tokenizer cannot do.
     """
     settings: dict[str, Any] = json.loads(tokenizer_json)
     model = settings["model"]
@@ -69,7 +69,7 @@ def read_word_piece_specification(
     vocab: dict[str, int] = model["vocab"]
     unknown = model["unk_token"]
     if unknown not in vocab:
-        raise _refuse(f"an unknown token that the vocabulary has not ({unknown!r})")
+        raise _refuse(f"an unknown token that is not in the vocabulary ({unknown!r})")
     if not model["continuing_subword_prefix"]:
         raise _refuse("a model without continuing_subword_prefix")
     if "" in vocab:
@@ -80,12 +80,12 @@ def read_word_piece_specification(
     pair = changing_places(normalizer, "".join(vocab))
     if pair:
         named = " and ".join(f"U+{ord(c):04X}" for c in pair)
-        raise _refuse(f"a vocabulary with both {named}, which change places beside one another")
+        raise _refuse(f"a vocabulary with both {named}, which change places when adjacent")
     for token in added:
         marks = [c for c in token.content if combining(c)]
         if token.normalized and marks and changing_places(normalizer, _combining()):
             raise _refuse(
-                f"normalized of the added token {token.content!r}, whose U+{ord(marks[0]):04X} may "
+                f"the normalized added token {token.content!r}, whose U+{ord(marks[0]):04X} may "
                 "change places with other marks"
             )
     reachable = _reachable(vocab, normalize, unknown)
@@ -108,11 +108,11 @@ def read_word_piece_specification(
 def _reachable(
     vocab: Mapping[str, int], normalize: Callable[[str], str], unknown: str
 ) -> list[str]:
-    """The tokens but for those that hold control characters, which the kernel is not safe with.
+    """The tokens without those that contain control characters, with which the kernel is unsafe.
 
     Raises:
-        UnsupportedTokenizer: there is such a one in the vocabulary, and the normalizer leaves its
-            characters in the text.
+        UnsupportedTokenizer: If the vocabulary has such a token, and the normalizer keeps its
+            characters.
     """
     reachable = []
     for token in vocab:
@@ -123,7 +123,7 @@ def _reachable(
         if left:
             raise _refuse(
                 f"the token {token!r} with the control character U+{ord(left[0]):04X}, which the "
-                "normalizer does not clean away"
+                "normalizer does not remove"
             )
         if not controls:
             reachable.append(token)
@@ -137,7 +137,7 @@ def _combining() -> str:
 
 def _refuse(what: str) -> UnsupportedTokenizer:
     return UnsupportedTokenizer(
-        f"the in-graph tokenizer cannot do {what}, which this tokenizer.json asks for; tokenize "
+        f"the in-graph tokenizer cannot do {what}, which this tokenizer.json requires; tokenize "
         "outside the graph (WordPiece.encode)"
     )
 
