@@ -1,7 +1,7 @@
-"""tfllm: from a folder of text to a language model that TensorFlow Serving answers with.
+"""tfllm: from a folder of text to a language model in TensorFlow Serving.
 
-The public names load on first use, so that `import tfllm` (and `tfllm --help`) does not import
-TensorFlow.
+The public names are loaded on first use, so that `import tfllm` (and `tfllm --help`) does not
+import TensorFlow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and JSON that is read or refused by name."""
+"""Write files and folders atomically, and read JSON with errors that name the file."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows ha
 
 
 def read_json(path: Path, advice: str = "") -> Any:
-    """What a JSON file says.
+    """Read a JSON file.
 
     Args:
-        path: of the file.
-        advice: what to do about a damaged one, for the error.
+        path: Path of the file.
+        advice: What to do about a damaged file, for the error. Defaults to none.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not valid JSON.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not valid JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -36,11 +36,16 @@ def read_json(path: Path, advice: str = "") -> Any:
 
 
 def read_json_object(path: Path, *, required: bool = False) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where there is no file and it is not required.
+    """Read the object in a JSON file.
+
+    Args:
+        path: Path of the file.
+        required: Whether the file must exist; if not, the result for a missing file is empty.
+            Defaults to False.
 
     Raises:
-        FileNotFoundError: there is none, and it is required.
-        ValueError: it is not valid JSON, or no object.
+        FileNotFoundError: If there is no such file, and it is required.
+        ValueError: If it is not valid JSON, or not an object.
     """
     try:
         values = read_json(path)
@@ -54,7 +59,7 @@ def read_json_object(path: Path, *, required: bool = False) -> dict[str, Any]:
 
 
 def readable_json(path: Path) -> Any:
-    """What a JSON file says; None where it cannot be read, of which others speak."""
+    """Read a JSON file; None if it cannot be read, which is reported elsewhere."""
     try:
         return read_json(path)
     except (OSError, ValueError):
@@ -63,10 +68,10 @@ def readable_json(path: Path) -> Any:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write beside `path`, which takes its place when the block ends without an error.
+    """A temporary file to write, which replaces `path` when the block ends without an error.
 
-    A reader, and a disk that loses its power, sees the old file or the new one. Everybody may read
-    it, as the server may run as another user.
+    A reader always sees either the old file or the new one, even after a power failure. Everybody
+    may read it, since a server may run as another user.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -83,25 +88,26 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all; a text is UTF-8."""
+    """Write a file atomically; text is encoded as UTF-8."""
     with atomic_file(path) as stream:
         stream.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 @contextmanager
 def atomic_folder(folder: Path, check: Callable[[Path], None]) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends without an error.
+    """A temporary folder, which replaces `folder` when the block ends without an error.
 
-    After an error the new folder is deleted, and what stood at `folder` still stands there.
+    After an error the temporary folder is deleted, and `folder` is unchanged.
 
     Args:
-        folder: the place.
-        check: refuses a place that must not be written to; called before and after the block.
+        folder: Folder to replace.
+        check: Raises an error if the folder must not be written to; called before and after the
+            block.
 
     Raises:
-        OSError: the disk is full.
+        OSError: If the disk is full.
     """
-    folder = folder.resolve()  # replace what a link points to, not the link; and "." has a name
+    folder = folder.resolve()  # replace the target of a link, not the link; and give "." a name
     check(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     suffix = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -116,14 +122,14 @@ def atomic_folder(folder: Path, check: Callable[[Path], None]) -> Iterator[Path]
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
             raise OSError(
                 error.errno,
-                f"no space is left to write {folder}, so nothing there was changed; free some "
-                "space and start again",
+                f"no space is left to write {folder}, so it was not changed; free some space and "
+                "start again",
             ) from error
         raise
 
 
 def earlier_version(folder: Path) -> Path | None:
-    """What stood at `folder` before a process was killed while it replaced it."""
+    """The previous version of `folder`, if a process was killed while replacing it."""
     return next(iter(sorted(folder.parent.glob(f".{folder.name}.replaced-*"))), None)
 
 
@@ -144,7 +150,7 @@ def _swap(folder: Path, new: Path, old: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Have the disk hold the folder's entries before others rely on them."""
+    """Sync the folder's entries to disk before others rely on them."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,10 +1,10 @@
-"""What tfllm takes from inside Keras, of which no release promises anything.
+"""All uses of Keras internals, which may change in any release.
 
-Each piece stands here alone, with the reason for it, and has a test of its own in
-tests/test_keras_internals.py, which says what a new release has changed. Run with Keras 3.12.0 and
-3.15.1, the oldest and the newest that are supported: `make test-keras`.
+Each is here only, with the reason for it, and has its own test in tests/test_keras_internals.py,
+which shows what a new release has changed. `make test-keras` runs them with Keras 3.12.0 and
+3.15.1, the oldest and the newest supported versions.
 
-Besides, `TrainingStep` overrides `make_train_function`, `make_test_function`,
+In addition, `TrainingStep` overrides `make_train_function`, `make_test_function`,
 `_maybe_symbolic_build` and `_resolve_auto_jit_compile`, which `fit` and `evaluate` call.
 """
 
@@ -30,7 +30,7 @@ _WAITING = "uninitialized_variables"
 
 @contextlib.contextmanager
 def unlocked(layer: keras.layers.Layer) -> Iterator[None]:
-    """Let parts be added to a layer that is built already, which Keras refuses."""
+    """Allow adding sublayers to a layer that is already built, which Keras refuses."""
     layer._tracker.unlock()
     try:
         yield
@@ -39,49 +39,49 @@ def unlocked(layer: keras.layers.Layer) -> Iterator[None]:
 
 
 def forget_layer(layer: keras.layers.Layer, part: keras.layers.Layer) -> None:
-    """Take a layer that is no attribute any more off the list of its owner's parts."""
+    """Remove a layer that is no longer an attribute from its owner's list of sublayers."""
     with unlocked(layer):
         layer._tracker.untrack(part)
 
 
 def forget_variable(layer: keras.layers.Layer, variable: keras.Variable) -> None:
-    """Take a variable off a layer's weights, without the garbage collection that `del` runs."""
+    """Remove a variable from a layer's weights, without the garbage collection of `del`."""
     layer._untrack_variable(variable)
 
 
 def layers_of(layer: keras.layers.Layer, *, with_itself: bool = False) -> list[Any]:
-    """All layers inside of a layer, at any depth."""
+    """All layers inside a layer, at any depth."""
     return list(layer._flatten_layers(include_self=with_itself))
 
 
 def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """A layer's weights without those of the layers in it and the states of random generators."""
+    """A layer's weights, without those of its sublayers and the states of random generators."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def seed_generators(model: keras.Model) -> list[tuple[Any, keras.Variable]]:
-    """The seed and the state of each random generator of a model's layers, in a fixed order."""
+    """The seed and the state of each random generator in a model's layers, in a fixed order."""
     generators = [g for layer in layers_of(model, with_itself=True) for g in layer._seed_generators]
     return [(generator._initial_seed, generator.state) for generator in generators]
 
 
 def of_class(model: keras.Model, step: type) -> None:
-    """Have a model of somebody else's class behave as `step`, a subclass of `keras.Model`.
+    """Make a model of another library's class behave as `step`, a subclass of `keras.Model`.
 
-    The same object stays usable wherever its owner holds it; with a wrapper around it, `summary`,
-    `save` and the layers' names would be those of another model.
+    The object stays the same for everyone who has a reference to it; with a wrapper around it,
+    `summary`, `save` and the layers' names would be those of another model.
     """
     kind = type(model)
-    # Named like the model's own class, which is what saved files are to be opened with.
+    # Named like the model's own class, with which saved files are opened.
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     model.__class__ = type(kind.__name__, (step, kind), names)
 
 
 def make_functional(cls: type) -> None:
-    """Give a class that is made with inputs and outputs its functional base.
+    """Add the functional base class to a class that is constructed with inputs and outputs.
 
-    Left to itself, Keras gives it to the first of the class's bases that is not its own, and with
-    it to every model that inherits from that.
+    Otherwise Keras would add it to the first of the class's bases that is not Keras's own, and so
+    to every model that inherits from that base.
     """
     if not issubclass(cls, Functional):
         cls.__bases__ = (*cls.__bases__, Functional)
@@ -89,9 +89,10 @@ def make_functional(cls: type) -> None:
 
 @contextlib.contextmanager
 def no_variables_waiting() -> Iterator[None]:
-    """Let the variables that are made meanwhile stay without values.
+    """Leave variables that are created inside the block uninitialized.
 
-    Keras keeps a list of such, and would give them some at the next symbolic call of any model.
+    Keras has a list of such variables, and would initialize them at the next symbolic call of any
+    model.
     """
     waiting = global_state.get_global_attribute(_WAITING, [])
     global_state.set_global_attribute(_WAITING, [])
@@ -103,7 +104,7 @@ def no_variables_waiting() -> Iterator[None]:
 
 @contextlib.contextmanager
 def slices_updated_by(update: Callable[..., tf.Tensor]) -> Iterator[None]:
-    """Have `keras.ops.slice_update`, which is an op of XLA on TensorFlow, call `update`."""
+    """Make `keras.ops.slice_update`, which is an XLA op on TensorFlow, call `update`."""
     original = core.slice_update
     core.slice_update = update
     try:
@@ -116,33 +117,33 @@ def slices_updated_by(update: Callable[..., tf.Tensor]) -> Iterator[None]:
 
 
 def loss_of_user(model: keras.Model) -> Any:
-    """What was given as `compile(loss=...)`; None for nothing, or before `compile`."""
+    """The argument of `compile(loss=...)`; None if there was none, or before `compile`."""
     given = getattr(model, "_compile_loss", None)
     return given and given._user_loss
 
 
 def metrics_of_user(model: keras.Model) -> Any:
-    """The metrics given to `compile`, as one, or None."""
+    """The metrics given to `compile`, as a single object; None if there were none."""
     return model._compile_metrics
 
 
 def count_loss(model: keras.Model, loss: tf.Tensor, weight: tf.Tensor) -> None:
-    """Add a step's mean loss to the epoch's."""
+    """Add a step's mean loss to the mean of the epoch."""
     model._loss_tracker.update_state(loss, sample_weight=weight)
 
 
 def forget_losses(model: keras.Model) -> None:
-    """Forget the losses that layers added in an earlier graph."""
+    """Discard the losses that layers added in an earlier graph."""
     model._clear_losses()
 
 
 def mask_of(tensor: Any) -> tf.Tensor | None:
-    """The mask that a layer gave along with its output, or None."""
+    """The mask that a layer attached to its output, or None."""
     return getattr(tensor, "_keras_mask", None)
 
 
 def take_summed_gradients(optimizer: keras.optimizers.Optimizer) -> None:
-    """Keep an optimizer from adding gradients up over replicas: they are those of all already."""
+    """Stop an optimizer from summing gradients over replicas: they are already summed."""
     optimizer._all_reduce_sum_gradients = list
 
 
@@ -152,7 +153,7 @@ def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
 
 
 def replica_specs(iterator: Any) -> Any:
-    """The tensor specs of one replica's share of what a distributed iterator of `fit` gives."""
+    """The tensor specs of one replica's share of the elements of `fit`'s distributed iterator."""
     data = iterator._distributed_dataset.element_spec
-    # A PerReplicaSpec holds one spec for each replica.
+    # A PerReplicaSpec has one spec for each replica.
     return tf.nest.map_structure(lambda spec: getattr(spec, "_value_specs", [spec])[0], data)

@@ -1,7 +1,7 @@
-"""Names of a package that are imported when they are first used.
+"""Import the names of a package when they are first used.
 
 So `import tfllm`, `tfllm --help` and the client of a server do not wait for TensorFlow. A package
-lists its names once, as imports that only a type checker runs:
+lists its names once, as imports that only type checkers run:
 
     __all__, __getattr__, __dir__ = lazy_names(__name__)
 
@@ -22,11 +22,11 @@ from typing import Any
 def lazy_names(
     package: str, packages: Sequence[str] = ()
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """`__all__`, `__getattr__` and `__dir__` of a package.
+    """The `__all__`, `__getattr__` and `__dir__` of a package.
 
     Args:
-        package: its name.
-        packages: inside it, which are attributes without being imported.
+        package: Name of the package.
+        packages: Subpackages that are attributes without being imported. Defaults to none.
     """
     places = _places(Path(str(sys.modules[package].__file__)))
 
@@ -44,7 +44,7 @@ def lazy_names(
 
 
 def _places(path: Path) -> dict[str, str]:
-    """Name to module, of the imports that only a type checker runs."""
+    """The module of each name in the imports that only type checkers run."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {
         alias.name: str(node.module)

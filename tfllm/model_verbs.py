@@ -1,7 +1,7 @@
-"""What model objects can do that needs rooms above `models`, such as generating text.
+"""Methods of models that need packages above `models`, such as generating text.
 
-Imports run downwards, so that a model cannot import what decodes it. The package's front door says
-here where each verb lives, and a model asks for it by name.
+Packages only import from below, so a model cannot import what decodes it. `tfllm/__init__.py`
+registers here where each function is, and a model calls it by name.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _PLACES: dict[str, str] = {}
 
 
 def provide(verb: str, module: str) -> None:
-    """Say which module has the function called `verb`; it is imported when it is first used."""
+    """Register the module of the function called `verb`, which is imported on first use."""
     _PLACES[verb] = module
 
 
 def call(verb: str, *arguments: Any, **options: Any) -> Any:
-    """Call the function of a verb."""
+    """Call the function registered for a verb."""
     return getattr(importlib.import_module(_PLACES[verb]), verb)(*arguments, **options)

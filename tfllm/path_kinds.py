@@ -1,7 +1,7 @@
-"""What a path leads to, of what tfllm writes, in words for a user who gave one for another.
+"""Recognize the kinds of folders that tfllm writes, and explain what to do with the wrong one.
 
 A run, a model folder, prepared data, an exported model and an adapter are all folders; a command
-that wants one of them says which it was given, and what to do with that.
+that needs one of them says which kind it received, and what to do with that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WHAT = {
 _INSTEAD: dict[tuple[Kind, Kind], str] = {
     ("data", "model"): "train a model on it first: tfllm train --data {path} --out runs/NAME",
     ("exported", "model"): "give the run or the model folder that it was exported from; or serve "
-    "it (tfllm serve {path}) and ask it with tfllm query",
+    "it (tfllm serve {path}) and query it with tfllm query",
     ("adapter", "model"): "give the model it belongs to, and --adapter {path}",
     ("run", "exported"): "export its model first: tfllm export {path} saved_models/NAME",
     ("model", "exported"): "export it first: tfllm export {path} saved_models/NAME",
@@ -29,21 +29,21 @@ _INSTEAD: dict[tuple[Kind, Kind], str] = {
     "tfllm train --data {path} --out runs/NAME",
     ("adapter", "exported"): "export its model with it: "
     "tfllm export MODEL saved_models/NAME --adapter {path}",
-    ("run", "data"): "give what the run was trained on, or go on with it: "
+    ("run", "data"): "give the data that the run was trained on, or continue the run: "
     "tfllm train --data DATA --out {path}",
-    ("model", "data"): "give files of text or what `tfllm prepare` wrote; a model to begin with is "
+    ("model", "data"): "give files of text or what `tfllm prepare` wrote; a model to start from is "
     "given as --model {path}",
     ("exported", "data"): "give files of text or what `tfllm prepare` wrote",
     ("adapter", "data"): "give files of text or what `tfllm prepare` wrote",
-    ("model", "run"): "give the folder that `tfllm train` wrote to, which holds run.json",
+    ("model", "run"): "give the folder that `tfllm train` wrote to, which contains run.json",
     ("data", "run"): "train on it first: tfllm train --data {path} --out runs/NAME",
-    ("exported", "run"): "give the folder that `tfllm train` wrote to, which holds run.json",
-    ("adapter", "run"): "give the folder that `tfllm train` wrote to, which holds run.json",
+    ("exported", "run"): "give the folder that `tfllm train` wrote to, which contains run.json",
+    ("adapter", "run"): "give the folder that `tfllm train` wrote to, which contains run.json",
 }
 
 
 def kind_of_path(path: Path) -> Kind | None:
-    """What a folder is; None for a file, for nothing, and for a folder that tfllm did not write."""
+    """The kind of a folder; None for a file, a missing path, or a folder of another program."""
     if (path / "run.json").is_file():
         return "run"
     if (path / "manifest.json").is_file() and not (path / "config.json").exists():
@@ -60,7 +60,7 @@ def kind_of_path(path: Path) -> Kind | None:
 
 
 def instead_of(path: str | Path, wanted: Kind) -> str | None:
-    """What to say of a path that leads to something else than was wanted; None: it may be right."""
+    """The error message for a folder of another kind than needed; None if it may be right."""
     kind = kind_of_path(Path(path))
     if kind is None or (kind, wanted) not in _INSTEAD:
         return None

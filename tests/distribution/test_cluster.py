@@ -84,8 +84,8 @@ def test_a_cluster_does_not_change():
     [
         ({"TF_CONFIG": "{"}, "TF_CONFIG must be JSON"),
         ({"TF_CONFIG": "[1]"}, "must be a JSON object"),
-        (tf_config(None, worker=["a:1", "b:1"]), "must hold both"),
-        ({"TF_CONFIG": '{"task": {"type": "worker", "index": 0}}'}, "must hold both"),
+        (tf_config(None, worker=["a:1", "b:1"]), "must have both"),
+        ({"TF_CONFIG": '{"task": {"type": "worker", "index": 0}}'}, "must have both"),
         (tf_config(worker=["a:1"], ps=["p:1"]), "'ps': parameter servers do not work with Keras 3"),
         (tf_config(("ps", 0), worker=["a:1"]), "'ps': parameter servers do not work"),
         (tf_config(("evaluator", 0), worker=["a:1"]), "'evaluator': the workers of a run validate"),
@@ -100,7 +100,7 @@ def test_a_cluster_does_not_change():
         (tf_config(worker=["a:99999"]), 'a list of "host:port"'),
         (tf_config(worker="a:1"), 'a list of "host:port"'),
         (tf_config(worker=["a:1", "a:1"]), "name each address once"),
-        ({"TF_CONFIG": '{"cluster": [1], "task": {"index": 0}}'}, "must hold both"),
+        ({"TF_CONFIG": '{"cluster": [1], "task": {"index": 0}}'}, "must have both"),
     ],
 )
 def test_a_damaged_tf_config_is_refused_with_the_reason(environ, message):
@@ -129,15 +129,15 @@ def test_on_the_host_network_the_job_is_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"TFLLM_WORKERS": ""}, "TFLLM_SERVICE is set and TFLLM_WORKERS is not"),
-        ({"TFLLM_SERVICE": ""}, "TFLLM_WORKERS is set and TFLLM_SERVICE is not"),
+        ({"TFLLM_WORKERS": ""}, "TFLLM_SERVICE is set, but TFLLM_WORKERS is not"),
+        ({"TFLLM_SERVICE": ""}, "TFLLM_WORKERS is set, but TFLLM_SERVICE is not"),
         ({"JOB_COMPLETION_INDEX": ""}, "and JOB_COMPLETION_INDEX is not"),
         ({"TFLLM_WORKERS": "2"}, "below TFLLM_WORKERS (2); received 2"),
         ({"TFLLM_WORKERS": "two"}, "TFLLM_WORKERS must be a whole number; received 'two'"),
         ({"JOB_COMPLETION_INDEX": "-1"}, "must be a whole number; received '-1'"),
         ({"HOSTNAME": ""}, "received HOSTNAME=''"),
         ({"HOSTNAME": "-2"}, "received HOSTNAME='-2'"),
-        ({"TFLLM_PORT": "80"}, "TFLLM_PORT must lie in 1024..65535; received 80"),
+        ({"TFLLM_PORT": "80"}, "TFLLM_PORT must be in 1024..65535; received 80"),
     ],
 )
 def test_a_half_set_indexed_job_is_refused(change, message):
@@ -182,7 +182,7 @@ def test_names_are_waited_for(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(cluster_module.time, "sleep", lambda seconds: None)
     wait_for_names(Cluster(("early:1", "late:1"), 0, "test"), tell=told.append)
-    assert told == ["waiting for late:1 to be known by name"]
+    assert told == ["waiting until the names of late:1 can be resolved"]
     assert asked == ["early", "late", "late", "late"]
 
 

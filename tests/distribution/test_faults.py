@@ -33,7 +33,7 @@ def test_a_killed_worker_ends_the_other(two, victim):
         run.processes[victim].kill()
         assert run.processes[1 - victim].wait(SOON) == 75
         said = run.log(1 - victim)
-        assert f"worker {1 - victim} stopped, since another worker went away" in said
+        assert f"worker {1 - victim} stopped because another worker went away" in said
         assert "with the same command" in said
         assert last_step(run.out) >= 10
 
@@ -81,7 +81,7 @@ def test_a_worker_that_is_started_twice_is_refused_and_the_run_goes_on(two):
         run.wait_for_step(5)
         second = run.start(1)
         assert second.wait(SOON) == 1
-        assert "is it running already?" in run.log(1)
+        assert "is it already running?" in run.log(1)
         before = last_step(run.out)
         run.wait_for_step(before + 10)
         assert all(p.poll() is None for p in run.processes[:2])

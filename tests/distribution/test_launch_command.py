@@ -67,5 +67,5 @@ def test_a_folder_of_something_else_gets_no_logs(launched, capsys, tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r/thesis.txt").write_text("precious")
     assert main(["launch", "--", *TRAIN]) == 1
-    assert "r holds other files and no run" in capsys.readouterr().err
+    assert "r has other files and no run" in capsys.readouterr().err
     assert not launched and not (tmp_path / "r/logs").exists()

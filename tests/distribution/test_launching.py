@@ -260,7 +260,7 @@ def test_the_worker_that_decides_gives_the_status(start, code, status):
 
 def test_a_worker_that_was_killed_before_it_printed_is_named(start):
     _, _, err = start("if index == 1: os.kill(os.getpid(), 9)").end()
-    assert "launch: worker 1 was killed by SIGKILL, and said nothing\n" in err
+    assert "launch: worker 1 was killed by SIGKILL, without any output\n" in err
 
 
 def test_workers_that_do_not_notice_a_failure_are_stopped(start):
@@ -276,7 +276,7 @@ def test_workers_that_do_not_notice_a_failure_are_stopped(start):
     (pid,) = launcher.wait_for("ready-0")
     status, _, err = launcher.end(15)
     assert status == 1
-    assert err.count("stopping what has not ended by itself: worker 0\n") == 1
+    assert err.count("stopping workers that have not ended by themselves: 0\n") == 1
     assert not is_alive(pid)
 
 
@@ -391,7 +391,7 @@ def test_restarts_run_out(start):
     assert status == 75
     assert len(launcher.log(0)) == 3
     assert err.count("start again") == 2
-    assert "the same command goes on from the last checkpoint" in err
+    assert "the same command continues from the last checkpoint" in err
 
 
 @pytest.mark.parametrize("status", [1, 2])
@@ -410,7 +410,7 @@ def test_logs_stand_in_the_run_and_not_in_a_folder_of_something_else(tmp_path):
     (tmp_path / "logs").mkdir()
     assert logs_of(tmp_path) == tmp_path / "logs"
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match="holds other files and no run"):
+    with pytest.raises(FileExistsError, match="has other files and no run"):
         logs_of(tmp_path)
     (tmp_path / "run.json").write_text("{}")
     assert logs_of(tmp_path) == tmp_path / "logs"

@@ -106,7 +106,7 @@ def test_a_graph_has_every_name_and_relation():
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["person", "ship"]
     with pytest.raises(ValueError, match="Stubb"):
         graph_chart.knowledge_graph(nodes, [graph_chart.GraphEdge("Ahab", "Stubb")])
-    with pytest.raises(ValueError, match="each name once"):
+    with pytest.raises(ValueError, match="their names must differ"):
         graph_chart.knowledge_graph(nodes * 2, [])
 
 

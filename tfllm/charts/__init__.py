@@ -1,1 +1,1 @@
-"""Every picture that tfllm draws, with matplotlib, and the figures in them, read from runs."""
+"""All charts of tfllm, drawn with matplotlib, and the figures of runs that they show."""

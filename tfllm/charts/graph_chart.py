@@ -22,9 +22,9 @@ class GraphNode:
 
     name: str
     kind: str = ""
-    """nodes of one kind have one colour"""
+    """nodes of the same kind have the same colour"""
     weight: float = 1.0
-    """its area grows with it"""
+    """determines its area"""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class GraphEdge:
     source: str
     target: str
     label: str = ""
-    """is written along it; with one, the edge is an arrow"""
+    """text along the edge, which is drawn as an arrow if it has one"""
     weight: float = 1.0
-    """it is the thicker, and pulls the stronger"""
+    """determines how thick the edge is and how strongly it pulls"""
 
 
 def knowledge_graph(
@@ -47,22 +47,23 @@ def knowledge_graph(
     size: tuple[float, float] = (10.0, 7.0),
     seed: int = 0,
 ) -> Figure:
-    """A graph of names, where those that belong together stand together.
+    """Draw a graph of names in which connected names are close together.
 
     Args:
-        nodes: each name once.
-        edges: between names of nodes.
-        title: above it.
-        size: width and height in inches.
-        seed: of the layout; the same graph and seed give the same picture.
+        nodes: Nodes with different names.
+        edges: Edges between names of nodes.
+        title: Title of the chart. Defaults to none.
+        size: Width and height in inches. Defaults to (10, 7).
+        seed: Random seed of the layout; the same graph and seed give the same picture. Defaults to
+            0.
 
     Raises:
-        ImportError: there is no matplotlib.
-        ValueError: there is no node, two have one name, or an edge ends at none.
+        ImportError: If matplotlib is not installed.
+        ValueError: If there is no node, two have the same name, or an edge ends at none.
     """
     index = {node.name: i for i, node in enumerate(nodes)}
     if not nodes or len(index) < len(nodes):
-        raise ValueError("nodes must be at least one, each name once")
+        raise ValueError("there must be at least one node, and their names must differ")
     ends = {end for edge in edges for end in (edge.source, edge.target)}
     if unknown := sorted(ends - set(index)):
         raise ValueError(f"edges must end at names of nodes; received {unknown[:5]}")

@@ -1,4 +1,4 @@
-"""Where the nodes of a graph stand in a picture."""
+"""Place the nodes of a graph in a picture."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 def spread(
     edges: np.ndarray, weights: np.ndarray, boxes: np.ndarray, height: float, seed: int = 0
 ) -> np.ndarray:
-    """Places at which neighbours are near, others apart, and no two labels overlap.
+    """Place nodes so that neighbours are close, others are apart, and no labels overlap.
 
-    Springs and repulsion after Fruchterman and Reingold (1991), in a picture of width 1; then boxes
-    that overlap are pushed apart.
+    Springs and repulsion as in Fruchterman and Reingold (1991), in a picture of width 1; then
+    overlapping boxes are pushed apart.
 
     Args:
         edges: int `[M, 2]`, indices of nodes.
         weights: float `[M]`, how strongly each edge pulls; only their ratios matter.
         boxes: float `[N, 2]`, width and height of each node's label.
-        height: of the picture.
-        seed: of the places to begin with.
+        height: Height of the picture.
+        seed: Random seed of the initial positions. Defaults to 0.
 
     Returns:
-        float `[N, 2]`: the middles of the boxes. With many wide labels they take more room than
+        float `[N, 2]`, the centres of the boxes. Many wide labels take more space than
         1 x `height`.
     """
     num = len(boxes)
@@ -39,10 +39,10 @@ def spread(
         distances = np.maximum(np.linalg.norm(between, axis=-1), 1e-3)
         force = apart**2 / distances**2 - pull * distances / apart
         moves = (between * force[..., None]).sum(1)
-        moves -= 0.6 * (places - middle)  # nodes without edges do not drift away
+        moves -= 0.6 * (places - middle)  # keeps nodes without edges from drifting away
         lengths = np.maximum(np.linalg.norm(moves, axis=-1, keepdims=True), 1e-9)
         places = places + moves / lengths * np.minimum(lengths, temperature)
-    # To the picture's shape, which the forces do not know.
+    # Scale to the picture's shape, which the forces do not take into account.
     low, high = places.min(0), places.max(0)
     if num > 1:
         places = (places - low) / np.maximum(high - low, 1e-9) * (1, height)
@@ -50,12 +50,12 @@ def spread(
 
 
 def without_overlaps(places: np.ndarray, boxes: np.ndarray, most_rounds: int = 500) -> np.ndarray:
-    """Boxes that overlap, pushed apart along the shorter way, half of it each.
+    """Push overlapping boxes apart in the direction of the smaller overlap, half of it each.
 
     Args:
-        places: float `[N, 2]`, the boxes' middles.
+        places: float `[N, 2]`, the centres of the boxes.
         boxes: float `[N, 2]`, widths and heights.
-        most_rounds: after these, what still overlaps stays.
+        most_rounds: Maximum number of iterations; remaining overlaps stay. Defaults to 500.
     """
     places = places.copy()
     needed = (boxes[:, None] + boxes) / 2
@@ -67,7 +67,7 @@ def without_overlaps(places: np.ndarray, boxes: np.ndarray, most_rounds: int = 5
         both = (overlap > 1e-6).all(-1)
         if not both.any():
             break
-        # Which of two at the same place goes left is decided by their order.
+        # Of two boxes at the same position, their order decides which one moves left.
         sign = np.where(between == 0, np.sign(nodes[:, None] - nodes)[..., None], np.sign(between))
         shorter = overlap.argmin(-1)
         for axis in (0, 1):

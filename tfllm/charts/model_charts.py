@@ -1,6 +1,7 @@
-"""Pictures of what a model does: confusion matrix, learning curves, measures, attention.
+"""Charts of models: confusion matrix, learning curves, metrics, attention.
 
-Each function gives a matplotlib `Figure`, and `save` writes it as a PNG. Needs the extra `plot`.
+Each function returns a matplotlib `Figure`, and `save` writes it as a PNG. They need the extra
+`plot`.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_NUMBERS = 24
-"""labels of a confusion matrix beyond which its cells are too small for numbers"""
+"""Number of labels above which the cells of a confusion matrix are too small for numbers."""
 
 Interval = tuple[float, float, float]
-"""a value, and the low and the high end of its confidence interval"""
+"""A value, and the lower and upper bound of its confidence interval."""
 
 
 # ------------------------------------------------------------------ the charts
 
 
 def confusion_matrix(counts: Any, labels: Sequence[str], *, title: str = "") -> Figure:
-    """How often each label was given for each true one.
+    """Show how often each label was predicted for each true one.
 
     Args:
-        counts: int `[L, L]`, rows the true labels, columns the predicted ones.
-        labels: L names.
-        title: above it.
+        counts: int `[L, L]`, with true labels as rows and predicted ones as columns.
+        labels: Names of the L labels.
+        title: Title of the chart. Defaults to none.
 
     Raises:
-        ImportError: there is no matplotlib.
-        ValueError: the shape is another.
+        ImportError: If matplotlib is not installed.
+        ValueError: If counts has another shape.
     """
     counts = np.asarray(counts)
     if counts.shape != (len(labels), len(labels)):
@@ -80,17 +81,18 @@ def learning_curves(
     log_x: bool = False,
     baselines: Sequence[str] = (),
 ) -> Figure:
-    """Values over steps, or over numbers of examples, with a band from low to high.
+    """Plot values over steps, or over numbers of examples, with confidence bands.
 
     Args:
-        curves: name to x to a value, or to (value, low, high).
-        x_label, y_label, title: words.
-        log_x: a logarithmic horizontal axis, whose ticks are the given places.
-        baselines: names of those that are drawn grey and dashed.
+        curves: For each name, the value, or (value, low, high), at each x.
+        x_label, y_label, title: Labels of the axes, and title.
+        log_x: Whether the horizontal axis is logarithmic, with ticks at the given positions.
+            Defaults to False.
+        baselines: Names of the curves to draw grey and dashed. Defaults to none.
 
     Raises:
-        ImportError: there is no matplotlib.
-        ValueError: there is no curve, or one without points, or an unknown baseline.
+        ImportError: If matplotlib is not installed.
+        ValueError: If there is no curve, one has no points, or a baseline is unknown.
     """
     _check_names(curves, baselines, "curve")
     with figure_of(6.4, 4.0) as figure:
@@ -123,16 +125,16 @@ def measure_bars(
     title: str = "",
     baselines: Sequence[str] = (),
 ) -> Figure:
-    """What several systems reach, a panel a measure, with intervals.
+    """Compare several systems, with a panel for each metric and confidence intervals.
 
     Args:
-        measures: name of the measure to name of the system to a value, or to (value, low, high).
-        title: above all.
-        baselines: systems that are drawn grey.
+        measures: For each metric, the value, or (value, low, high), of each system.
+        title: Title above all panels. Defaults to none.
+        baselines: Systems to draw grey. Defaults to none.
 
     Raises:
-        ImportError: there is no matplotlib.
-        ValueError: there is no measure, or one without systems, or an unknown baseline.
+        ImportError: If matplotlib is not installed.
+        ValueError: If there is no metric, one has no systems, or a baseline is unknown.
     """
     _check_names(measures, (), "measure")
     systems = list(dict.fromkeys(system for of in measures.values() for system in of))
@@ -178,19 +180,19 @@ def attention_map(
     y_label: str = "",
     names: Sequence[str] | None = None,
 ) -> Figure:
-    """Where each token looks, a panel a layer (or a head).
+    """Show what each token attends to, with a panel for each layer (or head).
 
     Args:
-        weights: for each panel float `[T, S]`: rows that sum to 1.
-        tokens: T, those that look.
-        keys: S, what they look at; default: `tokens`.
-        causal: what lies ahead is left grey.
-        title, x_label, y_label: words.
-        names: of the panels; default: "layer 1" and so on.
+        weights: For each panel, float `[T, S]`, whose rows sum to 1.
+        tokens: The T tokens that attend.
+        keys: The S tokens that they attend to. Defaults to `tokens`.
+        causal: Whether to leave later tokens grey. Defaults to False.
+        title, x_label, y_label: Title, and labels of the axes.
+        names: Names of the panels. Defaults to "layer 1" and so on.
 
     Raises:
-        ImportError: there is no matplotlib.
-        ValueError: the shapes do not belong together.
+        ImportError: If matplotlib is not installed.
+        ValueError: If the shapes do not match.
     """
     keys = tokens if keys is None else keys
     panels = [np.asarray(w, np.float64) for w in weights]
@@ -243,7 +245,7 @@ def _check_names(values: Mapping[str, Any], baselines: Sequence[str], noun: str)
 
 
 def _styles(names: Mapping[str, Any], baselines: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """(name, colour, dashes) of each."""
+    """The (name, colour, dashes) of each."""
     greys = [BASELINE, "#c4c4c4", "#707070"]
     others = [name for name in names if name not in baselines]
     for name in names:
@@ -266,7 +268,7 @@ def _number(value: float) -> str:
 
 
 def _fits(words: Sequence[str], cell: float) -> bool:
-    """Whether words stand side by side over cells of that many inches."""
+    """Whether words fit next to each other over cells of that many inches."""
     return 0.085 * max(map(len, words)) < cell
 
 

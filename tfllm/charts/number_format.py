@@ -1,10 +1,10 @@
-"""How the terminal and a report write their numbers, so that both write the same."""
+"""Number formats, which the terminal and the reports share."""
 
 from __future__ import annotations
 
 
 def quantity(value: float) -> str:
-    """A number in three figures, with k, M, B or T for thousands to trillions."""
+    """A number with three significant digits, and k, M, B or T for thousands to trillions."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * size:
             return three_figures(value / size) + letter
@@ -12,7 +12,7 @@ def quantity(value: float) -> str:
 
 
 def three_figures(value: float) -> str:
-    """Three significant figures, without zeros at the end; whole from a thousand on."""
+    """Three significant digits without trailing zeros; a whole number from a thousand on."""
     return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
@@ -31,12 +31,12 @@ def memory_size(value: float) -> str:
 
 
 def percentage(value: float) -> str:
-    """A share in percent."""
+    """A share as a percentage."""
     return f"{three_figures(100 * value)} %"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as, say, `2 d 3 h`, `4 h 05 min`, `6 min 07 s` or `8.9 s`."""
+    """Seconds in a form such as `2 d 3 h`, `4 h 05 min`, `6 min 07 s` or `8.9 s`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, left = divmod(round(seconds), 60)
@@ -47,5 +47,5 @@ def duration(seconds: float) -> str:
 
 
 def perplexity(value: float) -> str:
-    """A perplexity in two decimals, of a large one the power of ten."""
+    """A perplexity with two decimals; a large one as a power of ten."""
     return f"{value:,.2f}" if value < 1e6 else f"{value:.2e}"

@@ -1,4 +1,5 @@
-"""The charts of a report: one panel a quantity, one colour a run. Draws with matplotlib."""
+"""The charts of a report, drawn with matplotlib: a panel for each quantity, a colour for each
+run."""
 
 from __future__ import annotations
 
@@ -19,30 +20,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#0077bb", "#ee7733", "#009988", "#ee3377", "#33aadd", "#cc3311", "#858585")
-"""Told apart by colour-blind readers (after Paul Tol's "vibrant"), seen on white and on black."""
+"""Colours that colour-blind readers can distinguish (after Paul Tol's "vibrant"), on white and on
+black."""
 _DASHES = ("-", "--", ":", "-.")
-"""of a seventh run and so on: the colours come again, dashed"""
+"""Dashes from the eighth run on: the colours repeat, dashed."""
 _INK = "#010203"
-"""of text and axes; in a page it becomes the page's own colour"""
+"""Colour of text and axes; in a page it is replaced by the page's own colour."""
 _MOST_POINTS = 1000
-"""of one line: more are not seen, and make the page large"""
+"""Maximum number of points of one line: more are not visible, and make the page large."""
 _SMOOTHED_SHARE = 0.01
-"""the share of a run that a smoothed line's weights fall to 1/e in, to either side"""
+"""The share of a run within which the weights of a smoothed line fall to 1/e on either side."""
 _MARGINS = {"left": 0.86, "right": 0.2, "top": 0.33, "bottom": 0.47}
-"""of a panel in a page, in inches: all alike, so that the panels' axes stand in line"""
+"""Margins of a panel in a page, in inches: all the same, so that the panels' axes are aligned."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What one panel draws."""
+    """What one panel shows."""
 
     key: str
-    """in metrics.jsonl"""
+    """key in metrics.jsonl"""
     title: str
     shown: Callable[[float], str]
-    """a value as a tick's label"""
+    """converts a value to a tick label"""
     smoothed: bool = False
-    """draw the values faint, and a smoothed line over them"""
+    """whether to draw the values faint, with a smoothed line over them"""
     from_zero: bool = True
     """whether the axis begins at 0"""
 
@@ -61,7 +63,7 @@ PANELS = (
 
 
 def panels_of(runs: Sequence[RunLog], x: XAxis) -> list[Panel]:
-    """The panels that these runs have something to show in."""
+    """The panels for which these runs have data."""
 
     def known(run: RunLog, key: str) -> bool:
         if key == "time_shares":
@@ -74,11 +76,12 @@ def panels_of(runs: Sequence[RunLog], x: XAxis) -> list[Panel]:
 
 
 def smoothed(places: Sequence[float], values: Sequence[float]) -> list[float]:
-    """The mean of the values around each place, by weights that fall exponentially to both sides.
+    """The mean of the values around each position, with weights that decay exponentially on both
+    sides.
 
-    By the distance between points and not by their number, so that runs that logged more or less
-    often, or in larger batches, are smoothed alike. To both sides, because a mean of the past
-    alone lags: it would show a falling loss too high.
+    The weights depend on the distance between points rather than on their number, so that runs
+    that logged more or less often, or in larger batches, are smoothed in the same way. Both sides
+    are used because a mean of past values lags: it would show a falling loss too high.
     """
     if not places:
         return []
@@ -86,7 +89,7 @@ def smoothed(places: Sequence[float], values: Sequence[float]) -> list[float]:
     before = _sums_so_far(places, values, scale)
     behind = _sums_so_far([-p for p in reversed(places)], list(reversed(values)), scale)
     return [
-        (a + b - value) / (weight_a + weight_b - 1)  # each has the value itself
+        (a + b - value) / (weight_a + weight_b - 1)  # each includes the value itself
         for (a, weight_a), (b, weight_b), value in zip(
             before, reversed(behind), values, strict=True
         )
@@ -96,7 +99,7 @@ def smoothed(places: Sequence[float], values: Sequence[float]) -> list[float]:
 def _sums_so_far(
     places: Sequence[float], values: Sequence[float], scale: float
 ) -> list[tuple[float, float]]:
-    """Weighted sum of the values up to each place, and the sum of their weights."""
+    """The weighted sum of the values up to each position, and the sum of their weights."""
     sums, total, weight, last = [], 0.0, 0.0, places[0]
     for place, value in zip(places, values, strict=True):
         kept = math.exp(-max(0.0, place - last) / scale)
@@ -108,7 +111,7 @@ def _sums_so_far(
 def thinned(
     places: Sequence[float], values: Sequence[float]
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """At most `_MOST_POINTS` points that look the same: the least and the most of each stretch."""
+    """At most `_MOST_POINTS` points that look the same: the minimum and maximum of each stretch."""
     if len(places) <= _MOST_POINTS:
         return places, values
     stretch = -(-2 * len(places) // _MOST_POINTS)
@@ -120,7 +123,7 @@ def thinned(
 
 
 def style_of(number: int) -> tuple[str, str]:
-    """Colour and dashes of a run."""
+    """The colour and dashes of a run."""
     return COLOURS[number % len(COLOURS)], _DASHES[number // len(COLOURS) % len(_DASHES)]
 
 
@@ -128,7 +131,7 @@ def style_of(number: int) -> tuple[str, str]:
 
 
 def require_matplotlib() -> None:
-    """Raise an ImportError that says what to install."""
+    """Raise an ImportError that says what to install, if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -139,13 +142,13 @@ def require_matplotlib() -> None:
 
 
 def panel_svg(panel: Panel, runs: Sequence[RunLog], x: XAxis, size: tuple[float, float]) -> str:
-    """One panel as an `<svg>` element whose text and axes have the colour of the page's text.
+    """Draw one panel as an `<svg>` element with text and axes in the colour of the page's text.
 
     Args:
-        panel: what to draw.
-        runs: from the logs.
-        x: the horizontal axis.
-        size: width and height in inches.
+        panel: Panel to draw.
+        runs: Logs of the runs.
+        x: Quantity of the horizontal axis.
+        size: Width and height in inches.
     """
     from matplotlib.figure import Figure
 
@@ -166,7 +169,7 @@ def panel_svg(panel: Panel, runs: Sequence[RunLog], x: XAxis, size: tuple[float,
 
 
 def picture(panels: Sequence[Panel], runs: Sequence[RunLog], x: XAxis, path: Path) -> None:
-    """All panels, the loss above the others, in a PNG file on white."""
+    """Draw all panels, with the loss at the top, to a PNG file on white."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
@@ -191,7 +194,7 @@ def picture(panels: Sequence[Panel], runs: Sequence[RunLog], x: XAxis, path: Pat
             lines, ["run"] * len(runs), loc="outside upper left", ncols=min(3, len(runs))
         )
         for text, run in zip(legend.get_texts(), runs, strict=True):
-            text.set_text(_short(run.name))  # afterwards: a label may not begin with "_"
+            text.set_text(_short(run.name))  # set afterwards, since a label may not begin with "_"
         figure.savefig(path, format="png", dpi=110, facecolor="white")
 
 
@@ -214,7 +217,7 @@ def _look() -> Iterator[None]:
         "text.color": _INK, "text.parse_math": False, "xtick.color": _INK, "ytick.color": _INK,
     }  # fmt: skip
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the table has it right.
+        # Characters of a name that the font lacks are drawn as boxes; the table shows them.
         warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
         warnings.filterwarnings("ignore", "Matplotlib currently does not support", UserWarning)
         yield
@@ -263,7 +266,7 @@ def _draw(axes: Axes, panel: Panel, runs: Sequence[RunLog], x: XAxis) -> None:
 
 
 def _draw_shares(axes: Axes, runs: Sequence[RunLog]) -> None:
-    """Bars, a group for each part of the time and in it one for each run."""
+    """Draw bars, grouped by part of the time, with one for each run."""
     shares = [figures(run).time_shares for run in runs]
     parts = list(dict.fromkeys(part for share in shares for part in share))
     thickness = 0.8 / len(runs)
@@ -285,13 +288,13 @@ def _draw_shares(axes: Axes, runs: Sequence[RunLog]) -> None:
 
 
 def _memory_unit(runs: Sequence[RunLog]) -> tuple[float, str]:
-    """What the axis counts in, so that its ticks are round numbers."""
+    """The unit of the axis, chosen so that its ticks are round numbers."""
     most = max(value for run in runs for value in run.series("memory_bytes", "step")[1])
     return (2.0**30, " GiB") if most >= 2**30 else (2.0**20, " MiB")
 
 
 def _x_unit(runs: Sequence[RunLog], x: XAxis) -> tuple[float, str, Callable[[float], str]]:
-    """What the axis counts in, its name, and how a number is written there."""
+    """The unit of the axis, its name, and the format of its numbers."""
     if x != "seconds":
         return 1.0, {"tokens": "tokens", "step": "steps"}[x], quantity
     most = max((run.last("seconds") or 0.0 for run in runs), default=0.0)

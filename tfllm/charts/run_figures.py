@@ -1,7 +1,7 @@
-"""The figures of a run, each defined once: the terminal, the report and its charts read them here.
+"""The figures of a run, each defined once here for the terminal, the report and its charts.
 
-They come from the run's folder, so that whoever reads metrics.jsonl can make them again. Imports no
-TensorFlow.
+They are computed from the run's folder, so that anyone with metrics.jsonl can reproduce them. This
+module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class RunFigures:
-    """What came of a run so far, over all processes that worked on it.
+    """The results of a run so far, over all processes that worked on it.
 
-    What its log does not tell is None.
+    Values that its log does not contain are None.
     """
 
     tokens_per_second: float | None
-    """tokens over the seconds of their steps, waiting for data and computing, without the first
+    """tokens divided by the time of their steps (waiting for data and computing), without the first
     step of a process, which traces the graph"""
     flops_utilization: float | None
-    """share of the peak (MFU) at that speed: of the FLOP/s of a matrix product measured at the
-    start, or of the run's own fastest stretch if that was faster"""
+    """model FLOPs utilization (MFU) at that speed: the share of the FLOP/s of a matrix product
+    measured at the start, or of the run's own fastest stretch if that was faster"""
     seconds: float | None
-    """by the clock, from when the model is there to the last step, its validation and checkpoint"""
+    """time from when the model exists to the last step, its validation and checkpoint"""
     time_parts: dict[str, float]
-    """seconds of each part; they add up to `seconds`. "tracing" the graph, "input" (waiting for
+    """seconds of each part, which add up to `seconds`: "tracing" the graph, "input" (waiting for
     data), "compute", "checkpoints", "validation", and "other": logs, callbacks, other workers"""
     validation_loss: float | None
-    """the lowest"""
+    """the lowest one"""
     validation_perplexity: float | None
-    """exp of it, at most about 1e38; None where the loss is none of tokens"""
+    """exp of the loss, at most about 1e38; None if the loss is not of tokens"""
     peak_memory: float | None
-    """the most bytes that a line of the log has"""
+    """maximum number of bytes in the log"""
     skipped_steps: float | None
-    """updates that float16 left out"""
+    """number of updates that were skipped with float16"""
 
     @property
     def time_shares(self) -> dict[str, float]:
-        """The share of each part; empty where it is unknown."""
+        """The share of each part; empty if unknown."""
         if not self.seconds:
             return {}
         return {name: part / self.seconds for name, part in self.time_parts.items()}
 
 
 def figures(run: RunLog) -> RunFigures:
-    """The figures of a run whose log was read."""
+    """Compute the figures of a run from its log."""
     totals = run.totals
     seconds = totals.get("seconds")
     parts = {name: totals[key] for name, key in _PARTS.items() if key in totals}
@@ -68,7 +68,7 @@ def figures(run: RunLog) -> RunFigures:
     if worked and "timed_tokens" in totals and "peak_seconds" in totals:
         rate: float | None = totals["timed_tokens"] / worked
         utilization: float | None = min(totals["peak_seconds"] / worked, 1.0)
-    else:  # of an older version, or of one step
+    else:  # written by an older version, or only one step
         rate = _median(run, "tokens_per_second")
         utilization = _median(run, "flops_utilization")
     loss = _best_loss(run)
@@ -88,11 +88,11 @@ def figures(run: RunLog) -> RunFigures:
 
 
 def figures_of(folder: str | Path) -> RunFigures:
-    """The figures of the run in a folder.
+    """Compute the figures of the run in a folder.
 
     Raises:
-        FileNotFoundError: there is no run.
-        ValueError: it has logged no step.
+        FileNotFoundError: If there is no run.
+        ValueError: If it has not logged a step.
     """
     return figures(read_runs([folder])[0])
 
@@ -109,7 +109,7 @@ def _best_loss(run: RunLog) -> float | None:
 
 
 def _is_log_loss(run: RunLog) -> bool:
-    """Whether its loss is a mean of negative log-probabilities, so that there is a perplexity."""
+    """Whether its loss is a mean of negative log-probabilities, so that it has a perplexity."""
     result = run.section("result")
     if result.get("validation_loss") is not None:
         return result.get("validation_perplexity", math.nan) is not None

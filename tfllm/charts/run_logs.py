@@ -1,4 +1,4 @@
-"""What a run's folder tells of it, in whatever state the run is. Imports no TensorFlow."""
+"""Read a run's folder, in whatever state the run is. This module does not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -18,49 +18,48 @@ _SUMS = (
     *("seconds", "tracing_seconds", "input_seconds", "compute_seconds"),
     *("checkpoint_seconds", "validation_seconds", "timed_tokens"),
 )
-"""these begin again at 0 in each process that works on a run, and never fall within one"""
+"""Sums that start at 0 in each process that works on a run, and never decrease within one."""
 _OTHER_SUMS = ("peak_seconds",)
-"""these begin again at 0, too, but may fall: a peak that turns out higher lowers them"""
+"""Sums that also start at 0, but may decrease: a higher peak that is found later lowers them."""
 
 
 @dataclass
 class RunLog:
-    """A run's settings and its log, read by `read_runs`.
+    """The settings and the log of a run, read by `read_runs`.
 
-    Numbers in the log that are missing, damaged or not finite are missing here. `seconds` and the
-    other sums go on where the log begins them again: they count all processes that worked on the
-    run.
+    Missing, damaged or non-finite numbers in the log are missing here. `seconds` and the other sums
+    continue where the log starts them again: they count all processes that worked on the run.
     """
 
     path: Path
     """the run's folder"""
     name: str
-    """the shortest end of the path that no other run of the report has"""
+    """shortest end of the path that no other run of the report has"""
     settings: dict[str, Any] = field(default_factory=dict)
-    """run.json"""
+    """contents of run.json"""
     steps: list[dict[str, float]] = field(default_factory=list)
-    """the lines about steps, in order"""
+    """lines about steps, in order"""
     totals: dict[str, float] = field(default_factory=dict)
-    """the sums at the end of the log, which has them once more behind the last validation"""
+    """sums at the end of the log, which repeats them after the last validation"""
     validations: list[dict[str, float]] = field(default_factory=list)
-    """the lines about validations, with the `seconds` of the step before each"""
+    """lines about validations, with the `seconds` of the step before each"""
     starts: int = 0
-    """processes that logged steps: one, and one for each time the run was resumed"""
+    """number of processes that logged steps: one, and one for each time the run was resumed"""
     notes: list[str] = field(default_factory=list)
     """what could not be read, and what was left out of the data"""
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is complete."""
         return bool(self.section("result"))
 
     def section(self, name: str) -> dict[str, Any]:
-        """A part of run.json, such as "training"; empty where there is none."""
+        """A part of run.json, such as "training"; empty if missing."""
         found = self.settings.get(name)
         return found if isinstance(found, dict) else {}
 
     def series(self, key: str, x: XAxis = "tokens") -> tuple[list[float], list[float]]:
-        """The places and the values of `key`, where the log has both."""
+        """The x values and the values of `key`, where the log has both."""
         lines = self.validations if key.startswith("validation_") else self.steps
         pairs = [(line[x], line[key]) for line in lines if x in line and key in line]
         return [place for place, _ in pairs], [value for _, value in pairs]
@@ -71,7 +70,7 @@ class RunLog:
 
     @property
     def num_replicas(self) -> int | None:
-        """Replicas that trained together, by what each had of the throughput."""
+        """The number of replicas that trained together, from the throughput of each."""
         lines = self.steps
         rates = ("tokens_per_second", "tokens_per_second_per_replica")
         ratios = [
@@ -84,11 +83,11 @@ def read_runs(paths: Sequence[str | Path]) -> list[RunLog]:
     """Read the folders of several runs; one that is named twice is read once.
 
     Args:
-        paths: folders that `tfllm train --out` made.
+        paths: Folders that `tfllm train --out` wrote.
 
     Raises:
-        FileNotFoundError: a folder holds no run.
-        ValueError: no folder is named, or none of the runs has logged a step.
+        FileNotFoundError: If a folder contains no run.
+        ValueError: If no folder is given, or none of the runs has logged a step.
     """
     given = {Path(path).resolve(): Path(path) for path in paths}
     if not given:
@@ -115,9 +114,9 @@ def _read(folder: Path, name: str) -> RunLog:
         found = read_json(folder / "run.json")
         run.settings = found if isinstance(found, dict) else {}
     except FileNotFoundError:
-        run.notes.append("it has no run.json: its settings are not known")
+        run.notes.append("it has no run.json, so its settings are unknown")
     except (OSError, ValueError) as error:
-        run.notes.append(f"{error}: its settings are not known")
+        run.notes.append(f"{error}, so its settings are unknown")
     about_data = run.section("data").get("notes")
     if isinstance(about_data, list):
         run.notes += [f"its data: {note}" for note in about_data]
@@ -135,7 +134,7 @@ def _read(folder: Path, name: str) -> RunLog:
 
 
 def _is_end(line: dict[str, float]) -> bool:
-    """Whether it has the sums alone, as the end of each process' part has."""
+    """Whether a line only has the sums, as at the end of each process' part."""
     return "timed_tokens" in line and "loss" not in line and "learning_rate" not in line
 
 
@@ -161,10 +160,10 @@ def _lines(path: Path) -> tuple[list[dict[str, float]], int]:
 
 
 def _without_what_was_done_again(lines: Iterable[dict[str, float]]) -> list[dict[str, float]]:
-    """Where a run went back to a checkpoint, the lines of its second time count."""
+    """Drop lines that a run repeated after going back to a checkpoint; the later ones count."""
     kept: list[dict[str, float]] = []
     for line in lines:
-        # A validation stands behind the line of its step, and the sums behind both.
+        # A validation comes after the line of its step, and the sums after both.
         last = line["step"] + (0.5 if "validation_loss" in line else 0.75 if _is_end(line) else 0)
         while kept and kept[-1]["step"] >= last:
             kept.pop()
@@ -175,7 +174,7 @@ def _without_what_was_done_again(lines: Iterable[dict[str, float]]) -> list[dict
 def _added_up(
     lines: list[dict[str, float]],
 ) -> tuple[list[dict[str, float]], int, dict[str, float]]:
-    """The lines with sums that go on over each start, how many starts there were, and the sums."""
+    """The lines with sums that continue over all starts, the number of starts, and the sums."""
     names = (*_SUMS, *_OTHER_SUMS)
     before = dict.fromkeys(names, 0.0)
     latest: dict[str, float] = {}
@@ -197,7 +196,7 @@ def _added_up(
 
 
 def number(value: Any) -> float | None:
-    """A finite number, else None."""
+    """The value if it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -207,7 +206,7 @@ def number(value: Any) -> float | None:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that differ from one another."""
+    """The shortest ends of the paths that differ from each other."""
     parts = [folder.parts for folder in folders]
     names = []
     for own in parts:

@@ -1,1 +1,1 @@
-"""Distribution: which workers train together, on which devices, and how they are started."""
+"""Distributed training: which workers train together, on which devices, and how they start."""

@@ -1,4 +1,4 @@
-"""What the workers of a run tell one another before it begins: they must all do the same."""
+"""Compare the workers of a run before it begins: they must all do the same."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tfllm.version import __version__
 
 
 class WorkersDisagree(ValueError):
-    """A worker runs other code, or was given other settings or data, than the chief."""
+    """A worker has different code, settings or data from the chief."""
 
 
 def exchange(value: Any, strategy: tf.distribute.Strategy) -> list[Any]:
-    """Each worker's value, in the order of the workers; every worker must call this.
+    """Collect each worker's value, in the order of the workers; every worker must call this.
 
     Args:
-        value: anything that JSON can hold.
-        strategy: with one process, nothing is sent.
+        value: Value that JSON can represent.
+        strategy: Strategy of the run; with one process, nothing is sent.
     """
     if not is_multi_worker(strategy):
         return [value]
@@ -63,14 +63,14 @@ def _sum(strategy: tf.distribute.Strategy) -> Any:
 
 
 def agree(facts: dict[str, Any], strategy: tf.distribute.Strategy) -> None:
-    """Have all workers hold the same facts; every worker must call this.
+    """Check that all workers have the same facts; every worker must call this.
 
     Args:
-        facts: name to what a worker was given, such as its settings.
-        strategy: of the run.
+        facts: Facts about a worker, such as its settings, by name.
+        strategy: Strategy of the run.
 
     Raises:
-        WorkersDisagree: on every worker, naming what differs and where.
+        WorkersDisagree: If they differ; on every worker, with what differs and where.
     """
     of_all = exchange({**facts, "code": code_version()}, strategy)
     chief = of_all[0]
@@ -101,7 +101,7 @@ def _differing_facts(one: Any, other: Any, name: str = "") -> list[tuple[str, An
 
 @functools.cache
 def code_version() -> str:
-    """The versions of what computes a run, and a checksum of this package's source."""
+    """The versions of the software that computes a run, and a checksum of this package's source."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
@@ -113,16 +113,16 @@ def code_version() -> str:
 
 
 def on_all(strategy: tf.distribute.Strategy, action: Callable[[], Any], what: str) -> list[Any]:
-    """Run `action` on every worker; each worker's result, or an error on all of them.
+    """Run `action` on every worker; returns each worker's result, or raises an error on all.
 
     Args:
-        strategy: of the run.
-        action: gives what JSON can hold.
-        what: it does, for the error, such as "read the shards".
+        strategy: Strategy of the run.
+        action: Function whose result JSON can represent.
+        what: Description of the action for the error, such as "read the shards".
 
     Raises:
-        RuntimeError: another worker's action failed; its message is in this one. A worker whose
-            own action failed raises that error.
+        RuntimeError: If another worker's action failed; the message includes that error's. A worker
+            whose own action failed raises that error.
     """
     result, error = None, None
     try:
@@ -140,9 +140,9 @@ def on_all(strategy: tf.distribute.Strategy, action: Callable[[], Any], what: st
 
 
 def on_chief(strategy: tf.distribute.Strategy, action: Callable[[], Any], what: str) -> Any:
-    """Run `action` on the chief alone; its result, or its error, on every worker.
+    """Run `action` only on the chief; returns its result, or raises its error, on every worker.
 
-    Args and errors as `on_all`.
+    For the arguments and errors see `on_all`.
     """
     chief = worker_index(strategy) == 0
     return on_all(strategy, action if chief else lambda: None, what)[0]

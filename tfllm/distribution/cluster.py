@@ -1,13 +1,13 @@
-"""Which workers train together, read from the environment that a cluster's manager sets.
+"""Find which workers train together, from the environment that a cluster manager sets.
 
-| source | what it reads |
+| source | what is read |
 | --- | --- |
 | TF_CONFIG | the JSON that TensorFlow defines, as `tfllm launch`, Kubeflow or Vertex AI set it |
-| Kubernetes | an Indexed Job: JOB_COMPLETION_INDEX, and TFLLM_WORKERS and TFLLM_SERVICE beside it |
+| Kubernetes | an Indexed Job: JOB_COMPLETION_INDEX, together with TFLLM_WORKERS and TFLLM_SERVICE |
 | Slurm | a task that `srun` started: see `tfllm/distribution/slurm.py` |
 
-The first of them that is there counts. TFLLM_PORT sets the port where the source names none.
-Nothing here imports TensorFlow.
+The first source that is present is used. TFLLM_PORT sets the port if the source does not name one.
+This module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Cluster:
     """The processes that train one model together."""
 
     workers: tuple[str, ...]
-    """"host:port" of each, in the same order for all of them"""
+    """the "host:port" of each worker, in the same order on all of them"""
     index: int
-    """of this process in `workers`"""
+    """index of this process in `workers`"""
     source: str
-    """where this was read, for messages"""
+    """where the cluster was found, for messages"""
 
     @property
     def is_chief(self) -> bool:
@@ -50,24 +50,24 @@ class Cluster:
         return self.index == 0
 
     def tf_config(self) -> str:
-        """What TensorFlow reads in the variable TF_CONFIG: JSON, every process a worker."""
+        """The value of TensorFlow's variable TF_CONFIG: JSON in which every process is a worker."""
         task = {"type": "worker", "index": self.index}
         return json.dumps({"cluster": {"worker": list(self.workers)}, "task": task})
 
 
 def detect_cluster(environ: Mapping[str, str] = os.environ) -> Cluster | None:
-    """The cluster that this process is a worker of; None where the environment names none.
+    """Find the cluster that this process is a worker of; None if the environment names none.
 
-    A cluster of one worker is returned as such: the caller decides whether one worker needs any
-    communication. A Job's JOB_COMPLETION_INDEX alone makes no cluster (its pods may do separate
-    things), nor does a Slurm job on one node whose command `srun` did not start.
+    A cluster of one worker is also returned: the caller decides whether one worker needs any
+    communication. A Job's JOB_COMPLETION_INDEX by itself does not make a cluster (its pods may do
+    separate things), nor does a Slurm job on one node whose command was not started by `srun`.
 
     Args:
-        environ: environment variables.
+        environ: Environment variables. Defaults to those of this process.
 
     Raises:
-        ConfigError: the variables are half set, damaged, or contradict one another; there are
-            tasks that cannot take part (parameter servers, evaluators).
+        ConfigError: If the variables are incomplete, damaged, or contradict one another; or if
+            there are tasks that are not supported (parameter servers, evaluators).
     """
     cluster = _tf_config(environ) or _kubernetes(environ)
     if cluster is None:
@@ -78,10 +78,10 @@ def detect_cluster(environ: Mapping[str, str] = os.environ) -> Cluster | None:
 
 
 class NamesUnknown(TimeoutError):
-    """Other workers have no address yet."""
+    """The names of other workers cannot be resolved yet."""
 
     exit_status = 75
-    """EX_TEMPFAIL: they may have one later"""
+    """EX_TEMPFAIL: it may succeed later."""
 
 
 def wait_for_names(
@@ -92,22 +92,22 @@ def wait_for_names(
     """Wait until every worker's name can be resolved: a pod has none before it is scheduled.
 
     Args:
-        cluster: whose names.
-        seconds: to wait at the most.
-        tell: is given one line, if there is something to wait for.
+        cluster: Cluster of the workers.
+        seconds: Maximum time to wait. Defaults to 300.
+        tell: Function that gets one line of text if it has to wait. Defaults to none.
 
     Raises:
-        NamesUnknown: some names could not be resolved in this time.
+        NamesUnknown: If some names could not be resolved in this time.
     """
     end = time.monotonic() + seconds
     missing = _unresolved(cluster.workers)
     if missing:
-        tell(f"waiting for {', '.join(missing)} to be known by name")
+        tell(f"waiting until the names of {', '.join(missing)} can be resolved")
     while missing:
         if time.monotonic() >= end:
             raise NamesUnknown(
                 f"every worker's name must resolve within {seconds:.0f} s; {', '.join(missing)} "
-                f"did not ({cluster.source}); are all workers running, and the names right?"
+                f"did not ({cluster.source}); are all workers running, and are the names right?"
             )
         time.sleep(1.0)
         missing = _unresolved(missing)
@@ -139,20 +139,20 @@ def _tf_config(environ: Mapping[str, str]) -> Cluster | None:
         raise ConfigError(f"TF_CONFIG must be a JSON object; received {text!r}")
     jobs, task = values.get("cluster") or {}, values.get("task") or {}
     if not jobs and not task:
-        return None  # as TensorFlow has it: one machine
+        return None  # one machine, as in TensorFlow
     if not isinstance(jobs, dict) or not isinstance(task, dict) or not jobs or not task:
         raise ConfigError(
-            'TF_CONFIG must hold both {"cluster": {"worker": ["host:port", ...]}, '
+            'TF_CONFIG must have both {"cluster": {"worker": ["host:port", ...]}, '
             f'"task": {{"type": "worker", "index": 0}}}}; received {text}'
         )
     kind, index = task.get("type"), task.get("index", 0)
     for job in [kind, *(job for job, addresses in jobs.items() if addresses)]:
         if job in _REFUSED:
             raise ConfigError(
-                f"TF_CONFIG may hold the tasks chief and worker; received {job!r}: {_REFUSED[job]}"
+                f"TF_CONFIG may have the tasks chief and worker; received {job!r}: {_REFUSED[job]}"
             )
         if job not in ("chief", "worker"):
-            raise ConfigError(f"TF_CONFIG may hold the tasks chief and worker; received {job!r}")
+            raise ConfigError(f"TF_CONFIG may have the tasks chief and worker; received {job!r}")
     chiefs, others = _addresses(jobs, "chief"), _addresses(jobs, "worker")
     if len(chiefs) > 1:
         raise ConfigError(f"TF_CONFIG may name one chief; received {', '.join(chiefs)}")
@@ -198,8 +198,8 @@ def _kubernetes(environ: Mapping[str, str]) -> Cluster | None:
     missing = [n for n in (*_KUBERNETES, "JOB_COMPLETION_INDEX") if not environ.get(n)]
     if missing:
         raise ConfigError(
-            f"{' and '.join(given)} is set and {' and '.join(missing)} is not: the workers of an "
-            "Indexed Job need TFLLM_WORKERS (as many as its completions) and TFLLM_SERVICE (its "
+            f"{' and '.join(given)} is set, but {' and '.join(missing)} is not: the workers of an "
+            "Indexed Job need TFLLM_WORKERS (the number of its completions) and TFLLM_SERVICE (its "
             "headless Service), and Kubernetes sets JOB_COMPLETION_INDEX (completionMode: Indexed)"
         )
     count, index = number(environ, "TFLLM_WORKERS"), number(environ, "JOB_COMPLETION_INDEX")
@@ -213,7 +213,7 @@ def _kubernetes(environ: Mapping[str, str]) -> Cluster | None:
         host = environ.get("HOSTNAME", "")
         if not host.endswith(suffix) or host == suffix:
             raise ConfigError(
-                f"the hostname of an Indexed Job's pod must be the Job's name and {suffix!r}; "
+                f"the hostname of an Indexed Job's pod must be the Job's name and then {suffix!r}; "
                 f"received HOSTNAME={host!r}; set TFLLM_JOB to the Job's name"
             )
         job = host.removesuffix(suffix)
@@ -226,12 +226,12 @@ def _kubernetes(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def _check_against_slurm(cluster: Cluster, environ: Mapping[str, str]) -> None:
-    """Refuse what one `export TF_CONFIG=...` in a batch script does: every task has one index."""
+    """Refuse the result of `export TF_CONFIG=...` in a batch script: all tasks have one index."""
     if not in_step(environ):
         return
     index, tasks = environ.get("SLURM_PROCID", ""), environ.get("SLURM_STEP_NUM_TASKS", "")
     workers = len(cluster.workers)
-    # With another number of workers than tasks, something else than srun started them.
+    # If the numbers of workers and tasks differ, something other than srun started the workers.
     if workers > 1 and tasks == str(workers) and index != str(cluster.index):
         raise ConfigError(
             f"{cluster.source} and Slurm must give a task the same number; received "

@@ -1,6 +1,7 @@
-"""Local workers that train one model together, for trying out what a cluster does.
+"""Start local workers that train one model together, to try out what a cluster does.
 
-Nothing here imports TensorFlow. Each worker is told of the others through TF_CONFIG, on loopback.
+This module does not import TensorFlow. Each worker learns of the others through TF_CONFIG, on
+loopback.
 """
 
 from __future__ import annotations
@@ -35,28 +36,31 @@ def launch(
 ) -> int:
     """Run a command as several workers on this machine, until all have ended.
 
-    The chief's output goes to the terminal too. SIGINT, SIGTERM and SIGHUP are passed on, so that
-    the workers save and end; a second SIGINT ends them at once. When a worker fails, the others
-    get some time to end by themselves. No worker outlives this process (on Linux, even if it is
+    The chief's output also goes to the terminal. SIGINT, SIGTERM and SIGHUP are passed on, so that
+    the workers save and end; a second SIGINT kills them at once. If a worker fails, the others get
+    some time to end by themselves. No worker outlives this process (on Linux, not even if it is
     killed with -9).
 
     Args:
-        command: program and arguments of every worker.
-        num_workers: how many.
-        logs: folder for worker-0.log and so on, which are appended to.
-        restarts: how often all workers are started again after one of them was killed or lost.
-        pin: give each worker its own share of the cores (on Linux) and of the GPUs.
-        patience: default: `Patience()`.
-        environ: the workers' environment variables, to which TF_CONFIG is added.
+        command: Program and arguments of every worker.
+        num_workers: Number of workers.
+        logs: Folder for worker-0.log and so on, which are appended to.
+        restarts: How often all workers are started again after one was killed or lost. Defaults
+            to 0.
+        pin: Whether to give each worker its own share of the cores (on Linux) and of the GPUs.
+            Defaults to True.
+        patience: How long to wait for workers. Defaults to `Patience()`.
+        environ: Environment variables of the workers, to which TF_CONFIG is added. Defaults to
+            those of this process.
 
     Returns:
-        The exit status of the worker that decided the end: 0; the status of an error that a
-        restart would meet again; 128 + n for signal n; 75 if a worker was lost.
+        The exit status of the worker that decided the end: 0; the status of an error that would
+        occur again after a restart; 128 + n for signal n; 75 if a worker was lost.
 
     Raises:
-        ConfigError: a count out of range; fewer GPUs than workers; this process is itself one of
-            several workers of a cluster.
-        OSError: the logs cannot be written, or a process cannot be started.
+        ConfigError: If a count is out of range; there are fewer GPUs than workers; or this process
+            is itself one of several workers of a cluster.
+        OSError: If the logs cannot be written, or a process cannot be started.
     """
     if num_workers < 1:
         raise ConfigError(f"workers must be at least 1; received {num_workers}")
@@ -66,7 +70,7 @@ def launch(
     if outer is not None and len(outer.workers) > 1:
         raise ConfigError(
             f"launch starts the workers of one machine; received an environment in which "
-            f"{outer.source} has {len(outer.workers)} workers already: give them the command "
+            f"{outer.source} already has {len(outer.workers)} workers: give them the command "
             "itself, without `tfllm launch`"
         )
     cores = usable_cores() if pin else None
@@ -76,7 +80,7 @@ def launch(
     logs.mkdir(parents=True, exist_ok=True)
     terminal = Terminal()
     several = f"{num_workers} worker{'' if num_workers == 1 else 's'}"
-    terminal.say(f"{several} on this machine; what they print is in {logs}")
+    terminal.say(f"{several} on this machine; their output is in {logs}")
     with ReceivedSignals() as signals:
         for attempt in range(1, restarts + 2):
             addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(num_workers))
@@ -97,7 +101,7 @@ def launch(
                 why = f"{decisive.describe_end()}: {several} start again"
                 terminal.say(f"{why} (restart {attempt} of {restarts})")
             else:
-                terminal.say("the same command goes on from the last checkpoint")
+                terminal.say("the same command continues from the last checkpoint")
     return decisive.status if decisive.status >= 0 else 128 - decisive.status
 
 
@@ -109,13 +113,14 @@ def logs_of(run: str | Path) -> Path:
     """The folder for the logs of a run's workers: RUN/logs.
 
     Raises:
-        FileExistsError: `run` is a file, or a folder with other things in it: no run can be there.
+        FileExistsError: If `run` is a file, or a folder with other contents, so that no run can be
+            there.
     """
     run = Path(run)
     if run.exists() and not run.is_dir():
         raise FileExistsError(f"a run is a folder; received the file {run}")
-    before = {"logs", ".lock", ".run.json"}  # what a run that has not begun may leave
+    before = {"logs", ".lock", ".run.json"}  # files of a run that has not begun yet
     others = {p.name for p in run.iterdir()} - before if run.is_dir() else set()
     if others and not (run / "run.json").exists():
-        raise FileExistsError(f"{run} holds other files and no run; give an empty or a new folder")
+        raise FileExistsError(f"{run} has other files and no run; give an empty or a new folder")
     return run / "logs"

@@ -1,6 +1,7 @@
-"""The workers of a Slurm job step, from the variables that `srun` sets; `scontrol` is not needed.
+"""Find the workers of a Slurm job step from the variables that `srun` sets, without `scontrol`.
 
-Variables, and the order of tasks (block or cyclic), as in the manual pages srun(1) and sbatch(1).
+The variables and the order of tasks (block or cyclic) are those of the manual pages srun(1) and
+sbatch(1).
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ from tfllm.config import ConfigError
 from tfllm.distribution.variables import number, port
 
 _FIRST_PORT = 20_000
-"""above the ports of services, below those that Linux gives to outgoing connections (32,768 on)"""
+"""Above the ports of services, and below those of Linux's outgoing connections (32,768 on)."""
 _JOBS = 625
-"""ranges of ports that jobs are spread over"""
+"""Number of port ranges over which jobs are spread."""
 _PORTS_PER_JOB = 16
 _REPEATED = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
 def in_step(environ: Mapping[str, str]) -> bool:
-    """Whether `srun` started this process: a batch script itself has a SLURM_PROCID too."""
+    """Whether `srun` started this process: a batch script itself also has a SLURM_PROCID."""
     return bool(environ.get("SLURM_STEP_NODELIST"))
 
 
 def slurm_workers(environ: Mapping[str, str]) -> tuple[tuple[str, ...], int, str] | None:
-    """Addresses of all tasks of this step, this task's number and a name; None outside of Slurm.
+    """The addresses of all tasks of this step, this task's number, and a name; None outside Slurm.
 
     Raises:
-        ConfigError: variables are missing or contradict one another; the job has several nodes, but
-            the command was not started by `srun`; tasks are placed in an order that is not known.
+        ConfigError: If variables are missing or contradict one another; the job has several nodes,
+            but the command was not started by `srun`; or tasks are placed in an unknown order.
     """
     if not environ.get("SLURM_JOB_ID"):
         return None
@@ -38,7 +39,7 @@ def slurm_workers(environ: Mapping[str, str]) -> tuple[tuple[str, ...], int, str
         nodes = expand_hosts(environ.get("SLURM_JOB_NODELIST", ""))
         if len(nodes) > 1:
             raise ConfigError(
-                f"a Slurm job with several nodes must start its workers with srun, and this "
+                f"a Slurm job with several nodes must start its workers with srun, but this "
                 f"command was started without it; received the nodes "
                 f"{environ['SLURM_JOB_NODELIST']}; put srun before the command"
             )
@@ -54,7 +55,7 @@ def slurm_workers(environ: Mapping[str, str]) -> tuple[tuple[str, ...], int, str
     for name, ours in (("SLURMD_NODENAME", host), ("SLURM_LOCALID", str(local))):
         if environ.get(name, ours) != ours:
             raise ConfigError(
-                f"the tasks of a step must be placed block by block or cyclically; with that, task "
+                f"the tasks of a step must be placed block by block or cyclically; then task "
                 f"{index} has {name}={ours}, but received {environ[name]!r}; use "
                 "srun --distribution=block, or set TF_CONFIG"
             )
@@ -64,12 +65,12 @@ def slurm_workers(environ: Mapping[str, str]) -> tuple[tuple[str, ...], int, str
 
 
 def _places(environ: Mapping[str, str], count: int) -> list[tuple[str, int]]:
-    """Host, and number on that host, of each task."""
+    """The host of each task, and its number on that host."""
     hosts = expand_hosts(environ["SLURM_STEP_NODELIST"])
     text = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE")
     if text:
         on_each = expand_counts(text)
-    else:  # Slurm fills the first nodes with one more
+    else:  # Slurm puts one more on the first nodes
         on_each = [count // len(hosts) + (i < count % len(hosts)) for i in range(len(hosts))]
     if len(on_each) != len(hosts) or sum(on_each) != count:
         raise ConfigError(
@@ -84,10 +85,10 @@ def _places(environ: Mapping[str, str], count: int) -> list[tuple[str, int]]:
 
 
 def expand_counts(text: str) -> list[int]:
-    """Slurm's short form of a number a node: "2(x3),1" is 2, 2, 2, 1.
+    """Expand Slurm's short form of one number per node: "2(x3),1" is 2, 2, 2, 1.
 
     Raises:
-        ConfigError: it is not in that form.
+        ConfigError: If the text does not have that form.
     """
     counts: list[int] = []
     for part in text.split(","):
@@ -101,16 +102,16 @@ def expand_counts(text: str) -> list[int]:
 
 
 def expand_hosts(text: str) -> list[str]:
-    """Slurm's short form of host names, written out.
+    """Expand Slurm's short form of host names.
 
     "a[08-10,12],rack[0-1]n[1-2]" is a08, a09, a10, a12, rack0n1, rack0n2, rack1n1, rack1n2.
 
     Raises:
-        ConfigError: brackets or ranges that are not in that form.
+        ConfigError: If the brackets or ranges do not have that form.
     """
     hosts: list[str] = []
     for part in re.split(r",(?![^\[]*\])", text) if text else []:
-        pieces = re.split(r"\[([^\[\]]*)\]", part)  # text and ranges in turn
+        pieces = re.split(r"\[([^\[\]]*)\]", part)  # text and ranges alternate
         choices = [
             [piece] if i % 2 == 0 else _expand_ranges(piece, text) for i, piece in enumerate(pieces)
         ]
@@ -124,7 +125,7 @@ def expand_hosts(text: str) -> list[str]:
 
 
 def _expand_ranges(ranges: str, text: str) -> list[str]:
-    """ "08-10,12" is 08, 09, 10, 12: as wide as the first number is written."""
+    """ "08-10,12" is 08, 09, 10, 12, with as many digits as the first number."""
     numbers: list[str] = []
     for part in ranges.split(","):
         first, dash, last = part.partition("-")

@@ -1,4 +1,4 @@
-"""A `tf.distribute` strategy by name, and how a batch is divided among its replicas."""
+"""Make a `tf.distribute` strategy by name, and divide a batch among its replicas."""
 
 from __future__ import annotations
 
@@ -29,21 +29,23 @@ def strategy(
     replicas: int | None = None,
     cluster: Cluster | None = None,
 ) -> tf.distribute.Strategy:
-    """The strategy that a run trains under. Call it before any other use of TensorFlow.
+    """Make the strategy of a run. Call it before any other use of TensorFlow.
 
-    A process has one: called again for the same devices, this gives the same strategy.
+    A process has one strategy: if it is called again for the same devices, it returns the same one.
 
     Args:
-        name: "one" device; "mirrored": all GPUs of this machine, or `replicas` logical devices of
-            its CPU, for trying out; "multiworker": the machines of a cluster; "tpu"; or "auto":
-            the cluster that the environment describes, else a TPU, else several GPUs, else one
-            device.
-        replicas: devices of this process; default: all GPUs. On a CPU, so many logical devices.
-        cluster: default: what the environment describes (TF_CONFIG, Slurm, Kubernetes).
+        name: "one" for one device; "mirrored" for all GPUs of this machine, or for `replicas`
+            logical devices of its CPU, to try it out; "multiworker" for the machines of a cluster;
+            "tpu"; or "auto" for the cluster that the environment describes, else a TPU, else
+            several GPUs, else one device. Defaults to "auto".
+        replicas: Number of devices of this process; on a CPU, of logical devices. Defaults to all
+            GPUs.
+        cluster: The cluster. Defaults to the one that the environment describes (TF_CONFIG, Slurm,
+            Kubernetes).
 
     Raises:
-        ConfigError: an unknown name, or a combination that cannot work.
-        RuntimeError: devices that are not to be had; a worker that runs already.
+        ConfigError: If the name is unknown, or the combination cannot work.
+        RuntimeError: If devices are not available, or the worker is already running.
     """
     if name not in get_args(StrategyName):
         raise ConfigError(
@@ -67,7 +69,7 @@ def strategy(
         raise ConfigError(
             f"{cluster.source} describes {len(cluster.workers)} workers, which only the strategy "
             f"multiworker (or auto) joins into one run; received {name!r}, with which each of them "
-            "would train alone and write the same folder"
+            "would train separately and write to the same folder"
         )
     if name == "one":
         if replicas not in (None, 1):
@@ -90,15 +92,15 @@ def strategy(
 
 
 _made: dict[tuple, tf.distribute.Strategy] = {}
-"""this process' strategy, by how it was made"""
+"""The strategy of this process, by the arguments that made it."""
 
 
 def _the_one(make: Any, *arguments: Any) -> tf.distribute.Strategy:
-    """This process' strategy: the collectives of a second one would have the keys of the first."""
+    """The only strategy of this process: a second one's collectives would reuse the same keys."""
     key = (make, *arguments)
     if _made and key not in _made:
         raise ConfigError(
-            f"a process has one strategy, and this one has {next(iter(_made.values()))!r} already; "
+            f"a process has one strategy, and this one already has {next(iter(_made.values()))!r}; "
             "start a new process for another"
         )
     if key not in _made:
@@ -107,12 +109,12 @@ def _the_one(make: Any, *arguments: Any) -> tf.distribute.Strategy:
 
 
 def _warn_of_idle_gpus() -> None:
-    """TensorFlow is silent about GPUs whose libraries it does not find."""
+    """Warn of unused GPUs, since TensorFlow is silent if it does not find their libraries."""
     found = Path("/proc/driver/nvidia/gpus")
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if not hidden and not _gpus() and found.is_dir() and any(found.iterdir()):
         warnings.warn(
-            "this machine has NVIDIA GPUs, and TensorFlow cannot use them, so the CPU trains; "
+            "this machine has NVIDIA GPUs, but TensorFlow cannot use them, so the CPU is used; "
             "install the CUDA libraries with: pip install 'tfllm[gpu]'",
             stacklevel=3,
         )
@@ -123,7 +125,7 @@ def _gpus() -> list[Any]:
 
 
 def _logical_devices(replicas: int | None) -> list[str]:
-    """The devices of this process: GPUs, or so many parts of the CPU."""
+    """The devices of this process: GPUs, or logical devices of the CPU."""
     gpus = _gpus()
     if gpus:
         if (replicas or 1) > len(gpus):
@@ -139,7 +141,7 @@ def _logical_devices(replicas: int | None) -> list[str]:
             )
         except RuntimeError as error:
             raise RuntimeError(
-                f"{wanted} logical devices of the CPU must be asked for before TensorFlow is used; "
+                f"{wanted} logical devices of the CPU must be requested before TensorFlow is used; "
                 "call tfllm.training.strategy first"
             ) from error
     return [f"CPU:{i}" for i in range(wanted)]
@@ -148,7 +150,7 @@ def _logical_devices(replicas: int | None) -> list[str]:
 def _mirrored(replicas: int | None) -> tf.distribute.Strategy:
     if replicas is None and not _gpus():
         raise ConfigError(
-            "the strategy mirrored spreads a batch over several devices, and this machine has no "
+            "the strategy mirrored spreads a batch over several devices, but this machine has no "
             "GPU; give replicas (--replicas 2) to try it out on logical devices of the CPU"
         )
     return tf.distribute.MirroredStrategy(_logical_devices(replicas))
@@ -167,10 +169,10 @@ def _multi_worker(cluster: Cluster, replicas: int | None) -> tf.distribute.Strat
         )
     wait_for_names(cluster, tell=lambda message: print(message, file=sys.stderr))
     _refuse_a_running_worker(cluster)
-    os.environ["TF_CONFIG"] = cluster.tf_config()  # where TensorFlow looks
+    os.environ["TF_CONFIG"] = cluster.tf_config()  # TensorFlow reads it there
     implementation = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(
-        # Of pieces, one is sent while another is added up: a tenth of a step on two CPU workers.
+        # With pieces, one is sent while another is summed: 10 % less time on two CPU workers.
         bytes_per_pack=0 if on_gpu else 4 << 20,
         implementation=implementation.AUTO if on_gpu else implementation.RING,
     )
@@ -179,19 +181,19 @@ def _multi_worker(cluster: Cluster, replicas: int | None) -> tf.distribute.Strat
 
 
 def _refuse_a_running_worker(cluster: Cluster) -> None:
-    """TensorFlow ends the process where its port is taken; say why instead."""
+    """TensorFlow aborts the process if its port is taken; raise an explanation instead."""
     address = cluster.workers[cluster.index]
     port = int(address.rpartition(":")[2])
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("", port))  # as TensorFlow does: the name may be known to others only
+            probe.bind(("", port))  # as TensorFlow does: the name may only be known to others
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 return
             raise RuntimeError(
                 f"worker {cluster.index} cannot listen on {address} ({error.strerror}); is it "
-                "running already? Start each worker once, each with its own index"
+                "already running? Start each worker once, each with its own index"
             ) from error
 
 
@@ -219,18 +221,18 @@ class BatchPlan:
     """How the rows of one update are divided."""
 
     batch_size: int
-    """rows in an update of the weights, over all replicas of all workers"""
+    """rows of an update of the weights, over all replicas of all workers"""
     workers: int
     replicas: int
-    """of all workers together"""
+    """number of replicas of all workers"""
     gradient_accumulation: int
-    """micro-batches that each replica computes one after the other"""
+    """number of micro-batches that each replica computes one after the other"""
 
     def __post_init__(self) -> None:
         parts = self.replicas * self.gradient_accumulation
         if self.batch_size % parts:
             raise ConfigError(
-                f"batch_size counts the rows of all replicas and micro-batches and must be "
+                f"batch_size counts the rows of all replicas and micro-batches, and must be "
                 f"divisible by their number ({self.replicas} replicas x "
                 f"{self.gradient_accumulation} micro-batches = {parts}); received "
                 f"{self.batch_size}; {-(-self.batch_size // parts) * parts} would do"
@@ -238,16 +240,16 @@ class BatchPlan:
 
     @property
     def rows_per_replica(self) -> int:
-        """Rows of an update on one device."""
+        """The rows of an update on one device."""
         return self.batch_size // self.replicas
 
     @property
     def rows_per_micro_batch(self) -> int:
-        """Rows that a device computes at once."""
+        """The rows that a device computes at once."""
         return self.rows_per_replica // self.gradient_accumulation
 
     def describe(self, sequence_length: int) -> str:
-        """One line, such as the command line prints."""
+        """Describe the plan in one line, as the command line prints it."""
 
         def several(count: int, noun: str) -> str:
             return f"{count} {noun}{'' if count == 1 else 's'}"
@@ -266,10 +268,10 @@ class BatchPlan:
 def plan_batch(
     batch_size: int, gradient_accumulation: int, current: tf.distribute.Strategy
 ) -> BatchPlan:
-    """How `batch_size` rows are divided under a strategy.
+    """Divide `batch_size` rows under a strategy.
 
     Raises:
-        ConfigError: they do not divide.
+        ConfigError: If they cannot be divided evenly.
     """
     workers = num_workers(current)
     return BatchPlan(batch_size, workers, current.num_replicas_in_sync, gradient_accumulation)
@@ -281,7 +283,7 @@ def is_multi_worker(current: tf.distribute.Strategy) -> bool:
 
 
 def num_workers(current: tf.distribute.Strategy) -> int:
-    """How many processes take part in each step."""
+    """The number of processes that take part in each step."""
     if not is_multi_worker(current):
         return 1
     jobs = current.cluster_resolver.cluster_spec().as_dict()
@@ -294,5 +296,5 @@ def num_workers(current: tf.distribute.Strategy) -> int:
 
 
 def worker_index(current: tf.distribute.Strategy) -> int:
-    """This process' number; 0 is the chief, which alone writes files."""
+    """The number of this process; 0 is the chief, the only one that writes files."""
     return int(current.cluster_resolver.task_id or 0) if is_multi_worker(current) else 0

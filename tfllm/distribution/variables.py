@@ -1,4 +1,4 @@
-"""Numbers in environment variables, read or refused."""
+"""Read and check numbers in environment variables."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tfllm.config import ConfigError
 
 
 def number(environ: Mapping[str, str], name: str) -> int:
-    """A variable's whole number, at least 0.
+    """Read a variable that must be a whole number, at least 0.
 
     Raises:
-        ConfigError: it is not set, or something else.
+        ConfigError: If it is not set, or not such a number.
     """
     text = environ.get(name, "")
     if not text.isdecimal():
@@ -22,12 +22,12 @@ def number(environ: Mapping[str, str], name: str) -> int:
 
 
 def port(environ: Mapping[str, str], default: int) -> int:
-    """The port that TFLLM_PORT asks for, or `default`.
+    """The port in TFLLM_PORT, or `default`.
 
     Raises:
-        ConfigError: it is no port that a user may listen on.
+        ConfigError: If a user may not listen on that port.
     """
     value = number(environ, "TFLLM_PORT") if environ.get("TFLLM_PORT") else default
     if not 1024 <= value <= 65535:
-        raise ConfigError(f"TFLLM_PORT must lie in 1024..65535; received {value}")
+        raise ConfigError(f"TFLLM_PORT must be in 1024..65535; received {value}")
     return value

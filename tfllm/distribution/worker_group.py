@@ -1,4 +1,4 @@
-"""Local workers that are started, waited for and ended together."""
+"""Start local workers together, wait for them, and end them together."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from tfllm.distribution.worker_output import ChiefOutput, Terminal
 from tfllm.distribution.worker_process import WorkerProcess
 
 WORKER_LOST = os.EX_TEMPFAIL
-"""75: the status of a worker that has lost another one; to start all again helps"""
+"""75: the status of a worker that has lost another one; restarting all of them helps."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAVED = {128 + signal.SIGINT, 128 + signal.SIGTERM}
-"""the statuses of workers that were asked to stop, and have saved"""
+"""The statuses of workers that were asked to stop and have saved."""
 _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long workers are waited for, in seconds."""
+    """How long to wait for workers, in seconds."""
 
     after_failure: float = 20.0
-    """once one has failed: until the others notice and end by themselves"""
+    """after one has failed, for the others to notice and end by themselves"""
     after_chief: float = 60.0
-    """once the chief has ended well, which has the most to do at the end"""
+    """after the chief, which has the most to do at the end, has ended successfully"""
     after_another: float = 300.0
-    """once another worker has ended well: the chief may still be writing"""
+    """after another worker has ended successfully: the chief may still be writing"""
     after_terminate: float = 5.0
     """between SIGTERM and SIGKILL"""
 
 
 class ReceivedSignals:
-    """While entered, SIGINT, SIGTERM and SIGHUP are noted and do nothing else.
+    """While entered, SIGINT, SIGTERM and SIGHUP are recorded and have no other effect.
 
     Attributes:
-        received: the numbers, in order.
+        received: Numbers of the signals, in order.
     """
 
     def __init__(self) -> None:
@@ -67,15 +67,15 @@ class ReceivedSignals:
 
 
 class WorkerGroup:
-    """The workers of one start; while it is entered, and not longer, they run.
+    """The workers of one start, which only run while the group is entered.
 
     Args:
-        terminal: for the chief's output and for messages.
-        signals: passed on to the workers.
-        patience: with those that do not end.
+        terminal: Terminal for the chief's output and for messages.
+        signals: Signals to pass on to the workers.
+        patience: How long to wait for workers.
 
     Attributes:
-        cut_short: whether a second Ctrl-C ended them.
+        cut_short: Whether a second Ctrl-C killed them.
     """
 
     def __init__(self, terminal: Terminal, signals: ReceivedSignals, patience: Patience) -> None:
@@ -108,14 +108,14 @@ class WorkerGroup:
         title: str,
         cores: Sequence[int] | None,
     ) -> None:
-        """Start one more worker; the first one is the chief.
+        """Start another worker; the first one is the chief.
 
         Args:
-            command: program and arguments.
-            environ: environment variables.
-            log: file for what it prints, which is appended to.
-            title: of this start, for the log.
-            cores: that it may run on; None for all.
+            command: Program and arguments.
+            environ: Environment variables.
+            log: File for its output, which is appended to.
+            title: Title of this start, for the log.
+            cores: Cores that it may run on; None for all.
         """
         with open(log, "ab", buffering=0) as file:
             when = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -131,7 +131,7 @@ class WorkerGroup:
         self.workers.append(worker)
 
     def wait(self) -> None:
-        """Return once all workers have ended, by themselves or not."""
+        """Return after all workers have ended, by themselves or not."""
         assert self._output is not None
         while any(worker.alive for worker in self.workers):
             select.select(self._output.readable(), [], [], _POLL_SECONDS)
@@ -152,9 +152,9 @@ class WorkerGroup:
             self._output.carry()
         if not (well or asked or worker.stopped):
             message = worker.describe_end()
-            if worker.index:  # the chief's have been shown
+            if worker.index:  # the chief's lines have been shown
                 lines = worker.last_lines()
-                message += f"; the last lines of {worker.log}:" if lines else ", and said nothing"
+                message += f"; the last lines of {worker.log}:" if lines else ", without any output"
                 message += "".join(f"\n  | {line}" for line in lines)
             self._terminal.say(message)
         if not well:
@@ -182,7 +182,7 @@ class WorkerGroup:
                     worker.send(signal.SIGTERM if number == signal.SIGHUP else number)
             elif number == signal.SIGINT:
                 self.cut_short = True
-                self._terminal.say("the workers are ended at once")
+                self._terminal.say("the workers are killed")
                 for worker in self.workers:
                     worker.kill()
 
@@ -195,7 +195,7 @@ class WorkerGroup:
             return
         if rest:
             names = ", ".join(str(worker.index) for worker in rest)
-            self._terminal.say(f"stopping what has not ended by itself: worker {names}")
+            self._terminal.say(f"stopping workers that have not ended by themselves: {names}")
         for worker in rest:
             worker.stopped = True
             worker.send(signal.SIGTERM)
@@ -203,11 +203,12 @@ class WorkerGroup:
         self._deadline = time.monotonic() + self._patience.after_terminate
 
     def decisive(self) -> WorkerProcess:
-        """The worker whose end says how the group's went, once all have ended.
+        """The worker whose end decides the status of the group, after all have ended.
 
-        An error of its own goes first, for a restart would meet it again. Next a chief that ended
-        well: it has written everything. Then a worker that was killed, and last those that ended
-        because they lost another.
+        A worker's own error comes first, since it would occur again after a restart. Next is a
+        chief
+        that ended successfully: it has written everything. Then a worker that was killed, and last
+        those that ended because they lost another.
         """
         own = [worker for worker in self.workers if not worker.stopped] or self.workers
         by_time = sorted(own, key=lambda worker: worker.ended_at or 0.0)

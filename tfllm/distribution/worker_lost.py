@@ -1,4 +1,4 @@
-"""What it means when a collective of several workers fails."""
+"""Explain the failure of a collective of several workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OF_THE_CONNECTION = (
     tf.errors.AbortedError,
     tf.errors.DeadlineExceededError,
 )
-# Each of these may also be a fault of this worker's own; then the message has none of the signs.
+# These may also be a fault of this worker itself; then the message has none of the signs.
 _PERHAPS = (
     tf.errors.InternalError,
     tf.errors.UnknownError,
@@ -23,23 +23,23 @@ _SIGNS = ("Collective ops is aborted", "Connection reset by peer", "heartbeat", 
 
 
 class WorkerLost(RuntimeError):
-    """Another worker of the run went away, froze or failed."""
+    """Another worker of the run exited, froze or failed."""
 
     exit_status = 75
-    """EX_TEMPFAIL: starting all workers again helps"""
+    """EX_TEMPFAIL: restarting all workers helps."""
 
 
 @contextmanager
 def lost_workers_named(worker: int, *, several: bool) -> Iterator[None]:
-    """Say what it means when a collective fails.
+    """Explain the failure of a collective inside the block.
 
     Args:
-        worker: number of this one.
-        several: whether there are others; else nothing is changed.
+        worker: Number of this worker.
+        several: Whether there are others; if not, errors are not changed.
 
     Raises:
-        WorkerLost: from TensorFlow's error, which speaks of sockets. An error of this worker's
-            own, such as too little memory, stays what it is.
+        WorkerLost: Instead of TensorFlow's error, which mentions sockets. An error of this worker
+            itself, such as insufficient memory, is not changed.
     """
     try:
         yield
@@ -50,7 +50,8 @@ def lost_workers_named(worker: int, *, several: bool) -> Iterator[None]:
         if not (several and lost):
             raise
         raise WorkerLost(
-            f"worker {worker} stopped, since another worker went away or no longer answers "
-            f"({(telling or lines)[0].strip()[:200]}). The other workers' logs tell why; start all "
-            "workers again with the same command, and the run goes on from its last checkpoint"
+            f"worker {worker} stopped because another worker went away or no longer answers "
+            f"({(telling or lines)[0].strip()[:200]}). The logs of the other workers say why; "
+            "start all workers again with the same command, and the run continues from its last "
+            "checkpoint"
         ) from error

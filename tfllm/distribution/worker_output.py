@@ -1,4 +1,4 @@
-"""What local workers print: all of it into logs, the chief's to the terminal as well."""
+"""The output of local workers: all of it in logs, and the chief's also in the terminal."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import IO
 
 _BAR_SECONDS = 30.0
-"""between two states of a progress bar in a log"""
+"""Time between two states of a progress bar in a log."""
 _TAIL_LINES = 10
 _TAIL_WIDTH = 400
 
 
 class Terminal:
-    """This process' standard output and error.
+    """The standard output and error of this process.
 
-    A reader that has gone (`| head`, a closed window) is no reason to end a training: what is
-    written to it is dropped.
+    A reader that has gone (`| head`, a closed window) must not end a training, so output to it is
+    dropped.
     """
 
     def __init__(self) -> None:
@@ -40,18 +40,18 @@ class Terminal:
                 self._gone.add(fd)
 
     def say(self, message: str) -> None:
-        """A line of our own on standard error, beneath a progress bar if there is one."""
+        """Print a line of our own on standard error, below a progress bar if there is one."""
         start = "\n" if self._in_line else ""
         self.write(2, f"{start}tfllm launch: {message}\n".encode(errors="replace"))
 
 
 class LogWriter:
-    r"""Writes whole lines to a log; of a progress bar, only a state now and then.
+    r"""Writes whole lines to a log, and only an occasional state of a progress bar.
 
-    A bar goes back with "\r" and draws itself again; in a log it would be megabytes.
+    A bar is drawn again and again after "\r"; in a log it would take megabytes.
 
     Args:
-        log: open for appending, unbuffered.
+        log: File that is open for appending, unbuffered.
     """
 
     def __init__(self, log: IO[bytes]) -> None:
@@ -60,7 +60,7 @@ class LogWriter:
         self._last_bar = time.monotonic()
 
     def write(self, data: bytes) -> None:
-        """Take what was printed, in any pieces."""
+        """Process output that arrives in pieces of any size."""
         *lines, rest = (self._pending + data).split(b"\n")
         for line in lines:
             self._write_line(_shown(line))
@@ -73,29 +73,29 @@ class LogWriter:
         self._pending = bar + back + drawing
 
     def close(self) -> None:
-        """Write what was printed without an end of line."""
+        """Write the rest of the output, which has no line end."""
         if shown := _shown(self._pending):
             self._write_line(shown)
         self._pending = b""
 
     def _write_line(self, line: bytes) -> None:
-        with contextlib.suppress(OSError):  # a full disk: the run itself says so, and stops
+        with contextlib.suppress(OSError):  # a full disk: the run itself reports it and stops
             self._log.write(line + b"\n")
 
 
 def _shown(line: bytes) -> bytes:
-    r"""What a terminal shows of a line that went back with "\r": what was drawn last."""
+    r"""What a terminal shows of a line with "\r": the part that was drawn last."""
     return next((part for part in reversed(line.split(b"\r")) if part.strip()), b"")
 
 
 class ChiefOutput:
-    """Carries the chief's standard output and error to this process' own, and into its log.
+    """Forwards the chief's standard output and error to those of this process, and to its log.
 
-    Where ours is a terminal, the chief's is one as well, so that it draws its progress bar.
+    If ours is a terminal, the chief gets one as well, so that it draws its progress bar.
 
     Args:
-        log: the chief's, which is appended to.
-        terminal: ours.
+        log: The chief's log, which is appended to.
+        terminal: Terminal of this process.
     """
 
     def __init__(self, log: Path, terminal: Terminal) -> None:
@@ -109,11 +109,11 @@ class ChiefOutput:
         self.resize()
 
     def _open(self, fd: int) -> int:
-        """The end of a new pipe or pseudo-terminal that the chief gets as its `fd`."""
+        """Open a pipe or pseudo-terminal, and return the end that the chief gets as its `fd`."""
         if os.isatty(fd):
             read, write = os.openpty()
             settings = termios.tcgetattr(write)
-            settings[1] &= ~termios.OPOST  # ours makes "\r\n" of "\n"; not twice
+            settings[1] &= ~termios.OPOST  # ours turns "\n" into "\r\n"; not twice
             termios.tcsetattr(write, termios.TCSANOW, settings)
             self._pseudo_terminals.append((read, fd))
         else:
@@ -124,7 +124,7 @@ class ChiefOutput:
 
     @contextlib.contextmanager
     def ends(self) -> Iterator[tuple[int, int]]:
-        """What the chief gets as standard output and error; ours no more after the block."""
+        """The chief's standard output and error, which are closed here after the block."""
         try:
             yield self._ends
         finally:
@@ -132,18 +132,18 @@ class ChiefOutput:
                 os.close(fd)
 
     def resize(self) -> None:
-        """Give the pseudo-terminal the size that ours has now."""
+        """Set the pseudo-terminal to the current size of our terminal."""
         for pseudo, ours in self._pseudo_terminals:
             with contextlib.suppress(OSError):
                 size = fcntl.ioctl(ours, termios.TIOCGWINSZ, bytes(8))
                 fcntl.ioctl(pseudo, termios.TIOCSWINSZ, size)
 
     def readable(self) -> list[int]:
-        """What to wait for."""
+        """The file descriptors to wait for."""
         return list(self._routes)
 
     def carry(self) -> None:
-        """Carry on all that has been printed by now."""
+        """Forward everything that has been printed so far."""
         for fd in list(self._routes):
             target, log = self._routes[fd]
             while True:
@@ -151,7 +151,7 @@ class ChiefOutput:
                     data = os.read(fd, 1 << 16)
                 except BlockingIOError:
                     break
-                except OSError:  # so a pseudo-terminal ends
+                except OSError:  # the end of a pseudo-terminal
                     data = b""
                 if not data:
                     self._end(fd)
@@ -165,7 +165,7 @@ class ChiefOutput:
         os.close(fd)
 
     def close(self) -> None:
-        """Carry on the rest, and close."""
+        """Forward the rest, and close."""
         self.carry()
         for fd in list(self._routes):
             self._end(fd)
