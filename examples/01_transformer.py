@@ -1,11 +1,11 @@
-"""A Transformer in five lines, and where it looks: the attention weights of one sentence.
+"""A Transformer in five lines, and its attention weights for one sentence.
 
     python examples/01_transformer.py [--epochs 60] [--out attention.png]
 
-A small causal Transformer learns some forty sentences, word by word, with plain `compile` and
-`fit`. Then it completes a sentence, and the attention weights of "The cat sat on the mat" are
-drawn: a row for each word, showing on which words before it the prediction of the next one rests.
-Takes under a minute on two cores. Needs matplotlib (`pip install "tfllm[plot]"`).
+A small causal Transformer learns forty sentences, word by word, with plain `compile` and `fit`.
+Then it completes a sentence, and the attention weights of "The cat sat on the mat" are drawn: each
+row shows on which earlier words the prediction of the next word is based. Takes less than a minute
+on two cores. Needs matplotlib (`pip install "tfllm[plot]"`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tfllm.charts import model_charts as charts
 
 SENTENCE = "The cat sat on the mat"
 
-# Who sits where depends on the animal, two words and more before the place: to foresee the last
+# The place depends on the animal, which comes two or more words before it: to predict the last
 # word, a model has to look back at the second.
 PLACES = {
     "cat": "mat",
@@ -54,7 +54,7 @@ def encode(sentence: str) -> list[int]:
 
 
 def training_data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs, the next words, and weights that are 0 at padding; each `[sentences, time]`."""
+    """Inputs, next words, and weights that are 0 at padding; each `[sentences, time]`."""
     rows = [[*encode(s), ID[END]] for s in SENTENCES]
     length = max(map(len, rows))
     ids = np.array([row + [ID[PAD]] * (length - len(row)) for row in rows], "int32")
@@ -63,7 +63,7 @@ def training_data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def complete(model: keras.Model, text: str) -> str:
-    """Append the likeliest word until the sentence ends."""
+    """Append the most likely word until the sentence ends."""
     ids = encode(text)
     while len(ids) < 12:
         following = int(np.argmax(model(np.array([ids]))[0, -1]))
@@ -79,7 +79,7 @@ def draw(model: tfllm.Transformer, sentence: str, path: str) -> None:
         np.mean(w, axis=(0, 1)) for w in model.attention_weights(np.array([encode(sentence)]))
     ]
     figure = charts.attention_map(
-        layers, sentence.split(), causal=True, y_label="the word after ... is foretold",
+        layers, sentence.split(), causal=True, y_label="predicting the word after ...",
         title=f"Attention of a small Transformer (mean of the heads): “{sentence}”",
     )  # fmt: skip
     charts.save(figure, path)
@@ -88,9 +88,9 @@ def draw(model: tfllm.Transformer, sentence: str, path: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=60, help="passes over the sentences")
-    parser.add_argument("--out", default="attention.png", help="where the picture goes")
+    parser.add_argument("--out", default="attention.png", help="file for the picture")
     arguments = parser.parse_args()
-    if importlib.util.find_spec("matplotlib") is None:  # better said before the training than after
+    if importlib.util.find_spec("matplotlib") is None:  # before the training rather than after it
         parser.error("the picture needs matplotlib: pip install 'tfllm[plot]'")
 
     keras.utils.set_random_seed(0)

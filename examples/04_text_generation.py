@@ -1,10 +1,10 @@
-"""Generate text: a model trained from nothing, beside an n-gram model of the same text.
+"""Generate text: a model trained from scratch, compared with an n-gram model of the same text.
 
-A Llama of one million parameters learns from State of the Union addresses; it is trained from
-nothing because the baseline has seen nothing else either. A tenth of the addresses is held out.
-Both models have the same tokenizer, and every token of the held-out addresses counts: perplexity is
-a token's, bits per byte would compare any two models of text. The n-gram model is of the strongest
-kind that counting gives: interpolated, with modified Kneser-Ney smoothing.
+A Llama with one million parameters is trained on State of the Union addresses; from scratch,
+because the baseline has seen no other text either. A tenth of the addresses is held out. Both
+models use the same tokenizer, and every token of the held-out addresses counts: perplexity is per
+token, and bits per byte can be compared between any two models of text. The n-gram model is of the
+strongest kind: interpolated, with modified Kneser-Ney smoothing.
 
 Usage: python examples/04_text_generation.py [--quick] [--steps N] [--out FOLDER]
 """
@@ -33,7 +33,7 @@ ORDER = 5
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a few steps on a little of the text")
+    parser.add_argument("--quick", action="store_true", help="a few steps on a part of the text")
     parser.add_argument("--size", default="llama-1m", help="size of the model")
     parser.add_argument("--steps", type=int, default=1500, help="updates of the weights")
     parser.add_argument("--out", default="runs/text_generation", help="folder of data and run")
@@ -47,7 +47,7 @@ def main() -> int:
         from tfllm.evaluation.document_losses import DocumentLosses, document_losses
     steps = 20 if options.quick else options.steps
     out = Path(options.out)
-    if (out / "run" / "run.json").exists():  # of an earlier time
+    if (out / "run" / "run.json").exists():  # from an earlier run
         shutil.rmtree(out / "run")
 
     # 1. The addresses, one in ten held out.
@@ -69,7 +69,7 @@ def main() -> int:
         overwrite=(out / "data").exists(),
     )  # fmt: skip
 
-    # 2. The baseline: counts of the same tokens.
+    # 2. The baseline: an n-gram model of the same tokens.
     tokenizer = data.tokenizer
     counted = NgramModel(tokenizer.encode_batch(learned), tokenizer.vocab_size, ORDER)
     ids = tokenizer.encode_batch(held_out)
@@ -79,7 +79,7 @@ def main() -> int:
         np.array([len(text.encode()) for text in held_out]),
     )
 
-    # 3. The model, from nothing.
+    # 3. The model, from scratch.
     run = tfllm.train(
         data, out / "run", options.size, sequence_length=256, batch_size=16, steps=steps,
         learning_rate=3e-3, validate_every=max(steps // 10, 1), checkpoint_every=max(steps // 5, 1),
@@ -88,11 +88,11 @@ def main() -> int:
     if run.interrupted_by:
         return 130
 
-    # 4. Both on the held-out addresses, with what another choice of addresses could give.
+    # 4. Both on the held-out addresses, with confidence intervals over the choice of addresses.
     task = tfllm.TextGeneration.load(run.model_folder)
     found = document_losses(task.decoder, tokenizer, held_out, sequence_length=256)  # as trained
     rows = {"": f"{'perplexity':24}{'bits per byte':28}"}
-    names = {f"{ORDER}-gram, Kneser-Ney": baseline, f"{options.size}, from nothing": found}
+    names = {f"{ORDER}-gram, Kneser-Ney": baseline, f"{options.size}, from scratch": found}
     for name, losses in names.items():
         rows[name] = "".join(
             f"{'{:.4g} ({:.4g} to {:.4g})'.format(*confidence_interval(m)):24}"
@@ -104,7 +104,7 @@ def main() -> int:
     )
     print("\n" + table(rows) + "\n")
 
-    # 5. What they write, with the same temperature.
+    # 5. Texts of both, with the same temperature.
     samples = task.generate(list(PROMPTS), max_new_tokens=50, temperature=0.8, seed=1)
     for prompt, text in zip(PROMPTS, samples, strict=True):
         print(f"{prompt}\n  n-gram: {' '.join(continued(counted, tokenizer, prompt).split())}")
@@ -119,15 +119,15 @@ def main() -> int:
     level = baseline.measures()[0].value
     figure = charts.learning_curves(
         {
-            f"{options.size}, from nothing": curve,
+            f"{options.size}, from scratch": curve,
             f"{ORDER}-gram": dict.fromkeys((min(curve), max(curve)), level),
         },
         x_label="step", y_label="perplexity of the held-out addresses",
-        title="Learning to foretell State of the Union addresses", baselines=[f"{ORDER}-gram"],
+        title="Learning to predict State of the Union addresses", baselines=[f"{ORDER}-gram"],
     )  # fmt: skip
     picture = charts.save(figure, Path(options.pictures) / "text_generation.png")
     rows = {
-        "addresses": f"{len(learned)} to learn from, {len(held_out)} held out "
+        "addresses": f"{len(learned)} to train on, {len(held_out)} held out "
         f"({found.num_tokens.sum():,} tokens)",
         "trained": f"{run.num_parameters:,} parameters, {run.step} steps of {16 * 256:,} tokens "
         f"({run.step * 16 * 256 / data.train.num_tokens:.1f} epochs), {run.precision}",
@@ -140,7 +140,7 @@ def main() -> int:
 
 
 def continued(model: NgramModel, tokenizer: object, prompt: str, temperature: float = 0.8) -> str:
-    """The n-gram model's continuation of 50 tokens, drawn."""
+    """Sample a continuation of 50 tokens from the n-gram model."""
     random = np.random.default_rng(1)
     ids = tokenizer.encode(prompt)
     for _ in range(50):

@@ -1,15 +1,16 @@
-"""Translate English to Spanish with a Transformer from nothing, beside a table of words.
+"""Translate English to Spanish with a Transformer from scratch, compared with a word table.
 
-The pairs are verses of two Bibles in the public domain. Held out are whole chapters, one in twenty,
-so that no neighbour of a held-out verse is learned from; verses whose English stands word for word
-in another chapter are left out of them. (The gospels, and Kings and Chronicles, also tell much
-twice in nearly the same words: both systems see that.) The language is that of the Bibles: the
+The pairs are verses of two Bibles in the public domain. Whole chapters are held out, one in twenty,
+so that no neighbour of a held-out verse is in the training data; held-out verses whose English text
+is the same as in a training chapter are dropped. (The gospels, and Kings and Chronicles, also tell
+many
+things twice in nearly the same words: both systems see that.) The language is that of the Bibles:
+    the
 model knows no other.
 
-The model is the Transformer of "Attention Is All You Need", small, from nothing: no pretrained
-translation model can be had without a network, and 21,000 pairs are too few for a large one. What
-it has to beat is word-by-word translation with a table that IBM's model 1 learns from the same
-pairs.
+The model is a small Transformer as in "Attention Is All You Need", from scratch: no pretrained
+translation model is available without a network, and 21,000 pairs are too few for a large one. The
+baseline is word-by-word translation with a table that IBM's model 1 learns from the same pairs.
 
 Usage: python examples/05_translation.py [--quick] [--epochs N] [--out FOLDER]
 """
@@ -77,7 +78,7 @@ def main() -> None:
         learned, held_out = learned[::20], held_out[::25]
     data = write(learned, options.out / "learned.csv")
     test = write(held_out, options.out / "held_out.csv")
-    print(f"{len(learned):,} verses to learn from, {len(held_out):,} held out", flush=True)
+    print(f"{len(learned):,} verses to train on, {len(held_out):,} held out", flush=True)
 
     # 2. The table of words.
     table = WordTable([v["english"] for v in learned], [v["spanish"] for v in learned])
@@ -110,7 +111,7 @@ def main() -> None:
     evaluation = evaluate(options.out / "run", test, out=options.out / "predictions.jsonl")
     found["Transformer, beam 4"] = list(evaluation.measures)
 
-    # 4. Both, with what another choice of verses could give.
+    # 4. Both, with confidence intervals over the choice of verses.
     names = [measure.name for measure in found["word by word"]]
     print("\n" + " " * 20 + "".join(f"{name:>22}" for name in names))
     for system, measures in found.items():
@@ -133,7 +134,7 @@ def main() -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     print(f"\ndrawn: {charts.save(figure, pictures / '05_translation.png', dpi=80)}\n")
 
-    # 5. What they say.
+    # 5. Translations of other sentences.
     task = load(options.out / "run")
     answers = task.predict([{"text": text} for text in ASKED])
     for text, answer in zip(ASKED, answers, strict=True):

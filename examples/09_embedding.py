@@ -1,15 +1,15 @@
-"""Embedding: find the function that a sentence describes, by vectors beside TF-IDF.
+"""Embedding: find the function that a sentence describes, compared with TF-IDF.
 
-The pairs are real and come with every Python: a function of the standard library and the first
-paragraph of its docstring. The sentence is what is looked for, the source without its docstring is
-what should be found, among those of all held-out functions. Held out are whole packages, a third of
-them by a hash of their names, so that nothing of a held-out package is learned from. Sentences of
-fewer than five words, sentences that describe several functions, and functions of fewer than four
+The pairs are real and available with every Python: a function of the standard library and the first
+paragraph of its docstring. The sentence is the query, and the source without its docstring has to
+be found among those of all held-out functions. Whole packages are held out, a third of them by a
+hash of their names, so that nothing of a held-out package is in the training data. Sentences with
+fewer than five words, sentences that describe several functions, and functions with fewer than four
 lines are left out.
 
-The encoder is all-MiniLM-L6-v2 (`make minilm` installs it), as it comes and fine-tuned on the other
-packages' pairs: a model from nothing would have to learn English and Python from 1,700 of them.
-What it has to beat is the cosine of TF-IDF vectors, in which names are split into their words.
+The encoder is all-MiniLM-L6-v2 (`make minilm` installs it), without and with fine-tuning on the
+other packages' pairs: a model from scratch would have to learn English and Python from 1,700 of
+them. The baseline is the cosine of TF-IDF vectors, in which names are split into their words.
 
 Usage: python examples/09_embedding.py [--quick] [--out FOLDER]
 """
@@ -39,7 +39,7 @@ ASKED = "Return True if the two paths lead to the same file on the disk."
 
 
 class Pair(NamedTuple):
-    """A function and what it does."""
+    """A function and its description."""
 
     package: str
     text: str
@@ -56,7 +56,7 @@ def functions() -> Iterator[Pair]:
         try:
             source = path.read_text(encoding="utf-8")
             tree = ast.parse(source)
-        except (SyntaxError, UnicodeDecodeError):  # there to test a parser
+        except (SyntaxError, UnicodeDecodeError):  # a file that tests a parser
             continue
         lines = source.splitlines()
         for node in ast.walk(tree):
@@ -106,7 +106,7 @@ def main() -> None:
         held_out, learned = held_out[::13], learned[::13]
     data = write(learned, options.out / "learned.jsonl")
     test = write(held_out, options.out / "held_out.jsonl")
-    print(f"{len(learned):,} functions to learn from, {len(held_out):,} held out", flush=True)
+    print(f"{len(learned):,} functions to train on, {len(held_out):,} held out", flush=True)
 
     # 2. TF-IDF.
     documents = list(dict.fromkeys(pair.positive for pair in held_out))
@@ -121,7 +121,7 @@ def main() -> None:
         )
     }
 
-    # 3. MiniLM as it comes, and fine-tuned.
+    # 3. MiniLM without and with fine-tuning.
     model = minilm()
     found["MiniLM as it comes"] = list(evaluate(model, test, task="embedding").measures)
     run = train(
@@ -159,7 +159,7 @@ def main() -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     print(f"\ndrawn: {charts.save(figure, pictures / '09_embedding.png', dpi=80)}")
 
-    # 4. Ask.
+    # 4. Query.
     task = load(options.out / "run")
     order = ranked(task.embed([ASKED]) @ task.embed(documents).T, 3)[0]
     print(f"\n{ASKED}")

@@ -1,16 +1,17 @@
-"""What pretraining is worth when labels are few: encoders that begin differently.
+"""The benefit of pretraining with few labels: encoders with different initial weights.
 
-They learn from 50, 200 and 1,000 labelled mails whether a mail is spam, and are measured on
-1,000 mails that were collected later (examples/data/README.md):
+They are trained on 50, 200 and 1,000 labelled mails to detect spam, and evaluated on 1,000 mails
+that were collected later (examples/data/README.md):
 
 - MiniLM: all-MiniLM-L6-v2, pretrained by others on a billion pairs of sentences (`make minilm`);
-- the same from nothing: its sizes, random weights, a vocabulary learned from the labelled mails;
-- with --pretrain, pretrained here: a small encoder that has told hidden words
-  (`task="masked_language_model"`) in the unlabelled mails of the first collection for some minutes;
-- and the small one from nothing, to compare that with.
+- the same from scratch: its sizes, random weights, a vocabulary learned from the labelled mails;
+- with --pretrain, pretrained here: a small encoder that was trained for some minutes to predict
+  hidden words (`task="masked_language_model"`) in the unlabelled mails of the first collection;
+- and the small one from scratch, for comparison.
 
-Each is drawn --draws times: other mails, other initial weights. TF-IDF with logistic regression
-sees the same mails. The figure shows the means, and the band from the worst draw to the best.
+Each is repeated --draws times with other mails and other initial weights. TF-IDF with logistic
+regression sees the same mails. The figure shows the means, with a band from the worst draw to the
+best.
 
 Usage: python examples/10_transfer.py [--quick] [--pretrain] [--draws N] [--out FOLDER]
 """
@@ -37,7 +38,7 @@ BASELINE = "TF-IDF, logistic regression"
 
 
 def mails() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Those of the first collection, and later ones in an order drawn once."""
+    """The mails of the first collection, and later ones in a fixed random order."""
     path = HERE / "data" / "spam.csv.gz"
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -57,8 +58,8 @@ def write(rows: list[dict[str, str]], path: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a minute: tiny models, few mails")
-    parser.add_argument("--pretrain", action="store_true", help="with a small encoder's own")
-    parser.add_argument("--draws", type=int, default=1, help="of the labelled mails")
+    parser.add_argument("--pretrain", action="store_true", help="also pretrain a small encoder")
+    parser.add_argument("--draws", type=int, default=1, help="number of draws of labelled mails")
     parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--pictures", type=Path, help="default: the folder --out")
     options = parser.parse_args()
@@ -77,7 +78,7 @@ def main() -> None:
     options.out.mkdir(parents=True)
     quick = options.quick
     draws = options.draws
-    # Few mails are seen more often.
+    # The fewer the mails, the more often each is seen.
     passes = {50: 2} if quick else {50: 12, 200: 6, 1000: 2}
     first, later = mails()
     later = later[: 100 if quick else 1000]
@@ -86,13 +87,13 @@ def main() -> None:
     def said(text: str) -> None:
         print(f"{time.perf_counter() - start:5.0f} s  {text}", flush=True)
 
-    # 1. What they begin with. Few updates from nothing want a higher rate.
+    # 1. The initial weights. A few updates from scratch need a higher learning rate.
     begins: dict[str, tuple[Any, float]] = {}
     if not quick:
         nothing = {"num_layers": 6, "embedding_dim": 384, "num_heads": 12}
-        begins = {"MiniLM": (minilm(), 1e-4), "the same from nothing": (nothing, 5e-4)}
+        begins = {"MiniLM": (minilm(), 1e-4), "the same from scratch": (nothing, 5e-4)}
     if quick or options.pretrain:
-        # Hidden words in mails without labels: what tfllm pretrains itself.
+        # Hidden words in mails without labels: pretraining with tfllm.
         small: Any = {**SMALL, "num_layers": 1, "embedding_dim": 64} if quick else SMALL
         unlabelled = [{"text": row["text"]} for row in (first[::20] if quick else first)]
         pretraining = train(
@@ -110,7 +111,7 @@ def main() -> None:
         measures = ", ".join(f"{m.name} {m.format()}" for m in pretraining.task_measures)
         said(f"pretrained on {len(unlabelled):,} mails, {pretraining.step} updates: {measures}")
         begins["pretrained here"] = (str(options.out / "pretrained"), 2e-4)
-        begins["the small one from nothing"] = (small, 5e-4)
+        begins["the small one from scratch"] = (small, 5e-4)
 
     # 2. The same labelled mails for each.
     definition = task_named("classification")

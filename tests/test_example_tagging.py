@@ -32,7 +32,7 @@ def test_the_example_learns_and_measures(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     rows = re.findall(r"^(\S.+)\n  span F1 +([\d.]+) \[([\d.]+), ([\d.]+)\]", result.stdout, re.M)
-    assert [row[0] for row in rows] == ["most frequent tag of each word", "bert-tiny from nothing"]
+    assert [row[0] for row in rows] == ["most frequent tag of each word", "bert-tiny from scratch"]
     assert 0.02 < float(rows[0][1]) < 0.6
     answers = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
     assert len(answers) == 100

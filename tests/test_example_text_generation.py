@@ -18,7 +18,7 @@ def test_the_example_measures_writes_and_draws(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     found = re.findall(
-        r"(5-gram, Kneser-Ney|llama-1m, from nothing) +([\d.]+) \([\d.]+ to [\d.]+\) +([\d.]+) ",
+        r"(5-gram, Kneser-Ney|llama-1m, from scratch) +([\d.]+) \([\d.]+ to [\d.]+\) +([\d.]+) ",
         result.stdout,
     )
     perplexities = {name: float(value) for name, value, _ in found}

@@ -20,7 +20,7 @@ def test_the_example_compares_beginnings(tmp_path):
     rows = re.findall(r"^(\D+?) {2,}(0\.\d+) \[0\.\d+, 0\.\d+\]$", result.stdout, re.M)
     assert [name for name, _ in rows] == [
         "pretrained here",
-        "the small one from nothing",
+        "the small one from scratch",
         "TF-IDF, logistic regression",
     ]
     assert (tmp_path / "out" / "transfer.png").stat().st_size > 5_000

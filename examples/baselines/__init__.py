@@ -1,1 +1,1 @@
-"""What the examples' models have to beat."""
+"""The baselines of the examples."""

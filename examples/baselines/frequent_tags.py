@@ -1,4 +1,4 @@
-"""Tagging by heart: each word gets the tag that it most often had, whatever stands around it."""
+"""Tagging without context: each word gets its most frequent tag."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FrequentTags:
     """The most frequent tag (B-, I- or O) of each word, O for words that were never seen.
 
     Args:
-        records: `text` and `spans` (`begin`, `end`, `label`).
+        records: Records with `text` and `spans` (`begin`, `end`, `label`).
     """
 
     def __init__(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -30,13 +30,13 @@ class FrequentTags:
                     begin, _, label = spans[number]
                     tag = f"{'B' if begin == match.start() else 'I'}-{label}"
                 counts[match.group()][tag] += 1
-        # Of tags that are equally frequent the first by name, which is B-.
+        # Of equally frequent tags, the first in alphabetical order is chosen, which is B-.
         self._tags = {
             word: min(found, key=lambda tag: (-found[tag], tag)) for word, found in counts.items()
         }
 
     def predict(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """As a tagging model answers: `{"spans": [...]}` for each record."""
+        """Answer in the format of a tagging model: `{"spans": [...]}` for each record."""
         return [{"spans": self._spans(record["text"])} for record in records]
 
     def _spans(self, text: str) -> list[dict[str, Any]]:

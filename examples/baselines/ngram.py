@@ -1,8 +1,8 @@
 """An n-gram language model on token ids: interpolated, modified Kneser-Ney smoothing.
 
 Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling" (1998). The
-n-grams stand in sorted arrays: an n-gram is the place of its first n - 1 tokens in the array of the
-shorter ones, and its last token. So all counting and looking up is NumPy's.
+n-grams are stored in sorted arrays: an n-gram is the index of its first n - 1 tokens in the array
+of the shorter ones, and its last token. So all counting and looking up is done by NumPy.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ import numpy as np
 
 
 class NgramModel:
-    """p(token | the order - 1 tokens before it), learned by counting.
+    """p(token | the previous order - 1 tokens), estimated from counts.
 
-    The longest n-grams count how often they occur, shorter ones how many tokens they occur after;
-    each order takes a discount (three, by count: 1, 2, more) from what it has seen, and gives it to
-    the order below; the lowest is uniform. Every distribution sums to 1 over the vocabulary.
+    The counts of the longest n-grams are their occurrences, and those of shorter ones the number of
+    tokens that they occur after; each order subtracts a discount (three, by count: 1, 2, more) from
+    its counts, and gives it to the order below; the lowest is uniform. Every distribution sums to 1
+    over the vocabulary.
 
     Args:
-        documents: token ids of each, 0 to vocab_size - 1.
-        vocab_size: number of ids.
-        order: tokens of the longest n-gram, at least 1.
+        documents: Token ids of each document, 0 to vocab_size - 1.
+        vocab_size: Number of ids.
+        order: Number of tokens of the longest n-gram, at least 1. Defaults to 5.
     """
 
     def __init__(self, documents: Iterable[Sequence[int]], vocab_size: int, order: int = 5) -> None:
         if order < 1:
             raise ValueError(f"order must be at least 1; received {order}")
         self.order, self.vocab_size = order, vocab_size
-        self._base = vocab_size + 1  # one more: what stands before a document
+        self._base = vocab_size + 1  # one more, for the positions before a document
         stream = self._stream(documents)
         if not (stream < vocab_size).any():
             raise ValueError("there must be at least one token to count; received none")
@@ -45,7 +46,8 @@ class NgramModel:
             lowers.append(first)
             self._keys.append(keys)
             counts.append(np.where(keys % self._base < vocab_size, count, 0))
-        # A shorter n-gram counts the different tokens before it: the longer ones that end with it.
+        # A shorter n-gram counts the different tokens before it: the longer n-grams that end with
+        # it.
         for k in range(order - 1):
             longer = lowers[k + 1][counts[k + 1] > 0]
             shorter = self._look_up(stream)[k][longer]
@@ -53,7 +55,7 @@ class NgramModel:
         self._set_weights(counts)
 
     def _set_weights(self, counts: list[np.ndarray]) -> None:
-        """Of each n-gram its discounted share; of each context what is left for the order below."""
+        """Set each n-gram's discounted share, and the rest of each context for the order below."""
         self._shares, self._left = [], []
         for k, count in enumerate(counts):
             contexts = self._keys[k] // self._base
@@ -67,7 +69,7 @@ class NgramModel:
             self._left.append(np.where(seen, taken / np.where(seen, totals, 1), 1.0))
 
     def losses(self, document: Sequence[int]) -> np.ndarray:
-        """-log p of each token, given those before it; float64 `[T]`."""
+        """-log p of each token, given the previous ones; float64 `[T]`."""
         stream = self._stream([document])
         places = self._look_up(stream)
         chances = np.full(len(stream), 1 / self.vocab_size)
@@ -80,7 +82,7 @@ class NgramModel:
 
     def distribution(self, context: Sequence[int]) -> np.ndarray:
         """p of each next token after the tokens of a document so far; float64 `[vocab_size]`."""
-        # A mark before it, so that there is a last place even of nothing; it is never counted.
+        # With a mark before it, so that there is a last position even of an empty text.
         stream = np.concatenate([[self.vocab_size], self._stream([context])])
         places = [found[-1] for found in self._look_up(stream)]
         chances = np.full(self.vocab_size, 1 / self.vocab_size)
@@ -98,7 +100,7 @@ class NgramModel:
     def complete(
         self, context: Sequence[int], is_end: Callable[[int], bool], most: int = 64
     ) -> list[int]:
-        """The likeliest token again and again, up to and with the first that is an end."""
+        """Append the most likely token repeatedly, up to and including the first end token."""
         tokens = list(context)
         for _ in range(most):
             tokens.append(int(self.distribution(tokens[-self.order :]).argmax()))
@@ -107,7 +109,7 @@ class NgramModel:
         return tokens[len(context) :]
 
     def _stream(self, documents: Iterable[Sequence[int]]) -> np.ndarray:
-        """All documents, order - 1 marks before each."""
+        """All documents, with order - 1 marks before each."""
         marks = np.full(self.order - 1, self.vocab_size)
         parts = [part for d in documents for part in (marks, np.asarray(d, np.int64))]
         stream = np.concatenate([np.zeros(0, np.int64), *parts])
@@ -116,7 +118,7 @@ class NgramModel:
         return stream
 
     def _look_up(self, stream: np.ndarray) -> list[np.ndarray]:
-        """Of each order, the place of the n-gram that ends at each position; -1: it is unknown."""
+        """For each order, the index of the n-gram that ends at each position; -1 if unknown."""
         found, places = [], np.zeros(len(stream), np.int64)
         for keys in self._keys:
             before = np.concatenate([[0 if not found else -1], places[:-1]])
@@ -128,7 +130,7 @@ class NgramModel:
 
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
-    """What is taken from a count of 0, 1, 2, and more (Chen and Goodman's estimate)."""
+    """The discount for a count of 0, 1, 2, and more (Chen and Goodman's estimate)."""
     one, two, three, four = (float(max((counts == c).sum(), 1)) for c in (1, 2, 3, 4))
     share = one / (one + 2 * two)
     estimates = [
@@ -136,5 +138,5 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
         2 - 3 * share * three / two,
         3 - 4 * share * four / three,
     ]
-    # Of little text they may lie outside of what is possible.
+    # With little text the estimates may be out of range.
     return np.asarray([0.0, *(np.clip(d, 0.1 * c, 0.95 * c) for c, d in enumerate(estimates, 1))])

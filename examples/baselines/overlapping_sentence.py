@@ -1,4 +1,4 @@
-"""Question answering without learning: the sentence that shares most words with the question."""
+"""Question answering without training: the sentence that shares most words with the question."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
 def overlapping_sentences(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """As a question answering model answers: `{"answer": ...}` for each record.
+    """Answer in the format of a question answering model: `{"answer": ...}` for each record.
 
     Args:
-        records: `question` and `context`.
+        records: Records with `question` and `context`.
     """
     return [{"answer": _best(record["question"], record["context"])} for record in records]
 

@@ -1,4 +1,4 @@
-"""Words and pairs of words, weighed, and a logistic regression: what text classifiers have to beat.
+"""Logistic regression on TF-IDF of words and word pairs: the baseline of text classifiers.
 
 Needs scikit-learn.
 """
@@ -12,22 +12,22 @@ from typing import Any
 def predict_tfidf(
     texts: Sequence[str], labels: Sequence[str], questions: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The answers of a logistic regression on TF-IDF of words and pairs of words.
+    """Classify texts with logistic regression on TF-IDF of words and word pairs.
 
     Args:
-        texts: to learn from.
-        labels: of the texts, two different ones at least.
-        questions: to answer.
+        texts: Texts to train on.
+        labels: Labels of these texts, at least two different ones.
+        questions: Texts to classify.
 
     Returns:
-        for each question its "label", and the "probability" of it.
+        For each question, its "label" and the "probability" of it.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
 
-    # The strength of the regularisation is chosen by cross-validation: a baseline at its best.
+    # The strength of the regularization is chosen by cross-validation, for a strong baseline.
     pipeline = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
         LogisticRegression(class_weight="balanced", max_iter=2000),

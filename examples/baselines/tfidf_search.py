@@ -1,4 +1,4 @@
-"""TF-IDF cosine: how alike two texts are by the words that they share, rare ones counting more."""
+"""TF-IDF cosine: the similarity of two texts by shared words, with more weight on rare ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, those within a name too: `isValidURL` and `is_valid_url` have three."""
+    """The words of a text, including those in names: `isValidURL` and `is_valid_url` have three."""
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", text)]
 
 
@@ -20,9 +20,9 @@ def cosines(
     """The cosine of each query with each document, float `[queries, documents]`.
 
     Args:
-        queries: what is looked for.
-        documents: where.
-        others: texts that only teach how rare a word is, besides the documents.
+        queries: Texts to search for.
+        documents: Texts to search in.
+        others: Additional texts that are only used to find out how rare a word is.
     """
     vectorizer = TfidfVectorizer(
         tokenizer=words, token_pattern=None, lowercase=False, sublinear_tf=True

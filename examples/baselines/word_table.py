@@ -1,7 +1,7 @@
-"""Word-by-word translation: the likeliest word for each word, from a table learned from pairs.
+"""Word-by-word translation: the most likely word for each word, from a table learned from pairs.
 
 The table is that of IBM's model 1 (Brown et al., 1993): each word of a translation comes from one
-word of the text, or from none, whichever it is; expectation-maximization finds the probabilities.
+unknown word of the text, or from none; expectation-maximization finds the probabilities.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _NONE = 0
 
 
 class WordTable:
-    """p(word of the translation | word of the text), and the likeliest word for each.
+    """p(word of the translation | word of the text), and the most likely word for each.
 
     Args:
-        sources: texts.
-        targets: the translation of each.
-        iterations: of expectation-maximization.
+        sources: The texts.
+        targets: Translation of each text.
+        iterations: Number of iterations of expectation-maximization. Defaults to 8.
     """
 
     def __init__(self, sources: Sequence[str], targets: Sequence[str], iterations: int = 8) -> None:
@@ -33,10 +33,10 @@ class WordTable:
             rows_s.append([_NONE, *_ids(words(source), self._source_ids)])
             rows_t.append(_ids(words(target), self._words))
         num_words = len(self._words)
-        # Every pair of words that stand in one pair of texts.
+        # Every pair of words that occur in the same pair of texts.
         link_s = np.concatenate([np.tile(s, len(t)) for s, t in zip(rows_s, rows_t, strict=True)])
         link_t = np.concatenate([np.repeat(t, len(s)) for s, t in zip(rows_s, rows_t, strict=True)])
-        # The word of a translation that a link is to, counted through all texts.
+        # The index over all texts of the translated word of each link.
         lengths = [len(s) for s, t in zip(rows_s, rows_t, strict=True) for _ in t]
         place = np.repeat(np.arange(len(lengths)), lengths)
         pairs, link = np.unique(link_s.astype(np.int64) * num_words + link_t, return_inverse=True)
@@ -57,7 +57,7 @@ class WordTable:
         }
 
     def translate(self, text: str) -> str:
-        """The likeliest word for each word, in the order of the text; what is unknown stays."""
+        """The most likely word for each word, in the order of the text; unknown words are kept."""
         found = []
         for word in _TOKENS.findall(text):
             known = self._source_ids.get(word.lower())
@@ -68,12 +68,12 @@ class WordTable:
 
 
 def words(text: str) -> list[str]:
-    """Words, numbers and signs, in lower case."""
+    """Words, numbers and punctuation, in lower case."""
     return _TOKENS.findall(text.lower())
 
 
 def _usual_forms(texts: Sequence[str], names: list[str]) -> list[str]:
-    """Each word in the capitals that it has most often behind the first word of a text."""
+    """Each word in its most frequent capitalization, not counting the first word of a text."""
     forms: dict[str, Counter[str]] = {}
     for text in texts:
         for word in _TOKENS.findall(text)[1:]:

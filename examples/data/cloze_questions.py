@@ -1,14 +1,16 @@
-"""Questions with answers in their context, made from running text by a rule.
+"""Make questions with answers in their context from running text, by a rule.
 
-There is no set of English questions by people to be had here, so these are gaps: a number or a name
-of a sentence becomes "what", and a few of the words around it are the question. The rule, for each
-passage (whole sentences, about `PASSAGE` words):
+No set of English questions by people is available here, so these are gaps: a number or a name in a
+sentence is replaced by "what", and a few of the words around it are the question. The rule, for
+each passage (whole sentences, about `PASSAGE` words):
 
-1. Candidates are numbers (with $, and million, percent, ... behind) and names (words with a capital
-   that do not begin the sentence; "of" and "the" may stand within) that stand once in the passage.
+1. Candidates are numbers (with $, and followed by million, percent, ...) and names (capitalized
+words
+   that do not begin the sentence, possibly with "of" and "the" between them) that occur once in the
+   passage.
 2. One is drawn. The question is up to `AROUND` words on either side of it, in lower case and
    without punctuation, with "what" in its place.
-3. Of every fourth question the context is another passage, which does not hold the answer: then
+3. The context of every fourth question is another passage, which does not contain the answer: then
    there is none.
 """
 
@@ -32,7 +34,7 @@ _NO_NAMES = {"I", "The", "We", "It", "And", "But", "In", "This", "That", "Congre
 
 
 def passages(text: str) -> Iterator[list[str]]:
-    """A text in passages of whole sentences."""
+    """Split a text into passages of whole sentences."""
     sentences: list[str] = []
     number = 0
     for sentence in _SENTENCE.split(text):
@@ -44,16 +46,17 @@ def passages(text: str) -> Iterator[list[str]]:
 
 
 def questions(texts: Sequence[str], seed: int, *, unanswered: bool = True) -> list[dict[str, Any]]:
-    """A question for each passage that has a candidate.
+    """Make a question for each passage that has a candidate.
 
     Args:
-        texts: whole documents.
-        seed: of what is drawn.
-        unanswered: whether every fourth question gets a context without its answer.
+        texts: Whole documents.
+        seed: Random seed.
+        unanswered: Whether every fourth question gets a context without its answer. Defaults to
+            True.
 
     Returns:
-        records `{"question", "context", "answer", "answer_start"}`, `answer` empty where there is
-        none.
+        Records `{"question", "context", "answer", "answer_start"}`, with an empty `answer` if
+        there is none.
     """
     rng = random.Random(seed)
     found = []

@@ -1,7 +1,8 @@
-"""Make python_docs.jsonl.gz: sentences of Python's documentation with what its authors marked.
+"""Make python_docs.jsonl.gz: paragraphs of Python's documentation with the names marked in them.
 
-Its sources mark every name as what it is: :class:`dict`, :func:`open`, :mod:`os.path`. The marks
-become spans, and the text is left without them.
+Its sources mark every name by its kind: :class:`dict`, :func:`open`, :mod:`os.path`. The marks
+    become
+spans, and are removed from the text.
 
 Usage:
     apt-get download python3.11-doc && dpkg -x python3.11-doc_*.deb docs
@@ -34,7 +35,7 @@ LABELS = {
     "data": "constant",
 }
 SHORTEST, LONGEST = 40, 1200
-"""characters of a paragraph"""
+"""minimum and maximum number of characters of a paragraph"""
 MARK = re.compile(
     r":(?P<role>[a-z:+]+):`(?P<of_role>[^`]+)`"
     r"|``(?P<literal>.+?)``"
@@ -47,7 +48,7 @@ STRAY = re.compile(r"`|\||\\|::|:[a-z]+:|\.\. |__?\b\s*$|\*\*")
 
 
 def paragraphs(text: str) -> Iterator[str]:
-    """Running text: no titles, directives, code, tables."""
+    """Running text, without titles, directives, code and tables."""
     after_colons, depth = False, 0
     for block in re.split(r"\n[ \t]*\n", text):
         lines = block.strip("\n").split("\n")
@@ -66,7 +67,7 @@ def paragraphs(text: str) -> Iterator[str]:
 
 
 def record(paragraph: str) -> dict[str, Any] | None:
-    """The text and its spans; None where it has none, or markup that is not understood."""
+    """The text and its spans; None if it has none, or has unsupported markup."""
     text, done = "", 0
     spans: list[dict[str, Any]] = []
     for match in MARK.finditer(paragraph):

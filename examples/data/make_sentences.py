@@ -1,16 +1,16 @@
-r"""Make sentences to tell good from bad: sentiment-train.csv and sentiment-test.csv.
+r"""Make sentences for sentiment analysis: sentiment-train.csv and sentiment-test.csv.
 
-The sentences are from film reviews, half of them in favour (Pang and Lee, 2005), as the Debian
-package python3-pattern carries them among its tests. Their licence is not stated, so they are not
-part of this project: this downloads them, on Debian and what descends from it. Elsewhere, give the
+The sentences are from film reviews, half of them positive (Pang and Lee, 2005), as distributed in
+the tests of the Debian package python3-pattern. Their licence is not stated, so they are not part
+of this
+project: this script downloads them, on Debian and systems derived from it. Elsewhere, give the
 package's file as --file.
 
     python make_sentences.py --out FOLDER
     python ../03_classification.py --train FOLDER/sentiment-train.csv \
         --test FOLDER/sentiment-test.csv --out runs/sentiment
 
-Sentences that stand twice are kept once. One in five is held out, drawn once. The same input gives
-the same files.
+Duplicate sentences are kept once. A random fifth is held out. The same input gives the same files.
 """
 
 import argparse
@@ -28,21 +28,21 @@ LABELS = {"1": "positive", "-1": "negative"}
 
 
 def download(folder: Path) -> Path:
-    """The package's file of sentences."""
+    """Download the package, and return its file of sentences."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        sys.exit(f"apt-get and dpkg-deb get {PACKAGE}: without them, give its {NAME} as --file")
+        sys.exit(f"apt-get and dpkg-deb get {PACKAGE}; without them, give its {NAME} as --file")
     try:
         subprocess.run(["apt-get", "download", PACKAGE], cwd=folder, check=True)
         (package,) = folder.glob(f"{PACKAGE}_*.deb")
         subprocess.run(["dpkg-deb", "-x", package, folder / "unpacked"], check=True)
         return next((folder / "unpacked").rglob(NAME))
     except (subprocess.CalledProcessError, StopIteration) as error:
-        sys.exit(f"{PACKAGE} could not be had ({error}): give its {NAME} as --file")
+        sys.exit(f"{PACKAGE} could not be downloaded ({error}): give its {NAME} as --file")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--file", type=Path, help=f"{NAME}, rather than a download")
+    parser.add_argument("--file", type=Path, help=f"{NAME}, instead of a download")
     parser.add_argument("--out", type=Path, default=Path("runs/sentences"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -25,14 +25,14 @@ GROUPS = {
     "spam-1": ("spam", "first"),
     "spam-2": ("spam", "later"),
 }
-"""folder to label and collection"""
+"""label and collection of each folder"""
 MOST_CHARACTERS = 500
 
 CLEANING = [
-    # Somebody's address is nobody's business, and a filter would learn it by heart.
+    # Addresses are private, and a filter would memorize them.
     (r"[\w.+-]+@[\w-]+(\.[\w-]+)+", "user@example.com"),
     (r"https?://\S+|www\.\S+", "http://example.com"),
-    # The list that a mail came through tells the answer: all lists are ham.
+    # The mailing list of a mail reveals the answer: all lists are ham.
     (r"\[[\w\s-]{2,24}\]", " "),
     (r"[-_=*~#]{4,}", " "),
     (r"\s+", " "),
@@ -40,7 +40,7 @@ CLEANING = [
 
 
 def body(message: EmailMessage) -> str:
-    """The words that a reader sees, of plain text or else of HTML."""
+    """The text that a reader sees, from plain text or else from HTML."""
     for kind in ("plain", "html"):
         for part in message.walk():
             if part.get_content_type() != f"text/{kind}":
@@ -74,7 +74,7 @@ def main() -> None:
             subject = str(message.get("Subject") or "")
             text = clean(f"{subject} | {body(message)}")[:MOST_CHARACTERS]
             key = re.sub(r"\W+", "", re.sub(r"(?i)^(re|fwd?):\s*", "", text)).lower()[:200]
-            if len(key) < 20 or key in seen:  # no words, or a mail that was sent again
+            if len(key) < 20 or key in seen:  # no words, or a duplicate
                 continue
             seen.add(key)
             rows.append((text, label, collection))

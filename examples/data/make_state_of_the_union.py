@@ -18,11 +18,11 @@ FILE_NAME = re.compile(r"(\d{4})_(.+)_[a-z]+\.txt")
 
 CLEANING = [
     (r"\s+", " "),
-    # Marks of the transcript, which nobody spoke: page numbers, footnote marks, the audience.
+    # Marks of the transcript that nobody spoke: page numbers, footnote marks, the audience.
     (r"\[(p\.)?\d+\]", ""),
     (r"([-—]) ?[\[(](applause|laughter|laughs)\.?[\])] ?-*—?", r"\1", re.IGNORECASE),
     (r"[\[(](applause|laughter|laughs)\.?[\])]", "", re.IGNORECASE),
-    # Slips in the source: a bullet for an ellipsis, stray signs, a lost space, table rules.
+    # Mistakes in the source: a bullet for an ellipsis, stray signs, a missing space, table rules.
     (r"• \. \.", ". . ."),
     (r"tile@@ suggestion", "the suggestion"),
     (r"tax\?cut", "tax cut"),

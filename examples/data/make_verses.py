@@ -1,4 +1,4 @@
-"""Make verses.csv.gz of two Bibles in the public domain, one English (2020), one Spanish (1909).
+"""Make verses.csv.gz from two Bibles in the public domain, English (2020) and Spanish (1909).
 
     apt-get download sword-text-web sword-text-sparv
     for deb in *.deb; do dpkg-deb -x $deb unpacked; done
@@ -22,7 +22,7 @@ from pysword.modules import SwordModules
 ENGLISH, SPANISH = "engWEB2015eb", "spaRV1909eb"
 MOST_WORDS = 30
 CLEANING = [
-    # What is no part of the verse's own text: footnotes, headings, titles of psalms.
+    # Not part of the verse's own text: footnotes, headings, titles of psalms.
     (r"<note.*?</note>", " "),
     (r"<title.*?</title>", " "),
     (r"<[^>]*>", lambda tag: " " if re.match(r"</?(l|lg|div|p|lb)\b", tag[0]) else ""),
@@ -37,7 +37,7 @@ CLEANING = [
 
 
 def clean(text: str) -> str:
-    # A footnote takes the place of the space behind the word that it stands at.
+    # A footnote replaces the space after the word that it belongs to.
     for pattern, replacement in CLEANING:
         text = re.sub(pattern, replacement, text, flags=re.DOTALL)
     return html.unescape(text).strip()
@@ -64,7 +64,7 @@ def main() -> None:
                     for bible in (english, spanish):
                         try:
                             pair.append(clean(bible.get(**place, clean=False)))
-                        except ValueError:  # numbered otherwise there
+                        except ValueError:  # numbered differently there
                             pair.append("")
                     if not all(pair):
                         continue

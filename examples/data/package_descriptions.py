@@ -1,9 +1,9 @@
 """Texts with summaries that people wrote: the descriptions of Debian's packages.
 
 Each package has a long description, and a synopsis of at most 80 characters that says the same.
-Their licences are those of the packages, which differ, so none is shipped here: `download` asks apt
-for the archive's lists (Debian, Ubuntu and their like; no root is needed, nothing of the system is
-changed), and `read_descriptions` also takes files that you have.
+Their licences are those of the packages, which differ, so they are not distributed here: `download`
+gets the archive's lists with apt (on Debian, Ubuntu and similar systems; it needs no root and
+changes nothing on the system), and `read_descriptions` also takes files that you have.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 MOST_WORDS = 60
-"""of a text; the median has 43, and what comes later adds little to a synopsis"""
+"""maximum number of words of a text; the median is 43, and later text adds little to a synopsis"""
 FEWEST_WORDS = 8
 RUN = 8
-"""words in a row that two texts must share to be copies there"""
+"""number of consecutive words that two texts must share to count as copies"""
 MOST_COPIED = 0.2
-"""share of a held-out text's runs that may stand in learned texts"""
+"""maximum share of a held-out text's runs that may occur in training texts"""
 INSTALLED = Path("/var/lib/dpkg/status")
 """the packages of this computer: a few hundred descriptions without a network"""
 ASK_FOR_FILES = (
-    "there is no apt here to ask for package descriptions: take Translation-en.xz (in "
+    "apt is not available to download package descriptions: get Translation-en.xz (in "
     "dists/bookworm/main/i18n) and Packages.xz (in dists/bookworm/main/binary-amd64) from a "
-    "Debian mirror, and give both after --descriptions"
+    "Debian mirror, and give both with --descriptions"
 )
 _OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 _FIELDS = ("Package", "Source", "Description", "Description-en")
@@ -38,10 +38,10 @@ _TRANSITION = re.compile(r"\b(transitional|dummy|metapackage)\b", re.IGNORECASE)
 
 
 def download(folder: Path) -> list[Path]:
-    """apt's lists of packages and of English descriptions, in a folder of their own.
+    """Download apt's lists of packages and of English descriptions to a separate folder.
 
     Raises:
-        RuntimeError: there is no apt, or it brought no descriptions.
+        RuntimeError: If there is no apt, or it downloaded no descriptions.
     """
     if shutil.which("apt-get") is None:
         raise RuntimeError(ASK_FOR_FILES)
@@ -62,14 +62,14 @@ def download(folder: Path) -> list[Path]:
     descriptions = sorted((folder / "lists").glob("*_Translation-en"))
     if not descriptions:
         raise RuntimeError(
-            f"apt-get update must bring a list Translation-en; it brought none and said:\n"
+            f"apt-get update must download a list Translation-en, but did not; its output:\n"
             f"{(result.stdout + result.stderr).strip()[-1000:]}\nWithout: {ASK_FOR_FILES}"
         )
     return paths + descriptions
 
 
 def stanzas(path: Path) -> Iterator[dict[str, str]]:
-    """The stanzas of a file of Debian's, packed or not; of each the fields that are needed here."""
+    """The stanzas of a Debian control file, compressed or not, with the fields that are needed."""
     with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8", errors="replace") as file:
         found: dict[str, str] = {}
         name = ""
@@ -91,16 +91,16 @@ def stanzas(path: Path) -> Iterator[dict[str, str]]:
 
 
 def read_descriptions(paths: Iterable[Path]) -> list[dict[str, str]]:
-    """`package`, `source` (the source package), `text` and `summary`, each text once.
+    """Read `package`, `source` (the source package), `text` and `summary`, each text once.
 
-    The text is the long description without its line breaks, its first `MOST_WORDS` words. Left out
-    are texts of fewer than `FEWEST_WORDS` words, and packages that only lead to others.
+    The text is the first `MOST_WORDS` words of the long description, without line breaks. Texts
+    with fewer than `FEWEST_WORDS` words, and packages that only refer to others, are left out.
 
     Args:
-        paths: Translation-en and Packages of an archive, or dpkg's status, packed or not.
+        paths: Translation-en and Packages of an archive, or dpkg's status, compressed or not.
 
     Raises:
-        ValueError: no file has a long description.
+        ValueError: If no file has a long description.
     """
     paths = list(paths)
     sources: dict[str, str] = {}
@@ -115,14 +115,14 @@ def read_descriptions(paths: Iterable[Path]) -> list[dict[str, str]]:
                 descriptions.setdefault(package, description)
     if not descriptions:
         raise ValueError(
-            "the files must hold long descriptions, as Translation-en does; received "
+            "the files must contain long descriptions, as Translation-en does; received "
             f"{', '.join(map(str, paths)) or 'no file'}"
         )
     records: dict[str, dict[str, str]] = {}
     for package, description in sorted(descriptions.items()):
         synopsis, _, rest = description.partition("\n")
         summary = " ".join(synopsis.split())
-        # A paragraph ends with a line that holds a full stop.
+        # A paragraph ends with a line that only has a full stop.
         words = " ".join(line for line in rest.split("\n") if line.strip() != ".").split()
         text = " ".join(words[:MOST_WORDS])
         if len(words) >= FEWEST_WORDS and summary and not _TRANSITION.search(summary):
@@ -135,14 +135,13 @@ def read_descriptions(paths: Iterable[Path]) -> list[dict[str, str]]:
 def split(
     records: Sequence[dict[str, str]], one_in: int
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Records to learn from, and held-out ones that are no copies of those.
+    """Split records into training records, and held-out ones that are not copies of them.
 
-    1. Of every `one_in` source packages one is held out with all its packages, by a hash of its
-       name.
-    2. Of a held-out source one package stays, the first by name: its packages say the same.
-    3. Sources are copied too (gcc-11, gcc-12). Left out is a held-out record whose summary stands
-       word for word among the learned ones, or with more than `MOST_COPIED` of its text's runs of
-       `RUN` words in learned texts. Numbers count alike here.
+    1. One in `one_in` source packages is held out with all its packages, by a hash of its name.
+    2. Only one package of a held-out source is kept, the first by name: its packages say the same.
+    3. Sources are copied, too (gcc-11, gcc-12). So a held-out record is dropped if its summary is
+       the same as that of a training record, or if more than `MOST_COPIED` of its text's runs of
+       `RUN` words occur in training texts. All numbers count as equal here.
     """
 
     def is_held(record: dict[str, str]) -> bool:

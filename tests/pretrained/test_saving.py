@@ -303,9 +303,7 @@ def test_a_full_disk_leaves_the_old_model_whole(tmp_path, tokenizer, monkeypatch
     folder = pretrained.save(small(seed=1), tmp_path / "model", tokenizer)
     before = contents(folder)
     monkeypatch.setattr(tensor_files, "open", FullDisk(room), raising=False)
-    with pytest.raises(
-        OSError, match=r"no space is left to write .*it was not changed"
-    ) as e:
+    with pytest.raises(OSError, match=r"no space is left to write .*it was not changed") as e:
         pretrained.save(small(seed=2), folder, tokenizer)
     assert e.value.errno == errno.ENOSPC
     assert contents(folder) == before
