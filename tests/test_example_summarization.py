@@ -52,7 +52,7 @@ def test_descriptions_are_read_from_lists_that_complete_each_other(tmp_path):
             "summary": "fast animal",
         }
     ]
-    with pytest.raises(ValueError, match="must hold long descriptions, as Translation-en does"):
+    with pytest.raises(ValueError, match="must contain long descriptions, as Translation-en does"):
         read_descriptions([packages])
 
 

@@ -28,7 +28,7 @@ _MOST_PENALTY = 1e10
 class SamplingOptions(NamedTuple):
     """Sampling options of every row, each of shape `[B]`; for their meaning see `GenerationConfig`.
 
-    Example:
+    Examples:
 
     >>> from tfllm import GenerationConfig
     >>> from tfllm.generation.sampling import SamplingOptions

@@ -13,7 +13,7 @@ class StopStrings:
     Args:
         joined: string `[B]`, each row's stop strings, separated by U+001F; empty for none.
 
-    Example:
+    Examples:
 
     >>> import tensorflow as tf
     >>> from tfllm.generation.stop_strings import StopStrings
@@ -71,7 +71,7 @@ class StopHold:
     Text that could be the beginning of a stop string is held back until that is decided, and so is
     a U+FFFD at the end, which may be an incomplete character. The pieces joined are the final text.
 
-    Example:
+    Examples:
 
     >>> from tfllm.generation.stop_strings import StopHold
     >>> hold = StopHold(["END"])

@@ -23,7 +23,7 @@ class TokenRules(NamedTuple):
         forced_eos_token_id: Ids of which the last token at a text's limit must be one. Defaults to
             none.
 
-    Example:
+    Examples:
 
     >>> import tensorflow as tf
     >>> from tfllm.generation.token_rules import TokenRules

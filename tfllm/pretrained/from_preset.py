@@ -31,10 +31,10 @@ def from_preset(cls: Any, source: str | Path, *, may_be_size: bool = True, **opt
     """See `tfllm.models.verbs.ModelVerbs.from_preset`.
 
     Args:
-        cls: the class of the model.
-        source: a size or a pretrained model.
-        may_be_size: whether it may be a size.
-        options: as there.
+        cls: Class of the model.
+        source: Name of a size, or a pretrained model.
+        may_be_size: Whether `source` may be the name of a size.
+        options: Options of the configuration, of the class or of `tfllm.pretrained.load`.
     """
     made_of: Any = CausalLM if issubclass(cls, CausalLM) else cls  # a Transformer is a CausalLM
     for base, sizes in _SIZES:

@@ -37,7 +37,7 @@ class Pretrained(NamedTuple):
         tokenizer: Tokenizer of the model, or None if there is none.
         generation: Default generation settings of the model.
 
-    Example:
+    Examples:
 
     >>> import tempfile
     >>> import tfllm

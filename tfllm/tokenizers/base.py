@@ -20,7 +20,7 @@ class Tokenizer(Protocol):
         settings: Contents of tokenizer_config.json without the end token, such as the names of the
             other special tokens and the chat template.
 
-    Example:
+    Examples:
 
     >>> from tfllm.tokenizers import BytePairTokenizer, Tokenizer
     >>> tokenizer = BytePairTokenizer.train(["to be or not to be"], vocab_size=259)

@@ -45,13 +45,14 @@ def load_keras_hub(preset: str | Path, *, dtype: str | None = None) -> Any:
 
     Args:
         preset: the folder.
-        dtype: of weights and products, or a policy such as "mixed_bfloat16"; default: as saved.
+        dtype: Dtype of weights and products, or a policy such as "mixed_bfloat16". Defaults to the
+            saved one.
 
     Raises:
-        FileNotFoundError: the path is no such folder.
-        ConfigError: dtype is not one of a model's.
+        FileNotFoundError: If the path is no such folder.
+        ConfigError: If a model cannot have this dtype.
         ValueError: the preset is not of a `CausalLM`, or names classes that are not KerasHub's.
-        OSError: a file of it cannot be read.
+        OSError: If a file of the folder cannot be read.
     """
     _check_dtype(dtype or "float32", _POLICIES)
     folder = Path(preset)

@@ -66,7 +66,7 @@ class BytePairTokenizer(JsonTokenizer):
 
     For arguments and errors see `JsonTokenizer`.
 
-    Example:
+    Examples:
 
     >>> import tfllm
     >>> tokenizer = tfllm.BytePairTokenizer.train(["to be or not to be"] * 9, vocab_size=260)

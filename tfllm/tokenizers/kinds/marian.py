@@ -54,7 +54,7 @@ class MarianTokenizer(PieceTokenizer):
     Raises:
         ValueError: If a file is not a SentencePiece model, or the vocabulary is not valid.
 
-    Example:
+    Examples:
 
     >>> import io
     >>> import sentencepiece

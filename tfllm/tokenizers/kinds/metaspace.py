@@ -27,7 +27,7 @@ class MetaspaceTokenizer(JsonTokenizer):
 
     For arguments and errors see `JsonTokenizer`.
 
-    Example:
+    Examples:
 
     >>> from tokenizers import SentencePieceBPETokenizer
     >>> from tfllm.tokenizers import MetaspaceTokenizer

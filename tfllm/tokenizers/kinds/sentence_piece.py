@@ -61,7 +61,7 @@ class SentencePieceTokenizer(PieceTokenizer):
         ValueError: If the content is not a SentencePiece model, end_token is not one of its tokens,
             or legacy is False for a model that drops spaces.
 
-    Example:
+    Examples:
 
     >>> import io
     >>> import sentencepiece

@@ -25,7 +25,7 @@ class UnigramTokenizer(MetaspaceTokenizer):
 
     For arguments and errors see `JsonTokenizer`.
 
-    Example:
+    Examples:
 
     >>> from tokenizers import SentencePieceUnigramTokenizer
     >>> from tfllm.tokenizers import UnigramTokenizer

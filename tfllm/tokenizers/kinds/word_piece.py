@@ -66,7 +66,7 @@ class WordPiece(JsonTokenizer):
         ValueError: If the text is not a tokenizer.json of a WordPiece model, or end_token is not
             one of its tokens.
 
-    Example:
+    Examples:
 
     >>> import tfllm
     >>> tokenizer = tfllm.WordPiece.train(["The cat sat on the mat"] * 9, vocab_size=26)
