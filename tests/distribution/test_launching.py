@@ -153,7 +153,7 @@ def test_wrong_requests_are_refused_before_anything_starts(tmp_path):
     with pytest.raises(ConfigError, match="restarts must not be negative; received -1"):
         launch(["true"], num_workers=1, restarts=-1, logs=logs)
     pod = {"JOB_COMPLETION_INDEX": "0", "TFLLM_WORKERS": "2", "TFLLM_SERVICE": "s"}
-    with pytest.raises(ConfigError, match="Kubernetes job t has 2 workers already"):
+    with pytest.raises(ConfigError, match="Kubernetes job t already has 2 workers"):
         launch(["true"], num_workers=2, logs=logs, environ={**pod, "HOSTNAME": "t-0"})
     assert not logs.exists()
 

@@ -185,8 +185,8 @@ def test_what_is_read_is_saved_as_a_hugging_face_folder(tmp_path):
     ("changes", "message"),
     [
         ({"model": "bert"}, "model must be one of gpt2, llama; received 'bert'"),
-        ({"pre": "unheard-of"}, "pre must say how text is cut .*; received 'unheard-of'"),
-        ({"pre": None}, "pre must say how text is cut .*; received None"),
+        ({"pre": "unheard-of"}, "pre must name how text is cut .*; received 'unheard-of'"),
+        ({"pre": None}, "pre must name how text is cut .*; received None"),
         ({"tokens": [1, 2]}, r"tokens must be a list of texts; received \[1, 2\]"),
         ({"tokens": None}, "tokens must be a list of texts; received None"),
         ({"token_type": [1, 1]}, "token_type must have one entry for each of the .*received 2"),

@@ -63,7 +63,7 @@ def test_a_model_that_is_not_in_the_cache_is_an_error_without_a_network(cache, n
 
 @pytest.mark.parametrize("name", ["hf://", "hf://tiny", "hf://a/b/c", "hf://a/b@", "hf://../x/y"])
 def test_a_name_that_no_model_of_the_hub_can_have_is_refused(cache, name):
-    with pytest.raises(ValueError, match=r"hf://.*is no name|is named hf://ORGANISATION/NAME"):
+    with pytest.raises(ValueError, match=r"hf://.*is not the name|is named hf://ORGANISATION/NAME"):
         pretrained.load(name)
 
 
@@ -82,11 +82,11 @@ def test_a_run_and_a_path_object_are_names_too(tmp_path):
     ("file", "message"),
     [
         ("model-q8.gguf", r"model-q8\.gguf is a complete model; give its path: .*model-q8"),
-        ("pytorch_model.bin", "is a pickle, which can run code as it is read; have transformers"),
-        ("consolidated.00.pth", "is a pickle, which can run code as it is read; have transformers"),
-        ("model.pt", "is a pickle, which can run code as it is read; have transformers"),
-        ("weights.pkl", "is a pickle, which can run code as it is read; have transformers"),
-        ("tf_model.h5", "is of a kind that is not read; have transformers"),
+        ("pytorch_model.bin", "is a pickle, which can run code when it is loaded; have transformers"),
+        ("consolidated.00.pth", "is a pickle, which can run code when it is loaded; have transformers"),
+        ("model.pt", "is a pickle, which can run code when it is loaded; have transformers"),
+        ("weights.pkl", "is a pickle, which can run code when it is loaded; have transformers"),
+        ("tf_model.h5", "is in a format that is not supported; have transformers"),
         ("adapter_model.safetensors", "has another name; is it an adapter"),
     ],
 )

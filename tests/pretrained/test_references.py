@@ -267,11 +267,11 @@ def test_a_tied_output_projection_in_the_file_must_be_the_embedding(folder_of):
         (
             "qwen2",
             {"use_sliding_window": False},
-            "layer_types has 'sliding_attention', and there is no window: .*use_sliding_window=Fal",
+            "layer_types has 'sliding_attention', but there is no window: .*use_sliding_window=Fal",
         ),
         ("qwen2", {"layer_types": ["full_attention"]}, "one entry for each of the 3 layers"),
         ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 0}, "interval must be at"),
-        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers must hold .* 4 layers"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers must have .* 4 layers"),
         ("llama_tied", {"use_sliding_window": True}, "use_sliding_window .*True"),
         (
             "llama_tied",

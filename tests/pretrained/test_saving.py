@@ -95,7 +95,7 @@ def test_a_weight_that_is_no_causal_lm_s_is_refused(tmp_path):
             self.score = self.add_weight(name="score", shape=(3,))
             super().build(input_shape)
 
-    with pytest.raises(ValueError, match=r"has besides: .*score"):
+    with pytest.raises(ValueError, match=r"with additional ones: .*score"):
         pretrained.save(Scored(small().config), tmp_path / "model")
     with pytest.raises(ValueError, match="received Sequential"):
         pretrained.save(keras.Sequential(), tmp_path / "model")
@@ -353,7 +353,7 @@ def test_files_of_others_and_a_tokenizer_are_never_replaced(tmp_path, tokenizer,
     with pytest.raises(FileExistsError, match="is a file"):
         pretrained.save(model, tmp_path / "file", tokenizer)
     (mine / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"\(notes\.txt\), which saving would lose"):
+    with pytest.raises(FileExistsError, match=r"\(notes\.txt\) and that would be lost"):
         pretrained.save(model, mine, tokenizer)
     assert (mine / "notes.txt").exists() and (theirs / "config.json").exists()
 

@@ -215,7 +215,7 @@ def test_a_template_without_system_refuses_the_row_alone():
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "nothing between"),
         ("<|{{ messages[-1].content }}", "could make a special token"),
         ("{{ strftime_now('%H:%M') }} {{ messages[-1].content }}", "writes the time as '%H:%M'"),
-        ("{{ raise_exception('no') }}", "does not take a single question: .* no"),
+        ("{{ raise_exception('no') }}", "does not accept a single question: .* no"),
     ],
 )
 def test_a_template_that_does_more_has_no_signature_chat_and_says_why(source, words):

@@ -124,7 +124,7 @@ def test_the_context_of_a_model_without_an_end_is_its_preprocessors():
 def test_what_is_no_causal_model_is_refused(task):
     with pytest.raises(ValueError, match=r"must be a CausalLM of KerasHub.*received a Sequential"):
         TextGeneration.of_keras_hub(keras.Sequential())
-    with pytest.raises(ValueError, match=r"PaliGemmaCausalLM .*pictures or sound"):
+    with pytest.raises(ValueError, match=r"PaliGemmaCausalLM .*images or sound"):
         TextGeneration.of_keras_hub(causal_lm("PaliGemma"))
     encoder_decoder = object.__new__(keras_hub.models.BartSeq2SeqLM)
     with pytest.raises(ValueError, match="received a BartSeq2SeqLM"):

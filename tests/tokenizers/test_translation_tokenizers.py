@@ -156,7 +156,7 @@ def test_marian_files_that_are_missing_or_do_not_fit_are_named(tmp_path):
         load_tokenizer(folder)
     (folder / "tokenizer_config.json").write_text("{}")
     (folder / "source.spm").write_bytes(b"no model")
-    with pytest.raises(ValueError, match=r"source\.spm: not a file of SentencePiece"):
+    with pytest.raises(ValueError, match=r"source\.spm: not a SentencePiece model"):
         load_tokenizer(folder)
 
 
