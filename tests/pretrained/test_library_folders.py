@@ -143,7 +143,7 @@ def change(folder, name, **values):
             r"default_prompt_name must be one of the prompts \(document, query\).*'passage'",
         ),
         ("config_sentence_transformers.json", {"prompts": {"a": 3}}, "give each name a text"),
-        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task is only"),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "task is only sup"),
         *(
             ("sentence_bert_config.json", values, f"{next(iter(values))} is only supported as")
             for values in (
