@@ -109,7 +109,7 @@ def test_derived_sizes():
         (ModelConfig, {"rope_theta": -1.0}, "rope_theta must be positive; received -1.0"),
         (ModelConfig, {"rope_theta": math.inf}, "rope_theta must be a finite number"),
         (ModelConfig, {"sliding_window": 0}, "sliding_window must be at least 1; received 0"),
-        (ModelConfig, {"window_layers": (0,)}, r"sliding_window holds for.*not given.*\(0,\)"),
+        (ModelConfig, {"window_layers": (0,)}, r"use sliding_window.*not given.*\(0,\)"),
         (ModelConfig, {"sliding_window": 3, "window_layers": ()}, "must name a block"),
         (
             ModelConfig,
@@ -174,7 +174,7 @@ def test_derived_sizes():
         (TrainingConfig, {"epsilon": 0.0}, "epsilon must be positive; received 0.0"),
         (TrainingConfig, {"warmup_steps": -1}, "warmup_steps must not be negative; received -1"),
         (TrainingConfig, {"decay_fraction": 0.0}, r"decay_fraction must lie in \(0, 1\]"),
-        (TrainingConfig, {"final_learning_rate": 1.5}, "final_learning_rate is a share"),
+        (TrainingConfig, {"final_learning_rate": 1.5}, "final_learning_rate is a fraction"),
         (TrainingConfig, {"weight_decay": -0.1}, "weight_decay must not be negative"),
         (TrainingConfig, {"clip_norm": 0.0}, "clip_norm must be positive or none; received 0.0"),
         (GenerationConfig, {"max_new_tokens": 0}, "max_new_tokens must be at least 1; received 0"),

@@ -249,7 +249,7 @@ def test_a_wrong_setting_is_named(capsys, arguments, message):
         ("[training]\nsteps = 'many'", "section [training]: steps must be a whole number"),
         ("[generation]\ntemperatur = 1", "section [generation]; did you mean 'temperature'"),
         ("[trainin]\nsteps = 1", "did you mean 'training'"),
-        ("steps = 1", "'steps' stands in no section"),
+        ("steps = 1", "'steps' is not in a section"),
         ("[training", "is not valid toml"),
     ],
 )

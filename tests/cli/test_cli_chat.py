@@ -97,7 +97,7 @@ def test_a_conversation_at_a_terminal(folder, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.out == "".join(f"{text}\n" for text in expected)
     assert "shorter than the model's context" in captured.err
-    assert "/reset begins anew" in captured.err and next(said) == "three"
+    assert "/reset starts over" in captured.err and next(said) == "three"
 
 
 def test_commands_at_a_terminal(folder, capsys, monkeypatch):
@@ -206,7 +206,7 @@ def test_lines_are_edited_and_kept_and_ctrl_c_stops_a_reply(tmp_path):
     terminal.type("half a line")
     terminal.read_until("half a line")
     terminal.interrupt()
-    terminal.read_until("/quit or Ctrl-D ends")
+    terminal.read_until("/quit or Ctrl-D exits")
     terminal.read_until("> ")
     terminal.type("/he\t\n")  # completed
     terminal.read_until("forget the last question")

@@ -135,7 +135,7 @@ def test_inputs_of_a_query():
         ("--task classification --columns txt=a", "did you mean 'text'"),
         ("--task classification --columns text=a steps=3", "'steps=3' is a setting"),
         ("--task classification --ignore-keys text", "received ignore_keys"),
-        ("--task classification --model x/y --size bert-tiny", "leave bert-tiny out"),
+        ("--task classification --model x/y --size bert-tiny", "leave out bert-tiny"),
         (
             "--task classification --num-kv-heads 2 --columns text=review_text label=stars",
             "unknown setting 'num_kv_heads'",

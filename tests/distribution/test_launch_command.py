@@ -38,10 +38,10 @@ def test_its_own_flags_stand_before_the_dashes(launched):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["launch"], 2, "the command of the workers follows --"),
-        (["launch", "--workers", "2", *TRAIN], 2, "the command of the workers follows --"),
-        (["launch", "--"], 2, "the command of the workers follows --"),
-        (["launch", "--", "tfllm", *TRAIN], 2, "follows --: tfllm launch"),
+        (["launch"], 2, "the workers' command must follow --"),
+        (["launch", "--workers", "2", *TRAIN], 2, "the workers' command must follow --"),
+        (["launch", "--"], 2, "the workers' command must follow --"),
+        (["launch", "--", "tfllm", *TRAIN], 2, "follow --: tfllm launch"),
         (["launch", "--", "generate", "x"], 2, "received 'generate', which runs in one process"),
         (["launch", "--", "launch", "--", *TRAIN], 2, "received 'launch', which runs in one"),
         (["launch", "--wrkers", "2", "--", *TRAIN], 2, "did you mean '--workers'"),

@@ -336,7 +336,9 @@ def test_settings_that_do_not_fit_are_refused_before_a_file_is_written(
 
 
 def test_only_a_pretrained_model_is_trained_in_part(data, pairs, tmp_path):
-    with pytest.raises(ConfigError, match="only a pretrained model can be; name one"):
+    with pytest.raises(
+        ConfigError, match="only a pretrained model can be trained in part; name one"
+    ):
         train(data, tmp_path / "run", "llama-1m", **LORA, verbose=False)
     with pytest.raises(ConfigError, match="only a pretrained model can learn the task preference"):
         train(pairs, tmp_path / "run", "llama-1m", **SETTINGS, verbose=False)

@@ -82,7 +82,7 @@ def test_what_does_not_belong_together_is_refused(run, base, capsys, tmp_path):
     error = refused("train", *data, "--model", base, "--set", "model.num_layers=3")
     assert "leave num_layers out" in error
     error = refused("train", *data, "--lora-rank", "2")
-    assert "only a pretrained model can be; name one (--model PATH)" in error
+    assert "only a pretrained model can be trained in part; name one (--model PATH)" in error
     error = refused("merge", base, run, "--out", tmp_path / "merged")
     assert "adapter_config.json" in error
     assert not (tmp_path / "run").exists() and not (tmp_path / "merged").exists()

@@ -1,7 +1,7 @@
-"""The command line: one subcommand a verb, no logic of its own.
+"""The command line: one subcommand per verb, without logic of its own.
 
-A module holds the arguments of some commands and what they do. None imports TensorFlow before a
-command needs it, so `--help` answers at once.
+Each module declares the arguments of some commands and runs them. TensorFlow is only imported when
+a command needs it, so that `--help` answers at once.
 """
 
 from tfllm.cli.entry_point import main

@@ -1,4 +1,4 @@
-"""`python -m tfllm.cli`, as the workers of `tfllm launch` are started."""
+"""`python -m tfllm.cli`, which `tfllm launch` starts its workers with."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Arguments that several commands have, and the flag of every setting."""
+"""Arguments that several commands share, and a flag for every setting."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tfllm.cli.settings import FLAG, SECTIONS
 from tfllm.config import field_docs, field_types
 
 RunCommand = Callable[[argparse.Namespace], int | None]
-"""does what a command is for; returns its exit status, None for 0"""
+"""runs a command and returns its exit status; None means 0"""
 AddCommand = Callable[[str, str, RunCommand, str], Parser]
-"""takes a command's name, its help, what it does and an example of it; gives its parser"""
+"""adds a command, given its name, help, function and an example; returns its parser"""
 
 GENERATION = ("--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--stop")
-"""the settings of generated text that a short help shows"""
+"""flags of the generation settings that the short help shows"""
 
 
 _EXAMPLES = {
@@ -27,11 +27,11 @@ _EXAMPLES = {
     "training": "learning_rate=3e-4 or model.num_layers=8",
     "generation": "temperature=0.8 top_p=0.9",
 }
-"""of settings by name, by the first section of a command"""
+"""examples of KEY=VALUE for the help, by the first section of a command's settings"""
 
 
 def add_model(parser: argparse.ArgumentParser, *, adapter: bool = False) -> None:
-    """The model that a command is about, and, where it may have one, its adapter."""
+    """Add the argument MODEL and, if wanted, `--adapter`."""
     parser.add_argument(
         "model",
         metavar="MODEL",
@@ -44,7 +44,7 @@ def add_model(parser: argparse.ArgumentParser, *, adapter: bool = False) -> None
 
 
 def add_task(parser: argparse.ArgumentParser) -> None:
-    """What a model is for, where it does not say so itself."""
+    """Add `--task`, for models whose folder does not name their task."""
     parser.add_argument(
         "--task",
         metavar="TASK",
@@ -54,7 +54,7 @@ def add_task(parser: argparse.ArgumentParser) -> None:
 
 
 def add_prompt_name(parser: argparse.ArgumentParser) -> None:
-    """Which of its prompts a model of sentence embeddings puts before texts."""
+    """Add `--prompt-name`, the prompt that an embedding model puts before texts."""
     parser.add_argument(
         "--prompt-name",
         metavar="NAME",
@@ -63,7 +63,7 @@ def add_prompt_name(parser: argparse.ArgumentParser) -> None:
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
-    """What the columns of records are called in their files; `columns_of` reads it."""
+    """Add `--columns`, which `columns_of` reads."""
     parser.add_argument(
         "--columns",
         metavar="COLUMN=NAME",
@@ -75,7 +75,7 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:
-    """In which encoding files are; `encoding_of` reads it."""
+    """Add `--encoding`, which `encoding_of` reads."""
     parser.add_argument(
         "--encoding",
         metavar="NAME",
@@ -84,7 +84,10 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser, *sections: str) -> None:
-    """A flag for each setting of some sections, with the field's own words as help."""
+    """Add `--config`, `--set` and a flag for each setting of some sections.
+
+    The help of a flag is the documentation of the setting's field.
+    """
     parser.add_argument(
         "--config", metavar="FILE", help="a TOML or JSON file of settings, in sections"
     )
@@ -107,7 +110,7 @@ def add_settings(parser: argparse.ArgumentParser, *sections: str) -> None:
 
 
 def add_fields(group: Any, section: str, names: Sequence[str], *, defaults: bool = True) -> None:
-    """A flag for each of some settings of a section."""
+    """Add a flag for each of the named settings of a section."""
     for field in dataclasses.fields(SECTIONS[section]):
         if field.name not in names:
             continue
@@ -130,7 +133,7 @@ def add_fields(group: Any, section: str, names: Sequence[str], *, defaults: bool
 
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
-        return str(default).lower()  # as KEY=VALUE has it
+        return str(default).lower()  # as it is written in KEY=VALUE
     return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
@@ -141,7 +144,7 @@ _VALUE_NAMES = {
 
 
 def _value_name(name: str, kind: Any) -> str:
-    """What stands for the value of a flag in its help."""
+    """The placeholder for the value of a flag in its help."""
     if name in _VALUE_NAMES:
         return _VALUE_NAMES[name]
     if typing.get_origin(kind) in (types.UnionType, typing.Union):

@@ -1,6 +1,6 @@
-"""The command `completion`, and what Tab completes: argcomplete asks the parsers for it.
+"""The command `completion`, and the completions that argcomplete gets from the parsers.
 
-The shell starts `tfllm` at every Tab, so nothing here imports TensorFlow.
+The shell starts `tfllm` whenever Tab is pressed, so nothing here imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tfllm.cli.settings import FLAG, SECTIONS, names_of
 from tfllm.config import field_types
 
 _HOLD_SETTINGS = ("positional_assignments", "assignments", "prompt", "message")
-"""the arguments of words that are settings, or may be"""
+"""arguments whose words are, or may be, settings"""
 
 
 def add_commands(add: AddCommand) -> None:
@@ -35,24 +35,29 @@ def _completion(options: argparse.Namespace) -> None:
         import argcomplete
     except ModuleNotFoundError:  # an environment older than this command
         raise ImportError(
-            "argcomplete must be installed and is not: pip install argcomplete"
+            "argcomplete is needed but not installed: pip install argcomplete"
         ) from None
 
     print(argcomplete.shellcode(["tfllm"], shell=options.shell))
 
 
 def complete(parser: argparse.ArgumentParser, commands: dict[str, Any]) -> None:
-    """Answer the shell, which asks by the environment variable _ARGCOMPLETE, and exit."""
+    """Answer a completion request, which the shell makes with the variable _ARGCOMPLETE, and exit.
+
+    Args:
+        parser: the parser of the whole command line.
+        commands: command names and their parsers.
+    """
     import argcomplete
 
     for command in commands.values():
         _add_completers(command)
 
     class Finder(argcomplete.CompletionFinder):
-        """Leaves out settings that are given: argparse fills a list of positionals only once."""
+        """Ignores settings already given, since argparse fills a list of positionals only once."""
 
         def _get_completions(self, words: list[str], *rest: Any) -> Any:
-            if words[1:2] == ["launch"] and "--" in words:  # what follows is a line of its own
+            if words[1:2] == ["launch"] and "--" in words:  # a command line of its own follows
                 words = [words[0], *words[words.index("--") + 1 :]]
             known = _settings_of(commands.get(words[1] if len(words) > 1 else ""))
             left = [w for w in words if f"{w.partition('=')[0]}=" not in known or "=" not in w]
@@ -71,13 +76,13 @@ def _add_completers(command: argparse.ArgumentParser) -> None:
             completer = _value_completer(settings.get(action.dest.rpartition(".")[2] + "=", ()))
         elif action.dest == "task":
             completer = _tasks
-        else:  # its choices, or files
+        else:  # argcomplete completes its choices, or files
             continue
         action.completer = completer  # type: ignore[attr-defined]
 
 
 def _settings_of(command: argparse.ArgumentParser | None) -> dict[str, tuple[str, ...]]:
-    """`KEY=` of all settings that a command knows, to the values that there are."""
+    """Maps `KEY=` of each setting that a command knows to its possible values, if they are few."""
     dests = [action.dest for action in command._actions] if command else []
     sections = dict.fromkeys(d[len(FLAG) :].partition(".")[0] for d in dests if FLAG in d)
     found: dict[str, tuple[str, ...]] = {}

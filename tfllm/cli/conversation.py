@@ -1,4 +1,4 @@
-"""A conversation at a terminal: lines that can be edited, commands, and settings of the replies."""
+"""A conversation in a terminal: line editing, commands, and settings of the replies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfllm.cli.terminal import print_stream
 from tfllm.config import ConfigError, GenerationConfig, build, field_docs, to_dict, unknown_name
 
 _MOST_LINES = 1000
-"""of the history that is kept"""
+"""number of lines of the history that are saved"""
 _BLOCK = '"""'
 
 HELP = f"""\
@@ -30,12 +30,12 @@ message that starts with // is sent with one /. Ctrl-C stops a reply and removes
 
 
 class Conversation:
-    """What somebody types, and what a model replies.
+    """A loop that reads messages and commands from the terminal and prints the model's replies.
 
     Args:
         session: a `tfllm.tasks.ChatSession`.
-        defaults: the model's own settings of its replies.
-        whole: print a reply when it is whole.
+        defaults: the model's own generation settings.
+        whole: whether to print a reply only when it is complete.
     """
 
     def __init__(self, session: Any, defaults: GenerationConfig, *, whole: bool = False) -> None:
@@ -53,14 +53,14 @@ class Conversation:
         self.ends = ("/quit", "/exit", "/bye")
 
     def run(self) -> None:
-        """Read and answer until the input ends or one of `ends` is said."""
-        _say("Say something; /help lists commands, /quit or Ctrl-D ends.")
+        """Read and answer until the input ends or one of the commands in `ends` is given."""
+        _say("Type a message; /help lists commands, /quit or Ctrl-D exits.")
         with contextlib.suppress(EOFError):
             while True:
                 try:
                     text = _read().strip()
                 except KeyboardInterrupt:
-                    _say("\n/quit or Ctrl-D ends")
+                    _say("\n/quit or Ctrl-D exits")
                     continue
                 name, _, words = text.partition(" ")
                 if name in self.ends:
@@ -81,13 +81,13 @@ class Conversation:
             _say(str(error))
 
     def _answer(self, text: str) -> None:
-        """One turn; Ctrl-C ends the reply, and nothing else."""
+        """Answer one message; Ctrl-C only stops the reply."""
         try:
             print_reply(self.session.say(text), self.whole)
         except KeyboardInterrupt:
             _say("\nstopped; this turn is forgotten")
-        except ValueError as error:  # of this turn; another may do
-            _say(f"tfllm chat: {error}; /reset begins anew")
+        except ValueError as error:  # this turn failed; another one may work
+            _say(f"tfllm chat: {error}; /reset starts over")
 
     def _reset(self, words: str) -> None:
         self.session.clear()
@@ -114,51 +114,51 @@ class Conversation:
         _say("\n".join(f"  {name}={_shown(value)}" for name, value in to_dict(config).items()))
 
     def completions(self, text: str, line: str) -> list[str]:
-        """What Tab may make of a word."""
+        """The completions of a word that Tab offers."""
         if line.startswith("/set "):
             return [f"{n}=" for n in field_docs(GenerationConfig) if n.startswith(text)]
         return [n for n in [*self.commands, *self.ends] if n.startswith(text) and text]
 
 
 def checked_settings(defaults: GenerationConfig, options: dict[str, Any]) -> GenerationConfig:
-    """The settings of replies that come piece by piece, one at a time.
+    """The generation settings of a chat: `defaults`, changed by `options`.
 
     Raises:
-        ConfigError: one is unknown, out of range, or for something else than a chat.
+        ConfigError: an option is unknown, out of range, or not supported in a chat.
     """
     config = build(GenerationConfig, {**to_dict(defaults), **options})
     if config.num_samples > 1:
         raise ConfigError(f"num_samples must be 1 for a chat; received {config.num_samples}")
     if config.searches:
         raise ConfigError(
-            "num_beams must be 1, and no_repeat_ngram_size 0, for a chat, whose words come as they "
-            f"are chosen; received {config.num_beams} and {config.no_repeat_ngram_size}"
+            "num_beams must be 1, and no_repeat_ngram_size 0, for a chat, since its replies are "
+            f"streamed; received {config.num_beams} and {config.no_repeat_ngram_size}"
         )
     return config
 
 
 def print_reply(pieces: Iterator[str], whole: bool) -> None:
-    """Print a reply as it comes, or whole."""
+    """Print a reply piece by piece, or only when it is complete."""
     print_stream("", iter(["".join(pieces)]) if whole else pieces)
 
 
 def history_file() -> Path:
-    """Where the lines are kept that were typed."""
+    """The file that saves the lines that were typed."""
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local/state") / "tfllm/chat_history"
 
 
 @contextlib.contextmanager
 def line_editing(conversation: Conversation, history: Path | None) -> Iterator[None]:
-    """Let lines be edited while this is entered: arrows, Tab, and Ctrl-R in what was typed before.
+    """Context in which lines can be edited: arrow keys, Tab, and Ctrl-R to search the history.
 
     Args:
-        conversation: knows what Tab makes of a word.
-        history: the file that keeps the lines, read by its owner alone; None: none is kept.
+        conversation: gives the completions that Tab offers.
+        history: file that saves the lines, readable only by its owner; None: they are not saved.
     """
     try:
         import readline
-    except ImportError:  # not on every system
+    except ImportError:  # not available on every system
         yield
         return
 
@@ -180,14 +180,14 @@ def line_editing(conversation: Conversation, history: Path | None) -> Iterator[N
         readline.set_completer(None)
         if history is not None:
             readline.set_history_length(_MOST_LINES)
-            with contextlib.suppress(OSError):  # what was said is more than where it is kept
+            with contextlib.suppress(OSError):  # a chat must not fail because of its history
                 history.parent.mkdir(parents=True, exist_ok=True)
                 history.touch(mode=0o600)
                 readline.write_history_file(history)
 
 
 def _read() -> str:
-    """What is typed next: a line, lines that end with a backslash, or a block."""
+    """Read the next input: a line, lines continued by a backslash, or a block."""
     text = input("> ")
     if text.lstrip().startswith(_BLOCK):
         text = text.lstrip().removeprefix(_BLOCK)

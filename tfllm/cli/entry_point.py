@@ -1,4 +1,4 @@
-"""Run a command, and say in a line what went wrong."""
+"""Run a command, and report an error in one line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from tfllm.cli.terminal import warnings_in_a_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status."""
+    """Run a command.
+
+    Args:
+        arguments: words of the command line after the program's name. Defaults to those of the
+            process.
+
+    Returns:
+        The exit status.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for the processes it starts, too
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json prefers
-    if "_ARGCOMPLETE" in os.environ:  # the shell completes a line
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
         complete(*command_line())
     options = parse(arguments)
     if options is None:
@@ -29,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of our output has gone, such as `head`
+    except BrokenPipeError:  # the reader of our output, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
@@ -41,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _message(error: Exception) -> str | None:
-    """One line for an error that a user can do something about; None for a fault of ours."""
+    """One line for an error that the user can act on; None for a bug in tfllm."""
     if isinstance(error, MemoryError):
         return "there is not enough memory"
     if isinstance(error, ValueError | OSError | RuntimeError | ImportError):

@@ -145,7 +145,7 @@ _SETTINGS = {
     "batches": "num_batches",
     "predictions": "out",
 }
-"""flag to what `evaluate` calls it; only those that are given are passed on"""
+"""maps each flag to the argument of `evaluate`; only flags that are given are passed on"""
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -154,8 +154,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             if hasattr(options, name):
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(
-                    f"{flag} is for the records of a task, and a harness reads its own files, in "
-                    "UTF-8; leave it out"
+                    f"{flag} is for the records of a task, but a benchmark has its own file format "
+                    "in UTF-8; leave it out"
                 )
         _evaluate_harness(options)
         return
@@ -218,8 +218,8 @@ def _evaluate_harness(options: argparse.Namespace) -> None:
     rows = {f"examples of {result.harness}": f"{measured[0].num_examples:,}"}
     for measure in measured:
         error = measure.standard_error
-        told = measure.note + ("" if error is None else f"; standard error {error:.4g}")
-        rows[measure.name] = f"{measure.format()}  ({told})"
+        note = measure.note + ("" if error is None else f"; standard error {error:.4g}")
+        rows[measure.name] = f"{measure.format()}  ({note})"
     if hasattr(options, "predictions"):
         rows["answers"] = str(options.predictions)
     print(table(rows))

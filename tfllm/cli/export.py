@@ -98,7 +98,7 @@ def _export(options: argparse.Namespace) -> None:
     given = settings(options, "generation")["generation"]
     if build(GenerationConfig, given).num_samples > 1:
         raise ConfigError(
-            "num_samples must be 1, as a served model gives each prompt one text; "
+            "num_samples must be 1, since a served model generates one text per prompt; "
             f"received {given['num_samples']}"
         )
     with quiet_start():

@@ -86,12 +86,12 @@ def _generate(options: argparse.Namespace) -> None:
         for prompt in options.prompt:
             _print_continuation(task, prompt, given, config, options)
     elif sys.stdin.isatty():
-        print("Type a prompt and Enter; an empty line ends.", file=sys.stderr)
+        print("Type a prompt and press Enter; an empty line exits.", file=sys.stderr)
         with contextlib.suppress(EOFError):
             while prompt := input("> "):
                 try:
                     _print_continuation(task, prompt, given, config, options)
-                except ValueError as error:  # of this prompt; the next one may do
+                except ValueError as error:  # this prompt failed; the next one may work
                     print(f"tfllm generate: {error}", file=sys.stderr)
     else:
         _print_continuation(task, sys.stdin.read(), given, config, options)

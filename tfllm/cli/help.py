@@ -1,4 +1,4 @@
-"""What `--help` prints: the settings that people use first; `--help-all` prints every one."""
+"""The output of `--help`, which shows the most used options, and of `--help-all`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Of a command: errors in one line, and a help that is short where the command is large."""
+    """Parser of a command, with one-line errors and a short help for commands of many options."""
 
     leading: tuple[str, ...] = ()
 
@@ -20,15 +20,15 @@ class Parser(argparse.ArgumentParser):
         )
 
     def format_help(self) -> str:
-        """The short help, where the command has one; else that of all arguments."""
+        """The short help if the command has one, otherwise the full help."""
         return self._short_help() if self.leading else super().format_help()
 
     def format_full_help(self) -> str:
-        """The help of all arguments."""
+        """The help for all arguments."""
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        """One line, where argparse prints all flags."""
+        """Print the error in one line, without the usage that argparse prints, and exit."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def _short_help(self) -> str:
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, save those that say nothing, and keeps the lines of an example."""
+    """Shows defaults other than [], False and None, and keeps the line breaks of an example."""
 
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, **{"max_help_position": 26, **options})

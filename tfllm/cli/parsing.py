@@ -1,4 +1,4 @@
-"""Read the command line: which command, with which flags and settings; without TensorFlow."""
+"""Parse the command line into a command with its flags and settings, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tfllm.config import ConfigError, unknown_name
 from tfllm.version import __version__
 
 FREE_TEXT = {"generate": "prompt", "chat": "message", "query": "prompt"}
-"""the commands whose arguments are texts, which may hold a =, and where these are kept"""
+"""commands that take texts, which may contain a =, and the name of that argument"""
 MODULES = (
     preparation,
     training,
@@ -39,17 +39,22 @@ MODULES = (
     sizes,
     completion,
 )
-"""of the commands, in the order of the help"""
+"""modules of the commands, in the order of the help"""
 OLD_COMMANDS = {"presets": "sizes"}
-"""name of before to name of today"""
+"""earlier names of commands, and their names of today"""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:
-    """What was asked for; None where no command was named, once the help is printed.
+    """Parse the words of a command line.
 
-    `run` is the function of the command, to be called with all of it.
+    Exits with status 2 and one line on standard error if the arguments are wrong.
 
-    Exits with status 2 and one line on standard error where the arguments are wrong.
+    Args:
+        arguments: words after the program's name. Defaults to those of the process.
+
+    Returns:
+        The options, whose `run` is the function of the command, to be called with the options;
+        None if no command was named, in which case the help was printed.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser, commands = command_line()
@@ -62,7 +67,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:
     flags = [flag for flag in command._option_string_actions if flag.startswith("--")]
     end = words.index("--") if "--" in words else len(words)
     behind: list[str] = []
-    if name == "launch":  # what stands behind `--` is a command line of its own
+    if name == "launch":  # the words after `--` are a command line of their own
         words, behind = words[:end], words[end + 1 :]
         if not {"-h", "--help"} & set(words):
             _check_worker_command(command, behind, commands)
@@ -98,15 +103,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:
 
 
 def _take_settings(command: Parser, options: argparse.Namespace, texts: str, behind: int) -> None:
-    """Take the settings from among the texts of a command: `generate MODEL "Hi" top_p=0.9`.
+    """Separate settings from the texts of a command: `generate MODEL "Hi" top_p=0.9`.
 
     Args:
-        command: whose errors are shown.
-        options: what was parsed; settings are moved to where those of `--set` are.
-        texts: the name of the texts among them.
-        behind: how many words stand behind `--`, which are text whatever they are.
+        command: parser that reports errors.
+        options: the parsed options; settings are moved to `positional_assignments`.
+        texts: name of the argument that holds the texts.
+        behind: number of words after `--`, all of which are text.
     """
-    if getattr(options, "signature", None):  # whose inputs are given as NAME=VALUE
+    if getattr(options, "signature", None):  # the inputs of a signature are also NAME=VALUE
         return
     words = getattr(options, texts)
     free = max(len(words) - max(behind, 0), 0)
@@ -117,13 +122,13 @@ def _take_settings(command: Parser, options: argparse.Namespace, texts: str, beh
     setattr(options, texts, kept + words[free:])
     if not getattr(options, texts) and taken and options.command == "query":
         command.error(
-            f"a text is missing: {taken[0]!r} is a setting; if it is the text, put it after --"
+            f"a text is missing: {taken[0]!r} is a setting; if it is text, put it after --"
         )
     options.positional_assignments = taken
 
 
 def _check_worker_command(parser: Parser, behind: list[str], commands: dict[str, Any]) -> None:
-    usage = "the command of the workers follows --: tfllm launch --workers 2 -- train --data ..."
+    usage = "the workers' command must follow --: tfllm launch --workers 2 -- train --data ..."
     if not behind:
         parser.error(usage)
     if behind[0] == "train":
@@ -137,7 +142,7 @@ def _check_worker_command(parser: Parser, behind: list[str], commands: dict[str,
 
 
 def command_line() -> tuple[Parser, dict[str, Parser]]:
-    """The parser of everything, and that of each command."""
+    """The parser of the whole command line, and those of the commands by name."""
     parser = Parser(
         allow_abbrev=False,
         prog="tfllm",

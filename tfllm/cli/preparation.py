@@ -43,7 +43,7 @@ def add_commands(add: AddCommand) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     config = build(PrepareConfig, settings(options, "prepare")["prepare"])
-    if config.tokenizer:  # a model's is read by what imports TensorFlow
+    if config.tokenizer:  # reading a model's tokenizer imports TensorFlow
         with quiet_start():
             pass
     from tfllm.tasks.preparing import prepare

@@ -195,8 +195,8 @@ def _ask(
     if signature:
         if chosen:
             raise ConfigError(
-                f"settings apply to generated text, and the signature {signature} of "
-                f"{options.model} takes none; leave {', '.join(chosen)} out"
+                f"settings apply to generated text, but the signature {signature} of "
+                f"{options.model} takes no settings; leave {', '.join(chosen)} out"
             )
         for row in client.rows(signature, rows_of(options.prompt, client.input_names(signature))):
             print(json.dumps(row, ensure_ascii=False))

@@ -1,7 +1,7 @@
-"""What the words of a command line say: settings, columns, records, and texts among settings.
+"""Interpret the words of a command line: settings, columns, records, and texts among settings.
 
-`KEY=VALUE` is read by `pair` wherever it stands: settings by name, `--columns`, the inputs of a
-task, `/set` in a chat. Nothing here knows the flags; `arguments.py` declares them.
+`pair` reads every `KEY=VALUE`: settings by name, `--columns`, the inputs of a task, and `/set` in a
+chat. The flags are declared in `arguments.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SECTIONS: dict[str, type] = {
 }
 """Of a settings file. `model` may also name a `size`, which was called `preset`."""
 FLAG = "setting:"
-"""what the parser's name of a setting's flag begins with; behind it stands SECTION.NAME"""
+"""prefix of the parser's destination of a setting's flag; SECTION.NAME follows"""
 
 
 def names_of(section: str) -> list[str]:
@@ -48,7 +48,12 @@ def _has(section: str, name: str) -> bool:
 
 
 def pair(word: str, noun: str = "a setting", form: str = "KEY=VALUE") -> tuple[str, str]:
-    """The two sides of the first = in a word.
+    """Split a word at its first =.
+
+    Args:
+        word: the word, such as "top_p=0.9".
+        noun: what the word is, for the error.
+        form: how the word must be written, for the error.
 
     Raises:
         ConfigError: there is no =, or nothing before it.
@@ -60,10 +65,12 @@ def pair(word: str, noun: str = "a setting", form: str = "KEY=VALUE") -> tuple[s
 
 
 def settings(options: argparse.Namespace, *sections: str) -> dict[str, dict[str, Any]]:
-    """The settings of each section: a file's; over them KEY=VALUE; over both the flags.
+    """The settings of each section.
+
+    `KEY=VALUE` overrides the settings file, and flags override both.
 
     Raises:
-        ConfigError: an unknown section or key, or a value in the file of another type.
+        ConfigError: a section or key is unknown, or a value in the file has the wrong type.
     """
     given = vars(options)
     file = _file_sections(given["config"]) if given.get("config") else {}
@@ -91,7 +98,7 @@ def settings(options: argparse.Namespace, *sections: str) -> dict[str, dict[str,
 
 
 def _place(key: str, sections: Sequence[str]) -> tuple[str, str]:
-    """The section and the name that a key means: NAME, or SECTION.NAME."""
+    """Resolve a key, NAME or SECTION.NAME, to its section and name."""
     section, _, name = key.rpartition(".")
     if section and section not in sections:
         raise ConfigError(unknown_name("section", section, sections))
@@ -103,7 +110,7 @@ def _place(key: str, sections: Sequence[str]) -> tuple[str, str]:
 
 
 def columns_of(options: argparse.Namespace) -> dict[str, str]:
-    """What `--columns` says: column to its name in the files.
+    """The columns that `--columns` maps to their names in the files.
 
     Raises:
         ConfigError: a word is not COLUMN=NAME, or is a setting.
@@ -112,7 +119,9 @@ def columns_of(options: argparse.Namespace) -> dict[str, str]:
     for word in getattr(options, "columns", None) or ():
         column, name = pair(word, "a column", "COLUMN=NAME")
         if not name:
-            raise ConfigError(f"a column is given as COLUMN=NAME; received {word!r}, without NAME")
+            raise ConfigError(
+                f"a column is given as COLUMN=NAME; received {word!r}, in which NAME is missing"
+            )
         if any(column in field_types(section) for section in SECTIONS.values()):
             takes_settings = getattr(options, "command", "") in ("train", "prepare")
             advice = f"write --set {word}" if takes_settings else "leave it out"
@@ -122,10 +131,10 @@ def columns_of(options: argparse.Namespace) -> dict[str, str]:
 
 
 def encoding_of(options: argparse.Namespace) -> str:
-    """What `--encoding` says.
+    """The encoding that `--encoding` names. Defaults to UTF-8.
 
     Raises:
-        ConfigError: Python does not know it.
+        ConfigError: Python does not know the encoding.
     """
     encoding = getattr(options, "encoding", "utf-8")
     check_encoding(encoding)
@@ -133,13 +142,16 @@ def encoding_of(options: argparse.Namespace) -> str:
 
 
 def settings_among(words: Sequence[str], example: str) -> tuple[list[str], list[str]]:
-    """Texts, and the generation settings among them: `"Hi" top_p=0.9`.
+    """Separate texts from the generation settings among them: `"Hi" top_p=0.9`.
 
-    A word is a setting if the name of one stands before its first =.
+    A word is a setting if the part before its first = is the name of a setting.
 
     Args:
-        words: of the command line, as far as they may be settings.
-        example: how the command is written up to `--`, for the error.
+        words: words of the command line that may be settings.
+        example: the command up to `--`, for the error.
+
+    Returns:
+        The texts, and the settings as NAME=VALUE.
 
     Raises:
         ConfigError: a word looks like a misspelt setting.
@@ -162,12 +174,12 @@ def settings_among(words: Sequence[str], example: str) -> tuple[list[str], list[
 
 
 def rows_of(words: Sequence[str], names: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of inputs given as NAME=VALUE; a name that was given already begins the next row.
+    """Group inputs given as NAME=VALUE into rows; a repeated name starts the next row.
 
-    Where there is only one input, its name may be left out.
+    If there is only one input, its name may be left out.
 
     Raises:
-        ConfigError: a word is not NAME=VALUE, or a row lacks an input that another has.
+        ConfigError: a word is not NAME=VALUE, or the rows have different inputs.
     """
     rows: list[dict[str, str]] = [{}]
     for word in words:
@@ -188,10 +200,10 @@ def rows_of(words: Sequence[str], names: Sequence[str]) -> list[dict[str, str]]:
 
 
 def record_of(words: Sequence[str], names: Sequence[str]) -> dict[str, str] | None:
-    """The record that words of NAME=VALUE are; None where they are paths.
+    """The record given by words of the form NAME=VALUE; None if the words are paths.
 
     Raises:
-        ConfigError: the name of an input is unknown, or records and paths are mixed.
+        ConfigError: the name of an input is unknown, or inputs and paths are mixed.
     """
     sides = [word.partition("=") for word in words]
     known = [bool(equals) and key in names for key, equals, _ in sides]
@@ -211,7 +223,7 @@ def record_of(words: Sequence[str], names: Sequence[str]) -> dict[str, str] | No
 
 
 def _file_sections(path: str) -> dict[str, dict[str, Any]]:
-    """The sections of a settings file, all of whose keys are known and of the right type."""
+    """Read the sections of a settings file, and check its keys and the types of its values."""
     file = read_file(path)
     if not isinstance(file, dict):
         raise ConfigError(
@@ -222,7 +234,7 @@ def _file_sections(path: str) -> dict[str, dict[str, Any]]:
         if not isinstance(values, dict):
             homes = [s for s in SECTIONS if _has(s, section)]
             raise ConfigError(
-                f"{path}: {section!r} stands in no section; sections are "
+                f"{path}: {section!r} is not in a section; the sections are "
                 f"{', '.join(f'[{s}]' for s in SECTIONS)}"
                 + (f"; it belongs in [{homes[0]}]" if homes else "")
             )

@@ -1,4 +1,4 @@
-"""The commands `predict` and `mine`, which answer with the model of a task."""
+"""The commands `predict` and `mine`."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _mine(options: argparse.Namespace) -> None:
         from tfllm.text_mining.knowledge_graph import check_graph_file
         from tfllm.text_mining.text_mining import mine
     out, picture = Path(options.out), getattr(options, "picture", None)
-    check_graph_file(out)  # before the work
+    check_graph_file(out)  # before the texts are read
     tagger: Any = None
     if hasattr(options, "tagger"):
         tagger = load(options.tagger, task="tagging")

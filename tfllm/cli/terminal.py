@@ -1,4 +1,4 @@
-"""What is shown in a terminal, and what is kept off it."""
+"""Output to the terminal, and messages that are kept off it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import tfllm
 
 
 def table(rows: dict[str, str]) -> str:
-    """Names and values in two columns."""
+    """Format names and values in two columns."""
     width = max(map(len, rows))
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
 
 
 def print_stream(prompt: str, pieces: Iterator[str]) -> None:
-    """Print a text as it comes, behind its prompt."""
-    first = next(pieces, "")  # a prompt that is refused is not printed
+    """Print a prompt, and the pieces of its continuation as they arrive."""
+    first = next(pieces, "")  # raises, before the prompt is printed, if the prompt is refused
     print(prompt, first, sep="", end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
@@ -31,7 +31,7 @@ def print_stream(prompt: str, pieces: Iterator[str]) -> None:
 
 @contextlib.contextmanager
 def quiet_start() -> Iterator[None]:
-    """Keep TensorFlow's start-up lines off the terminal; show them if its import fails."""
+    """Keep TensorFlow's start-up messages off the terminal; show them if its import fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
@@ -53,7 +53,11 @@ def quiet_start() -> Iterator[None]:
 
 @contextlib.contextmanager
 def warnings_in_a_line(command: str) -> Iterator[None]:
-    """Show our own warnings without the line of source, and those of others not at all."""
+    """Show warnings of tfllm without the source line, and hide those of other libraries.
+
+    Args:
+        command: name of the command, which each warning starts with.
+    """
     here = str(Path(tfllm.__file__).parent)
 
     def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:

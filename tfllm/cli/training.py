@@ -144,10 +144,10 @@ def _train(options: argparse.Namespace) -> int:
     if model is not None and (size or found["model"]):
         named = size or ", ".join(found["model"])
         raise ConfigError(
-            f"a pretrained model has its own architecture: leave {named} out, or --model {model}"
+            f"a pretrained model has its own architecture: leave out {named} or --model {model}"
         )
     is_prepared = (Path(options.data) / "manifest.json").is_file()
-    if not is_prepared and "vocab_size" in found["model"]:  # of the tokenizer that is trained
+    if not is_prepared and "vocab_size" in found["model"]:  # a tokenizer is trained, of that size
         found["prepare"]["vocab_size"] = found["model"].pop("vocab_size")
     if model is None and (size or found["model"]):
         fields = field_types(ModelConfig)
@@ -173,7 +173,7 @@ def _train(options: argparse.Namespace) -> int:
         if run.is_chief:
             print(
                 f"stopped by {run.interrupted_by} after step {run.step}, which is saved; the same "
-                f"command goes on from there, and so does: tfllm train --data {options.data} "
+                f"command continues from there, and so does: tfllm train --data {options.data} "
                 f"--out {options.out} --resume"
             )
         return 128 + signal.Signals[run.interrupted_by]
@@ -193,7 +193,7 @@ def _print_results(run: TrainedRun) -> None:
     )
     from tfllm.charts.run_figures import figures_of
 
-    found = figures_of(run.folder)  # as `tfllm report` has them
+    found = figures_of(run.folder)  # the figures that `tfllm report` shows
     replicas = run.batch.replicas
     rows = {
         "parameters": f"{run.num_parameters:,}"
@@ -211,7 +211,7 @@ def _print_results(run: TrainedRun) -> None:
         rows["FLOPs utilisation"] = f"{percentage(found.flops_utilization)} of the matmul peak"
     if found.seconds is not None:
         rows["time"] = duration(found.seconds)
-        rows["of it"] = ", ".join(f"{k} {percentage(s)}" for k, s in found.time_shares.items())
+        rows["of that"] = ", ".join(f"{k} {percentage(s)}" for k, s in found.time_shares.items())
     if found.peak_memory is not None:
         rows["peak memory"] = memory_size(found.peak_memory)
     if run.batch.workers > 1 or replicas > 1:

@@ -1,8 +1,8 @@
-"""Settings as frozen dataclasses: what a model, a corpus, a run and a generation are made of.
+"""Settings of models, data preparation, training and generation, as frozen dataclasses.
 
-Nothing here imports TensorFlow, so the command line can check and print every setting at once.
-Each field says its meaning and unit in the string beneath it; the command line's help is read
-from there. An unknown or ill-typed key is refused with the nearest right name.
+Nothing here imports TensorFlow, so the command line can check and print settings without delay.
+The string beneath each field states its meaning and unit, and is also the command line's help.
+An unknown key or a value of the wrong type is refused; the error suggests the nearest valid name.
 """
 
 from tfllm.config.data import PrepareConfig

@@ -1,4 +1,4 @@
-"""How training data are prepared."""
+"""Settings for preparing training data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from tfllm.config.rules import check, require
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """How the records of a task become the rows that a model is trained on."""
+    """Settings for turning the records of a task into the rows that a model is trained on.
+
+    Examples:
+        >>> config = PrepareConfig(vocab_size=4096, columns={"prompt": "task"})
+        >>> config.columns
+        ('prompt=task',)
+        >>> config.seed
+        0
+    """
 
     vocab_size: int = 8192
     """vocabulary size of the tokenizer to train, including special tokens"""
@@ -81,7 +89,8 @@ class PrepareConfig:
             )
             object.__setattr__(self, "text_field", text)
         check(self, "must be at least 1", "vocab_size", "sequence_length")
-        # The trainer takes memory for all of them at once, and ends the process where it gets none.
+        # The trainer allocates memory for the whole vocabulary at once, and aborts the process if
+        # it cannot.
         require(self.vocab_size <= 2**20, "vocab_size must be at most 1048576", self.vocab_size)
         check(self, "must lie in [0, 1)", "validation_fraction")
         check_encoding(self.encoding)
@@ -93,7 +102,7 @@ class PrepareConfig:
 
 
 def _source(given: Any) -> tuple[str, ...]:
-    """Files as strings; a file of lines for each column as one: "source=a.en,target=a.de"."""
+    """Paths as strings; a mapping of columns to files as one string: "source=a.en,target=a.de"."""
     if isinstance(given, Mapping):
         return (",".join(f"{name}={path}" for name, path in given.items()),)
     if isinstance(given, str | os.PathLike):
@@ -105,7 +114,7 @@ def check_encoding(name: str) -> None:
     """Refuse an encoding that Python does not know.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: Python does not know it, or it is not a text encoding.
     """
     require(
         _is_text_encoding(name),
@@ -118,5 +127,5 @@ def _is_text_encoding(name: str) -> bool:
     try:
         "".encode(name)
         return bool(codecs.lookup(name).name)
-    except (LookupError, ValueError):  # such as base64, which is none of text
+    except (LookupError, ValueError):  # such as base64, which does not encode text
         return False

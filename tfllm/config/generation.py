@@ -1,7 +1,7 @@
-"""How text is drawn from a model: one table of options, each a field with its rule and type.
+"""Options of text generation: one table, in which each field has its rule and type.
 
-From a field's row come its check here and in the graph, the input of the signature `generate`, its
-type, its default there and what disarms it, the option of the command line and its help.
+A field's row determines its check, here and in the graph; the input of the signature `generate`
+with its dtype, default and neutral value; and the command-line option with its help.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from tfllm.config.reading import build, to_dict
 from tfllm.config.rules import AT_LEAST_0, AT_LEAST_1, ConfigError, Interval, require
 
 LENGTH_PENALTIES = Interval("must lie in [-5, 5]", -5, 5)
-"""a text's length to such a power is still a float32"""
+"""the length of a text raised to such a power still fits into a float32"""
 NO_LIMIT = 2**31 - 1
-"""`max_new_tokens` where `max_length`, or the model's context, is the limit"""
+"""value of `max_new_tokens` when `max_length`, or the model's context length, is the limit"""
 _LARGEST_FLOAT32 = 3.4e38
 _TEXTS = ("stop", "not_followed")
 
 
 @dataclass(frozen=True)
 class OptionRow:
-    """What the table says of an option in addition to its type, default and help."""
+    """What the table says about an option in addition to its type, default and help."""
 
     dtype: Literal["int32", "float32", "string"] | None
-    """of the option as an input of shape [batch] of a served model; None: it is none, and is the
-    same for all prompts of a task or of a call"""
+    """dtype of the option as an input of shape [batch] of a served model; None: it is not an input,
+    and is the same for all prompts of a task or of a call"""
     neutral: Any
-    """the value with which it changes nothing; None: it has none"""
+    """the value that has no effect; None: there is no such value"""
     interval: Interval | None
     of_task: bool
-    """whether it is the same for all prompts of a task, which is made anew for another value"""
+    """whether it is fixed for a task: another value requires building the task again"""
     of_sampling: bool
-    """whether beam search has no use for it, and takes nothing but its neutral value"""
+    """whether beam search does not use it, and accepts only its neutral value"""
 
 
 def option(
@@ -54,20 +54,23 @@ def option(
 
 
 def like(name: str, default: Any, interval: Interval | None = None) -> Any:
-    """A field of other options, of the row that `GenerationConfig` has, with another default."""
+    """A field with the row of the same name in `GenerationConfig`, but another default."""
     row = option_rows()[name]
     return option(default, interval or row.interval, neutral=row.neutral)
 
 
 @functools.cache
 def option_rows(cls: type | None = None) -> dict[str, OptionRow]:
-    """The table of options, name to row; by default of `GenerationConfig`."""
+    """Maps the name of each option of `cls`, by default `GenerationConfig`, to its row."""
     fields = dataclasses.fields(cls or GenerationConfig)  # type: ignore[arg-type]
     return {field.name: field.metadata["row"] for field in fields}
 
 
 def check_followed(not_followed: tuple[str, ...]) -> None:
-    """Refuse to generate while a folder's settings that change the text are not followed.
+    """Refuse to generate if settings of a model folder that change the text are not supported.
+
+    Args:
+        not_followed: the unsupported settings.
 
     Raises:
         ConfigError: there are such settings.
@@ -75,16 +78,16 @@ def check_followed(not_followed: tuple[str, ...]) -> None:
     if not_followed:
         raise ConfigError(
             f"the model's folder asks for {', '.join(not_followed)}, which changes the text and is "
-            "not followed. To generate without it, give not_followed=() (on the command line "
-            "not_followed=none), or take it out of generation_config.json"
+            "not supported. To generate without it, give not_followed=() (on the command line "
+            "not_followed=none), or remove it from generation_config.json"
         )
 
 
 def check_options(config: Any) -> None:
-    """Hold the fields of a dataclass of options against their rows, and make lists tuples.
+    """Check the fields of a dataclass of options against their rows, and turn lists into tuples.
 
     Raises:
-        ConfigError: one is out of range.
+        ConfigError: an option is out of range.
     """
     cls: Any = type(config)
     for name, row in option_rows(cls).items():
@@ -92,7 +95,7 @@ def check_options(config: Any) -> None:
         if row.interval is not None:
             require(row.interval.holds(value), f"{name} {row.interval.rule}", value)
         if isinstance(value, list | tuple) and name not in _TEXTS:
-            require(all(i >= 0 for i in value), f"{name} must be ids of tokens", value)
+            require(all(i >= 0 for i in value), f"{name} must be token ids (0 or above)", value)
             object.__setattr__(config, name, tuple(value))
     kept = tuple(text for text in config.not_followed if text not in ("", "none"))
     object.__setattr__(config, "not_followed", kept)
@@ -100,7 +103,17 @@ def check_options(config: Any) -> None:
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How text is drawn from a model."""
+    """Options of text generation: sampling, beam search, limits and stop strings.
+
+    By default, text is decoded greedily, up to 64 tokens.
+
+    Examples:
+        >>> config = GenerationConfig(temperature=0.8, top_p=0.9)
+        >>> config.max_new_tokens
+        64
+        >>> config.with_options({"top_k": 40}).top_k
+        40
+    """
 
     max_new_tokens: int = option(64, AT_LEAST_1, dtype="int32", neutral=1)
     """maximum number of tokens to generate"""
@@ -170,9 +183,10 @@ class GenerationConfig:
     not_followed: tuple[str, ...] = option((), of_task=True)
     """settings in the model's folder that are not supported and would change the text: nothing is
     generated until this is () (on the command line: none)"""
-    # The generation_config.json that it was read from, whose other keys are saved again. It is no
-    # setting: `dataclasses.replace` keeps it, and neither a comparison nor a command line sees it.
-    written: dataclasses.InitVar = None  # type: ignore[type-arg] # of which 3.10 knows no argument
+    # The content of the generation_config.json that this was read from, so that its other keys are
+    # saved again. It is not a setting: `dataclasses.replace` keeps it, but comparisons and the
+    # command line ignore it.
+    written: dataclasses.InitVar = None  # type: ignore[type-arg] # no type argument in Python 3.10
 
     def __post_init__(self, written: Mapping[str, Any] | None) -> None:
         object.__setattr__(self, "written", written)
@@ -186,15 +200,18 @@ class GenerationConfig:
                 require(
                     not row.of_sampling or getattr(self, name) == row.neutral,
                     f"{name} must be {row.neutral} where num_beams is above 1 or "
-                    "no_repeat_ngram_size above 0, as the likeliest text is searched",
+                    "no_repeat_ngram_size above 0, since beam search does not use it",
                     getattr(self, name),
                 )
         require(all(self.stop), "a stop string must not be empty", self.stop)
 
     def with_options(self, options: Mapping[str, Any]) -> GenerationConfig:
-        """These settings, with some of them changed.
+        """A copy of these settings with some of them changed.
 
-        A `max_length` that is given without `max_new_tokens` is the limit.
+        If `max_length` is given without `max_new_tokens`, then `max_length` is the limit.
+
+        Args:
+            options: option names and their new values; strings are parsed.
 
         Raises:
             ConfigError: an option is unknown or out of range.
@@ -205,19 +222,19 @@ class GenerationConfig:
         return build(GenerationConfig, values)
 
     def check_followed(self) -> None:
-        """Refuse to generate where the model's folder asks for what is not followed.
+        """Refuse to generate if the model's folder asks for settings that are not supported.
 
         Raises:
-            ConfigError: it does.
+            ConfigError: there are such settings.
         """
         check_followed(self.not_followed)
 
     @property
     def ends_at_max_length(self) -> bool:
-        """Whether `max_length` is the limit, and not `max_new_tokens`."""
+        """Whether `max_length`, rather than `max_new_tokens`, is the limit."""
         return self.max_length > 0 and self.max_new_tokens == NO_LIMIT
 
     @property
     def searches(self) -> bool:
-        """Whether it is beam search (of one beam, with sequences that may not repeat)."""
+        """Whether to use beam search (with one beam if only repeated n-grams are excluded)."""
         return self.num_beams > 1 or self.no_repeat_ngram_size > 0

@@ -1,4 +1,4 @@
-"""What a low-rank adapter is made of."""
+"""Settings of a low-rank adapter (LoRA)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from tfllm.config.rules import check, check_finite, require
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """A low-rank adapter: W + (alpha / rank) B A, of which A and B alone are trained.
+    """A low-rank adapter: W + (alpha / rank) B A, where only A and B are trained.
 
-    After Hu et al. (2021); the projections have the names that PEFT and Hugging Face know.
+    See Hu et al. (2021). The projections have the names that PEFT and Hugging Face use.
+
+    Examples:
+        >>> LoraConfig(rank=4, targets="q_proj,v_proj")
+        LoraConfig(rank=4, alpha=16.0, dropout=0.0, targets=('q_proj', 'v_proj'), layers=None)
     """
 
     rank: int = 8

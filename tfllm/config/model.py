@@ -1,4 +1,4 @@
-"""What a decoder-only Transformer is made of."""
+"""The architecture of a decoder-only Transformer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from tfllm.config.rules import check, check_finite, require
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Rotary frequencies lowered, for texts longer than those a model was first trained on.
+    """Lower rotary frequencies, for texts longer than those a model was first trained on.
 
     The names are those of `rope_parameters` in a Hugging Face config.json.
+
+    Examples:
+        >>> RopeScaling("linear", factor=4).factor
+        4.0
     """
 
     rope_type: Literal["linear", "llama3"]
@@ -52,7 +56,15 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only Transformer. A family (GPT-2, Llama, ...) is a row of these values."""
+    """The architecture of a decoder-only Transformer.
+
+    A model family (GPT-2, Llama, ...) is a choice of these values.
+
+    Examples:
+        >>> config = ModelConfig(vocab_size=256, embedding_dim=64, num_layers=2, num_heads=4)
+        >>> config.head_dim, config.feed_forward_dim, config.positions
+        (16, 192, 'rotary')
+    """
 
     vocab_size: int
     """vocabulary size: number of token ids"""
@@ -115,7 +127,7 @@ class ModelConfig:
         read_fields(self)
         sizes = ("vocab_size", "embedding_dim", "num_layers", "num_heads", "max_sequence_length")
         check(self, "must be at least 1", *sizes)
-        # Each block is made in Python: a damaged number must not run for ever.
+        # The blocks are built in a Python loop, which a corrupt number must not keep running.
         require(self.num_layers <= 10_000, "num_layers must be at most 10000", self.num_layers)
         if self.num_kv_heads is None:
             object.__setattr__(self, "num_kv_heads", self.num_heads)
@@ -129,7 +141,7 @@ class ModelConfig:
             object.__setattr__(self, "head_dim", self.embedding_dim // self.num_heads)
         if self.feed_forward_dim is None:
             width = 4 * self.embedding_dim
-            if self.gated:  # three matrices instead of two: 2/3 of the width keeps the count
+            if self.gated:  # three matrices instead of two: 2/3 of the width, as many parameters
                 width = 32 * math.ceil(2 * width / 3 / 32)
             object.__setattr__(self, "feed_forward_dim", width)
         assert self.num_kv_heads is not None and self.head_dim is not None
@@ -159,38 +171,39 @@ class ModelConfig:
                 require(value is None, f"{name} is for rotary positions only", value)
         require(
             self.sliding_window is not None or self.window_layers is None,
-            "window_layers are those that sliding_window holds for, and it is not given",
+            "window_layers are the blocks that use sliding_window, which is not given",
             self.window_layers,
         )
         self._set_layers("rope_layers")
         self._set_layers("window_layers")
         require(
             self.window_layers != (),
-            "window_layers must name a block; without any, sliding_window is not to be given",
+            "window_layers must name a block; for a model without a window, leave out "
+            "sliding_window",
             self.window_layers,
         )
         self._set_biases()
         check_finite(self)
 
     def has_bias(self, part: str) -> bool:
-        """Whether "query_key_value", "attention_output" or "feed_forward" has biases."""
+        """Whether a part has biases: "query_key_value", "attention_output" or "feed_forward"."""
         own = getattr(self, f"{part}_bias")
         return self.use_bias if own is None else own
 
     def rotates(self, block: int) -> bool:
-        """Whether a block's queries and keys are rotated."""
+        """Whether the block with this index uses rotary positions."""
         if self.positions != "rotary":
             return False
         return self.rope_layers is None or block in self.rope_layers
 
     def has_window(self, block: int) -> bool:
-        """Whether a block's tokens see less than the whole context before them."""
+        """Whether tokens in the block with this index attend only to a sliding window."""
         if self.sliding_window is None or self.sliding_window >= self.max_sequence_length:
             return False
         return self.window_layers is None or block in self.window_layers
 
     def _set_layers(self, name: str) -> None:
-        """Numbers of blocks in order; None where they are all."""
+        """Store the indices of blocks sorted; None if they are all blocks."""
         layers = getattr(self, name)
         if layers is None:
             return
@@ -204,7 +217,7 @@ class ModelConfig:
         object.__setattr__(self, name, None if everywhere else layers)
 
     def _set_biases(self) -> None:
-        """One way to say where biases are: use_bias, and only what differs from it."""
+        """Store the biases in one canonical form: use_bias, and only what differs from it."""
         parts = ("query_key_value", "attention_output", "feed_forward")
         biases = [self.has_bias(part) for part in parts]
         if len(set(biases)) == 1:

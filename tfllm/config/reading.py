@@ -1,4 +1,4 @@
-"""Settings read by name, from strings and from files; their help read from the source."""
+"""Read settings by name, from strings and from files, and their help from the source code."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def build(cls: type[T], settings: Mapping[str, Any], *, where: str = "") -> T:
     Args:
         cls: a dataclass of settings, such as `ModelConfig`.
         settings: field name to value; strings are read as the field's type.
-        where: what the settings came from, for the error.
+        where: source of the settings, to be named in errors.
 
     Raises:
-        ConfigError: a key that `cls` does not have, or a value of another type.
+        ConfigError: a key is unknown or missing, or a value has the wrong type.
     """
     known = field_types(cls)  # type: ignore[arg-type]
     values = {}
@@ -69,12 +69,13 @@ def renamed(settings: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
 
 
 def read_fields(config: Any) -> None:
-    """Make each field of a dataclass the type that it says, 4.0 as 4; first in `__post_init__`.
+    """Convert each field of a dataclass to its declared type, such as 4.0 to 4.
 
-    So `ModelConfig(**values)` says what `build(ModelConfig, values)` says of a wrong type.
+    Called first in `__post_init__`, so that `ModelConfig(**values)` reports a wrong type just as
+    `build(ModelConfig, values)` does.
 
     Raises:
-        ConfigError: a value of another type.
+        ConfigError: a value has the wrong type.
     """
     cls: Any = type(config)
     for name, kind in field_types(cls).items():
@@ -82,7 +83,7 @@ def read_fields(config: Any) -> None:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
-    """The error text for a name that is not among `known`, with the nearest one that is."""
+    """The error message for a name that is not in `known`, with the nearest one that is."""
     known = list(known)
     near = difflib.get_close_matches(name, known, 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(sorted(known))}"
@@ -91,14 +92,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
 
 @functools.cache
 def field_types(cls: type) -> dict[str, Any]:
-    """Field name to resolved type, in order."""
+    """Maps each field name to its resolved type, in order."""
     hints = typing.get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
 
 @functools.cache
 def field_docs(cls: type) -> dict[str, str]:
-    """Field name to the string that stands beneath the field in the source."""
+    """Maps each field name to the string beneath the field in the source."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
     docs = {}
@@ -114,10 +115,16 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def read_value(name: str, value: Any, kind: Any) -> Any:
-    """`value` as the type `kind`; a string (from the command line) is parsed.
+    """Convert `value` to the type `kind`; a string (from the command line) is parsed.
+
+    Args:
+        name: name of the setting, for the error.
+        value: the value to convert.
+        kind: the type: int, float, bool, str, a Literal, a tuple of one of them, a dataclass, or
+            one of these or None.
 
     Raises:
-        ConfigError: the value is of another type.
+        ConfigError: the value has the wrong type.
     """
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         options = typing.get_args(kind)
@@ -163,7 +170,7 @@ def read_value(name: str, value: Any, kind: Any) -> Any:
 
 
 def _read_list(name: str, value: Any, kind: type) -> tuple[Any, ...]:
-    """A list of strings, or of whole numbers, which one string gives with commas between them."""
+    """A list of strings or of whole numbers; the latter also as one comma-separated string."""
     items = value
     if isinstance(value, str):
         items = [value] if kind is str else value.split(",")
@@ -179,7 +186,7 @@ def _read_list(name: str, value: Any, kind: type) -> tuple[Any, ...]:
 
 
 def _read_nested(name: str, value: Any, kind: Any) -> Any:
-    """A dataclass inside another: an instance, a mapping of its fields, or one as JSON."""
+    """A nested dataclass, given as an instance, a mapping of its fields, or a JSON object."""
     if isinstance(value, kind):
         return value
     given = value
@@ -203,10 +210,10 @@ def _whole(value: Any) -> int:
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-    """The settings in a TOML or JSON file, as nested dictionaries.
+    """Read the settings in a TOML or JSON file, as nested dictionaries.
 
     Raises:
-        ConfigError: the file is not there, or is neither TOML nor JSON.
+        ConfigError: the file cannot be read, or is neither valid TOML nor valid JSON.
     """
     path = Path(path)
     try:

@@ -1,4 +1,4 @@
-"""What settings must be: the checks of their dataclasses, and the error."""
+"""Checks of settings, and the error that they raise."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type, or out of range."""
+    """A setting is unknown, has the wrong type, or is out of range.
+
+    Examples:
+        >>> from tfllm import GenerationConfig
+        >>> GenerationConfig(top_p=2.0)
+        Traceback (most recent call last):
+        tfllm.config.rules.ConfigError: top_p must lie in (0, 1]; received 2.0
+    """
 
 
 def require(rule_holds: bool, rule: str, received: Any) -> None:
-    """Raise ConfigError, with the rule and the value received, unless the rule holds."""
+    """Raise a ConfigError with the rule and the value received, unless the rule holds."""
     if not rule_holds:
         raise ConfigError(f"{rule}; received {received!r}")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers that a setting may be.
+    """An interval of allowed numbers.
 
     `holds` takes a number, or an array or tensor of numbers; NaN is in no interval.
     """
 
     rule: str
-    """what an error says behind the setting's name"""
+    """the rule in words, which follows the setting's name in an error"""
     least: float
     most: float = math.inf
     open_below: bool = False
@@ -35,7 +42,7 @@ class Interval:
     def holds(self, value: Any) -> Any:
         """Whether each number lies inside."""
         inside = value > self.least if self.open_below else value >= self.least
-        if self.most == math.inf:  # with which no whole number of TensorFlow can be compared
+        if self.most == math.inf:  # TensorFlow cannot compare an integer tensor with infinity
             return inside
         return inside & (value < self.most if self.open_above else value <= self.most)
 
@@ -55,14 +62,22 @@ _INTERVALS = {
 
 
 def check(config: Any, rule: str, *names: str) -> None:
-    """Hold fields against a rule; None, where a field may be None, keeps them all."""
+    """Check the named fields of a dataclass against a rule; None always passes.
+
+    Raises:
+        ConfigError: a field breaks the rule.
+    """
     for name in names:
         value = getattr(config, name)
         require(value is None or _INTERVALS[rule].holds(value), f"{name} {rule}", value)
 
 
 def check_finite(config: Any) -> None:
-    """Refuse a field that is infinite or not a number."""
+    """Refuse float fields that are infinite or NaN.
+
+    Raises:
+        ConfigError: a field is not finite.
+    """
     for name, value in vars(config).items():
         if isinstance(value, float):
             require(math.isfinite(value), f"{name} must be a finite number", value)

@@ -1,4 +1,4 @@
-"""How a model is trained."""
+"""Settings of a training run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from tfllm.config.rules import check, check_finite, require
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One run of training."""
+    """Settings of a training run.
+
+    Examples:
+        >>> config = TrainingConfig(batch_size=8, steps=1000)
+        >>> config.schedule, config.learning_rate
+        ('cosine', None)
+        >>> config.resolved(pretrained=False).learning_rate
+        0.001
+    """
 
     sequence_length: int = 512
     """tokens per training example (row)"""
@@ -123,7 +131,7 @@ class TrainingConfig:
         )
         require(
             0 <= self.final_learning_rate <= 1,
-            "final_learning_rate is a share of learning_rate and must lie in [0, 1]",
+            "final_learning_rate is a fraction of learning_rate and must lie in [0, 1]",
             self.final_learning_rate,
         )
         require(
@@ -134,7 +142,7 @@ class TrainingConfig:
         check_finite(self)
 
     def lora(self) -> LoraConfig:
-        """The adapter that the settings describe."""
+        """The LoRA adapter that these settings describe."""
         rank = 8 if self.lora_rank is None else self.lora_rank
         return LoraConfig(
             rank=rank,
@@ -147,17 +155,17 @@ class TrainingConfig:
     def resolved(
         self, *, pretrained: bool, fine_tuning_rates: tuple[float, float] = (1e-5, 2e-4)
     ) -> TrainingConfig:
-        """The same with a value for each setting whose default depends on others.
+        """A copy with a value for each setting whose default depends on others.
 
-        What is measured, `precision` and `base_dtype`, stays open.
+        `precision` and `base_dtype` stay "auto", since they are chosen by a measurement.
 
         Args:
-            pretrained: whether the run begins with a pretrained model.
-            fine_tuning_rates: default learning rates of such a model: of all its weights, of an
-                adapter.
+            pretrained: whether the run starts from a pretrained model.
+            fine_tuning_rates: default learning rates for a pretrained model: for training all its
+                weights, and for training a LoRA adapter.
 
         Raises:
-            ConfigError: only a pretrained model can be trained in part.
+            ConfigError: `trainable` is not "all" for a model that is not pretrained.
         """
         trainable = self.trainable
         if trainable == "auto":
@@ -168,8 +176,8 @@ class TrainingConfig:
                 trainable = "top"
         lora = trainable == "lora"
         if not pretrained:
-            advice = "only a pretrained model can be; name one (--model PATH)"
-            require(trainable == "all", f"trained in part: {advice}", trainable)
+            rule = "only a pretrained model can be trained in part; name one (--model PATH)"
+            require(trainable == "all", rule, trainable)
         values: dict[str, Any] = {
             "trainable": trainable,
             "batch_size": 8 if pretrained else 16,
@@ -189,8 +197,8 @@ class TrainingConfig:
         return dataclasses.replace(self, **open_ones)
 
     def _check_trainable(self) -> None:
-        """What is said of a way to train in part belongs to the way that is taken."""
-        object.__setattr__(self, "lora_targets", self.lora().targets)  # which has its own rules
+        """Refuse settings of LoRA or of top_layers that `trainable` does not use."""
+        object.__setattr__(self, "lora_targets", self.lora().targets)  # LoraConfig checks them
         lora = self.trainable == "lora" or (self.trainable == "auto" and self.lora_rank is not None)
         defaults: dict[str, Any] = {"lora_rank": None, "lora_alpha": None, "lora_dropout": 0.0}
         defaults |= {"lora_targets": ("all",), "lora_layers": None, "base_dtype": "auto"}
@@ -207,11 +215,11 @@ class TrainingConfig:
         )
         require(
             self.base_dtype != "bfloat16" or self.precision in ("auto", "bfloat16"),
-            "a base in bfloat16 is multiplied in bfloat16: precision must be auto or bfloat16",
+            "a bfloat16 base is multiplied in bfloat16: precision must be auto or bfloat16",
             self.precision,
         )
         require(
             self.base_dtype != "int8" or self.precision != "float16",
-            "a base in int8 is multiplied in float32 or bfloat16: precision must be one of them",
+            "an int8 base is multiplied in float32 or bfloat16: precision must be one of them",
             self.precision,
         )
