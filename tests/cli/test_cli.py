@@ -370,7 +370,7 @@ def test_warnings_of_ours_are_lines_too(tmp_path, capsys):
     arguments = [str(tmp_path / "*.txt"), "--out", str(tmp_path / "out"), "--vocab-size", "270"]
     assert main(["prepare", *arguments]) == 0
     error = capsys.readouterr().err
-    assert "tfllm prepare: warning: 1 of 2 files held no text" in error
+    assert "tfllm prepare: warning: 1 of 2 files contain no text" in error
     assert "UserWarning" not in error and ".py:" not in error
 
 
@@ -380,15 +380,15 @@ MILLION = ["sequence_length=1_000_000", "model.max_sequence_length=1_000_000"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--data", "{none}", "--out", "{none}"], "does not exist; name a text file"),
+        (["train", "--data", "{none}", "--out", "{none}"], "does not exist; give a text file"),
         (
             ["train", "--data", "{data}", "--out", "{run}"],
-            "holds a run whose sequence_length is 16; received 512",
+            "contains a run whose sequence_length is 16; received 512",
         ),
         (["train", "--data", "{data}", "--out", "{none}", "--resume"], "no run to resume"),
         (
             ["train", "--data", "{data}", "--out", "{run}", "--resume", "learning_rate=7"],
-            "holds a run whose learning_rate is 0.001; received 7.0",
+            "contains a run whose learning_rate is 0.001; received 7.0",
         ),
         (["train", "--data", "{data}", "--out", "{none}", "model.vocab_size=9"], "does not fit"),
         (

@@ -38,7 +38,7 @@ def test_what_is_left_out_of_a_folder_is_counted_and_named(folder, tmp_path):
     (folder / ".git").mkdir()
     (folder / ".git" / "config.txt").write_text("hidden")
     (folder / "empty.txt").write_text("")
-    with pytest.warns(UserWarning, match=r"1 of 21 files held no text"):
+    with pytest.warns(UserWarning, match=r"1 of 21 files contain no text"):
         data = run(folder, tmp_path / "out")
     notes = "\n".join(data.manifest["notes"])
     assert "2 files that do not end in .txt" in notes and "photo.jpg" in notes

@@ -211,7 +211,7 @@ def test_files_of_validation_are_the_validation_set(run, tmp_path, task):
     write_lines(folder / "train.jsonl", made[:15])
     held_out = write_lines(folder / "held_out.jsonl", [*made[15:], made[0]])
     # Named by itself it is not trained on, although it lies in the folder.
-    with pytest.warns(UserWarning, match=r"^1 of the .*s to train on is in the validation files"):
+    with pytest.warns(UserWarning, match=r"^1 of the .*s is also in the validation files"):
         data = run(folder, validation=(str(held_out),), task=task)
     assert (data.train.num_documents, data.validation.num_documents) == (15, 6)
     assert [s.get("split") for s in data.manifest["sources"]] == ["validation", None]
@@ -257,7 +257,9 @@ def test_rows_that_are_single_messages_are_no_texts(run, tmp_path, key):
         {"message_id": "2", "parent_id": "1", "text": "A bad answer.", key: "assistant"},
     ]
     source = write_lines(tmp_path / "a.jsonl", rows)
-    with pytest.raises(ConfigError, match=rf"a\.jsonl, line 1 is a message .*{key} 'prompter'"):
+    with pytest.raises(
+        ConfigError, match=rf"a\.jsonl, line 1 is a single message .*{key} 'prompter'"
+    ):
         run(source)
     assert run(source, task="language_modeling", validation_fraction=0).train.num_documents == 2
     other = write_lines(tmp_path / "b.jsonl", [{"text": "the fox", key: "a novel"}] * 2)
@@ -267,7 +269,7 @@ def test_rows_that_are_single_messages_are_no_texts(run, tmp_path, key):
 def test_kinds_that_do_not_go_together_are_named(run, tmp_path):
     write_lines(tmp_path / "in" / "a.jsonl", conversations(3))
     write_lines(tmp_path / "in" / "b.jsonl", preferences(3))
-    with pytest.raises(ConfigError, match=r"b\.jsonl holds preferences.*a\.jsonl examples"):
+    with pytest.raises(ConfigError, match=r"b\.jsonl contains preferences.*a\.jsonl examples"):
         run(tmp_path / "in")
     (tmp_path / "in" / "b.jsonl").unlink()
     (tmp_path / "in" / "readme.md").write_text("about these examples")
@@ -278,7 +280,9 @@ def test_kinds_that_do_not_go_together_are_named(run, tmp_path):
 
 def test_examples_need_the_tokenizer_of_a_model(run, tmp_path):
     source = write_lines(tmp_path / "a.jsonl", conversations(3))
-    with pytest.raises(ConfigError, match=r"examples need the tokenizer of the model that is to"):
+    with pytest.raises(
+        ConfigError, match=r"examples, as in .*, need the tokenizer of the model that will"
+    ):
         run(source, tokenizer=None)
     with pytest.raises(FileNotFoundError):
         run(source, tokenizer=str(tmp_path / "nowhere"))
@@ -364,7 +368,7 @@ def test_tools_and_calls_are_rendered_by_the_template(run, tmp_path, calling_fol
         assert ids == recorded["ids"][: len(ids)] and len(ids) == recorded["learned"][-1] + 1
         # But for a token that begins before the assistant's words.
         assert np.nonzero(learned)[0].tolist() == recorded["learned"][1:]
-    assert "keys of records that were passed over: 'parallel_tool_calls' (1)" in data.describe()
+    assert "keys of records that were ignored: 'parallel_tool_calls' (1)" in data.describe()
 
 
 def test_weights_of_0_labels_of_false_and_nulls_are_followed(run, tmp_path, chat):
@@ -419,7 +423,7 @@ def test_what_the_template_does_not_write_is_refused_with_its_line(run, tmp_path
     if "--ignore-keys" in message:
         ignored = ("tools", "reasoning")
         data = run(source, ignore_keys=ignored, validation_fraction=0)
-        assert data.train.num_documents == 2 and "passed over: '" in data.describe()
+        assert data.train.num_documents == 2 and "ignored: '" in data.describe()
 
 
 def test_a_template_that_writes_no_end_is_warned_of(run, tmp_path):
@@ -444,7 +448,7 @@ def test_a_damaged_array_of_examples_says_where(run, tmp_path, at):
         run(path)
     path.write_text("[\n" + ",\n".join(lines[:at]))  # cut short
     with pytest.raises(
-        ValueError, match=rf"behind record {at} is not .* the file ends there: line {at + 1}, "
+        ValueError, match=rf"after record {at} is not .* the file ends there: line {at + 1}, "
     ):
         run(path)
 
@@ -569,13 +573,13 @@ def test_an_index_that_does_not_fit_is_refused(copied):
 def test_a_folder_of_another_kind_or_version_is_refused(copied):
     manifest = json.loads((copied / "manifest.json").read_text())
     for change, message in (
-        ({"format_version": 1}, "format version 1, and this tfllm reads 2"),
-        ({"records": "pictures"}, "format version 2, and this tfllm reads"),
-        ({"records": ["a"]}, "format version 2, and this tfllm reads"),
+        ({"format_version": 1}, "format version 1, but this version of tfllm reads 2"),
+        ({"records": "pictures"}, "format version 2, but this version of tfllm reads"),
+        ({"records": ["a"]}, "format version 2, but this version of tfllm reads"),
     ):
         (copied / "manifest.json").write_text(json.dumps(manifest | change))
         if change.get("records") == "pictures":
-            message = "this tfllm"
+            message = "this version of tfllm"
         with pytest.raises(ValueError, match=message):
             open_data(copied)
 
@@ -625,10 +629,10 @@ def test_files_are_prepared_once_and_must_stay_the_same(tmp_path, chat_folder):
         prepared(source, into, other)
     lines = source.read_text().splitlines()
     write_lines(source, [*lines[1:], lines[0]])  # as many bytes
-    with pytest.raises(ValueError, match=r"other files than now, or they were changed"):
+    with pytest.raises(ValueError, match=r"other files, or they were changed"):
         prepared(source, into, config)
     copy = write_lines(tmp_path / "b.jsonl", lines)
-    with pytest.raises(ValueError, match=r"other files than now"):
+    with pytest.raises(ValueError, match=r"other files, or"):
         prepared(copy, into, config)
     source.unlink()  # what was made of it is there
     task = task_named("instruction")

@@ -78,8 +78,8 @@ def test_a_text_is_an_example_too():
         ({"prompt": "q", "response": None}, "'response' must be a string; received null"),
         ({"instruction": "q", "input": [1], "output": "a"}, "'input' must be a string"),
         ({"prompt": "q", "response": "\ud83d"}, "character 0 of 'response' is half of a"),
-        ({"messages": []}, "'messages' must be a list of messages.*received an empty one"),
-        ({"messages": "hello"}, "'messages' must be a list, or one as JSON; received a string"),
+        ({"messages": []}, "'messages' must be a list of messages.*received an empty list"),
+        ({"messages": "hello"}, "'messages' must be a list, possibly as JSON; received a string"),
         ({"messages": "['q']"}, "'messages' must be .*it looks like a Python list"),
         ({"messages": 5}, "'messages' must be a list of messages.*received a number"),
         ({"messages": ["hello"]}, "message 1 of 'messages' must be an object.*received a string"),
@@ -153,7 +153,7 @@ def test_preferences_of_every_shape_become_two_conversations(record, shared, pla
         ({"prompt": [assistant("q")], "chosen": "a", "rejected": "b"}, "must not start with"),
         (
             {"chosen": QA, "rejected": QA[:1]},
-            "behind the prompt, rejected must begin and end with .*received nothing",
+            "after the prompt, rejected must begin and end with .*received nothing",
         ),
     ],
 )
@@ -255,8 +255,8 @@ def test_keys_with_a_meaning_are_followed(record, messages, variables):
         ({"messages": [user("q"), assistant("a", weight=0.5)]}, "'weight' of message 2 .* 0.5"),
         ({"messages": [user("q"), assistant("a", weight="0")]}, "'weight' of message 2 .* '0'"),
         ({"messages": [{**user("q"), "weight": 1}, QA[1]]}, "'weight' of message 1 .*only the ass"),
-        ({"messages": QA, "functions": TOOLS}, "'functions', which is not followed: write tools"),
-        ({"messages": QA, "tools": "weather"}, "'tools' must be a list, or one as JSON"),
+        ({"messages": QA, "functions": TOOLS}, "'functions', which is not supported: write tools"),
+        ({"messages": QA, "tools": "weather"}, "'tools' must be a list, possibly as JSON"),
         ({"messages": QA, "tools": ["weather"]}, "'tools' must be a list of objects"),
         ({"messages": QA, "context": "c"}, "'context' next to 'messages'.*--ignore-keys context"),
         ({"messages": QA, "history": HISTORY}, "'history' next to 'messages'"),
@@ -267,11 +267,11 @@ def test_keys_with_a_meaning_are_followed(record, messages, variables):
         ({"prompt": "q", "completion": "a", "history": ["h"]}, "'history' must be a list of pairs"),
         ({"prompt": "q", "context": {"a": 1}, "output": "a"}, "'context' must be a string"),
         ({"prompt": QA[:1], "completion": QA[1:], "context": "c"}, "'context' next to 'prompt'"),
-        ({"prompt": QA[:1], "completion": QA[:1]}, "must hold the assistant's words"),
-        ({"prompt": "q", "completion": ["a", "b"]}, "received a list of 2 strings; several"),
-        *[({"prompt": "q", "response": "a", key: ["a", "b"]}, f"'{key}', which is not followed")
+        ({"prompt": QA[:1], "completion": QA[:1]}, "must contain the assistant's words"),
+        ({"prompt": "q", "completion": ["a", "b"]}, "received a list of 2 strings; write several"),
+        *[({"prompt": "q", "response": "a", key: ["a", "b"]}, f"'{key}', which is not supported")
           for key in ("completions", "responses", "candidates", "choices", "images", "videos")],
-        ({"prompt": "q", "response": "a", "Image": "a.png"}, "'Image', which is not followed"),
+        ({"prompt": "q", "response": "a", "Image": "a.png"}, "'Image', which is not supported"),
         ({"prompt": "q", "suffix": "s", "completion": "a"}, "'suffix'.*fill_in_the_middle"),
         ({"query": "q", "question": "r", "response": "a"}, "'question' and 'query', which both"),
         ({"question": "q", "answer": "a", "output": "b"}, "'output' and 'answer'.*--columns respo"),
@@ -280,8 +280,8 @@ def test_keys_with_a_meaning_are_followed(record, messages, variables):
                        {"type": "tool_result", "content": "x"}, {"type": "image", "text": None})],
         ({"messages": [user([{"type": "text", "text": "q", "image": "x"}]), QA[1]]}, "'image'"),
         ({"messages": [user("q"), {"role": "assistant", "function_call": {"name": "f"}}]},
-         "'function_call', which is not followed; write tool_calls"),
-        *[({"prompt": "q", "response": "a", key: "b"}, f"'{key}' and no other of")
+         "'function_call', which is not supported; write tool_calls"),
+        *[({"prompt": "q", "response": "a", key: "b"}, f"'{key}', but a preference has both")
           for key in ("rejected", "chosen")],
         ({"messages": QA, "rejected_messages": QA}, "'rejected_messages'.*as chosen and rejected"),
         ({"input": {"messages": QA[:1]}, "preferred_output": QA[1:], "tools": []},
@@ -333,7 +333,7 @@ def test_columns_name_keys():
     made = reader(JsonRecord("f.jsonl, line 3", record))
     assert made.conversations == ([user("q\n\nc"), assistant("a")],)
     assert reader.unused == {"response": 1, "question": 1}
-    with pytest.raises(BadRecord, match="line 3 has no key 'quelle', which columns names for cont"):
+    with pytest.raises(BadRecord, match="line 3 has no key 'quelle', which columns gives for cont"):
         reader(JsonRecord("f.jsonl, line 3", {"frage": "q", "answer": "a"}))
     with pytest.raises(ConfigError, match="unknown column 'prompd'; did you mean 'prompt'"):
         ExampleReader(columns={"prompd": "x"})
@@ -371,7 +371,7 @@ def test_a_transcript_is_a_string_where_there_is_no_template():
     reader = ExampleReader(has_template=False)
     made = reader(JsonRecord("f", {"prompt": HH, "response": " a"}))
     assert made.conversations == ([user(HH), assistant(" a")],) and made.plain
-    with pytest.raises(BadRecord, match="has 'tools', which only a chat template can write"):
+    with pytest.raises(BadRecord, match="has 'tools', which needs a chat template"):
         reader(JsonRecord("f", {"prompt": "q", "response": " a", "tools": TOOLS}))
 
 

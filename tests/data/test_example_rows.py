@@ -131,8 +131,8 @@ def test_what_is_cut_and_left_out_is_told(examples, caplog):
     whole_epoch(examples, "train", 24)
     (record,) = [r for r in caplog.records if "left out" in r.message]  # once
     packing = examples.train.packing(24)
-    assert f"would be left of them: {packing.num_left_out} " in record.message
-    assert f"cut at their end: {packing.num_cut}; left out" in examples.describe(24)
+    assert f"would remain of them: {packing.num_left_out} " in record.message
+    assert f"truncated at their end: {packing.num_cut}; left out" in examples.describe(24)
     assert "left out" not in examples.describe(2000)
 
 
@@ -242,8 +242,8 @@ def test_a_reference_goes_with_its_pair_through_any_order(pairs):
 
 def test_pairs_are_described(pairs):
     told = pairs.describe(7)
-    assert "pairs" in told and "prompts cut at their beginning: " in told
-    assert "replies cut at their end: " in told
+    assert "pairs" in told and "prompts truncated at their beginning: " in told
+    assert "replies truncated at their end: " in told
     assert "cut" not in pairs.describe(1000)
 
 

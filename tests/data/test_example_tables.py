@@ -63,11 +63,11 @@ def test_columns_are_named_as_for_tasks(run, tmp_path, chat, suffix):  # noqa: F
     assert list(sequences(data.train)) == [
         by_hand(chat, [user(row["frage"]), assistant("a dog")]) for row in rows
     ]
-    assert "keys of records that were passed over: 'extra' (3)" in data.describe()
+    assert "keys of records that were ignored: 'extra' (3)" in data.describe()
     assert data.manifest["unused_keys"] == {"extra": 3}
     with pytest.raises(ConfigError, match="unknown column 'promt'; did you mean 'prompt'"):
         run(source, "b", columns={"promt": "frage"})
-    with pytest.raises(ValueError, match=r"(line|row) \d has no key 'anwort', which columns names"):
+    with pytest.raises(ValueError, match=r"(line|row) \d has no key 'anwort', which columns gives"):
         run(source, "c", columns={"prompt": "frage", "response": "anwort"})
 
 
@@ -157,10 +157,10 @@ def test_parquet_without_pyarrow_names_the_extra(run, tmp_path, monkeypatch):  #
 def test_a_damaged_parquet_file_is_named(run, tmp_path):  # noqa: F811
     path = write(tmp_path / "a.parquet", [{"prompt": "a", "response": "b"}] * 50)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"a\.parquet is not a whole Parquet file"):
+    with pytest.raises(ValueError, match=r"a\.parquet is not a complete Parquet file"):
         run(path)
     path.write_text("prompt,response\na,b\n")
-    with pytest.raises(ValueError, match=r"a\.parquet is not a whole Parquet file"):
+    with pytest.raises(ValueError, match=r"a\.parquet is not a complete Parquet file"):
         run(path)
 
 
@@ -176,4 +176,4 @@ def test_the_command_line_names_columns(tmp_path, chat_folder, capsys, suffix):
     assert "'label' of an example must be true or false" in capsys.readouterr().err
     assert main([*command, "--ignore-keys", "label"]) == 0
     printed = capsys.readouterr().out
-    assert "passed over: 'answer' (6), 'label' (6)" in printed
+    assert "ignored: 'answer' (6), 'label' (6)" in printed

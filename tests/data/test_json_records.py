@@ -50,29 +50,29 @@ def test_records_of_an_array_are_placed_by_number_and_line():
     ("text", "message"),
     [
         ('[{"a": 1}, {"a": ]', r"record 2 \(line 1\) is not JSON: .*line 1, column 18 "),
-        ('[\n{"a": 1},\n{"a": 2', r"record 2 \(line 3\) .*line 3, column 8 .*nothing behind it"),
+        ('[\n{"a": 1},\n{"a": 2', r"record 2 \(line 3\) .*line 3, column 8 .*nothing after it"),
         (
             '[{"a": 1}',
-            r"behind record 1 is .*',' or '\]' must .* the file ends there: line 1, column 10",
+            r"after record 1 is .*',' or '\]' must .* the file ends there: line 1, column 10",
         ),
-        ('[{"a": 1} {"a": 2}]', r"record 1 .*'\{' stands there: line 1, column 11 \(character 10"),
+        ('[{"a": 1} {"a": 2}]', r"record 1 .*'\{' follows: line 1, column 11 \(character 10"),
         (
             '[\n{"a": 1},\n\n{"a": 2}\n x]',
-            r"record 2 .*'x' stands there: line 5, column 2",
+            r"record 2 .*'x' follows: line 5, column 2",
         ),
         ('[{"a": 1},]', r"record 2 .*is not JSON.*line 1, column 11 "),
         ('[{"a": 1},\n{"b":\n "x" 1}]', r"record 2 \(line 2\).*line 3, column 6 \(character 22\)"),
         ('[{"a": 1},\n{"b":\n "x}]', r"record 2 .*Unterminated string.*line 3, column 2 "),
-        ('[{"a": 1}]\n{"a": 2}', r"line 2, column 1 .* text stands behind the end of the array, a"),
+        ('[{"a": 1}]\n{"a": 2}', r"line 2, column 1 .* text follows the end of the array, a"),
         ("[" * 50_000, r"record 1 .*is not JSON: it is nested too deeply"),
-        (b'[{"a": "\xff"}]', r"a\.json is not UTF-8 text: the byte 0xff .*stands at byte 8"),
-        (b'[{},\n{"a": "\xe7\x8c', r"the byte 0xe7 \(line 2, in or behind record 2\).* at byte 12"),
+        (b'[{"a": "\xff"}]', r"a\.json is not UTF-8 text: the byte 0xff .*is at byte 8"),
+        (b'[{},\n{"a": "\xe7\x8c', r"the byte 0xe7 \(line 2, in or after record 2\).* at byte 12"),
     ],
 )
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
 def test_a_broken_array_is_an_error_with_its_place(monkeypatch, text, message, chunk):
     monkeypatch.setattr("tfllm.data.reading.json_records.CHUNK_BYTES", chunk)
-    for on_bad in (BadRecords(False), BadRecords(True)):  # nothing behind it can be found
+    for on_bad in (BadRecords(False), BadRecords(True)):  # nothing after it can be found
         with pytest.raises(ValueError, match=message):
             read(text, on_bad=on_bad)
 

@@ -56,7 +56,7 @@ def test_keys_next_to_the_text_are_counted_and_named(name, tmp_path):
         lines = ["Text,label", *(f'"{row["Text"]}",{row["label"]}' for row in rows)]
     (tmp_path / name).write_text("\n".join(lines) + "\n")
     data = run(tmp_path / name, tmp_path / "out")
-    assert "keys of records that were passed over: 'label' (30)" in data.manifest["notes"]
+    assert "keys of records that were ignored: 'label' (30)" in data.manifest["notes"]
     assert sorted(decoded(data, "train") + decoded(data, "validation")) == sorted(texts)
 
 
@@ -213,14 +213,14 @@ def test_an_end_token_that_text_can_forge_is_refused(tmp_path, prepared):
     config = changed_tokenizer(prepared, tmp_path, change)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
     source = write_corpus(tmp_path / "in", ["one <|endoftext|> two", "three"])
-    with pytest.raises(ValueError, match=r'must stand for no text.*mark it as "special"'):
+    with pytest.raises(ValueError, match=r'must not result from text.*mark it as "special"'):
         run(source, tmp_path / "out", config)
 
 
 def test_an_empty_file_among_others_is_said_and_passed_over(tmp_path):
     source = write_corpus(tmp_path / "in", make_documents(10))
     (source / "empty.txt").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"1 of 2 files held no text.*empty\.txt"):
+    with pytest.warns(UserWarning, match=r"1 of 2 files contain no text.*empty\.txt"):
         data = run(source, tmp_path / "out")
     assert "empty.txt" in data.manifest["notes"][0]
     assert [s["num_documents"] for s in data.manifest["sources"]] == [10, 0]
@@ -245,7 +245,7 @@ def test_a_bad_file_stops_the_run_before_anything_is_written(tmp_path):
 def test_a_folder_that_is_there_is_refused_unless_overwriting_is_asked_for(tmp_path):
     source = write_corpus(tmp_path / "in", make_documents(10))
     before = contents(run(source, tmp_path / "out").folder)
-    with pytest.raises(FileExistsError, match="holds prepared text already"):
+    with pytest.raises(FileExistsError, match="contains prepared text already"):
         run(source, tmp_path / "out")
     assert contents(tmp_path / "out") == before
     write_corpus(source, make_documents(30))
@@ -372,7 +372,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_wait(tmp_path, monkeypatch):
     source = write_corpus(tmp_path / "in", make_documents(30))
     monkeypatch.setattr(tokenizing, "WORKER", "import os; os._exit(7)")
     config = PrepareConfig(vocab_size=300, num_processes=2)
-    with pytest.raises(RuntimeError, match=r"ended early \(exit code 7\).*num_processes lower"):
+    with pytest.raises(RuntimeError, match=r"exited early \(exit code 7\).*num_processes lower"):
         run(source, tmp_path / "out", config)
     assert sorted(os.listdir(tmp_path)) == ["in"]
 

@@ -80,7 +80,7 @@ def test_a_changed_byte_is_found_by_verify(copied, name):
     ("change", "message"),
     [
         ({"format": "other"}, "its format must be 'tfllm-tokens'"),
-        ({"format_version": 99}, "format version 99, and this tfllm reads 1"),
+        ({"format_version": 99}, "format version 99, but this version of tfllm reads 1"),
         ({"splits": {}}, "is damaged"),
         ({"dtype": "float16"}, "is damaged.*uint16 or uint32; received 'float16'"),
     ],

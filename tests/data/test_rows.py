@@ -180,7 +180,7 @@ def test_a_dataset_gives_the_same_elements_twice(data):
         ({"batch_size": 0}, "batch_size must be at least 1; received 0"),
         ({"start_step": -1}, "start_step must be at least 0; received -1"),
         ({"num_batches": 0}, "num_batches must be at least 1; received 0"),
-        ({"shard": (0, 3)}, r"divisible by their number \(3\); received 4; 6 would do"),
+        ({"shard": (0, 3)}, r"divisible by their number \(3\); received 4; try 6"),
         ({"shard": (2, 2)}, r"0 <= index < count; received \(2, 2\)"),
         ({"split": "test"}, "split must be one of train, validation; received 'test'"),
         (

@@ -45,7 +45,7 @@ def test_an_excluded_folder_is_not_searched(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("missing.txt", "does not exist"), ("*.txt", "no file matches the glob"), ("", "holds no")],
+    [("missing.txt", "does not exist"), ("*.txt", "no file matches the glob"), ("", "contains no")],
 )
 def test_an_input_that_yields_nothing_is_named(tmp_path, name, message):
     write(tmp_path / "x.py", "x")
@@ -141,7 +141,9 @@ def test_a_file_that_is_not_text_is_named_with_the_offset(tmp_path, content, off
 def test_a_gzip_file_cut_short_is_named(tmp_path, keep):
     packed = gzip.compress(os.urandom(1000).hex().encode())
     path = write(tmp_path / "bad.txt.gz", packed[:keep])
-    with pytest.raises(ValueError, match=r"bad\.txt\.gz is not a whole gzip file.*fetch it again"):
+    with pytest.raises(
+        ValueError, match=r"bad\.txt\.gz is not a complete gzip file.*download it again"
+    ):
         read_all(path)
 
 
@@ -150,7 +152,7 @@ def test_damaged_gzip_and_plain_text_named_gz_are_named(tmp_path):
     packed[30] ^= 0xFF
     for content in (bytes(packed), b"plain text"):
         path = write(tmp_path / "bad.txt.gz", content)
-        with pytest.raises(ValueError, match=r"bad\.txt\.gz is not a whole gzip file"):
+        with pytest.raises(ValueError, match=r"bad\.txt\.gz is not a complete gzip file"):
             read_all(path)
 
 

@@ -97,9 +97,9 @@ def test_a_missing_column_lists_those_found(tmp_path):
             "text,label\nx,y\nx,y,z\n",
             r"line 3 must have 2 fields .* received 3",
         ),
-        ("a.csv", 'text,label\nx,y\n"x,y\nz,z', "line 3 is no record of CSV"),
+        ("a.csv", 'text,label\nx,y\n"x,y\nz,z', "line 3 is not a valid CSV record"),
         ("a.tsv", "text\tlabel\nx\n", "line 2 must have 2 fields"),
-        ("a.csv", "text,text\nx,y\n", "'text' stands there more than once"),
+        ("a.csv", "text,text\nx,y\n", "'text' occurs more than once"),
         (
             "a.csv",
             b"text,label\nx,caf\xe9\n",
@@ -152,7 +152,9 @@ def test_lines_side_by_side_must_be_equally_many(tmp_path):
         read_table({"source": files["source"]}, columns)
     columns = {"source": Column(), "target": Column()}
     write(tmp_path / "a.de", "eins\n\ndrei\nvier\n")
-    with pytest.raises(ValueError, match=r"equally many lines; received .*a\.en 3, .*a\.de 4"):
+    with pytest.raises(
+        ValueError, match=r"the same number of lines; received .*a\.en 3, .*a\.de 4"
+    ):
         read_table(files, columns)
 
 

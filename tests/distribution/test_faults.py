@@ -59,7 +59,7 @@ def test_a_disk_that_takes_no_checkpoint_ends_both(two):
     with two(file_limit=50_000, **{"model.embedding_dim": 64}) as run:
         assert sorted(run.statuses()) == [1, 75]
         assert "the checkpoint of step 5 could not be written" in run.log(0)
-        assert "the same command goes on from there" in run.log(0)
+        assert "the same command continues from there" in run.log(0)
 
 
 def test_workers_with_another_model_do_not_begin(two):

@@ -340,7 +340,9 @@ def test_answers_in_other_scripts_by_hand():
 def test_several_references():
     several = [[r, p] for r, p in zip(REFERENCES, PREDICTIONS, strict=True)]
     assert bleu(several, PREDICTIONS).value == in_double(100)
-    with pytest.raises(ValueError, match=r"as many references for each example; received \[1, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"the same number of references for each example; received \[1, 2\]"
+    ):
         bleu([["a"], ["a", "b"]], ["a", "b"])
 
 

@@ -96,7 +96,7 @@ def test_foreign_data_is_refused(model, data, tmp_path):
     (tmp_path / "other.txt").write_text("quite another text, zzz! " * 200)
     config = PrepareConfig(vocab_size=280, num_processes=1)
     other = prepare(tmp_path / "other.txt", tmp_path / "out", config, show_progress=False)
-    with pytest.raises(ValueError, match="gives the same text other token ids"):
+    with pytest.raises(ValueError, match="gives other token ids for the same text"):
         evaluate(model, data, tokenizer=other.tokenizer)
     evaluate(model, data, tokenizer=data.tokenizer, num_batches=1)
 

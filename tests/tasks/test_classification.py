@@ -85,7 +85,7 @@ def test_labels_are_those_of_training_in_the_alphabets_order():
     with pytest.raises(ValueError, match="at least two labels; all 2 training records have 'x'"):
         task.information(records({"text": "a", "label": "x"}, {"text": "b", "label": "x"}))
     one = {"text": "a", "label": "x", "second_text": "c"}
-    with pytest.raises(ValueError, match="1 of 2 have one, and line 2 has none"):
+    with pytest.raises(ValueError, match="1 of 2 have one, but line 2 has none"):
         task.information(records(one, {"text": "b", "label": "y"}))
 
 
@@ -96,7 +96,7 @@ def test_a_label_that_only_the_validation_records_have_is_named(tmp_path):
     config = PrepareConfig(validation=(str(other),), vocab_size=80)
     with pytest.raises(
         ValueError,
-        match=r"validation\.jsonl, line 1 \(validation\): the label 'c'.*known from training",
+        match=r"validation\.jsonl, line 1 \(validation\): the label 'c'.*not go beyond the",
     ):
         prepare_task(Classification(), data, tmp_path / "out", config, sequence_length=8)
     config = PrepareConfig(validation=(str(other),), vocab_size=80, skip_bad_records=True)
@@ -112,7 +112,7 @@ def test_a_label_that_only_the_records_kept_for_validation_have_is_explained(tmp
     with pytest.raises(
         ValueError,
         match=r"at least two labels; all 1 training .*\(1 of 2 records are not among them: "
-        "validation_fraction keeps",
+        "they are held out for validation, by validation_fraction",
     ):
         prepare_task(Classification(), data, tmp_path / "out", sequence_length=8)
 
@@ -142,7 +142,7 @@ def test_what_is_cut_off_is_counted(tmp_path):
         sequence_length=16,
     )
     (note,) = data.notes()
-    assert note.startswith("10 of 20 examples are longer than 16 tokens and lose their ends")
+    assert note.startswith("10 of 20 examples are longer than 16 tokens and were truncated")
 
 
 def test_batches_are_as_wide_as_their_longest(tmp_path, tokenizer):

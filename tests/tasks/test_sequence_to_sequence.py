@@ -110,7 +110,7 @@ def test_files_of_different_lengths_are_refused_and_leave_nothing(tmp_path):
     files = {"text": tmp_path / "corpus.en", "translation": tmp_path / "corpus.fr"}
     files["text"].write_text("a\nb\nc\n")
     files["translation"].write_text("A\nB\n")
-    with pytest.raises(ValueError, match=r"equally many lines; received .*\.en 3, .*\.fr 2"):
+    with pytest.raises(ValueError, match=r"the same number of lines; received .*\.en 3, .*\.fr 2"):
         prepared(files, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -179,7 +179,7 @@ def test_examples_that_were_cut_are_told_of(tmp_path):
     ]
     data = prepared(write(tmp_path / "data.jsonl", rows), tmp_path / "out")
     (note,) = data.notes()
-    assert note.startswith("5 of 20 examples are longer than 24 tokens and lose their ends")
+    assert note.startswith("5 of 20 examples are longer than 24 tokens and were truncated")
 
 
 @pytest.mark.parametrize("text", UNSEEN)

@@ -149,9 +149,9 @@ def fill(folder: Path) -> int:
             checkpoints.save(state(3), Progress(step=3, best_step=1))
         except OSError as error:
             failed += 1
-            assert "No space left" in str(error) and "that of step 2; make room" in str(error), (
+            assert "No space left" in str(error) and "that of step 2; free some space" in str(
                 error
-            )
+            ), error
             assert contents(checkpoints) == before, free
             assert_nothing_else(checkpoints, f"{free} bytes free")
             try:

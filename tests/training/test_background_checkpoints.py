@@ -115,7 +115,7 @@ def test_the_error_of_the_thread_is_raised_once_by_the_next_call(checkpoints, fu
     checkpoints.save(state(1), Progress(step=1))
     checkpoints.wait()
     full_disk()
-    said = r"step 2 could not be written .*No space left.*that of step 1; make room"
+    said = r"step 2 could not be written .*No space left.*that of step 1; free some space"
     for raises in (
         lambda: checkpoints.save(state(3), Progress(step=3)),
         lambda: checkpoints.update(Progress(step=1)),

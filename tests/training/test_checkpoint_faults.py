@@ -68,7 +68,7 @@ def test_a_disk_that_is_full_at_any_operation_changes_nothing(tmp_path, name):
             failed.add(met[0])
             good = f"that of step {max(before)}" if before else "There is none yet"
             said = r"checkpoint of step \d could not be written to .*No space left.*"
-            assert re.search(f"{said}{good}; make room", str(error)), error
+            assert re.search(f"{said}{good}; free some space", str(error)), error
             assert error.errno == 28
             after = contents(checkpoints)
             if name == "update" and after[2][1].tokens == 99:  # the folder could not be synced

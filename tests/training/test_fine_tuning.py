@@ -445,7 +445,7 @@ def test_a_damaged_reference_is_noticed(base, pairs, tmp_path):
     path = tmp_path / "run/reference/state.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"\x7f")
-    with pytest.raises(CheckpointError, match="cannot be computed anew"):
+    with pytest.raises(CheckpointError, match="cannot be recomputed"):
         train(pairs, tmp_path / "run", resume=True, verbose=False)
     path.write_bytes(whole)
     assert train(pairs, tmp_path / "run", resume=True, verbose=False).step == 4
@@ -457,7 +457,7 @@ def test_an_adapter_has_its_reference_computed_anew(base, pairs, tmp_path):
     path = tmp_path / "run/reference/state.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"\x7f")
-    with pytest.warns(UserWarning, match="computed anew"):
+    with pytest.warns(UserWarning, match="it is recomputed"):
         train(pairs, tmp_path / "run", resume=True, verbose=False)
     assert path.read_bytes() == whole
 

@@ -78,9 +78,9 @@ def test_what_does_not_belong_together_is_refused(run, base, capsys, tmp_path):
 
     data = ("--data", run / "data", "--out", tmp_path / "run")
     error = refused("train", *data, "--model", base, "--size", "llama-1m")
-    assert "a pretrained model has its own architecture: leave llama-1m out" in error
+    assert "a pretrained model has its own architecture: leave out llama-1m" in error
     error = refused("train", *data, "--model", base, "--set", "model.num_layers=3")
-    assert "leave num_layers out" in error
+    assert "leave out num_layers" in error
     error = refused("train", *data, "--lora-rank", "2")
     assert "only a pretrained model can be trained in part; name one (--model PATH)" in error
     error = refused("merge", base, run, "--out", tmp_path / "merged")
@@ -109,5 +109,5 @@ def test_columns_of_a_table_are_named_as_for_tasks(base, tmp_path, capsys):
     )
     again = open_data(in_python.folder / "data")
     assert again.manifest["splits"] == data.manifest["splits"]
-    with pytest.raises(ValueError, match="all files are those of validation"):
+    with pytest.raises(ValueError, match="all files are validation files"):
         train(table, tmp_path / "c", base, validation=table)

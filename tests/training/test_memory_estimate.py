@@ -145,7 +145,7 @@ def test_a_run_says_its_estimate_first_and_an_impossible_one_writes_nothing(
 ):
     monkeypatch.setattr("tfllm.training.memory_check.available_memory", lambda: 2**20)
     settings = {"sequence_length": 16, "batch_size": 4, "steps": 1, "precision": "float32"}
-    with pytest.raises(ConfigError, match="take a smaller model"):
+    with pytest.raises(ConfigError, match="use a smaller model"):
         train(data, tmp_path / "run", model_config, **settings)
     assert "estimate: about" in capsys.readouterr().err
     assert not (tmp_path / "run" / "run.json").exists()

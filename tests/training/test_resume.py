@@ -125,7 +125,7 @@ def test_the_command_that_began_a_run_goes_on_with_it(start, whole_run, model_co
 
 def test_other_settings_do_not_touch_the_run_that_is_there(data, model_config, whole_run):
     before = {p: p.stat().st_mtime_ns for p in whole_run.folder.rglob("*") if p.is_file()}
-    with pytest.raises(ConfigError, match="had it been begun with 13"):
+    with pytest.raises(ConfigError, match="a run of 13 steps would have had"):
         train(data, whole_run.folder, model_config, **{**SETTINGS, "steps": 13})
     # What is not said is asked for, too: the defaults.
     with pytest.raises(ConfigError, match=r"whose sequence_length is 16; received 512"):

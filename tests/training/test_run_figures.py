@@ -53,12 +53,12 @@ def test_terminal_log_and_report_of_a_run_agree(command, capsys, tmp_path):
     end = lines[-1]
     parts = ("tracing", "input", "compute", "checkpoint", "validation")
     seconds = [end[f"{part}_seconds"] for part in parts]
-    shares = dict(part.rsplit(" ", 2)[:2] for part in shown["of it"].split(", "))
+    shares = dict(part.rsplit(" ", 2)[:2] for part in shown["of which"].split(", "))
     for name, part in zip(
         ("tracing", "input", "compute", "checkpoints", "validation"), seconds, strict=True
     ):
         share = percentage(part / end["seconds"])
-        assert page[f"of it: {name}"] == share and f"{shares[name]} %" == share
+        assert page[f"of which: {name}"] == share and f"{shares[name]} %" == share
     told = [float(share) for share in shares.values()]
     # Each is rounded to three figures, half a tenth at most.
     assert sum(told) == pytest.approx(100, rel=0, abs=0.05 * len(told))

@@ -21,7 +21,7 @@ def test_a_second_process_is_refused(tmp_path):
 
 def test_a_folder_that_holds_something_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match="holds other files"):
+    with pytest.raises(FileExistsError, match="contains other files"):
         RunFolder(tmp_path).open(resume=False)
     with pytest.raises(FileNotFoundError, match="no run to resume"):
         RunFolder(tmp_path).open(resume=True)
@@ -41,7 +41,7 @@ def test_logs_of_workers_may_be_there_before_the_run_and_stay(tmp_path):
     folder.open(resume=False)
     folder.close()
     (tmp_path / "run/thesis.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match="holds other files"):
+    with pytest.raises(FileExistsError, match="contains other files"):
         folder.open(resume=False)
 
 

@@ -167,7 +167,7 @@ def test_an_old_log_is_drawn_without_what_it_lacks(write, tmp_path):
     assert [p.key for p in panels_of([found], "tokens")] == ["loss", "learning_rate"]
     page = report(old, tmp_path / "out").read_text()
     assert "Not in these logs: Gradient norm; Throughput" in page
-    with pytest.raises(ValueError, match="none of the logs has seconds"):
+    with pytest.raises(ValueError, match="none of the logs contains seconds"):
         report(old, tmp_path / "out", x="seconds")
 
 
@@ -209,7 +209,10 @@ def test_the_comparison_by_hand(run, write):
     assert rows["best validation perplexity"] == ["49.40", "20.09"]
     assert rows["tokens/s"] == ["1k", "1k"] and rows["FLOPs utilisation"] == ["50 %", "50 %"]
     assert rows["time"] == ["40.0 s", "41.0 s"]
-    assert rows["of it: compute"] == ["50 %", "50 %"] and rows["of it: other"] == ["25 %", "25 %"]
+    assert rows["of which: compute"] == ["50 %", "50 %"] and rows["of which: other"] == [
+        "25 %",
+        "25 %",
+    ]
     assert rows["peak memory"] == ["1 GiB", "3 GiB"] and rows["skipped steps"] == ["0", "2"]
     assert "workers" not in rows  # no run tells
 

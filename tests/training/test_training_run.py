@@ -183,7 +183,9 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(start, whole_run, tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tfllm.training.checkpoints.checkpoint_files._write_state", full)
-    with pytest.raises(OSError, match=r"step 12 .*No space left.*is that of step 10; make room"):
+    with pytest.raises(
+        OSError, match=r"step 12 .*No space left.*is that of step 10; free some space"
+    ):
         start(run, resume=True)
     names = sorted(p.name for p in (run / "checkpoints").iterdir())
     assert names == ["step-00000008", "step-00000010"]

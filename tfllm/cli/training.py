@@ -205,13 +205,13 @@ def _print_results(run: TrainedRun) -> None:
     }
     if found.tokens_per_second is not None:
         rows["tokens/s"] = quantity(found.tokens_per_second) + (
-            f" ({quantity(found.tokens_per_second / replicas)} a replica)" if replicas > 1 else ""
+            f" ({quantity(found.tokens_per_second / replicas)} per replica)" if replicas > 1 else ""
         )
     if found.flops_utilization is not None:
         rows["FLOPs utilisation"] = f"{percentage(found.flops_utilization)} of the matmul peak"
     if found.seconds is not None:
         rows["time"] = duration(found.seconds)
-        rows["of that"] = ", ".join(f"{k} {percentage(s)}" for k, s in found.time_shares.items())
+        rows["of which"] = ", ".join(f"{k} {percentage(s)}" for k, s in found.time_shares.items())
     if found.peak_memory is not None:
         rows["peak memory"] = memory_size(found.peak_memory)
     if run.batch.workers > 1 or replicas > 1:

@@ -1,7 +1,7 @@
 """From records to rows of tokens: `prepare_data` writes shards, `rows_dataset` reads them.
 
-TensorFlow is imported when `rows_dataset` is called or a model's tokenizer is loaded, not before:
-preparing text needs none.
+TensorFlow is imported only when `rows_dataset` is called or a model's tokenizer is loaded;
+preparing text does not need it.
 """
 
 from tfllm.data.preparation import prepare_data, prepared

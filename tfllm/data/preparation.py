@@ -1,4 +1,4 @@
-"""From the files of a task to a folder of prepared data, and back to it when it is there."""
+"""Prepare the files of a task into a folder of data, or open the folder if it exists already."""
 
 from __future__ import annotations
 
@@ -33,21 +33,25 @@ def prepare_data(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> PreparedData:
-    """Make a folder of shards from the records of a task.
+    """Prepare the records of a task into a folder of shards.
 
-    The folder is written beside its place and renamed when it is whole. What is written does not
-    depend on the number of processes.
+    The folder is written under a temporary name, and renamed once it is complete. Its content does
+    not depend on the number of processes.
 
     Args:
-        task: whose records they are.
+        task: task of the records.
         source: files, as the task reads them.
-        out: the folder to make.
-        config: settings, with nothing left open (`Task.prepare_config`).
-        overwrite: replace the folder if there is one (only one that was prepared).
-        show_progress: progress bars on standard error.
+        out: folder to create.
+        config: settings, with all defaults resolved (`Task.prepare_config`).
+        overwrite: whether to replace an existing folder, which must be one of prepared data.
+            Defaults to False.
+        show_progress: whether to show progress bars on standard error. Defaults to True.
+
+    Returns:
+        The prepared data.
 
     Raises:
-        FileExistsError: `out` is there already.
+        FileExistsError: `out` exists already.
         OSError: a file cannot be read or written.
         ValueError: a record cannot be used, or there is nothing to learn.
     """
@@ -73,7 +77,7 @@ def prepare_data(
             "settings": _settings(config),
             "notes": work.all_notes(),
         }
-        # In ASCII: the name of a file need not be UTF-8.
+        # In ASCII, since the name of a file need not be valid UTF-8.
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return open_data(out)
 
@@ -87,24 +91,28 @@ def prepared(
     same_tokenizer: bool = True,
     show_progress: bool = True,
 ) -> PreparedData:
-    """What becomes of the records of a task, prepared into the folder `into` once.
+    """Prepare the records of a task into the folder `into`, or open it if it exists already.
 
-    Later calls open the folder, after a check that it was made from the same files with the same
-    settings. Where the files are gone by then, what was made of them is good enough. Of several
-    workers that share the folder, one should call this before the others.
+    An existing folder must have been prepared from the same files with the same settings; if the
+    files do not exist any more, the folder is opened without this check. If several workers share
+    the folder, one of them should call this before the others.
 
     Args:
-        task: whose records they are.
+        task: task of the records.
         source: files, as the task reads them.
-        into: the folder to make, such as one within a run's.
-        config: settings, with nothing left open (`Task.prepare_config`).
-        same_tokenizer: False: the path of the tokenizer may be another now, since whoever trains
-            holds the tokenizer itself against the data's.
-        show_progress: progress bars on standard error.
+        into: folder to create, such as one within a run's.
+        config: settings, with all defaults resolved (`Task.prepare_config`).
+        same_tokenizer: whether the path of the tokenizer must be the same. False is for callers
+            that compare the tokenizer itself with that of the data. Defaults to True.
+        show_progress: whether to show progress bars on standard error. Defaults to True.
+
+    Returns:
+        The prepared data.
 
     Raises:
-        ValueError: `into` was made of other files or with other settings; or as `prepare_data`.
-        FileNotFoundError: there are no such files.
+        ValueError: `into` was prepared from other files or with other settings; or as in
+            `prepare_data`.
+        FileNotFoundError: the files do not exist.
         OSError: a file cannot be read or written.
     """
     into = Path(into)
@@ -113,17 +121,17 @@ def prepared(
     data = open_data(into)
     if data.task != task.name:
         raise ValueError(
-            f"{into} was prepared for the task {data.task}; received {task.name}; name the same, "
-            "or give another folder"
+            f"{into} was prepared for the task {data.task}; received {task.name}; give the same "
+            "task, or another folder"
         )
     made_with = _settings_of(data.manifest)
-    defaults = _settings(PrepareConfig())  # of settings that an older tfllm did not have
+    defaults = _settings(PrepareConfig())  # for settings that an older tfllm did not have
     for name, value in _settings(config).items():
         made = made_with.get(name, defaults[name])
         if made != value and (same_tokenizer or name != "tokenizer"):
             raise ValueError(
-                f"{into} was prepared with {name} = {made!r}; received {value!r}; say the same, "
-                "or give another folder"
+                f"{into} was prepared with {name} = {made!r}; received {value!r}; give the same "
+                "value, or another folder"
             )
     try:
         files = task.files(source, config, exclude=[into])
@@ -142,13 +150,13 @@ def prepared(
 
 
 def _settings(config: PrepareConfig) -> dict[str, Any]:
-    """As the manifest has them: the number of processes changes nothing in the folder."""
+    """The settings for the manifest: without the number of processes, which has no effect."""
     values = json.loads(json.dumps(dataclasses.asdict(config)))
     return {name: value for name, value in values.items() if name != "num_processes"}
 
 
 def _settings_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The settings in a manifest, also in one of the first version, which called some otherwise."""
+    """The settings in a manifest, with the names and forms of older versions converted."""
     found = dict(manifest["settings"])
     if "base" in found:
         found["tokenizer"] = found.pop("base")
@@ -161,6 +169,6 @@ def _settings_of(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _other_files(into: Path, path: str | Path) -> str:
     return (
-        f"{into} was prepared from other files than now, or they were changed since ({path}); "
-        "give another folder, or delete this one to have them prepared again"
+        f"{into} was prepared from other files, or they were changed since ({path}); give another "
+        "folder, or delete this one to prepare the files again"
     )

@@ -1,4 +1,4 @@
-"""How good a model is: metrics with intervals, perplexity, and published tests."""
+"""Evaluation of models: metrics with confidence intervals, perplexity, and published benchmarks."""
 
 from tfllm.evaluation.evaluation import Evaluation, RecordEvaluation
 from tfllm.evaluation.perplexity import Perplexity, perplexity

@@ -1,4 +1,4 @@
-"""How far a measured value could be off by the choice of examples."""
+"""Bootstrap confidence intervals of metrics."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 from tfllm.evaluation.measures import Measure
 
 _MOST_DRAWS = 2**23
-"""example numbers drawn at once, 64 MB"""
+"""maximum number of example indices drawn at once, which take 64 MB"""
 
 
 def confidence_interval(
     measure: Measure, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The value and its bootstrap percentile interval (Efron, 1979).
+    """The value of a metric and its bootstrap percentile interval (Efron, 1979).
 
-    It tells what another choice of as many examples would give, not another training run. With a
-    handful of examples, or a value at the edge of what is possible, it is too narrow.
+    The interval reflects the variation between samples of examples, not between training runs. It
+    is too narrow for a handful of examples, or a value at the end of its range.
 
     Args:
-        measure: at least one example.
-        level: how often an interval made so holds the value of the whole population.
-        resamples: more of them make the ends steadier.
-        seed: the same seed gives the same interval.
+        measure: the metric, with at least one example.
+        level: confidence level. Defaults to 0.95.
+        resamples: number of bootstrap resamples. Defaults to 1000.
+        seed: random seed of the resampling. Defaults to 0.
 
     Returns:
-        value, low end, high end; NaN where the measure is undefined.
+        The value, and the lower and upper end of the interval; NaN where the metric is undefined.
 
     Raises:
         ValueError: there is no example, or `level` or `resamples` is out of range.
@@ -37,7 +37,7 @@ def confidence_interval(
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1; received {resamples}")
     values = resampled(measure, resamples=resamples, seed=seed)
-    values = values[~np.isnan(values)]  # a resample may lack what the measure divides by
+    values = values[~np.isnan(values)]  # the metric may be undefined on a resample
     if not len(values):
         return measure.value, math.nan, math.nan
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
@@ -45,7 +45,7 @@ def confidence_interval(
 
 
 def resampled(measure: Measure, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """The measure on examples drawn with replacement, float `[resamples]`.
+    """Values of a metric on examples drawn with replacement, float `[resamples]`.
 
     Raises:
         ValueError: there is no example.

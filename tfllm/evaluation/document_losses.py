@@ -1,4 +1,4 @@
-"""The loss of whole documents, for measures that compare models on the same text."""
+"""The loss of whole documents, for metrics that compare models on the same text."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tfllm.tokenizers.begin_token import prefix_token_id
 
 
 class DocumentLosses(NamedTuple):
-    """Of each document."""
+    """Losses and sizes of documents."""
 
     losses: np.ndarray
-    """float64 `[N]`: sum of -log p over its tokens, natural logarithm"""
+    """loss of each document: sum of -log p over its tokens, in nats, float64 `[N]`"""
     num_tokens: np.ndarray
-    """int64 `[N]`"""
+    """number of tokens of each document, int64 `[N]`"""
     num_bytes: np.ndarray
-    """int64 `[N]`: its text in UTF-8"""
+    """UTF-8 bytes of each document, int64 `[N]`"""
 
     def measures(self) -> list[Measure]:
         """Perplexity and bits per byte."""
@@ -44,21 +44,24 @@ def document_losses(
     stride: int | None = None,
     batch_size: int = 8,
 ) -> DocumentLosses:
-    """How well a model predicts each text, every token of it, the first from the prefix token.
+    """Compute the loss of each text over all its tokens.
 
-    That is the begin token, or else the end token (`prefix_token_id`). A text longer than
-    `sequence_length` is taken in windows that overlap; a token counts in the first window that has
-    it. An end token is not predicted, so that any model of the same text can be compared.
+    The first token is predicted from the prefix token, which is the begin token, or the end token
+    if there is none (`prefix_token_id`). A text longer than `sequence_length` is divided into
+    overlapping windows; a token counts in the first window that contains it. The end token is not
+    predicted, so that any models can be compared on the same text.
 
     Args:
-        model: the model, or what generation sees of one.
-        tokenizer: of the model.
-        texts: documents, none of them empty.
-        sequence_length: tokens in a window, best what the model was trained with: it predicts
-            worse at places that it never saw. Default: the model's context, at most 1,024.
-        stride: tokens that a window goes further; default: half of `sequence_length`, so that a
-            token sees at least that many before it, or all there are.
-        batch_size: windows at once.
+        model: a model or a decoder.
+        tokenizer: tokenizer of the model.
+        texts: documents, none of which may be empty.
+        sequence_length: tokens in a window. Best is the length that the model was trained with,
+            since it predicts worse at positions that it has never seen. Defaults to the model's
+            context length, but at most 1,024.
+        stride: number of tokens between the starts of windows. Defaults to half of
+            `sequence_length`, so that a token has at least that many tokens of context, if
+            available.
+        batch_size: windows per batch. Defaults to 8.
 
     Raises:
         ValueError: a text is empty, or a length is out of range.
@@ -105,7 +108,7 @@ def document_losses(
 def _windows(
     number: int, ids: Sequence[int], length: int, step: int
 ) -> list[tuple[int, Sequence[int], int]]:
-    """(document, its tokens from a place on, how many of the losses were counted before)."""
+    """The windows of a document: (its number, tokens, number of losses already counted)."""
     windows, counted = [], 0
     begin = 0
     while counted < len(ids) - 1:

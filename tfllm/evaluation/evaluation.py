@@ -1,4 +1,4 @@
-"""What an evaluation found, whatever was measured."""
+"""Results of evaluations."""
 
 from __future__ import annotations
 
@@ -13,42 +13,56 @@ from tfllm.evaluation.measured import Measured
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found; a class of a kind of task adds what is its own."""
+    """Base class of the results of `evaluate`, which subclasses extend for a kind of task.
+
+    Examples:
+        >>> result = RecordEvaluation("tagging", 20, 0, (), ("1 record skipped",), 4.0, None, ())
+        >>> isinstance(result, Evaluation), result.task, result.remarks()
+        (True, 'tagging', ['1 record skipped'])
+    """
 
     task: str
-    """its name"""
+    """name of the task"""
 
     def rows(self) -> dict[str, str]:
-        """Name to value, as a table shows them."""
+        """Names and formatted values, as in a table."""
         raise NotImplementedError
 
     def remarks(self) -> list[str]:
-        """What is to be told besides."""
+        """Further remarks on the result."""
         return []
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; what is undefined is null."""
+        """The result as a dictionary that JSON can hold; undefined values are None."""
         return _plain(dataclasses.asdict(self))
 
 
 @dataclass(frozen=True)
 class RecordEvaluation(Evaluation):
-    """How good a model's answers to records are."""
+    """Metrics of a model's answers to records.
+
+    Examples:
+        >>> from tfllm.evaluation.measured import Measured
+        >>> accuracy = Measured("accuracy", 0.9, low=0.75, high=1.0, num_examples=20)
+        >>> result = RecordEvaluation("classification", 20, 0, (accuracy,), (), 4.0, None, ())
+        >>> result.rows()
+        {'records of classification': '20', 'accuracy': '0.9 [0.75, 1]', 'records/s': '5.0'}
+    """
 
     num_records: int
     num_errors: int
-    """records that the model refused, which count as wrong"""
+    """number of records that the model refused, which count as wrong"""
     measures: tuple[Measured, ...]
     notes: tuple[str, ...]
-    """what is to be told: records that were passed over, labels that the model does not know"""
+    """notes, such as on records that were skipped or labels that the model does not know"""
     seconds: float
-    """that the answers took"""
+    """time that the predictions took"""
     predictions: Path | None
-    """the file of answers"""
+    """file with the predictions"""
     pictures: tuple[Path, ...]
 
     def rows(self) -> dict[str, str]:
-        """The measures with their intervals."""
+        """The metrics with their intervals."""
         rows = {f"records of {self.task}": f"{self.num_records:,}"}
         if self.num_errors:
             rows["refused, which counts as wrong"] = f"{self.num_errors:,}"

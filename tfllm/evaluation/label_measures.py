@@ -1,4 +1,4 @@
-"""Measures of labels: one a text, with its probability, or of spans."""
+"""Metrics of labels: of one label per text, with its probability, or of labelled spans."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from tfllm.evaluation.measures import Measure, check_lengths, divide, mean, of_s
 
 
 def accuracy(references: Sequence[Hashable], predictions: Sequence[Hashable]) -> Measure:
-    """The share of predictions that are right.
+    """Accuracy: the fraction of correct predictions.
 
     Args:
-        references: the true labels.
-        predictions: as many; None where there is none, which counts as wrong.
+        references: true labels.
+        predictions: predicted labels; None for no prediction, which counts as wrong.
     """
     check_lengths(references, predictions)
     return mean("accuracy", [r == p for r, p in zip(references, predictions, strict=True)])
 
 
 def macro_f1(references: Sequence[Hashable], predictions: Sequence[Hashable]) -> Measure:
-    """The mean over labels of the harmonic mean of precision and recall.
+    """Macro F1: the mean over labels of the harmonic mean of precision and recall.
 
-    The labels are those that are a reference or a prediction of the examples at hand, as
-    scikit-learn has it: a label that a resample misses is not counted as 0 there.
+    As in scikit-learn, only labels that occur in the references or predictions count: a label that
+    is missing in a resample does not count as 0 there.
 
     Args:
-        references: the true labels.
-        predictions: as many; None where there is none, which is a miss of the true label.
+        references: true labels.
+        predictions: predicted labels; None for no prediction, which counts as a miss.
     """
     check_lengths(references, predictions)
     labels = _labels(references, predictions)
     true, given = _indices(references, labels), _indices(predictions, labels)
     every = np.arange(len(labels))
     hits = (true[:, None] == every) & (given[:, None] == every)
-    # Twice the hits, over references and predictions: the same as 2PR / (P + R).
+    # Twice the hits divided by references plus predictions equals 2PR / (P + R).
     sizes = (true[:, None] == every).astype(np.float64) + (given[:, None] == every)
     num = len(labels)
 
@@ -54,16 +54,17 @@ def calibration_error(
     *,
     num_bins: int = 15,
 ) -> Measure:
-    """How far confidence is from accuracy, in bins of equal width (Guo et al., 2017).
+    """Expected calibration error, with bins of equal width (Guo et al., 2017).
 
     Args:
-        references: the true labels.
-        predictions: as many; None where there is none, which is wrong.
-        confidences: the probability that each prediction was given, 0 to 1.
-        num_bins: a bin holds the probabilities above its lower end, up to its upper one.
+        references: true labels.
+        predictions: predicted labels; None for no prediction, which counts as wrong.
+        confidences: probability of each prediction, 0 to 1.
+        num_bins: number of bins, which exclude their lower and include their upper end. Defaults to
+            15.
 
     Raises:
-        ValueError: a confidence is no probability.
+        ValueError: a confidence is not in [0, 1].
     """
     check_lengths(references, predictions)
     check_lengths(references, confidences)
@@ -90,11 +91,11 @@ def calibration_error(
 def span_f1(
     references: Sequence[Collection[Hashable]], predictions: Sequence[Collection[Hashable]]
 ) -> Measure:
-    """F1 over all spans of all texts; a span is right if its two ends and its label are.
+    """F1 over the spans of all texts; a span is correct if its ends and its label are.
 
     Args:
-        references: of each text its spans, such as (begin, end, label); a repeated one counts once.
-        predictions: the same.
+        references: true spans of each text, such as (begin, end, label), without repetition.
+        predictions: predicted spans of each text.
     """
     return _spans(
         "span F1", references, predictions, lambda s: divide(2 * s[:, 0], s[:, 1] + s[:, 2])
@@ -104,32 +105,32 @@ def span_f1(
 def span_precision(
     references: Sequence[Collection[Hashable]], predictions: Sequence[Collection[Hashable]]
 ) -> Measure:
-    """The share of predicted spans that are right; 0 where none is predicted."""
+    """Precision: the fraction of predicted spans that are correct; 0 if none are predicted."""
     return _spans("span precision", references, predictions, lambda s: divide(s[:, 0], s[:, 1]))
 
 
 def span_recall(
     references: Sequence[Collection[Hashable]], predictions: Sequence[Collection[Hashable]]
 ) -> Measure:
-    """The share of true spans that are found; 0 where there is none."""
+    """Recall: the fraction of true spans that are predicted; 0 if there are none."""
     return _spans("span recall", references, predictions, lambda s: divide(s[:, 0], s[:, 2]))
 
 
 def confusion_matrix(
     references: Sequence[Hashable], predictions: Sequence[Hashable], labels: Sequence[Hashable]
 ) -> np.ndarray:
-    """How often each label was given for each true one.
+    """Confusion matrix: how often each label was predicted for each true label.
 
     Args:
-        references: the true labels, all of `labels`.
-        predictions: as many; one that is none of `labels` (None: no prediction) is left out.
-        labels: their order.
+        references: true labels, all in `labels`.
+        predictions: predicted labels; those not in `labels`, such as None, are left out.
+        labels: labels in the order of the matrix.
 
     Returns:
-        int64 `[L, L]`, rows the true labels, columns the predicted ones.
+        Counts, int64 `[L, L]`: rows are true labels, columns predicted ones.
 
     Raises:
-        ValueError: a true label is none of `labels`.
+        ValueError: a true label is not in `labels`.
     """
     check_lengths(references, predictions)
     unknown = sorted({str(r) for r in references if r not in set(labels)})
@@ -151,11 +152,11 @@ def _spans(name: str, references: Any, predictions: Any, combine: Any) -> Measur
 
 
 def _labels(*of: Sequence[Hashable]) -> list[Hashable]:
-    """In the order of their first occurrence."""
+    """The different labels in the order of their first occurrence."""
     return list(dict.fromkeys(label for labels in of for label in labels if label is not None))
 
 
 def _indices(given: Sequence[Hashable], labels: Sequence[Hashable]) -> np.ndarray:
-    """int64 `[N]`; -1 for what is none of the labels."""
+    """Indices in `labels`, int64 `[N]`; -1 for other values."""
     places = {label: i for i, label in enumerate(labels)}
     return np.asarray([places.get(label, -1) for label in given], np.int64)

@@ -1,4 +1,4 @@
-"""How well text is foretold, a document an example."""
+"""Metrics of how well a model predicts documents."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 from tfllm.evaluation.measures import Measure, check_lengths, of_sums
 
 _MOST_LOSS = 700.0
-"""exp of more is infinite"""
+"""larger losses are capped, since their exponential is infinite"""
 
 
 def perplexity(
     losses: Sequence[float] | np.ndarray, num_tokens: Sequence[int] | np.ndarray
 ) -> Measure:
-    """exp of the mean loss of a token; comparable between models with the same tokenizer.
+    """Perplexity: exp of the mean loss per token; comparable between models with one tokenizer.
 
     Args:
-        losses: of each document the sum of -log p over its tokens, natural logarithm.
-        num_tokens: of each document, how many tokens these are.
+        losses: sum of -log p over the tokens of each document, in nats.
+        num_tokens: number of tokens of each document.
     """
     check_lengths(losses, num_tokens)
     return of_sums(
         "perplexity",
         np.stack([np.asarray(losses, np.float64), np.asarray(num_tokens, np.float64)], 1),
         lambda sums: np.exp(np.minimum(sums[:, 0] / sums[:, 1], _MOST_LOSS)),
-        note="a token",
+        note="per token",
         higher_is_better=False,
     )
 
@@ -35,11 +35,11 @@ def perplexity(
 def bits_per_byte(
     losses: Sequence[float] | np.ndarray, num_bytes: Sequence[int] | np.ndarray
 ) -> Measure:
-    """The loss in bits over the bytes of the text; comparable between tokenizers.
+    """Bits per byte: the loss in bits per UTF-8 byte of text; comparable between tokenizers.
 
     Args:
-        losses: of each document the sum of -log p over its tokens, natural logarithm.
-        num_bytes: of each document, its length in UTF-8.
+        losses: sum of -log p over the tokens of each document, in nats.
+        num_bytes: UTF-8 bytes of each document.
     """
     check_lengths(losses, num_bytes)
     return of_sums(

@@ -1,4 +1,4 @@
-"""Measures as numbers, each with its interval."""
+"""Values of metrics with their confidence intervals."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from tfllm.evaluation.measures import Measure
 
 @dataclass(frozen=True)
 class Measured:
-    """What a measure of a set of predictions is."""
+    """The value of a metric with its confidence interval."""
 
     name: str
     value: float
     low: float
-    """the lower end of the 95 % interval (bootstrap over the examples)"""
+    """lower end of the 95 % interval (bootstrap over the examples)"""
     high: float
     num_examples: int
     note: str = ""
-    """what else the value depends on"""
+    """details that the value depends on, such as the tokenizer"""
     higher_is_better: bool = True
     standard_error: float | None = None
-    """of a mean, as lm-evaluation-harness gives it; None of other measures"""
+    """standard error of a mean, as in lm-evaluation-harness; None for other metrics"""
     warning: str = ""
-    """why the value may not be what it seems"""
+    """reason why the value may be misleading"""
 
     def format(self) -> str:
-        """The value with its interval."""
+        """The value and its interval as text."""
         if math.isnan(self.value):
             return "undefined"
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 def measured(measures: Iterable[Measure], *, resamples: int = 1000) -> list[Measured]:
-    """The value of each measure, with its 95 % interval.
+    """Compute the value of each metric with its 95 % interval.
 
     Args:
-        measures: at least one example each.
-        resamples: of the bootstrap.
+        measures: metrics with at least one example each.
+        resamples: number of bootstrap resamples. Defaults to 1000.
 
     Raises:
         ValueError: there is no example.

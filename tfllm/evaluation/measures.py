@@ -1,4 +1,4 @@
-"""A figure of merit over examples, which can be asked of any choice of them."""
+"""Metrics over examples, which can be computed on any resample of the examples."""
 
 from __future__ import annotations
 
@@ -12,63 +12,63 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Measure:
-    """What a set of predictions is worth, as a function of which examples count.
+    """A metric of a set of predictions, as a function of the examples that count.
 
-    `of` takes example numbers, repeated ones included, which is what the bootstrap resamples. Most
-    measures depend on their examples by sums alone (a mean, counts of n-grams, hits and misses of
-    each label); those are made by `of_sums`, and resampled by a product of matrices.
+    `of` takes indices of examples, which may repeat, as the bootstrap needs. Most metrics depend
+    only on sums over their examples (a mean, counts of n-grams, hits and misses of each label);
+    `of_sums` creates those, which are resampled by a matrix product.
     """
 
     name: str
     num_examples: int
     of: Callable[[np.ndarray], float]
-    """the value over the examples of int indices `[N]`"""
+    """the value over the examples with the given indices, int `[N]`"""
     note: str = ""
-    """what else the value depends on: a signature, the bins, the rule for ties"""
+    """details that the value depends on: a signature, the bins, the treatment of ties"""
     higher_is_better: bool = True
     statistics: np.ndarray | None = dataclasses.field(default=None, repr=False)
-    """float `[num_examples, K]`, where the value is a function of their sums"""
+    """float `[num_examples, K]`, if the value is a function of their sums over examples"""
     combine: Callable[[np.ndarray], np.ndarray] | None = dataclasses.field(default=None, repr=False)
-    """float `[R, K]`, sums over examples, to values `[R]`"""
+    """function from sums over examples, float `[R, K]`, to values `[R]`"""
     warning: str = ""
-    """why the value may not be what it seems, such as references in which a tokenizer finds none"""
+    """reason why the value may be misleading, such as references without any token"""
     values: np.ndarray | None = dataclasses.field(default=None, repr=False)
-    """float `[num_examples]`, whose mean the value is; None of what is no mean"""
+    """float `[num_examples]`, if the value is their mean; otherwise None"""
 
     @property
     def standard_error(self) -> float | None:
-        """Of a mean over two examples and more: their standard deviation (n - 1) over sqrt(n)."""
+        """Standard error of a mean of at least two examples, otherwise None."""
         if self.values is None or self.num_examples < 2:
             return None
         return float(self.values.std(ddof=1) / math.sqrt(self.num_examples))
 
     @property
     def value(self) -> float:
-        """Over all examples.
+        """The value over all examples.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is no example.
         """
         self.check()
         return float(self.of(np.arange(self.num_examples)))
 
     def check(self) -> None:
-        """Raise ValueError where there is no example."""
+        """Raise a ValueError if there is no example."""
         if self.num_examples < 1:
             raise ValueError(f"{self.name} must be measured on at least one example; received 0")
 
     def minus(self, other: Measure) -> Measure:
-        """How much better than another, on the same examples.
+        """The difference from another metric on the same examples.
 
-        Resampling it takes the same examples for both, which is a paired comparison: its interval
-        is narrower than the two that stand alone.
+        Both are resampled together, which is a paired comparison: its interval is narrower than
+        separate intervals suggest.
 
         Raises:
             ValueError: the numbers of examples differ.
         """
         if self.num_examples != other.num_examples:
             raise ValueError(
-                f"two measures must be of the same examples to be compared; {self.name} has "
+                f"two metrics must have the same examples to be compared; {self.name} has "
                 f"{self.num_examples}, {other.name} {other.num_examples}"
             )
         return Measure(
@@ -87,17 +87,18 @@ def of_sums(
     note: str = "",
     higher_is_better: bool = True,
 ) -> Measure:
-    """A measure that is a function of sums over examples.
+    """Create a metric that is a function of sums over examples.
 
     Args:
-        name: of the measure.
-        statistics: `[N, K]` of each example.
-        combine: `[R, K]` sums to `[R]` values; a division by 0 gives NaN: there it is undefined.
-        note: as `Measure.note`.
-        higher_is_better: as `Measure.higher_is_better`.
+        name: name of the metric.
+        statistics: statistics of each example, `[N, K]`.
+        combine: function from sums, `[R, K]`, to values, `[R]`; NaN, as from a division by 0, means
+            undefined.
+        note: as in `Measure.note`.
+        higher_is_better: as in `Measure.higher_is_better`.
     """
     rows = np.asarray(statistics, np.float64)
-    rows = rows if rows.ndim == 2 else rows.reshape(0, 1)  # of no example
+    rows = rows if rows.ndim == 2 else rows.reshape(0, 1)  # there is no example
 
     def values(sums: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -115,12 +116,12 @@ def of_sums(
 
 
 def mean(name: str, values: Iterable[float], *, note: str = "") -> Measure:
-    """The mean of a value that each example has.
+    """Create a metric that is the mean of a value per example.
 
     Args:
-        name: of the measure.
-        values: N of them.
-        note: as `Measure.note`.
+        name: name of the metric.
+        values: value of each example.
+        note: as in `Measure.note`.
     """
     given = np.asarray(list(values), np.float64)
     measure = of_sums(
@@ -130,7 +131,7 @@ def mean(name: str, values: Iterable[float], *, note: str = "") -> Measure:
 
 
 def check_lengths(references: Sized, predictions: Sized) -> None:
-    """Raise ValueError where there is not one prediction for each reference."""
+    """Raise a ValueError unless there is one prediction for each reference."""
     if len(references) != len(predictions):
         raise ValueError(
             f"there must be one prediction for each reference ({len(references)}); "

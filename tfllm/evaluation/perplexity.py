@@ -19,24 +19,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Perplexity(Evaluation):
-    """How well a language model predicts text."""
+    """Loss and perplexity of a language model on text.
+
+    Examples:
+        >>> result = Perplexity("language_modeling", "train", 100, 1.5, 4.4817, 0.7, float("nan"))
+        >>> result.rows()["perplexity"]
+        '4.48'
+    """
 
     split: str
-    """which documents"""
+    """split of the data"""
     num_tokens: int
-    """tokens that were predicted"""
+    """number of predicted tokens"""
     loss: float
-    """mean of -log p(token | tokens before it in its row), natural logarithm"""
+    """mean of -log p(token | tokens before it in its row), in nats"""
     perplexity: float
     """exp of the loss"""
     bits_per_byte: float
-    """the loss in bits over the bytes of a token: comparable between tokenizers"""
+    """loss in bits per UTF-8 byte of text: comparable between tokenizers"""
     unigram_perplexity: float
-    """on the validation split, of a model that knows only how frequent each token is in the
-    training text; NaN without such a split"""
+    """perplexity on the validation split of the token frequencies in the training text; NaN without
+    a validation split"""
 
     def rows(self) -> dict[str, str]:
-        """Loss and perplexity, and those of a baseline where there is one."""
+        """Loss and perplexity, and the perplexity of a baseline if there is one."""
         rows = {
             f"tokens of the {self.split} text": f"{self.num_tokens:,}",
             "loss": f"{self.loss:.4f}",
@@ -59,29 +65,34 @@ def perplexity(
     separate_documents: bool = True,
     tokenizer: Tokenizer | None = None,
 ) -> Perplexity:
-    """Measure a causal language model on a split of prepared data, once over.
+    """Measure the perplexity of a causal language model on a split of prepared data.
 
     Args:
         model: the model.
-        data: what `tfllm.prepare` wrote, with the model's own tokenizer.
-        split: which documents.
-        sequence_length: tokens in a row: how much context the model is given at most, best what it
-            was trained with. Default: the model's context, at most 1,024.
-        batch_size: rows at once.
-        num_batches: stop after so many; 0: all.
-        separate_documents: no token sees another document; false: plain concatenation.
-        tokenizer: the model's, to be held against that of the data.
+        data: data that `tfllm.prepare` wrote, with the model's tokenizer.
+        split: "validation" or "train". Defaults to "validation".
+        sequence_length: tokens in a row, which is the maximum context of a token; best is the
+            length that the model was trained with. Defaults to the model's context length, but at
+            most 1,024.
+        batch_size: rows per batch. Defaults to 8.
+        num_batches: maximum number of batches; 0: all. Defaults to 0.
+        separate_documents: whether tokens attend only to tokens of the same document. Defaults to
+            True.
+        tokenizer: the model's tokenizer, to be compared with that of the data.
+
+    Returns:
+        The loss and the perplexity.
 
     Raises:
-        ValueError: the data has other token ids than the model, the split has no rows, or
+        ValueError: the data have other token ids than the model, the split has no rows, or
             `sequence_length` is longer than the model's context.
     """
     if not isinstance(data, PreparedData):
         data = PreparedData.open(data)
     if data.records == "preference":
         raise ValueError(
-            f"perplexity is of text or examples; {data.folder} holds preferences, on which a run "
-            "measures its loss, accuracy and margin while it trains"
+            f"perplexity is for text or examples; {data.folder} contains preferences, for which a "
+            "run measures loss, accuracy and margin during training"
         )
     _check_tokenizer(model, data, split, tokenizer)
     context = model.config.max_sequence_length
@@ -101,7 +112,7 @@ def perplexity(
         separate_documents=separate_documents,
     )
 
-    # Not `model.evaluate`: it needs `compile`, and measures the loss that was given to it.
+    # Not `model.evaluate`, which needs `compile`, and measures the loss that was given to it.
     @tf.function
     def sums(x: Any, y: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return model.loss_sums(x, y, weights, training=False)
@@ -112,7 +123,8 @@ def perplexity(
         total, num_tokens = total + float(loss_sum), num_tokens + float(weight_sum)
     if num_tokens == 0:
         raise ValueError(
-            f"the {split} text of {data.folder} has no token with one before it; prepare more text"
+            f"the {split} text of {data.folder} has no token that follows another one; prepare "
+            "more text"
         )
     loss = total / num_tokens
     return Perplexity(
@@ -144,4 +156,4 @@ def _check_tokenizer(
     if tokenizer.end_token_id != data.end_token_id or tokenizer.encode(
         text, parse_special=False
     ) != data.tokenizer.encode(text, parse_special=False):
-        raise ValueError(f"{rule}; that of {data.folder} gives the same text other token ids")
+        raise ValueError(f"{rule}; that of {data.folder} gives other token ids for the same text")

@@ -1,4 +1,4 @@
-"""Measures of vectors of texts: is the right one found, do likenesses agree with people."""
+"""Metrics of text embeddings: retrieval, and correlation of similarities with human judgements."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from tfllm.evaluation.measures import Measure, check_lengths, mean
 
 _MOST_SCORES = 1 << 22
-"""of queries with documents that are held at once; with their order 50 MB"""
+"""maximum number of query-document scores held at once; with their order they take 50 MB"""
 
 
 def ranked(scores: np.ndarray, most: int | None = None) -> np.ndarray:
-    """The documents of each query, the best first; among equals the earlier one.
+    """Rank the documents of each query, best first; ties keep the order of the documents.
 
     Args:
-        scores: float `[Q, D]`, larger for a better fit.
-        most: keep so many; default: all.
+        scores: scores of documents, larger is better, float `[Q, D]`.
+        most: number of documents to keep. Defaults to all.
 
     Returns:
-        int `[Q, most]`, numbers of documents.
+        Indices of documents, int `[Q, most]`.
     """
     return np.argsort(-np.asarray(scores), axis=1, kind="stable")[:, :most]
 
@@ -28,13 +28,13 @@ def ranked(scores: np.ndarray, most: int | None = None) -> np.ndarray:
 def recall_at(
     k: int, relevant: Sequence[Collection[int]], rankings: Sequence[Sequence[int]] | np.ndarray
 ) -> Measure:
-    """The share of a query's relevant documents that are among its k best; the mean over queries.
+    """Recall@k: fraction of the relevant documents among the k best, averaged over queries.
 
     Args:
-        k: at least 1.
-        relevant: of each query, the numbers of the documents that it should find, at least one.
-        rankings: of each query, numbers of documents, the best first (`ranked`): k of them or more,
-            or all there are.
+        k: number of best documents, at least 1.
+        relevant: indices of the relevant documents of each query, at least one.
+        rankings: indices of documents for each query, best first (`ranked`): at least k of them, or
+            all documents.
 
     Raises:
         ValueError: a query has no relevant document, or k is below 1.
@@ -45,12 +45,11 @@ def recall_at(
 def mean_reciprocal_rank(
     relevant: Sequence[Collection[int]], rankings: Sequence[Sequence[int]] | np.ndarray
 ) -> Measure:
-    """One over the rank of the first relevant document, 0 where none is found; the mean over
-    queries.
+    """Mean reciprocal rank (MRR) of the first relevant document, 0 where none is found.
 
     Args:
-        relevant: of each query, the numbers of the documents that it should find, at least one.
-        rankings: of each query, numbers of documents, the best first (`ranked`).
+        relevant: indices of the relevant documents of each query, at least one.
+        rankings: indices of documents for each query, best first (`ranked`).
 
     Raises:
         ValueError: a query has no relevant document.
@@ -61,18 +60,19 @@ def mean_reciprocal_rank(
 def ranks_among(
     queries: np.ndarray, documents: np.ndarray, relevant: Sequence[Collection[int]]
 ) -> list[np.ndarray]:
-    """Where each query finds its relevant documents, by the product of their vectors.
+    """Ranks of the relevant documents of each query, by the dot product of their vectors.
 
-    Scores are held of some queries at a time, so that the memory grows with the documents alone.
+    The scores of only some queries are held at a time, so that memory only grows with the number of
+    documents.
 
     Args:
-        queries: float `[Q, E]`.
-        documents: float `[D, E]`.
-        relevant: of each query, the numbers of the documents that it should find.
+        queries: vectors of queries, float `[Q, E]`.
+        documents: vectors of documents, float `[D, E]`.
+        relevant: indices of the relevant documents of each query.
 
     Returns:
-        of each query float64 `[R]`, ascending: the ranks of its documents from 1; among equals the
-        earlier one comes first.
+        For each query the ranks of its relevant documents from 1, ascending, float64 `[R]`; ties
+        keep the order of the documents.
     """
     check_lengths(relevant, queries)
     at_once = max(1, _MOST_SCORES // max(len(documents), 1))
@@ -85,11 +85,11 @@ def ranks_among(
 
 
 def recall_from_ranks(k: int, ranks: Sequence[np.ndarray]) -> Measure:
-    """`recall_at` of the ranks of each query's relevant documents, from 1.
+    """`recall_at` from the ranks of the relevant documents.
 
     Args:
-        k: at least 1.
-        ranks: of each query one for each document that it should find, infinity if it does not.
+        k: number of best documents, at least 1.
+        ranks: ranks of the relevant documents of each query, from 1; infinity if not found.
 
     Raises:
         ValueError: a query has no relevant document, or k is below 1.
@@ -101,10 +101,10 @@ def recall_from_ranks(k: int, ranks: Sequence[np.ndarray]) -> Measure:
 
 
 def reciprocal_rank_from_ranks(ranks: Sequence[np.ndarray]) -> Measure:
-    """`mean_reciprocal_rank` of the ranks of each query's relevant documents, from 1.
+    """`mean_reciprocal_rank` from the ranks of the relevant documents.
 
     Args:
-        ranks: of each query one for each document that it should find, infinity if it does not.
+        ranks: ranks of the relevant documents of each query, from 1; infinity if not found.
 
     Raises:
         ValueError: a query has no relevant document.
@@ -114,13 +114,13 @@ def reciprocal_rank_from_ranks(ranks: Sequence[np.ndarray]) -> Measure:
 
 
 def spearman(references: Sequence[float], predictions: Sequence[float]) -> Measure:
-    """The correlation of ranks, -1 to 1; equal values share the mean of their ranks.
+    """Spearman's rank correlation, -1 to 1; equal values have the mean of their ranks.
 
-    0 where all references or all predictions are equal: then there is no order to agree with.
+    It is 0 if all references or all predictions are equal.
 
     Args:
-        references: a likeness of each pair, such as people's mean.
-        predictions: as many.
+        references: similarity of each pair, such as the mean of human judgements.
+        predictions: predicted similarity of each pair.
     """
     check_lengths(references, predictions)
     true, given = np.asarray(references, np.float64), np.asarray(predictions, np.float64)
@@ -135,7 +135,7 @@ def spearman(references: Sequence[float], predictions: Sequence[float]) -> Measu
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """From 1, the mean of their places for equal values, float `[N]`."""
+    """Ranks from 1, float `[N]`; equal values have the mean of their ranks."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[place]
@@ -144,7 +144,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def _ranks_in(
     relevant: Sequence[Collection[int]], rankings: Sequence[Sequence[int]] | np.ndarray
 ) -> list[np.ndarray]:
-    """Of each query the ranks of its relevant documents, infinity where they are not found."""
+    """Ranks of the relevant documents of each query; infinity where they are not found."""
     check_lengths(relevant, list(rankings))
     ranks = []
     for right, found in zip(relevant, rankings, strict=True):

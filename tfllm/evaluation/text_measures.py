@@ -1,4 +1,4 @@
-"""Measures of generated text against a reference: translations, summaries, answers, lines."""
+"""Metrics of generated text compared with references: translations, summaries, answers, lines."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from tfllm.evaluation.word_segmentation import (
 )
 
 References = Sequence[str] | Sequence[Sequence[str]]
-"""of each example its reference, or several of which any is right"""
+"""reference of each example, or several references, each of which is correct"""
 
 
 def bleu(references: References, predictions: Sequence[str], *, tokenize: str = "auto") -> Measure:
-    """BLEU of the whole corpus (Papineni et al., 2002), 0 to 100, as sacrebleu computes it.
+    """Corpus BLEU (Papineni et al., 2002), 0 to 100, as sacrebleu computes it.
 
     Its note is sacrebleu's signature, which names the tokenizer.
 
     Args:
-        references: one or several of each example, as many for each.
-        predictions: one of each example.
-        tokenize: sacrebleu's tokenizer: "13a", "intl", "zh", "char", "flores200", ...; "auto":
-            what suits the references' script (`word_segmentation.bleu_tokenizer`).
+        references: one or several references per example, equally many for all.
+        predictions: one prediction per example.
+        tokenize: tokenizer of sacrebleu: "13a", "intl", "zh", "char", "flores200", ...; "auto"
+            chooses by the script of the references (`word_segmentation.bleu_tokenizer`). Defaults
+            to "auto".
 
     Raises:
-        ImportError: sacrebleu is not installed, or what the tokenizer needs.
+        ImportError: sacrebleu, or a package that the tokenizer needs, is not installed.
         ValueError: sacrebleu has no such tokenizer.
     """
     columns = _columns("BLEU", references, predictions)
@@ -50,7 +51,7 @@ def bleu(references: References, predictions: Sequence[str], *, tokenize: str = 
     metric = metrics.BLEU(tokenize=tokenize)
     if not columns:
         return Measure("BLEU", 0, lambda indices: 0.0)
-    # The counts of each sentence, as of a corpus of one; what they sum up to is the corpus's.
+    # The counts of each sentence, as a corpus of its own; their sums are those of the corpus.
     rows = []
     for prediction, *given in zip(predictions, *columns, strict=True):
         found = metric.corpus_score([prediction], [[reference] for reference in given])
@@ -81,11 +82,16 @@ def bleu(references: References, predictions: Sequence[str], *, tokenize: str = 
 
 
 def _bleu_warning(lengths: Sequence[int], tokenize: str) -> str:
-    """What the tokens of the longest reference of each example make of BLEU."""
+    """A warning if the references have too few tokens for BLEU.
+
+    Args:
+        lengths: number of tokens in the longest reference of each example.
+        tokenize: name of the tokenizer.
+    """
     if max(lengths) < 4:
         return (
             f"BLEU is 0 whatever the predictions are: with the tokenizer {tokenize} no reference "
-            f"has 4 tokens, and BLEU counts sequences of 1 to 4; compare by chrF, or choose another"
+            "has 4 tokens, but BLEU counts sequences of 1 to 4; use chrF or another tokenizer"
         )
     return _no_tokens("BLEU", sum(not length for length in lengths), len(lengths), tokenize)
 
@@ -95,17 +101,17 @@ def _no_tokens(name: str, number: int, total: int, tokenizer: str) -> str:
         return ""
     return (
         f"{name}: {number:,} of {total:,} references have no token (with the tokenizer "
-        f"{tokenizer}): no prediction is right there"
+        f"{tokenizer}), so that no prediction can match them"
     )
 
 
 def chrf(references: References, predictions: Sequence[str], *, word_order: int = 0) -> Measure:
-    """chrF of the whole corpus (Popović, 2015), 0 to 100, as sacrebleu computes it.
+    """Corpus chrF (Popović, 2015), 0 to 100, as sacrebleu computes it.
 
     Args:
-        references: one or several of each example, as many for each.
-        predictions: one of each example.
-        word_order: 2 for chrF++.
+        references: one or several references per example, equally many for all.
+        predictions: one prediction per example.
+        word_order: maximum length of word n-grams; 2 for chrF++. Defaults to 0.
 
     Raises:
         ImportError: sacrebleu is not installed.
@@ -122,12 +128,12 @@ def chrf(references: References, predictions: Sequence[str], *, word_order: int 
         given = _ngrams(prediction, metric.char_order, word_order)
         matches = [_matches(_ngrams(r, metric.char_order, word_order), given) for r in several]
         scores = _mean_f(np.asarray(matches, np.float64), metric.beta)
-        rows.append(matches[int(scores.argmax())])  # of several references the best
+        rows.append(matches[int(scores.argmax())])  # the best of several references
     measure = of_sums(
         name,
         rows,
         lambda sums: _mean_f(sums, metric.beta),
-        # Which needs a corpus that was scored, to know how many references there are.
+        # The signature needs a scored corpus, for the number of references.
         note=metric.get_signature().format(),
     )
     return dataclasses.replace(
@@ -136,7 +142,7 @@ def chrf(references: References, predictions: Sequence[str], *, word_order: int 
 
 
 def _ngrams(text: str, char_order: int, word_order: int) -> list[collections.Counter[Any]]:
-    """How often each sequence of 1, 2, ... characters (spaces left out) and words is there."""
+    """Counts of the n-grams of characters (without spaces) and of words, for n = 1, 2, ..."""
     letters = "".join(text.split())
     words = [part for word in text.split() for part in _without_a_mark(word)]
     return [
@@ -150,7 +156,7 @@ def _sequences(of: Any, size: int) -> list[Any]:
 
 
 def _without_a_mark(word: str) -> list[str]:
-    """A word and the punctuation behind it, or else before it: one character at most."""
+    """Split off one punctuation character after a word, or otherwise before it."""
     if len(word) > 1 and word[-1] in string.punctuation:
         return [word[:-1], word[-1]]
     if len(word) > 1 and word[0] in string.punctuation:
@@ -159,21 +165,21 @@ def _without_a_mark(word: str) -> list[str]:
 
 
 def _matches(reference: Sequence[Any], prediction: Sequence[Any]) -> list[int]:
-    """Of each order, how many sequences the prediction has, the reference has, and both have."""
+    """Numbers of n-grams of the prediction, of the reference, and common ones, for each order."""
     return [
         count
         for true, given in zip(reference, prediction, strict=True)
-        # An order that the reference is too short for does not count.
+        # An order for which the reference is too short does not count.
         for count in (given.total() if true else 0, true.total(), (true & given).total())
     ]
 
 
 def _mean_f(sums: np.ndarray, beta: float) -> np.ndarray:
-    """F of the means of precision and recall over the orders that both texts have, 0 to 100.
+    """F-score of the mean precision and recall over the orders that both texts have, 0 to 100.
 
     Args:
-        sums: `[R, 3 * orders]`, as `_matches` counts.
-        beta: how many times as much recall counts as precision.
+        sums: counts of `_matches`, `[R, 3 * orders]`.
+        beta: weight of recall relative to precision.
     """
     given, true, both = np.moveaxis(sums.reshape(len(sums), -1, 3), 2, 0)
     counted = (given > 0) & (true > 0)
@@ -194,17 +200,18 @@ def rouge(
 ) -> list[Measure]:
     """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004), 0 to 100, as rouge-score computes it.
 
-    The notes say which tokenizer it was.
+    The notes name the tokenizer.
 
     Args:
-        references: one of each example.
-        predictions: as many.
-        kinds: names of rouge-score.
-        use_stemmer: Porter's, of the English tokenizer.
-        tokenizer: "english": rouge-score's own, runs of a-z and 0-9 in lower case, which leaves
-            nothing of Russian, Hindi or Chinese; "unicode": `word_segmentation.unicode_words`;
-            "auto": english where nearly all letters of the references are ASCII, else unicode; or a
-            function from text to tokens.
+        references: one reference per example.
+        predictions: one prediction per example.
+        kinds: variants of ROUGE, by their names in rouge-score.
+        use_stemmer: whether the English tokenizer uses the Porter stemmer. Defaults to True.
+        tokenizer: "english": that of rouge-score, which keeps only runs of a-z and 0-9 in lower
+            case, and therefore nothing of Russian, Hindi or Chinese; "unicode":
+            `word_segmentation.unicode_words`; "auto": english if nearly all letters of the
+            references are ASCII, otherwise unicode; or a function from text to tokens. Defaults to
+            "auto".
 
     Raises:
         ImportError: rouge-score is not installed.
@@ -247,22 +254,23 @@ def rouge(
 
 
 ROUGE_TOKENIZERS = ("auto", "english", "unicode")
-"""of `rouge`, by name"""
+"""names of the tokenizers of `rouge`"""
 
 
 class _Tokens:
-    """A tokenizer as rouge-score calls one."""
+    """Wraps a function as a tokenizer of rouge-score."""
 
     def __init__(self, function: Any) -> None:
         self.tokenize = function
 
 
 def exact_match(references: References, predictions: Sequence[str | None]) -> Measure:
-    """The share of answers that are a reference, after SQuAD's normalisation, 0 to 100.
+    """Percentage of answers that equal a reference, after SQuAD's normalization.
 
     Args:
-        references: of each example one answer or several; an empty one means: no answer.
-        predictions: as many; None where the question was refused, which is wrong.
+        references: one or several answers per example; an empty one means "no answer".
+        predictions: one answer per example; None for a question that was refused, which counts as
+            wrong.
     """
     check_lengths(references, predictions)
     return mean("exact match", [
@@ -272,13 +280,14 @@ def exact_match(references: References, predictions: Sequence[str | None]) -> Me
 
 
 def token_f1(references: References, predictions: Sequence[str | None]) -> Measure:
-    """Mean over examples of the F1 between the words of answer and best reference, 0 to 100.
+    """Mean F1 between the words of the answer and the best reference, 0 to 100.
 
-    As SQuAD 2.0 has it: where either is empty after normalisation, 1 if both are, else 0.
+    As in SQuAD 2.0, if one is empty after normalization, F1 is 1 if both are, otherwise 0.
 
     Args:
-        references: of each example one answer or several; an empty one means: no answer.
-        predictions: as many; None where the question was refused, which is wrong.
+        references: one or several answers per example; an empty one means "no answer".
+        predictions: one answer per example; None for a question that was refused, which counts as
+            wrong.
     """
     check_lengths(references, predictions)
     return mean("F1", [
@@ -288,13 +297,13 @@ def token_f1(references: References, predictions: Sequence[str | None]) -> Measu
 
 
 def next_line_match(references: Sequence[str], predictions: Sequence[str]) -> Measure:
-    """The share of completions whose first line is the reference's, 0 to 100.
+    """Percentage of completions whose first line equals that of the reference.
 
-    White space at the end of a line does not count; at its begin it does, as in Python.
+    White space at the end of a line is ignored, but not at its beginning, as in Python.
 
     Args:
-        references: what follows; of it the first line.
-        predictions: as many; of each the first line.
+        references: true continuation of each example, of which the first line counts.
+        predictions: completion of each example, of which the first line counts.
     """
     check_lengths(references, predictions)
     return mean("exact match of the next line", [
@@ -304,16 +313,16 @@ def next_line_match(references: Sequence[str], predictions: Sequence[str]) -> Me
 
 
 def first_line(text: str) -> str:
-    """Up to the end of the line, without white space there."""
+    """The first line of a text, without white space at its end."""
     return text.split("\n", 1)[0].rstrip()
 
 
 def normalized(answer: str) -> str:
-    """Lower case, without punctuation and English articles, words parted by one space.
+    """Normalize an answer: lower case, no punctuation, no English articles, single spaces.
 
-    The normalisation of SQuAD's evaluation (Rajpurkar et al., 2016), which knows ASCII punctuation;
-    of an answer with other letters than ASCII's all punctuation is left out (as by Lewis et al.,
-    MLQA, 2020). An answer of nothing but these, such as "+" or "A", stays.
+    This is the normalization of SQuAD's evaluation (Rajpurkar et al., 2016), which removes ASCII
+    punctuation; for an answer with non-ASCII letters, all punctuation is removed (as by Lewis et
+    al., MLQA, 2020). An answer from which nothing would be left, such as "+" or "A", is kept.
     """
     lower = answer.lower()
     plain = "".join(c for c in lower if c not in string.punctuation)
@@ -327,7 +336,7 @@ _OTHER_LETTERS = regex.compile(r"(?V1)[\p{L}--[A-Za-z]]")
 
 
 def _answer_words(answer: str) -> list[str]:
-    """What white space parts; letters of scripts without it one by one."""
+    """The words of an answer; for scripts without spaces, its single letters."""
     return [part for word in normalized(answer).split() for part in split_unspaced(word)]
 
 
@@ -348,16 +357,16 @@ def _several(given: str | Sequence[str]) -> Sequence[str]:
 
 
 def _columns(name: str, references: References, predictions: Sequence[str]) -> list[list[str]]:
-    """The first references of all examples, the second ones, ...; none where there is no example.
+    """The first references of all examples, the second ones, ...; empty without examples.
 
     Raises:
-        ValueError: the examples have differently many.
+        ValueError: the examples have different numbers of references.
     """
     check_lengths(references, predictions)
     several = [list(_several(given)) for given in references]
     if len({len(given) for given in several}) > 1:
         raise ValueError(
-            f"{name} needs as many references for each example; received "
+            f"{name} needs the same number of references for each example; received "
             f"{sorted({len(given) for given in several})}"
         )
     return [list(column) for column in zip(*several, strict=True)]
@@ -373,6 +382,6 @@ def _sacrebleu() -> Any:
 
 def _missing(what: str, package: str, error: ImportError) -> ImportError:
     return ImportError(
-        f"{what}: {package} is needed and cannot be imported ({error}); install the extra: "
+        f"{what}: {package} is needed, but cannot be imported ({error}); install the extra: "
         "pip install 'tfllm[evaluate]'"
     )

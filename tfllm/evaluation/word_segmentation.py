@@ -1,4 +1,4 @@
-"""Words of texts in any script, and which tokenizer suits a metric's references."""
+"""Split texts in any script into words, and choose a metric's tokenizer by the script."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ _PIECES = regex.compile(rf"(?V1)[{_UNSPACED}&&\p{{L}}]\p{{M}}*|[^{_UNSPACED}]+|[
 _KINDS = {
     "kana": regex.compile(r"[\p{Script=Hiragana}\p{Script=Katakana}]"),
     "han": regex.compile(r"\p{Script=Han}"),
-    "unspaced": regex.compile(rf"[{_UNSPACED}]"),  # of these the others
-    # Whose punctuation the rules of 13a know.
+    "unspaced": regex.compile(rf"[{_UNSPACED}]"),  # other scripts without spaces
+    # Scripts whose punctuation the rules of 13a handle.
     "european": regex.compile(
         r"[\p{Latin}\p{Cyrillic}\p{Greek}\p{Armenian}\p{Georgian}\p{Hangul}]"
     ),
     "other": regex.compile(r"\p{L}"),
 }
-"""of a word, by its first letter; the first that matches"""
+"""kinds of words by their first letter; the first that matches counts"""
 _LETTER = regex.compile(r"\p{L}")
 _ASCII = regex.compile(r"[A-Za-z]")
 _MOST_OTHERS = 0.01
-"""of the letters of English text are not ASCII (café, naïve)"""
+"""maximum fraction of letters in English text that are not ASCII (café, naïve)"""
 
 
 def unicode_words(text: str) -> list[str]:
-    """Runs of letters, marks and digits in lower case.
+    """Split a text into runs of letters, marks and digits, in lower case.
 
-    A letter of a script without spaces between words, such as Chinese, Japanese or Thai, is a word
-    by itself, with its marks.
+    In scripts without spaces between words, such as Chinese, Japanese or Thai, each letter with its
+    marks is a word.
     """
     return _WORDS.findall(text.lower())
 
 
 def split_unspaced(word: str) -> list[str]:
-    """A word's letters of scripts without spaces one by one, and what lies between them."""
+    """Split a word into single letters of scripts without spaces, and the text between them."""
     return _PIECES.findall(word)
 
 
 def bleu_tokenizer(references: Iterable[str]) -> str:
-    """sacrebleu's tokenizer that suits the script of most words.
+    """The tokenizer of sacrebleu for the most frequent script of the references.
 
     "zh" for Chinese; "char" for Japanese, Thai and others without spaces between words; "13a", the
-    usual one, for Latin, Cyrillic, Greek and Korean letters; "intl", which parts the punctuation of
-    every script, for others, such as Hindi and Arabic.
+    usual one, for Latin, Cyrillic, Greek and Korean letters; "intl", which separates the
+    punctuation of every script, for others, such as Hindi and Arabic.
     """
     counts = dict.fromkeys(_KINDS, 0)
     for text in references:
@@ -60,7 +60,7 @@ def bleu_tokenizer(references: Iterable[str]) -> str:
             if kind is not None:
                 counts[kind] += 1
     kind = max(counts, key=lambda k: counts[k])
-    if not counts[kind]:  # numbers and punctuation alone
+    if not counts[kind]:  # only numbers and punctuation
         return "13a"
     if kind in ("kana", "han"):
         return "char" if 10 * counts["kana"] > counts["han"] else "zh"
@@ -68,7 +68,7 @@ def bleu_tokenizer(references: Iterable[str]) -> str:
 
 
 def is_english(references: Iterable[str]) -> bool:
-    """Whether nearly all letters are ASCII, and no text that has letters has none of these."""
+    """Whether nearly all letters are ASCII, and each text with letters has ASCII letters."""
     letters = of_ascii = 0
     for text in references:
         own, own_ascii = len(_LETTER.findall(text)), len(_ASCII.findall(text))

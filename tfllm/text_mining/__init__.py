@@ -1,1 +1,1 @@
-"""Text mining: from documents to a knowledge graph. Nothing is trained."""
+"""Text mining: build a knowledge graph from documents, without training."""

@@ -1,4 +1,4 @@
-"""A knowledge graph: who and what a text tells of, how they belong together, and where it says."""
+"""A knowledge graph: the entities in texts, their relations, and the sentences as evidence."""
 
 from __future__ import annotations
 
@@ -19,72 +19,75 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEAR = "near"
-"""the name of a relation that only says that two names stand in one sentence often"""
+"""name of the relation between two names that frequently occur in the same sentence"""
 
 _MOST_STATED = 4
-"""relations drawn that are stated of one name: more cannot be read"""
+"""maximum number of stated relations of one name that are drawn, for readability"""
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """Where something is said."""
+    """A sentence of a document."""
 
     document: int
-    """which, from 0"""
+    """index of the document, from 0"""
     begin: int
-    """its first character in the document"""
+    """position of its first character in the document"""
     text: str
 
 
 @dataclass(frozen=True)
 class Entity:
-    """Somebody or something with a name."""
+    """A named person or thing, or a class."""
 
     name: str
     """its usual form"""
     kind: str
-    """the tagger's label; or "name", or "class" for what only patterns name ("countries")"""
+    """the tagger's label; or "name", or "class" for what only patterns mention ("countries")"""
     count: int
-    """mentions"""
+    """number of mentions"""
     variants: tuple[str, ...] = ()
-    """other forms that were taken for the same, the most frequent first"""
+    """other forms of the same name, most frequent first"""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """Two entities that belong together, and why that is believed."""
+    """A relation between two entities, with its evidence."""
 
     source: str
     name: str
-    """`NEAR`, "is a", or the verb as it stands"""
+    """`NEAR`, "is a", or the verb as written"""
     target: str
     count: int
-    """sentences that support it"""
+    """number of sentences that support it"""
     evidence: tuple[Sentence, ...]
-    """some of them"""
+    """some of these sentences"""
     log_likelihood: float | None = None
-    """of `NEAR`: Dunning's ratio (1993); 10.83 comes by chance once in a thousand pairs"""
+    """for `NEAR`: Dunning's ratio (1993); 10.83 occurs by chance in one of a thousand pairs"""
     mutual_information: float | None = None
-    """of `NEAR`: pointwise, in bits"""
+    """for `NEAR`: pointwise mutual information in bits"""
 
 
 @dataclass(frozen=True)
 class KnowledgeGraph:
-    """Entities, the most frequent first, and relations between their names, the surest first."""
+    """Entities, most frequent first, and relations between their names, best supported first."""
 
     entities: tuple[Entity, ...] = ()
     relations: tuple[Relation, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, as JSON holds it."""
+        """The whole graph as a dictionary that JSON can hold."""
         return dataclasses.asdict(self)
 
     def save(self, path: str | Path) -> Path:
-        """Write it: as GraphML where the name ends in .graphml, as JSON where in .json.
+        """Write the graph: as GraphML if the name ends in .graphml, as JSON if it ends in .json.
+
+        Returns:
+            Path of the file.
 
         Raises:
-            ValueError: the name ends in something else.
+            ValueError: the name has another ending.
         """
         path = Path(path)
         check_graph_file(path)
@@ -96,9 +99,12 @@ class KnowledgeGraph:
         return path
 
     def to_graphml(self) -> str:
-        """The graph in GraphML, as Gephi, yEd, Cytoscape and networkx read it: directed, and with
-        several edges between two nodes where there are several relations. The sentences stand in
-        `evidence`, a line each. What XML cannot hold (control characters) is left out."""
+        """The graph in GraphML, which Gephi, yEd, Cytoscape and networkx can read.
+
+        It is directed, with an edge for each of several relations between two nodes. `evidence`
+        contains the sentences, one per line. Control characters, which XML does not allow, are left
+        out.
+        """
         root = ET.Element("graphml", xmlns="http://graphml.graphdrawing.org/xmlns")
         keys = {
             "node": {"kind": "string", "count": "int", "variants": "string"},
@@ -124,20 +130,27 @@ class KnowledgeGraph:
         return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
     def figure(self, *, most_relations: int = 60, title: str = "", seed: int = 0) -> Figure:
-        """Its surest relations, drawn: those of names that stand together, and a quarter at most of
-        what is stated of these names. Two names that are linked to no other are left out.
+        """Draw the best supported relations.
+
+        At most a quarter of them are relations that are stated in words; the others are `NEAR`.
+        Pairs of names that are not connected to any other name are left out.
+
+        Args:
+            most_relations: maximum number of relations. Defaults to 60.
+            title: title of the figure.
+            seed: random seed of the layout. Defaults to 0.
 
         Raises:
-            ValueError: there is no relation.
+            ValueError: the graph has no relation.
         """
         near = [r for r in self.relations if r.name == NEAR]
         near = near[: most_relations - most_relations // 4 * bool(near)]
         known = {end for r in near for end in (r.source, r.target)}
-        told = [r for r in self.relations if r.name != NEAR and (r.source in known or not near)]
-        told.sort(key=lambda r: r.target not in known)  # first those between two known names
+        facts = [r for r in self.relations if r.name != NEAR and (r.source in known or not near)]
+        facts.sort(key=lambda r: r.target not in known)  # first those between two known names
         so_far: Counter[str] = Counter()
-        told = [r for r in told if so_far.update([r.source]) or so_far[r.source] <= _MOST_STATED]
-        chosen = _connected([*near, *told[: most_relations - len(near)]])
+        facts = [r for r in facts if so_far.update([r.source]) or so_far[r.source] <= _MOST_STATED]
+        chosen = _connected([*near, *facts[: most_relations - len(near)]])
         if not chosen:
             raise ValueError("there must be a relation to draw; the graph has none")
         names = {end for r in chosen for end in (r.source, r.target)}
@@ -152,19 +165,19 @@ class KnowledgeGraph:
 
 
 def check_graph_file(path: Path) -> None:
-    """Refuse a name that does not say what is to be written.
+    """Check that the name of a file has a supported ending.
 
     Raises:
         ValueError: it ends neither in .graphml nor in .json.
     """
     if path.suffix not in (".graphml", ".json"):
         raise ValueError(
-            f"the file must end in .graphml or .json, which says what is written; got {path}"
+            f"the file must end in .graphml or .json, which determines its format; received {path}"
         )
 
 
 def from_parts(entities: Iterable[Entity], relations: Iterable[Relation]) -> KnowledgeGraph:
-    """The graph, in its order: patterns before `NEAR`, and by how well they are supported."""
+    """Create a graph with sorted relations: stated ones before `NEAR`, best supported first."""
     return KnowledgeGraph(
         tuple(sorted(entities, key=lambda e: (-e.count, e.name))),
         tuple(sorted(relations, key=_order)),
@@ -172,7 +185,7 @@ def from_parts(entities: Iterable[Entity], relations: Iterable[Relation]) -> Kno
 
 
 def _connected(relations: Sequence[Relation]) -> list[Relation]:
-    """Those in a part of the graph with more than two names, if there is such a part."""
+    """The relations in connected components of more than two names, or all if there are none."""
     part: dict[str, set[str]] = {}
     for r in relations:
         joined = part.get(r.source, {r.source}) | part.get(r.target, {r.target})

@@ -1,10 +1,10 @@
-"""Names in English text, by rules: where a sentence ends, and which words are a name.
+"""Find sentences and names in English text by rules.
 
-The rules know nothing of meaning. A name is a run of words with capital letters, perhaps with "of"
-or "of the" between them ("Department of State"). A word at the start of a sentence counts only if
-the documents write it with a capital elsewhere more often than without. So: only languages that
-write names, and not all nouns, with capitals; text in capitals throughout gives nothing good;
-headings do as names do; and "Congress" is a name wherever a text writes it so.
+The rules only use capitalization. A name is a run of capitalized words, possibly with "of" or "of
+the" between them ("Department of State"). A word at the start of a sentence counts only if the
+documents capitalize it elsewhere more often than not. Therefore, only languages that capitalize
+names, but not all nouns, are supported; text in all capitals does not work; headings look like
+names; and "Congress" is a name wherever a text capitalizes it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TITLES = _words(
     "Captain Colonel Congressman Representative Ambassador Premier Chancellor King Queen Father "
     "Chairman Admiral Speaker Vice Sir"
 )
-"""words that stand before a person's name and are no part of it"""
+"""words before a person's name that are not part of it"""
 _NO_NAMES = _words(
     "I The A An My Our We You He She It They This That These Those There And But Or If In On At Of "
     "To For From By With As When While Since Until After Before Not No Yes Yet So Let Thank Mr Mrs "
@@ -43,18 +43,21 @@ _WORD = re.compile(r"[^\W\d_](?:[\w&]|['’\-](?=\w)|\.(?=\w))*")
 
 
 class Name(NamedTuple):
-    """A run of words that is a name."""
+    """A name in a sentence."""
 
     begin: int
-    """in the sentence"""
+    """position of its first character in the sentence"""
     end: int
     text: str
-    """without "'s" at its end"""
+    """the name, without "'s" at its end"""
 
 
 def sentences(document: str, number: int = 0) -> Iterator[Sentence]:
-    """The sentences of a document: they end at . ! or ? before a capital letter or a digit, but not
-    behind an abbreviation or an initial; and at an empty line."""
+    """Yield the sentences of a document.
+
+    They end at . ! or ? before a capital letter or a digit, unless it follows an abbreviation or an
+    initial, and at an empty line.
+    """
     for block in re.finditer(r"(?:(?!\n\s*\n).)+", document, re.DOTALL):
         begin = block.start()
         for end in _END.finditer(document, block.start(), block.end()):
@@ -74,7 +77,7 @@ def _sentence(document: str, number: int, begin: int, end: int) -> Iterator[Sent
 
 
 class NameFinder:
-    """Finds the names of sentences, after it has seen how all of them write their words.
+    """Finds names in sentences, using the capitalization of words in all sentences.
 
     Args:
         seen: all sentences.
@@ -91,13 +94,13 @@ class NameFinder:
                     self._capital[word.lower()] += 1
 
     def names(self, text: str) -> list[Name]:
-        """The names in a sentence, from left to right; titles before a name are left out."""
+        """The names in a sentence, from left to right, without titles before them."""
         words = list(_WORD.finditer(text))
         runs: list[list[re.Match[str]]] = []
         for i, word in enumerate(words):
             if not self._may_be_name(word[0], first=i == 0):
                 continue
-            # Nothing but a space, or "of (the)", may stand between the words of one name.
+            # Only a space, or "of (the)", may separate the words of one name.
             if runs and _joined(text[runs[-1][-1].end() : word.start()], runs[-1][-1][0]):
                 runs[-1].append(word)
             else:
@@ -107,8 +110,8 @@ class NameFinder:
     def _may_be_name(self, word: str, *, first: bool) -> bool:
         if not word[0].isupper() or re.split("['’]", word)[0] in _NO_NAMES:
             return False
-        # A text that writes a word mostly small, as in "the Nation" beside many "nation", still
-        # means a name where it has a capital in the middle of a sentence.
+        # A capitalized word in the middle of a sentence is a name even if it is mostly written in
+        # lower case, such as "the Nation" in a text with many "nation".
         return not first or self._capital[word.lower()] > self._small[word.lower()]
 
 
@@ -124,7 +127,7 @@ def _bare(word: str) -> str:
 
 
 def _name(text: str, run: list[re.Match[str]]) -> Name | None:
-    # "President of the United States" is a name, of "President Wilson" only the second word.
+    # "President of the United States" is a name, but in "President Wilson" only the second word.
     while len(run) > 1 and run[0][0] in TITLES and len(text[run[0].end() : run[1].start()]) < 3:
         run = run[1:]
     found = _bare(text[run[0].start() : run[-1].end()])

@@ -1,13 +1,13 @@
-"""Relations that a sentence states, by the words between and around its names.
+"""Find relations that a sentence states, by the words between and around its names.
 
 - "countries such as Chile and Peru", "... including ...", "... especially ...", "Chile, Peru and
   other countries" (Hearst, 1992); "Chile is a country", "Chile, a country ...": `is a`.
-- "Congress rejected the Treaty": the verb between two names, with the words of time before it and
-  the preposition behind it. It must be one of a list, or end in -ed; with "not" there is none.
+- "Congress rejected the Treaty": the verb between two names, with auxiliaries before it and a
+  preposition after it. It must be in a list, or end in -ed; sentences with "not" do not match.
 
-Nothing is parsed. Nothing is taken to be said of a name that stands behind a preposition ("the
-state of the Union is ..."), nor of one that a noun follows ("negotiated with the Soviet leaders"):
-much is missed by that, and what is left is more often right.
+Sentences are not parsed. A name after a preposition is not taken as a subject ("the state of the
+Union is ..."), nor one followed by a noun as an object ("negotiated with the Soviet leaders"): this
+favours precision over recall.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _NO_VERBS = "united hundred need indeed speed seed feed breed deed weed kindred 
 _VERB = f"(?:(?!(?:{'|'.join(_NO_VERBS.split())})\\b)[a-z]+ed|{'|'.join(sorted(_PAST | _PRESENT))})"
 
 _BEFORE = re.compile(f"{_WORDS},? (?:such as|including|especially|particularly) (?P<list>{_LIST})")
-# A class is cut where it goes on with a name or "'s".
+# The words of a class must not continue with a name or "'s".
 _WHOLE = "(?![\\w'’-]| \x00)"
 _OTHER = re.compile(f"(?P<list>{_LIST}),? (?:and|or) other {_WORDS}{_WHOLE}")
 _IS = re.compile(f"{_NAME} (?:is|was|are|were) (?:an?|the|one of the) {_WORDS}{_WHOLE}")
-# Not of a list: "the Senate, the diplomatic corps, the Supreme Court".
+# This must not match a list: "the Senate, the diplomatic corps, the Supreme Court".
 _APPOSITION = re.compile(f"{_NAME}, (?:an?|the) {_WORDS}(?=[,;.])(?!, (?:and |or )?the )")
 _STATES = re.compile(
     f"{_NAME} (?P<verb>(?:(?:{_AUXILIARY}) )*(?:[a-z]+ly )?{_VERB}(?: (?:{_PREPOSITION}))?)"
@@ -74,16 +74,19 @@ _NO_CLASS = _words(
 
 
 def stated(text: str, names: Sequence[Name]) -> Iterator[tuple[int | str, str, int | str]]:
-    """(source, relation, target) of a sentence: places in `names`, or the name of a class.
+    """Yield the relations (source, relation, target) that a sentence states.
 
     Args:
         text: the sentence.
-        names: of it, from left to right, apart from one another.
+        names: its names, from left to right, without overlaps.
+
+    Returns:
+        Source and target are indices of `names`, or the name of a class.
     """
     masked, at = "", 0
     for i, name in enumerate(names):
         masked += f"{text[at : name.begin]}\x00{i}\x00"
-        # "Germany's leaders rejected" is not said of Germany.
+        # "Germany's leaders rejected" is not a statement about Germany.
         masked += "'s" if text[name.begin : name.end] != name.text else ""
         at = name.end
     masked += text[at:]
@@ -109,7 +112,7 @@ def stated(text: str, names: Sequence[Name]) -> Iterator[tuple[int | str, str, i
 
 
 def _is_inside(before: str, words: frozenset[str]) -> bool:
-    """Whether one of `words` stands last, but for an article."""
+    """Whether the last word, except for an article, is one of `words`."""
     last = before.split()
     if last and last[-1].lower() in ("the", "a", "an", *_OWNER):
         last.pop()
@@ -117,7 +120,7 @@ def _is_inside(before: str, words: frozenset[str]) -> bool:
 
 
 def _class_before(words: str) -> str:
-    """Of the words before "such as", the last noun phrase: up to three, behind any stop word."""
+    """The class before "such as": up to three words after the last stop word."""
     kept: list[str] = []
     for word in reversed(words.split()):
         if word in _STOP or len(kept) == 3:
@@ -127,10 +130,10 @@ def _class_before(words: str) -> str:
 
 
 def _class_behind(words: str) -> str:
-    """Of the words behind "is a", those up to the first stop word."""
+    """The class after "is a": the words up to the first stop word."""
     kept: list[str] = []
     for word in words.split():
-        if word in ("and", "or", "but"):  # "a great and good land": more words than are seen
+        if word in ("and", "or", "but"):  # "a great and good land": the noun may be cut off
             return ""
         if word in _STOP or (kept and word.endswith("ing")):
             break

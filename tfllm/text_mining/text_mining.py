@@ -1,8 +1,8 @@
-"""Text mining: documents to a knowledge graph. Nothing is trained.
+"""Text mining: build a knowledge graph from documents, without training.
 
-It counts over all documents (which words are written with a capital elsewhere, how often two names
-meet, which form of a name is the usual one), so it is no function of one text, and none is served:
-what a server can answer with is the tagger's signature, and the graph itself is a file.
+It uses statistics over all documents (which words are capitalized elsewhere, how often two names
+occur together, which form of a name is the usual one). Therefore it is not a function of a single
+text, and cannot be served, except for the tagger; the graph is written to a file.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _ACRONYM = re.compile(r"\(([A-Z]{2,6})\)")
 
 
 class Tagger(Protocol):
-    """What finds entities, such as the served task of a tagging model."""
+    """A model that finds entities, such as the text model of the task tagging."""
 
     def tag(self, texts: Sequence[str]) -> Sequence[Sequence[Mapping[str, Any]]]:
-        """Of each text its spans: `begin` and `end` in characters, and a `label`."""
+        """The spans in each text: `begin` and `end` in characters, and a `label`."""
 
 
 def mine(
@@ -43,28 +43,33 @@ def mine(
     min_log_likelihood: float = 10.83,
     max_evidence: int = 3,
 ) -> KnowledgeGraph:
-    """Entities, and relations that co-occurrence or a pattern supports, each with its sentences.
+    """Build a knowledge graph of the entities in documents and their relations.
 
-    Entities are the tagger's spans; without one, names by the rules of `name_finding`, which are
-    for English. Forms of one name are merged: those that differ in capitals only; an acronym in
-    brackets and the words before it that it abbreviates; a single word that mostly stands behind a
+    Entities are the spans of the tagger; without a tagger, names found by the rules of
+    `name_finding`, which are for English. Forms of one name are merged: those that differ only in
+    case; an acronym in brackets and the words before it; and a single word that mostly follows a
     title ("President Truman") and the only longer name that ends in it ("Harry Truman").
 
-    Two entities are `near` where they share sentences more often than chance would have it: by
-    Dunning's log-likelihood ratio over the counts of sentences (Dunning, 1993). What a sentence
-    states in words is found by `relation_patterns`.
+    Two entities are `near` if they occur in the same sentences more often than by chance, by the
+    log-likelihood ratio of the counts of sentences (Dunning, 1993). Relations that a sentence
+    states in words are found by `relation_patterns`. Each relation has sentences as evidence.
 
     Args:
         documents: texts.
-        tagger: finds the entities.
-        min_count: mentions of an entity, at least; one that a pattern names needs only one.
-        min_together: sentences that two share, at least, to be `near`.
-        min_log_likelihood: of `near`; 10.83 comes by chance once in a thousand pairs, and there are
-            many pairs: raise it for fewer and surer ones.
-        max_evidence: sentences kept for a relation.
+        tagger: model that finds the entities.
+        min_count: minimum number of mentions of an entity; one in a stated relation needs only one.
+            Defaults to 5.
+        min_together: minimum number of common sentences of two `near` entities. Defaults to 3.
+        min_log_likelihood: minimum log-likelihood ratio of two `near` entities. The default, 10.83,
+            occurs by chance in one of a thousand pairs, of which there are many: raise it for fewer
+            and more reliable relations.
+        max_evidence: maximum number of sentences kept per relation. Defaults to 3.
+
+    Returns:
+        The graph.
 
     Raises:
-        ValueError: a setting is out of range, or a document is no text.
+        ValueError: a setting is out of range, or a document is not a text.
     """
     settings = {"min_count": min_count, "min_together": min_together, "max_evidence": max_evidence}
     for setting, value in settings.items():
@@ -118,7 +123,7 @@ def mine(
 def _mentions(
     found: Sequence[Sentence], tagger: Tagger | None
 ) -> tuple[list[list[Name]], dict[str, str]]:
-    """The names of each sentence, and form to the tagger's label that it has most often."""
+    """The names in each sentence, and the most frequent label of each form from the tagger."""
     if tagger is None:
         finder = NameFinder(found)
         return [finder.names(sentence.text) for sentence in found], {}
@@ -145,7 +150,7 @@ def _key(form: str) -> str:
 def _merged(
     found: Sequence[Sentence], mentions: Sequence[Sequence[Name]]
 ) -> tuple[dict[str, str], dict[str, Counter[str]]]:
-    """Key of a form to the entity's usual name; and that to its forms, counted."""
+    """Merge forms: maps each form's key to the usual name, and the latter to counts of forms."""
     forms: dict[str, Counter[str]] = defaultdict(Counter)
     titled: Counter[str] = Counter()
     stands_for: dict[str, str] = {}
@@ -216,17 +221,17 @@ def _near(
 
 
 def log_likelihood_ratio(both: int, first: int, second: int, total: int) -> float:
-    """How surely two events depend on one another: Dunning's G² of their table of counts.
+    """Log-likelihood ratio of the dependence of two events: Dunning's G² of their counts.
 
     Args:
-        both: cases of both.
-        first: cases of the one, with or without the other.
-        second: cases of the other.
-        total: all cases.
+        both: number of cases in which both occur.
+        first: number of cases in which the first occurs, with or without the second.
+        second: number of cases in which the second occurs.
+        total: number of all cases.
 
     Returns:
-        0 if they are independent; else the likelier they depend on one another, the more. Of
-        independent events it is distributed as chi square with one degree of freedom.
+        0 if they are independent; larger values for stronger evidence of dependence. For
+        independent events, it is chi-square distributed with one degree of freedom.
     """
     table = [[both, first - both], [second - both, total - first - second + both]]
     rows, columns = (

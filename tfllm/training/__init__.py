@@ -1,6 +1,6 @@
-"""Training: a run folder, its checkpoints and logs, around `model.fit`; reports on runs.
+"""Training runs: `model.fit` with a run folder, checkpoints and logs; reports on runs.
 
-The names load on first use: a report on a run's logs needs no TensorFlow.
+The names load on first use, so that a report can be made without TensorFlow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happens beside the steps of a run: logs, validation, checkpoints, stopping."""
+"""Callback of a run that logs, validates, writes checkpoints and stops the run."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from tfllm.training.throughput import Throughput
 from tfllm.training.user_callbacks import UserCallbacks, waited
 
 _LOG_SECONDS = 1.0
-"""between two lines of the logs, at the least"""
+"""minimum time between two lines of the logs"""
 _MOST_SKIPPED = 50
-"""updates that float16 may leave out one after the other before the run is given up"""
+"""consecutive updates that may be skipped, because float16 overflowed, before the run ends"""
 
 
 class LossIsNaN(RuntimeError):
-    """The loss is not a number any more; the last good checkpoint stays."""
+    """The loss or the weights are not finite; the last good checkpoint is kept."""
 
 
 class RunCallback(keras.callbacks.Callback):
-    """Keeps a run's progress, and does what is due after a step.
+    """Tracks a run's progress, and logs, validates and writes checkpoints when they are due.
 
-    Every worker of a run has one, and they all come to the same decisions; only the chief's has a
-    writer, and only it writes checkpoints.
+    Every worker of a run has such a callback, and all of them make the same decisions. Only that of
+    the chief has a writer, and only the chief writes checkpoints.
 
     Args:
-        checkpoints: of the run.
-        progress: where the run stands; kept up to date.
+        checkpoints: checkpoints of the run.
+        progress: progress of the run; updated after each step.
         throughput: counts time and tokens.
-        writer: of the logs; None on a worker that is not the chief.
-        total_steps: of the run.
-        steps_per_execution: as the model was compiled with.
-        validate: returns the validation "loss", and what else is measured; None for no validation.
-        validate_every: steps.
-        checkpoint_every: steps.
-        interruption: tells when to stop.
-        patience: validations in a row without a better loss after which the run ends; None: it
-            does not.
-        users: callbacks that were given to the run; on the chief alone.
-        agreed: given whether this worker wants to stop, whether any does; every worker calls it
-            after each validation.
+        writer: writer of the logs; None on workers other than the chief.
+        total_steps: number of steps of the run.
+        steps_per_execution: the value that the model was compiled with.
+        validate: returns the validation "loss" and further metrics; None for no validation.
+        validate_every: steps between validations.
+        checkpoint_every: steps between checkpoints.
+        interruption: notes signals that ask the run to stop.
+        patience: number of validations in a row without a better loss after which the run ends;
+            None: never.
+        users: the user's callbacks; only on the chief.
+        agreed: takes whether this worker wants to stop, and returns whether any worker does; every
+            worker calls it after each validation.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class RunCallback(keras.callbacks.Callback):
         self.validation_measures: dict[str, float] = {}
 
     def validate_now(self) -> None:
-        """Measure the validation loss, and save a checkpoint if it is the best.
+        """Measure the validation loss, and save a checkpoint if it is the best so far.
 
-        An entry of the history ends here, and with it an epoch of the callbacks.
+        This completes an entry of the history, and an epoch of the user's callbacks.
         """
         progress = self.progress
         progress.validation_due = False
@@ -121,7 +121,7 @@ class RunCallback(keras.callbacks.Callback):
             self._checkpoint()
 
     def _validated(self, measured: dict[str, float]) -> bool:
-        """Log what a validation gave, and whether it is the best so far."""
+        """Log the results of a validation; returns whether its loss is the best so far."""
         progress = self.progress
         progress.validation_loss = loss = measured.pop("loss")
         self.validation_measures = measured
@@ -132,17 +132,17 @@ class RunCallback(keras.callbacks.Callback):
                 measured = {"perplexity": exp(loss), **measured}
             named = {f"validation_{name}": value for name, value in measured.items()}
             self.writer.log({"validation_loss": loss, **named})
-            told = "".join(f", {name} {value:.2f}" for name, value in measured.items())
-            self.writer.say(f"step {progress.step}: validation loss {loss:.4f}{told}")
+            others = "".join(f", {name} {value:.2f}" for name, value in measured.items())
+            self.writer.say(f"step {progress.step}: validation loss {loss:.4f}{others}")
         best = loss < progress.best_validation_loss
         if best:
             progress.best_validation_loss, progress.best_step = loss, progress.step
         return best
 
     def _end_epoch(self, found: dict[str, float]) -> None:
-        """Add to the history, and end the run where a callback or patience wants it."""
+        """Add an entry to the history, and end the run if a callback or patience asks for it."""
         progress = self.progress
-        if not progress.loss_steps:  # a run of another version, at a validation that was due
+        if not progress.loss_steps:  # a validation was due in a run of an older version
             return
         entry = {"step": float(progress.step), "loss": progress.loss_sum / progress.loss_steps}
         entry |= {f"val_{name}": value for name, value in found.items()}
@@ -171,16 +171,16 @@ class RunCallback(keras.callbacks.Callback):
     # ---- Keras' hooks
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """The first call of each `fit` traces."""
+        """Note that the first call of each `fit` traces the graph."""
         self._compiled = False
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Log the sums once more, with what came after the last step."""
+        """Log the totals once more, now including the time after the last step."""
         if self.writer:
             self.writer.log(self.throughput.totals())
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Start the clock; tell the other workers of a signal."""
+        """Start the clock; tell the other workers if a signal was received."""
         votes = getattr(self.model, "votes_to_stop", None)
         if self.interruption.signal and votes is not None and not self._voted:
             self._voted = True
@@ -190,7 +190,7 @@ class RunCallback(keras.callbacks.Callback):
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count, log, and do what is due at this step."""
+        """Count and log the step, and save or validate if that is due."""
         loss = float(logs["loss"])  # waits for the step
         seconds = time.perf_counter() - self._start
         progress = self.progress
@@ -218,24 +218,24 @@ class RunCallback(keras.callbacks.Callback):
             if self.model.is_log_loss:
                 values["perplexity"] = exp(loss)
             self._show(values, rates, logs, steps)
-            self.checkpoints.check()  # of the one that is being written
-        if self._is_to_stop(logs):  # a validation that is due is made up for by the resumed run
+            self.checkpoints.check()  # raises an error of the background thread
+        if self._is_to_stop(logs):  # the resumed run makes up for a validation that is due
             self.interrupted = True
             self.model.stop_training = True
             self._checkpoint()
             return
-        # First, since a validation takes long and may fail.
+        # Save first, since a validation takes long and may fail.
         if self._due(self.checkpoint_every, steps) or ends:
             self._checkpoint()
         if progress.validation_due:
             self.validate_now()
 
-    # ---- what they do
+    # ---- implementation of the hooks
 
     def _user_ends(self, loss: float, logs: Any) -> bool:
-        """Whether one of the callbacks that were given ends the run at this step.
+        """Whether one of the user's callbacks ends the run at this step.
 
-        With several workers the others learn of it at the next validation.
+        With several workers, the run ends at the next validation, where they agree on it.
         """
         if not self.users:
             return False
@@ -244,11 +244,11 @@ class RunCallback(keras.callbacks.Callback):
         if self.agreed is None:
             return bool(self.model.stop_training)
         self.wants_to_stop = self.wants_to_stop or bool(self.model.stop_training)
-        self.model.stop_training = False  # else this worker alone would leave
+        self.model.stop_training = False  # otherwise only this worker would stop
         return False
 
     def _is_to_stop(self, logs: Any) -> bool:
-        """Whether a signal came; with several workers, once all of them have heard of it."""
+        """Whether a signal was received; with several workers, whether all know of it."""
         if getattr(self.model, "votes_to_stop", None) is None:
             return bool(self.interruption.signal)
         return float(logs["votes_to_stop"]) > 0
@@ -268,7 +268,7 @@ class RunCallback(keras.callbacks.Callback):
         self._last_line = now
         if "gradient_norm" in logs:
             values["gradient_norm"] = float(logs["gradient_norm"])
-            if not math.isfinite(values["gradient_norm"]):  # float16 left this update out
+            if not math.isfinite(values["gradient_norm"]):  # this update was skipped (float16)
                 del values["gradient_norm"]
         skipped = self.progress.step - num_updates(self.model)
         values |= {"learning_rate": self._learning_rate(), "skipped_steps": float(skipped)}
@@ -285,7 +285,7 @@ class RunCallback(keras.callbacks.Callback):
         if "tokens_per_second" in values:
             rate = f"{quantity(values['tokens_per_second'])} tokens/s"
             if self.throughput.replicas > 1:
-                rate += f" ({quantity(values['tokens_per_second_per_replica'])} a replica)"
+                rate += f" ({quantity(values['tokens_per_second_per_replica'])} per replica)"
             shown += [rate, f"{percentage(values['flops_utilization'])} of peak"]
         total = values["seconds"]
         shown += [
@@ -297,7 +297,7 @@ class RunCallback(keras.callbacks.Callback):
         return ", ".join([*shown, memory_size(values["memory_bytes"])])
 
     def _count_skipped(self) -> None:
-        """Give up where float16 leaves out every update: its scale is 0 then, or soon."""
+        """Stop the run if float16 skips every update: its loss scale is or soon will be 0."""
         if inner_optimizer(self.model) is self.model.optimizer:
             return
         updates = num_updates(self.model)
@@ -305,11 +305,11 @@ class RunCallback(keras.callbacks.Callback):
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if same else 0
         self._updates = updates
         if self._skipped_in_a_row >= _MOST_SKIPPED:
-            what = f"the gradients of {_MOST_SKIPPED} batches one after the other overflow float16"
+            what = f"the gradients of {_MOST_SKIPPED} consecutive batches overflow float16"
             raise LossIsNaN(self._nan_message(what))
 
     def _learning_rate(self) -> float:
-        """That of the last update."""
+        """The learning rate of the last update."""
         last = max(num_updates(self.model) - 1, 0)
         return float(inner_optimizer(self.model)._learning_rate(last))
 
@@ -318,13 +318,13 @@ class RunCallback(keras.callbacks.Callback):
             return
         with self.throughput.counted("checkpoint"):
             self.checkpoints.wait()
-            # The loss was that of the weights before this step's update.
+            # The loss was computed before this step's update, so check the weights, too.
             weights = [tf.convert_to_tensor(v) for v in self.model.trainable_weights]
             if not all(bool(tf.reduce_all(tf.math.is_finite(w))) for w in weights):
                 raise LossIsNaN(self._nan_message("the weights are not finite"))
             if self.users:
                 self.progress.callbacks = self.users.state()
-            # Where the optimizer's state is shared among workers, all must give their parts.
+            # If the optimizer's state is sharded over the workers, all of them must take part.
             if self.writer or getattr(inner_optimizer(self.model), "shards", False):
                 state = state_of(self.model)
                 if self.writer:
@@ -335,11 +335,11 @@ class RunCallback(keras.callbacks.Callback):
         return (
             f"{what} at step {self.progress.step}; training stopped. {self._last_checkpoint()} "
             f"({self.checkpoints.folder}). Start again in another folder with a lower learning "
-            "rate, a longer warm-up or precision=float32"
+            "rate, a longer warmup or precision=float32"
         )
 
     def _last_checkpoint(self) -> str:
-        with contextlib.suppress(OSError):  # this error says more
+        with contextlib.suppress(OSError):  # the error being raised is more informative
             self.checkpoints.wait()
         steps = self.checkpoints.steps()
         if not steps:
@@ -348,15 +348,15 @@ class RunCallback(keras.callbacks.Callback):
 
 
 def exp(x: float) -> float:
-    """e to the x, at most about 1e38: a perplexity that JSON and float32 can hold."""
+    """e to the power of x, capped at about 1e38, so that JSON and float32 can hold it."""
     return math.exp(min(x, 88.0))
 
 
 def inner_optimizer(model: keras.Model) -> Any:
-    """The optimizer itself, from inside of what scales the loss for float16."""
+    """The optimizer itself, without the wrapper that scales the loss for float16."""
     return getattr(model.optimizer, "inner_optimizer", model.optimizer)
 
 
 def num_updates(model: keras.Model) -> int:
-    """How often the weights were updated."""
+    """Number of updates of the weights so far."""
     return int(tf.convert_to_tensor(inner_optimizer(model).iterations))

@@ -1,4 +1,4 @@
-"""The optimizer and the schedule of a run, given to its model."""
+"""Compile a model with the optimizer and the learning-rate schedule of a run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tfllm.training.run_settings import schedule_of
 
 
 def compile_for_run(model: TrainingStep, config: TrainingConfig, total_steps: int) -> None:
-    """Give a model the optimizer and the schedule of a run, built.
+    """Compile a model with the optimizer and schedule of a run, and build the optimizer.
 
     Args:
-        model: not compiled.
-        config: of the run.
-        total_steps: of the run.
+        model: the model to compile.
+        config: training settings of the run.
+        total_steps: number of steps of the run.
     """
     assert config.weight_decay is not None
     model.compile(

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the step that is under way, not in the midst of it."""
+"""Let Ctrl-C and SIGTERM end a run after the current step instead of in the middle of it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import FrameType, TracebackType
 
 
 class Interruption:
-    """While entered, the first SIGINT or SIGTERM is noted; a second SIGINT interrupts at once.
+    """Context in which a first SIGINT or SIGTERM is only noted; a second SIGINT interrupts at once.
 
     Attributes:
-        signal: the name of the signal that came, or None.
+        signal: name of the signal that was received, or None.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Interruption:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():  # signals need it
+        if threading.current_thread() is threading.main_thread():  # only it can handle signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
         return self

@@ -1,4 +1,4 @@
-"""Whether a run's memory is there, before it is needed."""
+"""Check before a run that enough memory is available."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tfllm.config import ConfigError, TrainingConfig
 from tfllm.training.memory_estimate import MemoryEstimate, estimate_memory, settings_that_fit
 
 _SURE = 0.75
-"""An estimate may be a quarter too high: what would not fit even then is refused."""
+"""An estimate may be a quarter too high: a run that would not fit even then is refused."""
 _NEAR = 0.9
-"""of what is available: above it there is a warning"""
+"""fraction of the available memory above which a warning is given"""
 
 
 def check_memory(
@@ -28,21 +28,25 @@ def check_memory(
     device_memory: int | None = None,
     verbose: bool = False,
 ) -> MemoryEstimate:
-    """Say what memory a run takes, and refuse one that cannot have it.
+    """Estimate the memory that a run needs, and refuse a run that needs clearly too much.
 
     Args:
-        model: as of `estimate_memory`.
-        training: settings of the run; with `memory_check` "warn" nothing is refused, with "off"
-            nothing is looked at.
-        rows: of a micro-batch on one replica.
-        replicas: of all processes.
-        replicas_here: of this process, which share its memory where they are no devices.
-        sequences_per_row: 2 where a row is a pair of replies.
-        device_memory: bytes of an accelerator; None: the process' memory counts.
-        verbose: print the estimate.
+        model: as in `estimate_memory`.
+        training: settings of the run; with `memory_check` "warn" no run is refused, with "off"
+            the available memory is not checked.
+        rows: rows of a micro-batch on one replica.
+        replicas: number of replicas in all processes.
+        replicas_here: number of replicas in this process, which share its memory on a CPU.
+        sequences_per_row: number of sequences in a row: 2 for a pair of replies.
+        device_memory: memory of an accelerator in bytes; None: the replicas use the process'
+            memory.
+        verbose: whether to print the estimate.
+
+    Returns:
+        The estimate for one replica.
 
     Raises:
-        ConfigError: the run takes clearly more than there is.
+        ConfigError: the run needs clearly more memory than is available.
     """
     on_cpu = device_memory is None
     estimate = estimate_memory(
@@ -71,21 +75,21 @@ def check_memory(
         )
     )
     where = "of this process" if on_cpu else "of the device"
-    told = (
-        f"this run takes {estimate.describe()}"
+    message = (
+        f"this run needs {estimate.describe()}"
         + (f", in each of {copies} replicas" if copies > 1 else "")
         + f"; the memory {where} is {memory_size(available)}. {advice}"
     )
     if _SURE * needed > available and training.memory_check == "refuse":
-        raise ConfigError(f"{told}, or memory_check=warn to try it all the same")
-    warnings.warn(told, stacklevel=2)
+        raise ConfigError(f"{message}, or give memory_check=warn to try it all the same")
+    warnings.warn(message, stacklevel=2)
     return estimate
 
 
 def advised(settings: dict[str, Any]) -> str:
-    """What is said of settings with which a run fits."""
+    """A sentence that recommends settings with which a run fits."""
     if not settings:
-        return "No number of micro-batches or shorter rows make it fit: take a smaller model"
+        return "No number of micro-batches and no shorter rows make it fit: use a smaller model"
     given = " ".join(
         f"{name}={str(value).lower() if isinstance(value, bool) else value}"
         for name, value in settings.items()
@@ -94,13 +98,13 @@ def advised(settings: dict[str, Any]) -> str:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may have in all; None where the system does not tell.
+    """Bytes of memory that this process may use in all; None if the system does not tell.
 
-    What the system has available, or what is left of the control group's limit if that is less, and
-    what the process has already.
+    This is the memory that the process uses already, plus the smaller of the memory available on
+    the system and what is left of the limit of its control group.
 
     Args:
-        root: of the file system, for tests.
+        root: root of the file system, for tests.
     """
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
@@ -119,7 +123,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def _control_groups(root: Path) -> list[Path]:
-    """The folders of the process' own control group and those around it."""
+    """The folders of the process' control group and of those that contain it."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -142,7 +146,7 @@ def _control_groups(root: Path) -> list[Path]:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; None where there is none, such as "max"."""
+    """The number in a file; None if it cannot be read or is not a number, such as "max"."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
@@ -150,7 +154,7 @@ def _number(path: Path) -> int | None:
 
 
 def _reclaimable(group: Path) -> int:
-    """Pages of files, which the system gives back."""
+    """Bytes of cached file pages, which the system can reclaim."""
     try:
         lines = (group / "memory.stat").read_text().splitlines()
         return next(int(x.split()[1]) for x in lines if x.split()[0] == "inactive_file")

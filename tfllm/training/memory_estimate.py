@@ -1,9 +1,10 @@
-"""The memory that a run needs, from its configuration alone. Imports no TensorFlow.
+"""Estimate the memory that a run needs from its configuration, without TensorFlow.
 
 The parts are what the training step holds at once: weights, gradients and the optimizer's state;
-what the backward pass needs of each block; and on top of that the larger of a chunk of logits and
-one block's backward pass, most of which is attention's scores. The numbers of tensors come from the
-graph, and were set by measured processes (`tests/training/test_memory_estimate.py`).
+the activations of each block that are stored for the backward pass; and on top of that the larger
+of a chunk of logits and one block's backward pass, most of which are attention scores. The numbers
+of tensors come from the graph, and were calibrated on measured processes
+(`tests/training/test_memory_estimate.py`).
 
 Shape letters: B rows of a micro-batch, T tokens in a row, E width, N heads, L blocks.
 """
@@ -20,39 +21,39 @@ from tfllm.config import ModelConfig, TrainingConfig
 _PROCESS = 700 * 2**20
 """Python, TensorFlow and its graphs"""
 _LOGITS_CHUNK = 48 * 2**20
-"""of float32 logits that are computed at once (`linear_cross_entropy`)"""
+"""bytes of float32 logits that are computed at once (`linear_cross_entropy`)"""
 _CHUNK_COPIES = 6
-"""logits, probabilities and what their gradient is made of, as measured"""
+"""copies of a chunk: logits, probabilities and parts of their gradient, as measured"""
 _SCORES_AT_WORK = 3.3
-"""tensors of the size of the scores that the backward pass of one block has at once, as measured"""
+"""tensors of the size of the scores that one block's backward pass holds at once, as measured"""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one replica."""
+    """Memory of one replica, in bytes."""
 
     weights: int
-    """with the copies of another dtype that products use"""
+    """weights, including copies in another dtype for the matrix products"""
     gradients: int
     optimizer: int
     activations: int
-    """what all blocks keep for the backward pass"""
+    """activations of all blocks that are stored for the backward pass"""
     work: int
-    """the most that is needed besides for a while: for a chunk of logits, or for the backward pass
-    of one block"""
+    """largest temporary memory: for a chunk of logits, or for the backward pass of one block"""
     scores: int
-    """how much of these two are attention's scores, which grow with the square of the length"""
+    """the part of activations and work that is attention scores, which grow quadratically with the
+    sequence length"""
     process: int
-    """what a process has without a model; 0 on a device of its own"""
+    """memory of a process without a model; 0 on a device with its own memory"""
 
     @property
     def total(self) -> int:
-        """All of it; the scores are among the activations and the work."""
+        """The sum of all parts; `scores` is already contained in activations and work."""
         state = self.weights + self.gradients + self.optimizer
         return state + self.activations + self.work + self.process
 
     def describe(self) -> str:
-        """One line, such as the command line prints."""
+        """The estimate in one line, as the command line prints it."""
         state = self.weights + self.gradients + self.optimizer
         return (
             f"about {memory_size(self.total)} of memory: weights, gradients and optimizer "
@@ -65,14 +66,15 @@ class MemoryEstimate:
 def estimate_memory(
     model: Any, training: TrainingConfig, *, rows: int, on_cpu: bool = True, replicas: int = 1
 ) -> MemoryEstimate:
-    """What training takes.
+    """Estimate the memory that training needs on one replica.
 
     Args:
         model: a `ModelConfig`, or the architecture of an encoder or an encoder-decoder.
-        training: with its precision decided, and `trainable`.
-        rows: of a micro-batch on one replica; of preferences, pairs count twice.
-        on_cpu: whether the replica shares the memory of the process.
-        replicas: that share the optimizer's state (`shard_optimizer`).
+        training: settings of the run; `precision` and `trainable` must not be "auto".
+        rows: rows of a micro-batch on one replica; a pair of preferences counts twice.
+        on_cpu: whether the replica uses the memory of the process.
+        replicas: number of replicas that the optimizer's state is sharded over
+            (`shard_optimizer`).
     """
     sizes = _Sizes.of(model)
     half = training.precision in ("bfloat16", "float16")
@@ -81,8 +83,8 @@ def estimate_memory(
     frozen = num_weights - num_trained
     weights = 4 * num_trained + {"bfloat16": 2, "int8": 1}.get(training.base_dtype, 4) * frozen
     if half and training.base_dtype != "bfloat16":
-        weights += unit * num_weights  # the casts that products use
-    # A micro-batch's own, and their sum; the clipped ones take the place of a sum.
+        weights += unit * num_weights  # copies that are cast for the products
+    # Those of a micro-batch and their sum; clipped gradients take the memory of a sum.
     gradients = 4 * num_trained * (3 if training.gradient_accumulation > 1 else 2)
     optimizer = 8 * num_trained // (replicas if training.shard_optimizer else 1)
     saved, scores_saved = sizes.block(rows, training.sequence_length, unit)
@@ -92,7 +94,7 @@ def estimate_memory(
     tokens = rows * training.sequence_length
     of_logits = min(4 * tokens * sizes.vocab_size, _LOGITS_CHUNK) * _CHUNK_COPIES
     of_logits += 4 * sizes.vocab_size * sizes.width + 2 * unit * tokens * sizes.width
-    if training.rematerialize:  # a block is there whole only while its gradient is computed
+    if training.rematerialize:  # a block's activations exist only while its gradient is computed
         activations, scores_kept = int(sizes.num_blocks * stream), 0
         of_block += saved
         scores_at_work = scores_saved + int(_SCORES_AT_WORK * scores)
@@ -120,18 +122,21 @@ def settings_that_fit(
     sequences_per_row: int = 1,
     on_cpu: bool = True,
 ) -> dict[str, Any]:
-    """The least change of the settings with which a run fits; empty where none is found.
+    """The smallest change of the settings with which a run fits; empty if there is none.
 
-    More micro-batches come first, which cost nothing but time; then recomputing the blocks, and
-    shorter rows last.
+    More micro-batches, which only cost time, are tried first, then recomputing the blocks, and
+    finally shorter rows.
 
     Args:
-        model: as of `estimate_memory`.
-        training: as of `estimate_memory`.
-        available: bytes.
-        replicas: that a batch is divided among.
-        sequences_per_row: 2 where a row is a pair of replies.
-        on_cpu: as of `estimate_memory`.
+        model: as in `estimate_memory`.
+        training: as in `estimate_memory`.
+        available: available memory in bytes.
+        replicas: number of replicas that a batch is divided among.
+        sequences_per_row: number of sequences in a row: 2 for a pair of replies.
+        on_cpu: as in `estimate_memory`.
+
+    Returns:
+        The changed settings and their values.
     """
     assert training.batch_size is not None
     parts = max(training.batch_size // replicas, 1)
@@ -163,23 +168,23 @@ def settings_that_fit(
 
 @dataclass(frozen=True)
 class _Sizes:
-    """What the estimate needs of an architecture."""
+    """The sizes of an architecture that the estimate uses."""
 
     vocab_size: int
     width: int
     num_blocks: float
-    """an encoder-decoder's decoder blocks have a further attention"""
+    """number of blocks; a decoder block with cross-attention counts 1.5"""
     num_heads: int
     heads_dim: int
-    """of all query heads"""
+    """total size of all query heads"""
     kv_dim: int
-    """of all key and of all value heads"""
+    """total size of all key heads, and of all value heads"""
     inner: int
     gated: bool
     dropout: float
     num_weights: int
     trained: Any
-    """a `ModelConfig`, where parts of it can be trained"""
+    """the `ModelConfig`, if parts of the model can be trained; otherwise None"""
 
     @classmethod
     def of(cls, model: Any) -> _Sizes:
@@ -213,31 +218,31 @@ class _Sizes:
         )
 
     def num_trained(self, training: TrainingConfig) -> int:
-        """Weights that are trained."""
+        """Number of weights that are trained."""
         of_block = self.width * (2 * self.heads_dim + 2 * self.kv_dim)
         of_block += self.width * self.inner * (3 if self.gated else 2)
         if training.trainable == "top":
             return min(of_block * (training.top_layers or 2), self.num_weights)
         if training.trainable == "lora":
-            # An adapter on each projection: rank rows of both its sides.
+            # An adapter on each projection: rank times the sum of its input and output sizes.
             sides = 4 * self.width + self.heads_dim * 2 + self.kv_dim * 2
             sides += (3 if self.gated else 2) * (self.width + self.inner)
             return int((training.lora_rank or 8) * sides * self.num_blocks)
         return self.num_weights
 
     def scores(self, rows: int, length: int, unit: int) -> int:
-        """`[B, N, T, T]` of one block."""
+        """Bytes of the scores `[B, N, T, T]` of one block."""
         return rows * self.num_heads * length * length * unit
 
     def block(self, rows: int, length: int, unit: int) -> tuple[int, int]:
-        """What one block keeps for its backward pass, and how much of that are scores."""
+        """Bytes that one block stores for its backward pass, and how many of them are scores."""
         tokens = rows * length
-        # Its input; both norms' results; queries, keys and values; what they give.
+        # Its input; the outputs of both norms; queries, keys and values; the attention output.
         kept = 4 * tokens * self.width + 2 * unit * tokens * self.width
         kept += unit * tokens * (2 * self.heads_dim + 2 * self.kv_dim)
-        # Before and after the activation, and the gated product.
+        # The values before and after the activation, and the gated product.
         kept += (3 if self.gated else 2) * unit * tokens * self.inner
         scores = self.scores(rows, length, unit)
-        if self.dropout:  # the weights, and those that are left; the mask is drawn again
+        if self.dropout:  # the weights before and after dropout; the mask is drawn again
             scores = 2 * scores
         return kept + scores, scores

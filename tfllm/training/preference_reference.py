@@ -1,4 +1,4 @@
-"""What a model thought of the replies before it was tuned on preferences, kept in the run."""
+"""Log-probabilities of the replies under the model before preference tuning, kept in the run."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ _SPLITS = ("train", "validation")
 
 
 def read_reference(data: PreferenceData, folder: Path, of: dict[str, Any]) -> PreferenceData:
-    """The data with the log-probabilities that `write_reference` wrote.
+    """Attach the log-probabilities that `write_reference` wrote to the data.
 
     Args:
         data: preferences.
-        folder: of the reference.
-        of: what it must have been computed of.
+        folder: folder of the reference.
+        of: description of what the reference must have been computed from.
 
     Raises:
-        CheckpointError: a file is damaged or not there, or of something else.
+        CheckpointError: a file is damaged or missing, or was computed from something else.
     """
     state = read_state(folder)
     said = read_progress(folder)[0]
     if said != of:
         raise CheckpointError(
-            f"{folder} must be of the run's own data, base and sequence length; start a new run"
+            f"{folder} was not computed from the run's own data, base and sequence length; start a "
+            "new run"
         )
     return data.with_reference(state["train"], state.get("validation"))
 
@@ -53,21 +54,21 @@ def write_reference(
     untuned: bool,
     show_progress: bool,
 ) -> None:
-    """Compute the log-probabilities of all replies once, unless they are there.
+    """Compute the log-probabilities of all replies once, unless they exist already.
 
-    They take the model without its adapter, if it has one, or before its first update.
+    They are those of the model without its adapter, if it has one, or before its first update.
 
     Args:
         data: preferences.
-        model: that is tuned.
-        folder: where; it appears whole or not at all, with checksums.
-        of: what it is computed of, as JSON can hold it.
-        batch_size: pairs at once.
-        untuned: whether no update was made yet.
-        show_progress: print that it begins.
+        model: the model to tune.
+        folder: folder to write; it appears complete or not at all, with checksums.
+        of: description of what the reference is computed from, which JSON can hold.
+        batch_size: number of pairs in a batch.
+        untuned: whether the model has not been updated yet.
+        show_progress: whether to print a message at the start.
 
     Raises:
-        CheckpointError: they are lost, and the model is not any more what it was.
+        CheckpointError: the log-probabilities are lost, and the model has been changed since.
         OSError: the disk is full or cannot be written to.
     """
     try:
@@ -77,13 +78,13 @@ def write_reference(
         causal_lm = model.model
         if not untuned and causal_lm.adapter is None:
             raise CheckpointError(
-                f"{error}; it cannot be computed anew, since the model was tuned already; start a "
-                "new run"
+                f"{error}; it cannot be recomputed, since the model was tuned already; start a new "
+                "run"
             ) from error
         if folder.exists():
-            warnings.warn(f"{error}; it is computed anew", stacklevel=2)
+            warnings.warn(f"{error}; it is recomputed", stacklevel=2)
     if show_progress:
-        print("computing what the model thinks of the replies", file=sys.stderr)
+        print("computing the reference log-probabilities of the replies", file=sys.stderr)
     adapter = causal_lm.adapter
     causal_lm.set_adapter(None)
     try:

@@ -1,4 +1,4 @@
-"""The pretrained model that a run begins with: that it is still the same, and what is trained."""
+"""The pretrained model that a run starts from: check its identity, count its trained weights."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from tfllm.pretrained.fingerprint import same_weights
 
 
 def check_fingerprint(path: str, now: dict[str, Any], then: dict[str, Any]) -> None:
-    """Refuse a base whose weights are not those that a run began with.
+    """Refuse a base model whose weights are not those that a run started from.
+
+    Args:
+        path: path or name of the base model.
+        now: fingerprint of its weights.
+        then: fingerprint of the weights that the run started from.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: the fingerprints differ.
     """
     if not same_weights(now, then):
         raise ConfigError(
-            f"the run began with other weights than those of {path}: it was changed since, or is "
-            "another model. Give the one that the run began with, or start a new run"
+            f"the run started from other weights than those of {path}: it was changed since, or is "
+            "another model. Give the model that the run started from, or start a new run"
         )
 
 
 def num_trained(model: keras.Model) -> int:
-    """How many of the weights' numbers are trained."""
+    """Number of trained parameters."""
     return sum(math.prod(variable.shape) for variable in model.trainable_weights)
 
 

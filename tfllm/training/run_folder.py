@@ -1,15 +1,15 @@
-"""The folder of a run: what is where in it, and that one process at a time writes to it.
+"""The folder of a run: its layout, and a lock that lets one process at a time write to it.
 
 ```text
 RUN/
-├── run.json          settings, versions and what was measured at the end
+├── run.json          settings, versions and the results
 ├── metrics.jsonl     a line for each logged step and each validation
 ├── tensorboard/      the same for TensorBoard
-├── logs/             worker-0.log ...: what each of several workers printed
-├── data/             what was prepared from files that the run was given
-├── reference/        of preference tuning: the replies' log-probabilities at the start
-├── checkpoints/      step-00000250/ ...: the last ones and the best
-├── adapter/          of LoRA: the finished adapter, in PEFT's layout
+├── logs/             worker-0.log ...: the output of each worker, if there are several
+├── data/             data prepared from the files that the run was given
+├── reference/        for preference tuning: log-probabilities of the replies at the start
+├── checkpoints/      step-00000250/ ...: the latest ones and the best
+├── adapter/          for LoRA: the finished adapter, in PEFT's layout
 └── model/            the finished model, a Hugging Face folder
 ```
 """
@@ -32,16 +32,16 @@ from tfllm.files import read_json, write_file
 
 _LOCK = ".lock"
 _LOGS = "logs"
-"""there before the run: whoever starts the workers writes them"""
+"""may exist before the run, since the launcher of the workers writes it"""
 _DATA = "data"
-"""there before the run: what it is made of has to be known"""
+"""may exist before the run, which is started after its data are prepared"""
 _UNFINISHED = (f".{_DATA}.", ".run.json")
-"""how the names begin of what a killed preparation, or a killed start, left"""
+"""prefixes of files that a killed preparation, or a killed start, left"""
 _NO_RUN_YET = {_LOCK, _LOGS, _DATA}
 
 
 _LEASE_SECONDS = 150
-"""after which a network file system has taken back the locks of a machine that was lost"""
+"""time after which a network file system releases the locks of a machine that was lost"""
 
 
 class RunFolder:
@@ -63,15 +63,19 @@ class RunFolder:
         self._lock: IO[str] | None = None
 
     def open(self, *, resume: bool = False) -> bool:
-        """Take the folder; whether it holds a run already.
+        """Lock the folder.
 
         Args:
-            resume: there must be one.
+            resume: whether the folder must contain a run already.
+
+        Returns:
+            Whether the folder contains a run already.
 
         Raises:
-            FileExistsError: it holds other files.
-            FileNotFoundError: there is nothing to resume.
-            RuntimeError: another process trains in it.
+            FileExistsError: it contains other files.
+            FileNotFoundError: there is no run to resume.
+            NotADirectoryError: the path is a file.
+            RuntimeError: another process is training in it.
         """
         there = (self.path / "run.json").exists()
         if self.path.exists() and not self.path.is_dir():
@@ -83,11 +87,11 @@ class RunFolder:
         }
         if others and not there and not resume:
             raise FileExistsError(
-                f"{self.path} holds other files and no run; give an empty or a new folder"
+                f"{self.path} contains other files, but no run; give an empty or a new folder"
             )
         if resume and not there:
             raise FileNotFoundError(
-                f"{self.path} holds no run to resume; leave resume out to start one"
+                f"{self.path} contains no run to resume; leave resume out to start one"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         lock = open(self.path / _LOCK, "a+", encoding="utf-8")  # noqa: SIM115
@@ -102,7 +106,7 @@ class RunFolder:
                     f"another process (pid {owner}) is training in {self.path}; wait for it, stop "
                     "it, or give another folder"
                 )
-            time.sleep(2)  # a machine that was lost holds its locks for a while
+            time.sleep(2)  # the locks of a machine that was lost are held for a while
         lock.truncate(0)
         lock.write(f"{os.getpid()} on {here}")
         lock.flush()
@@ -110,18 +114,18 @@ class RunFolder:
         return there
 
     def close(self) -> None:
-        """Let the folder go; one in which no run began is as it was before `open`."""
+        """Unlock the folder; if no run was started in it, leave it as it was before `open`."""
         if self._lock is None:
             return
         if not (self.path / "run.json").exists():
             (self.path / _LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it is not empty
+            with contextlib.suppress(OSError):  # the folder is not empty
                 self.path.rmdir()
         self._lock.close()
         self._lock = None
 
     def read(self) -> dict[str, Any]:
-        """What run.json says.
+        """Read run.json.
 
         Raises:
             ValueError: it is damaged.
@@ -129,7 +133,7 @@ class RunFolder:
         return read_json(self.path / "run.json", "start a new run")
 
     def trim_metrics(self, step: int) -> None:
-        """Take lines about steps after `step`, which a resumed run does again, out of the log."""
+        """Remove the lines of steps after `step`, which a resumed run repeats, from the log."""
         if not self.metrics.exists():
             return
         lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -143,7 +147,10 @@ class RunFolder:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Whether this process has the lock now; where locks are not to be had, it is taken to."""
+    """Try to lock a file; returns whether this process may write.
+
+    Where the file system does not support locks, a warning is given instead.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -152,7 +159,7 @@ def _locked(file: IO[str]) -> bool:
         if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             raise
         warnings.warn(
-            f"{file.name} cannot be locked here ({error.strerror}); see to it that no other "
+            f"{file.name} cannot be locked here ({error.strerror}); make sure that no other "
             "process trains in this folder",
             stacklevel=3,
         )
@@ -160,7 +167,7 @@ def _locked(file: IO[str]) -> bool:
 
 
 def _step(line: str) -> float:
-    """Of a line of the log; a line that was cut short is of no step."""
+    """The step of a line of the log; infinity for a truncated line."""
     try:
         return json.loads(line)["step"] if line.endswith("\n") else math.inf
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a run is made of: its settings, for a new run or from the folder of one that goes on."""
+"""The settings of a run: those of a new run, or of a run that is resumed from its folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tfllm.training.run_folder import RunFolder
 
 
 class RunSettings(NamedTuple):
-    """What a run is made of besides its data.
+    """Settings of a run except for its data.
 
     Args:
-        model: the architecture, as the task says it.
-        training: settings of the training, with nothing left open but what is measured.
-        base: the path or name of the pretrained model that the run begins with, or None.
-        steps_before: of a run that is made longer, how many it had; else None.
+        model: the architecture, an instance of the task's `config_class`.
+        training: settings of the training, resolved except for those that are measured.
+        base: path or name of the pretrained model that the run starts from, or None.
+        steps_before: previous number of steps of a run that is made longer, otherwise None.
     """
 
     model: Any
@@ -41,7 +41,7 @@ def new(
     config: TrainingConfig | None,
     settings: dict[str, Any],
 ) -> RunSettings:
-    """The settings that a command asks for, with nothing left open but what is measured."""
+    """The settings of a new run, resolved except for those that are measured."""
     base = str(model) if is_pretrained(model) else None
     given = {**task.defaults(pretrained=base is not None), **chosen(config), **settings}
     asked = task.resolved(build(TrainingConfig, given), pretrained=base is not None)
@@ -58,37 +58,38 @@ def resumed(
     *,
     all_of_them: bool,
 ) -> RunSettings:
-    """The settings of the run in `folder`, after a check that nothing else is asked for.
+    """The settings of the run in `folder`, after a check that those given now agree with them.
 
     Args:
-        task: of the run.
-        folder: of the run.
-        data: that was given.
-        model: that was given; a pretrained one may lie elsewhere now, but not be another.
-        config: that was given.
-        settings: that were given over `config`.
-        all_of_them: what was not given is asked for, too, as by the command that began the run;
-            else only what was given must be the run's.
+        task: task of the run.
+        folder: folder of the run.
+        data: the given data.
+        model: the given model; a pretrained model may have moved, but must be the same.
+        config: the given configuration.
+        settings: the given settings, which override `config`.
+        all_of_them: whether all settings must agree, including the defaults of those that are not
+            given, as if the command that started the run were repeated; otherwise only the given
+            ones must.
 
     Raises:
-        ConfigError: something else is asked for.
+        ConfigError: a setting differs from that of the run.
     """
     saved = folder.read()
     model_config: Any = build(task.config_class, saved["model"])
     training = build(TrainingConfig, saved["training"])
     asked_check = {**chosen(config), **settings}.get("memory_check")
-    if asked_check is not None or all_of_them:  # of the machine: no other run for that
+    if asked_check is not None or all_of_them:  # may change, since it does not affect the result
         training = dataclasses.replace(training, memory_check=asked_check or "refuse")
     base = saved.get("base", {}).get("path")
     hint = (
-        "say the same settings, or --resume alone to go on with those of the run; give another "
+        "give the same settings, or only --resume to continue with those of the run; give another "
         "folder for another run"
         if all_of_them
         else "a resumed run keeps its settings: leave this out"
     )
     if (model is not None or all_of_them) and is_pretrained(model) != (base is not None):
         raise ConfigError(
-            f"{folder.path} holds a run that began with "
+            f"{folder.path} contains a run that started from "
             f"{'new weights' if base is None else f'the pretrained model {base}'}; received "
             f"model={model!r}; {hint}"
         )
@@ -109,15 +110,15 @@ def resumed(
         is_asked = all_of_them or (name in given and value is not None)
         if is_asked and value not in ("auto", getattr(training, name)):
             raise ConfigError(
-                f"{folder.path} holds a run whose {name} is {getattr(training, name)!r}; received "
-                f"{value!r}; {hint}"
+                f"{folder.path} contains a run whose {name} is {getattr(training, name)!r}; "
+                f"received {value!r}; {hint}"
             )
     if model is not None or all_of_them:
         wanted = to_dict(task.architecture(model, data, training))
         for name, value in to_dict(model_config).items():
             if wanted[name] != value:
                 raise ConfigError(
-                    f"{folder.path} holds a run whose model's {name} is {value!r}; received "
+                    f"{folder.path} contains a run whose model's {name} is {value!r}; received "
                     f"{wanted[name]!r}; {hint}"
                 )
     if is_pretrained(model):
@@ -132,10 +133,10 @@ def _made_longer(
     given: Mapping[str, Any],
     data: PreparedData,
 ) -> TrainingConfig | None:
-    """The settings of a run that is asked to have more steps than it had; None where it is not.
+    """The settings of a run that is to be made longer; None if no more steps are asked for.
 
     Raises:
-        ConfigError: with more steps, those that are done would have been other ones.
+        ConfigError: the steps done so far would have had other learning rates in the longer run.
     """
     values: dict[str, Any] = {}
     if asked.steps is not None:
@@ -156,12 +157,12 @@ def _made_longer(
         return longer
     after, warmup = total_steps(longer, data), warmup_of(training, before)
     if training.warmup_steps is None and warmup_of(longer, after) != warmup:
-        advice = f"its warm-up had {warmup} steps: give warmup_steps={warmup} with it"
+        advice = f"its warmup had {warmup} steps: also give warmup_steps={warmup}"
         if training.schedule == "constant":
             raise ConfigError(_not_longer(folder, before, after, done, int(other[0]), advice))
     advice = (
-        f"a {training.schedule} schedule is made for its number of steps. Train {after} steps in "
-        f"another folder; or go on from the weights there with a schedule of its own "
+        f"a {training.schedule} schedule depends on the number of steps. Train {after} steps in "
+        f"another folder, or start a new run with its own schedule from these weights "
         f"(model={folder.path}, steps={after - before}). A run with schedule=constant can be made "
         "longer at any time, and one with wsd before its decay begins"
     )
@@ -172,25 +173,25 @@ def _not_longer(
     folder: RunFolder, before: int, after: int, done: int, first: int, advice: str
 ) -> str:
     return (
-        f"{folder.path} holds a run of {before} steps, {done} of which are done; had it been begun "
-        f"with {after}, its learning rate would have been another from step {first + 1} on, since "
+        f"{folder.path} contains a run of {before} steps, {done} of which are done; a run of "
+        f"{after} steps would have had another learning rate from step {first + 1} on, since "
         f"{advice}"
     )
 
 
 def total_steps(config: TrainingConfig, data: PreparedData) -> int:
-    """How many steps a run has."""
+    """Number of steps of a run."""
     return config.steps or steps_of(config, data)
 
 
 def warmup_of(config: TrainingConfig, total: int) -> int:
-    """How many of a run's steps warm up."""
+    """Number of warmup steps of a run with `total` steps."""
     warmup = config.warmup_steps
     return min(max(10, total // 50) if warmup is None else warmup, total)
 
 
 def schedule_of(config: TrainingConfig, total: int) -> WarmupSchedule:
-    """The learning rates of a run of so many steps."""
+    """The learning-rate schedule of a run with `total` steps."""
     assert config.learning_rate is not None
     return WarmupSchedule(
         config.learning_rate,
@@ -203,7 +204,7 @@ def schedule_of(config: TrainingConfig, total: int) -> WarmupSchedule:
 
 
 def chosen(config: TrainingConfig | None) -> dict[str, Any]:
-    """The settings in which a configuration is not the default one."""
+    """The settings of a configuration that differ from the defaults."""
     if config is None:
         return {}
     defaults = to_dict(TrainingConfig())
@@ -211,7 +212,7 @@ def chosen(config: TrainingConfig | None) -> dict[str, Any]:
 
 
 def steps_of(config: TrainingConfig, data: PreparedData) -> int:
-    """How many batches `epochs` passes over the rows fill; rows stand in one line, pass by pass."""
+    """Number of batches that `epochs` passes over the rows fill; a batch may span two passes."""
     assert config.batch_size is not None
     rows = data.train.num_rows(config.sequence_length) * config.epochs
     return max(1, math.ceil(round(rows / config.batch_size, 6)))

@@ -1,4 +1,4 @@
-"""The start of a run: its settings are decided, and every worker begins."""
+"""The start of a run: decide its settings, and start every worker."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def run_workers(
     verbose: bool,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> TrainedRun:
-    """Begin a run, or go on with it; every worker calls this with the same.
+    """Start or resume a run; every worker calls this with the same arguments.
 
     Args:
-        task: of the run.
-        folder: of the run.
-        data: of the run.
-        model: as asked for.
-        config: as of `train`.
-        settings: over `config`.
-        strategy: as of `train`.
-        replicas: as of `train`.
-        resume: as of `train`.
-        verbose: as of `train`.
-        callbacks: as of `train`, checked.
+        task: task of the run.
+        folder: folder of the run.
+        data: prepared data of the run.
+        model: as in `train`.
+        config: as in `train`.
+        settings: settings that override `config`.
+        strategy: as in `train`.
+        replicas: as in `train`.
+        resume: as in `train`.
+        verbose: as in `train`.
+        callbacks: as in `train`, already checked.
     """
-    # Either finds what is wrong before all else.
+    # Both of these report errors in the settings before anything else happens.
     given = build(TrainingConfig, {**task.training_defaults, **chosen(config), **settings})
-    with _without_warning_of_context():  # `_start` warns, once it is known that a run begins
+    with _without_warning_of_context():  # `_start` warns if a new run is started
         asked = None if resume else new(task, data, model, config, settings)
     if isinstance(strategy, str):
         strategy = strategy_named(strategy, replicas=replicas)
@@ -104,7 +104,7 @@ def _start(
     settings: dict[str, Any],
     resume: bool,
 ) -> dict[str, Any]:
-    """Take the folder, and decide what the run is made of; on the chief."""
+    """Lock the folder and decide the settings of the run; only the chief calls this."""
     goes_on = folder.open(resume=resume)
     if goes_on:
         with _without_warning_of_context():
@@ -129,8 +129,8 @@ def _without_warning_of_context() -> Iterator[None]:
 
 
 def _measured(config: TrainingConfig) -> TrainingConfig:
-    """The settings with the precision that is worth it on this machine."""
-    # A base in bfloat16 is multiplied in bfloat16.
+    """The settings with the precision that is fastest on this machine."""
+    # The products of a bfloat16 base are computed in bfloat16.
     wanted = "bfloat16" if config.base_dtype == "bfloat16" else config.precision
     precision = choose_precision(wanted)
     values: dict[str, Any] = {"precision": precision}

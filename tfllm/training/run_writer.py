@@ -1,4 +1,4 @@
-"""What a run shows and writes while it trains: the progress bar, metrics.jsonl, TensorBoard."""
+"""Output of a run while it trains: the progress bar, metrics.jsonl and TensorBoard logs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tqdm import tqdm
 from tfllm.training.checkpoints.checkpoints import Progress
 from tfllm.training.run_folder import RunFolder
 
-# What makes TensorBoard draw a line. `tf.summary.scalar` writes the same and needs TensorBoard.
+# Marks values as scalars, which TensorBoard plots as a line. `tf.summary.scalar` does the same, but
+# requires TensorBoard to be installed.
 _SCALAR = tf.compat.v1.SummaryMetadata(
     plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"),
     data_class="DATA_CLASS_SCALAR",
@@ -20,13 +21,13 @@ _SCALAR = tf.compat.v1.SummaryMetadata(
 
 
 class RunWriter:
-    """The logs of a run, open while it is entered (`with`). Only the chief has one.
+    """Writer of a run's logs, which are open inside its `with` block. Only the chief has one.
 
     Args:
-        folder: of the run.
-        progress: where the run stands.
-        total_steps: of the run.
-        verbose: whether to draw a progress bar.
+        folder: folder of the run.
+        progress: progress of the run.
+        total_steps: number of steps of the run.
+        verbose: whether to show a progress bar.
     """
 
     def __init__(
@@ -61,11 +62,11 @@ class RunWriter:
             try:
                 log.close()
             except (OSError, tf.errors.OpError) as lost:
-                if error is None:  # else the first error says more
+                if error is None:  # otherwise the first error is more informative
                     raise self._error(lost) from lost
 
     def show(self, text: str | None, steps: int) -> None:
-        """Move the progress bar by `steps`; with another `text` behind it, if one is given."""
+        """Advance the progress bar by `steps`, and replace the text after it if one is given."""
         if text is not None:
             self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(steps)
@@ -76,10 +77,10 @@ class RunWriter:
             tqdm.write(line, file=sys.stderr)
 
     def log(self, values: dict[str, float]) -> None:
-        """Write a line of metrics.jsonl, and the same for TensorBoard.
+        """Write values to metrics.jsonl, as one line, and to the TensorBoard logs.
 
         Raises:
-            OSError: the disk is full or cannot be written.
+            OSError: the disk is full or cannot be written to.
         """
         line = {"step": self.progress.step, "tokens": self.progress.tokens, **values}
         try:
@@ -93,6 +94,6 @@ class RunWriter:
 
     def _error(self, error: Exception) -> OSError:
         return OSError(
-            f"the logs in {self.folder.path} could not be written: {error}. Make room; the same "
-            "command goes on from the last checkpoint"
+            f"the logs in {self.folder.path} could not be written: {error}. Free some space; the "
+            "same command continues from the last checkpoint"
         )

@@ -1,4 +1,4 @@
-"""Where a run's time and memory go."""
+"""Throughput, time and memory of a run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import tensorflow as tf
 
 
 class Throughput:
-    """Counts tokens and seconds of one process' part of a run, by a clock that never jumps.
+    """Counts the tokens and seconds of one process of a run, by a monotonic clock.
 
-    The logs have the sums (`totals`), from which `run_figures` makes every figure of a run.
+    The logs contain the totals (`totals`), from which `run_figures` computes all figures of a run.
 
     Args:
-        tokens_per_step: in a batch of all replicas.
-        replicas: that share it.
-        flops_per_token: of the model.
-        peak: FLOP/s that all replicas together can do, as measured at the start. Where the run
-            itself was faster for a stretch (the machine was busy before), that is the peak.
+        tokens_per_step: tokens in a batch of all replicas.
+        replicas: number of replicas that share the batch.
+        flops_per_token: FLOPs that training needs per token.
+        peak: FLOP/s of all replicas together, as measured at the start. If the run is faster for a
+            while (because the machine was busy before), that becomes the peak.
     """
 
     def __init__(
@@ -34,24 +34,24 @@ class Throughput:
         self.peak = peak
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self.timed_tokens = 0
-        """of the steps whose seconds are input and compute"""
+        """tokens of the steps whose time is counted as input and compute"""
         self._start = time.perf_counter()
         self._stretch_tokens, self._stretch_seconds = 0, 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens over the seconds of their steps, input and compute; 0 before any."""
+        """Tokens per second of input and compute; 0 before the first timed step."""
         seconds = self.seconds["input"] + self.seconds["compute"]
         return self.timed_tokens / seconds if seconds else 0.0
 
     @property
     def flops_utilization(self) -> float:
-        """Share of the peak (MFU) at that speed."""
+        """Model FLOPs utilization (MFU): fraction of the peak at that speed."""
         return min(self.tokens_per_second * self.flops_per_token / self.peak, 1.0)
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of this process' time so far, by kind and "other"; empty before the first step."""
+        """Fractions of this process' time so far by kind; empty before the first step."""
         total = time.perf_counter() - self._start
         known = {kind: s / total for kind, s in self.seconds.items()}
         return {**known, "other": max(1 - sum(known.values()), 0.0)} if self._has_steps else {}
@@ -61,12 +61,15 @@ class Throughput:
         return bool(self.seconds["tracing"] or self.timed_tokens)
 
     def count_step(self, steps: int, seconds: float, input_seconds: float) -> dict[str, float]:
-        """Count a call of the training function; the rates since the last line of the logs.
+        """Count a call of the training function.
 
         Args:
-            steps: that the call made.
-            seconds: that it took.
-            input_seconds: that it waited for data, a part of these.
+            steps: number of steps of the call.
+            seconds: duration of the call.
+            input_seconds: the part of it spent waiting for data.
+
+        Returns:
+            Rates since the last line of the logs.
         """
         waited = min(input_seconds, seconds)
         self.seconds["input"] += waited
@@ -86,7 +89,7 @@ class Throughput:
         self.seconds["tracing"] += seconds
 
     def begin_stretch(self) -> None:
-        """A line of the logs is written: the rates of the next begin anew."""
+        """Reset the rates, after a line of the logs was written."""
         if self._stretch_seconds:
             rate = self._stretch_tokens / self._stretch_seconds
             self.peak = max(self.peak, rate * self.flops_per_token)
@@ -102,24 +105,24 @@ class Throughput:
             self.seconds[kind] += time.perf_counter() - start
 
     def totals(self) -> dict[str, float]:
-        """Sums since the start of this process' part, for the logs."""
+        """Totals since the start of this process, for the logs."""
         return {
             "seconds": time.perf_counter() - self._start,
             **{f"{kind}_seconds": seconds for kind, seconds in self.seconds.items()},
             "timed_tokens": float(self.timed_tokens),
-            # What the timed tokens would take at the peak: over input and compute, the utilisation.
+            # Time of the timed tokens at the peak; divided by input and compute: the utilization.
             "peak_seconds": self.timed_tokens * self.flops_per_token / self.peak,
             "memory_bytes": float(memory_bytes()),
         }
 
 
 PARTS = ("tracing", "input", "compute", "checkpoint", "validation")
-"""of the time of a run, which add up to its seconds together with "other" """
+"""kinds of time, which add up to the seconds of a run together with "other" """
 
 
 def memory_bytes() -> int:
-    """Memory in use on the first GPU; without one, this process' resident memory, or where the
-    system does not tell that, the most it ever was."""
+    """Bytes in use on the first GPU; without a GPU, the resident memory of this process, or its
+    peak where the system does not report the present value."""
     if tf.config.list_logical_devices("GPU"):
         return int(tf.config.experimental.get_memory_info("GPU:0")["current"])
     statm = Path("/proc/self/statm")
@@ -130,10 +133,10 @@ def memory_bytes() -> int:
 
 
 def device_memory() -> int | None:
-    """The memory that TensorFlow may have on the first GPU; None without one."""
+    """Bytes that TensorFlow may use on the first GPU; None without a GPU."""
     if not tf.config.list_logical_devices("GPU"):
         return None
-    from tensorflow.python.client import device_lib  # what a GPU has, nothing public tells
+    from tensorflow.python.client import device_lib  # no public function gives a GPU's memory
 
     found = [d.memory_limit for d in device_lib.list_local_devices() if d.device_type == "GPU"]
     return int(found[0]) if found else None

@@ -1,4 +1,4 @@
-"""What a run gave."""
+"""The result of a training run."""
 
 from __future__ import annotations
 
@@ -13,57 +13,74 @@ from tfllm.training.callbacks import exp
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run gave."""
+    """The result of a training run, as `tfllm.train` returns it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import tfllm
+        >>> _ = Path("text.txt").write_text("To be, or not to be: that is the question.\\n" * 200)
+        >>> run = tfllm.train(
+        ...     "text.txt",
+        ...     "run",
+        ...     tfllm.ModelConfig(vocab_size=300, embedding_dim=16, num_layers=1, num_heads=2),
+        ...     prepare=tfllm.PrepareConfig(vocab_size=300, validation_fraction=0.2),
+        ...     sequence_length=16,
+        ...     steps=2,
+        ...     verbose=False,
+        ... )
+        >>> run.step, run.model_folder.name, sorted(run.history)
+        (2, 'model', ['loss', 'perplexity', 'step', 'val_loss', 'val_perplexity'])
+    """
 
     folder: Path
-    """of the run"""
+    """folder of the run"""
     model_folder: Path | None
-    """the finished model; None where the run was interrupted"""
+    """folder of the finished model; None if the run was interrupted"""
     adapter_folder: Path | None
-    """the finished adapter, alone; None without one"""
+    """folder of the finished adapter, without its base; None if no adapter was trained"""
     model: TrainingStep
-    """the `CausalLM`, or what the task trains, with the weights of the best validation, or of the
-    last step (of which alone on a worker that is not the chief)"""
+    """the trained model, such as a `CausalLM`, with the weights of the best validation, or of the
+    last step without validation (on workers other than the chief always those of the last step)"""
     step: int
-    """updates of the weights"""
+    """number of steps"""
     num_parameters: int
     num_trained: int
-    """of the parameters, those that are trained"""
+    """number of parameters that were trained"""
     tokens_per_second: float
-    """of all replicas together"""
+    """tokens per second of all replicas together"""
     flops_utilization: float
-    """share of the measured matmul peak"""
+    """fraction of the measured matmul peak"""
     precision: str
     validation_loss: float | None
-    """the best, natural logarithm a token (of preferences: the mean a pair); None without
+    """best validation loss, in nats per token (for preferences: the mean per pair); None without
     validation data"""
     interrupted_by: str | None
-    """the signal that ended the run early"""
+    """name of the signal that ended the run early, or None"""
     batch: BatchPlan
     """how a batch was divided among the replicas"""
     skipped_steps: int
-    """updates that float16 left out, since gradients were not finite"""
+    """number of updates that float16 skipped because gradients were not finite"""
     time_shares: dict[str, float]
-    """of this process' time: "tracing", "input", "compute", "checkpoint", "validation", "other";
-    empty without steps"""
+    """fractions of this process' time: "tracing", "input", "compute", "checkpoint", "validation"
+    and "other"; empty without steps"""
     is_chief: bool
     """whether this process wrote the run's files"""
     is_log_loss: bool = True
-    """whether the loss is a mean of negative log-probabilities, so that there is a perplexity"""
+    """whether the loss is a mean of negative log-probabilities, so that it has a perplexity"""
     validation_measures: dict[str, float] = field(default_factory=dict)
-    """what else the last validation of this process measured: of preferences accuracy and margin"""
+    """further metrics of this process' last validation: for preferences, accuracy and margin"""
     task_measures: tuple[Measured, ...] = ()
-    """of a task: the finished model's answers to the validation records, measured; on the chief"""
+    """metrics of the finished model on the validation records of a task; only on the chief"""
 
     history: dict[str, list[float]] = field(default_factory=dict)
-    """as Keras' `History.history`: `step`, `loss`, `val_loss` and what else is measured, a list
-    each with an entry for each validation, from the beginning of the run also where it went on"""
+    """`step`, `loss`, `val_loss` and further metrics, as in Keras' `History.history`: a list each,
+    with an entry per validation since the start of the run, also if it was resumed"""
     stopped_early: bool = False
-    """whether a callback ended the run, or patience that ran out, before its last step"""
+    """whether a callback or patience ended the run before its last step"""
 
     @property
     def validation_perplexity(self) -> float | None:
-        """exp of the best validation loss, where it is one of tokens."""
+        """Exponential of the best validation loss; None if that is not a mean over tokens."""
         if self.validation_loss is None or not self.is_log_loss:
             return None
         return exp(self.validation_loss)

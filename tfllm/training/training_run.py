@@ -45,84 +45,88 @@ def train(
     verbose: bool = True,
     **settings: Any,
 ) -> TrainedRun:
-    """Train a model through `model.fit`, from nothing or from a pretrained one.
+    """Train a new model or fine-tune a pretrained one, with `model.fit`.
 
-    What it learns is a task: the next token of documents, the replies in conversations, the better
-    one of two replies, or what records with columns say, such as a text and its label.
+    The task determines what is learned: to predict the next token of documents or the replies in
+    conversations, to prefer the better of two replies, or to predict a column of records, such as
+    the label of a text.
 
-    A run is a function of its settings: called again with the same ones on the same folder, it goes
-    on from the last good checkpoint, and ends with the weights that it would have had.
+    A run is determined by its settings: if it was interrupted, calling `train` again with the same
+    settings and folder continues from the last good checkpoint, and gives the same weights as a run
+    without the interruption.
 
-    A run can be made longer: with larger `steps` (or `epochs`) it goes on, and ends with the
-    weights that it would have had if they had been asked for at once. Where the learning rates of
-    the steps that are done would have been others (a cosine ends with its run), it is refused.
+    A run can be made longer by larger `steps` (or `epochs`), and then gives the same weights as if
+    it had been that long from the start. This is refused if the learning rates of the steps done so
+    far would have been different, as with a cosine schedule.
 
-    Ctrl-C and SIGTERM let the step under way finish, save a checkpoint and return.
+    Ctrl-C and SIGTERM let the current step finish, save a checkpoint and return.
 
-    Under several workers every worker calls this with the same arguments, and they share the
+    With several workers, every worker calls this with the same arguments, and they share the
     folders of the data and the run.
 
-    A pretrained model is fine-tuned as `trainable` says: all weights, an adapter (LoRA), or the
-    last blocks. Checkpoints hold what is trained alone, and the run remembers a checksum of the
-    base. It ends with a whole model folder in `RUN/model`, an adapter merged into it, and with the
-    adapter alone in `RUN/adapter`. Data of preferences tune the model by them (DPO), against what
-    it was at the start.
+    `trainable` chooses which weights of a pretrained model are trained: all, an adapter (LoRA), or
+    the last blocks. Checkpoints contain only the trained weights, and the run stores a checksum of
+    the base model. At its end, `RUN/model` is the complete model, with the adapter merged into it,
+    and `RUN/adapter` the adapter by itself. With preferences, the model is tuned by DPO, with the
+    initial model as the reference.
 
-    Files become rows once, in `RUN/data`; some records are kept out of training, by a hash, or
-    `validation` names such. A run of a task with columns ends with the finished model's answers to
-    these records, measured (`TrainedRun.task_measures`).
+    Files are prepared once, in `RUN/data`. A hash chooses the records that are held out for
+    validation, unless `validation` gives them. For tasks with columns, the finished model is
+    evaluated on these records (`TrainedRun.task_measures`).
 
     Args:
-        data: what `tfllm.prepare` wrote; or files, folders and globs that it reads, which are then
-            prepared in `RUN/data` with the model's tokenizer, or with a new one.
-        run: the run's folder.
+        data: folder that `tfllm.prepare` wrote; or files, folders and globs to prepare, with the
+            model's tokenizer or a new one.
+        run: folder of the run.
         model: a size's name, whose vocabulary becomes the tokenizer's; an architecture, whose
             vocabulary may be larger; a mapping of fields over a size's, such as
             `{"size": "bert-mini", "num_layers": 2}`; or the path of a pretrained model, as
             `tfllm.load` takes it. The context of a new one becomes at least the sequence length.
-            Default: a small one of the task.
-        config: settings of the training; default: `TrainingConfig()`, with a task's own defaults.
-        task: the name of a task, a key of `tfllm.tasks.TASKS`. Default: that of the run or of the
-            prepared data; of files what the keys of their records say, `language_modeling`,
-            `instruction` or `preference`.
-        validation: files as `data`, which are the validation records.
-        columns: the task's columns, such as prompt and response, to the names that they have in
-            the files.
-        prepare: how files are prepared.
-        strategy: as in `tfllm.training.strategy`, or what that gave.
-        replicas: as in `tfllm.training.strategy`. It may be another when a run goes on: the data
-            and their order stay the same.
-        resume: there must be a run, and it goes on with its settings; what is given must not
-            differ.
+            Default: a small size of the task.
+        config: settings of the training. Defaults to `TrainingConfig()`, with the defaults of the
+            task.
+        task: name of a task, a key of `tfllm.tasks.TASKS`. Defaults to the task of the run or of
+            the prepared data; for files, the keys of their records decide between
+            `language_modeling`, `instruction` and `preference`.
+        validation: files of validation records, given as for `data`.
+        columns: maps the task's columns, such as prompt and response, to their names in the files.
+        prepare: settings of the preparation of files.
+        strategy: name as in `tfllm.training.strategy`, or the strategy that it returned. Defaults
+            to "auto".
+        replicas: as in `tfllm.training.strategy`. It may change when a run is resumed: the data and
+            their order stay the same.
+        resume: require an existing run and continue it with its own settings, which those given
+            must not contradict. Defaults to False.
         callbacks: Keras callbacks, such as `EarlyStopping`, `ModelCheckpoint`, `LambdaCallback` or
-            your own. An epoch of theirs ends with each validation (every `validate_every` steps),
-            and `on_epoch_end` has `loss`, `val_loss` and so on; epochs and steps are counted from
-            the run's beginning. Where a run goes on, their simple attributes (numbers, texts) are
-            what they were at the checkpoint, and nothing else. One that ends the training ends the
-            run, which then has its model; as a setting that is `patience`. With several workers
-            they are called on the chief alone, must not run or change the model, and what they end
-            ends with the next validation. `BackupAndRestore`, `LearningRateScheduler` and
+            your own. Their epochs end with each validation (every `validate_every` steps), and
+            `on_epoch_end` receives `loss`, `val_loss` and so on; epochs and steps are counted from
+            the start of the run. When a run is resumed, only their simple attributes (numbers and
+            strings) are restored. A callback that stops the training ends the run, which then has
+            its finished model; the setting `patience` does this without a callback. With several
+            workers, callbacks are called only on the chief, must not run or change the model, and
+            can stop the run only at a validation. `BackupAndRestore`, `LearningRateScheduler` and
             `ReduceLROnPlateau` are refused.
-        verbose: print how the batch is divided, and draw a progress bar.
-        settings: fields of `TrainingConfig`, over `config`.
+        verbose: print how the batch is divided, and show a progress bar. Defaults to True.
+        settings: fields of `TrainingConfig`, which override `config`.
 
     Returns:
-        the run, with the finished model.
+        The run, with the finished model.
 
     Raises:
-        ConfigError: a setting is unknown or out of range, or differs from the run's in the folder.
-        FileExistsError: `run` holds other files.
-        RuntimeError: another process trains in `run`, or a worker could not start.
-        WorkerLost: another worker went away.
+        ConfigError: a setting is unknown or out of range, or differs from that of the run in the
+            folder.
+        FileExistsError: `run` contains other files.
+        RuntimeError: another process is training in `run`, or a worker could not start.
+        WorkerLost: another worker was lost.
         WorkersDisagree: a worker has other code, settings or data.
         LossIsNaN: the loss or the weights are not finite.
-        CheckpointError: none of the checkpoints of a run that is to go on can be read.
-        OSError: the disk is full or cannot be written to; what was saved stays.
+        CheckpointError: none of the checkpoints of a run to resume can be read.
+        OSError: the disk is full or cannot be written to; what was saved is kept.
         ValueError: the training text is shorter than one row, or a shard was changed.
     """
     folder = RunFolder(run)
     callbacks = checked_callbacks(callbacks)
-    build(TrainingConfig, settings)  # finds what is wrong before all else
+    build(TrainingConfig, settings)  # reports wrong settings before anything else happens
     prepare = _with(prepare, validation, columns)
     saved = folder.read() if (folder.path / "run.json").exists() else {}
     data = opened_data(data)
@@ -144,7 +148,7 @@ def train(
         data = _prepared(chosen_task, data, folder, how, resume, strategy, verbose)
     elif prepare != PrepareConfig():
         raise ConfigError(
-            f"{data.folder} is prepared already; leave the settings of prepare out, such as "
+            f"{data.folder} is prepared already; leave out the settings of prepare, such as "
             "columns and validation, or give the files"
         )
     return run_workers(
@@ -165,7 +169,7 @@ def train(
 def _with(
     config: PrepareConfig | None, validation: Any, columns: Mapping[str, str] | None
 ) -> PrepareConfig:
-    """The settings of preparation, with what was given beside them."""
+    """The settings of the preparation, with the arguments `validation` and `columns` of `train`."""
     given = {"validation": validation, "columns": columns}
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(config or PrepareConfig(), **values)
@@ -180,16 +184,16 @@ def _prepared(
     strategy: tf.distribute.Strategy,
     verbose: bool,
 ) -> PreparedData:
-    """The data of files, prepared by the chief in the run's folder.
+    """Prepare files in the run's folder, on the chief, and open the prepared data.
 
     Args:
-        task: of the run.
+        task: task of the run.
         data: the files.
-        folder: of the run.
-        config: how they are prepared.
-        resume: they are as they were when the run began, if they are prepared.
-        strategy: of the run.
-        verbose: draw a progress bar, and say what the data are.
+        folder: folder of the run.
+        config: settings of the preparation.
+        resume: whether to use data that are prepared already without a check.
+        strategy: strategy of the run.
+        verbose: whether to show a progress bar and describe the data.
     """
 
     def prepare() -> None:

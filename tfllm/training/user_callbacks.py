@@ -1,4 +1,4 @@
-"""Keras callbacks that somebody gives a run: their epochs are the stretches between validations."""
+"""The user's Keras callbacks in a run: their epochs are the intervals between validations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import keras
 from tfllm.config import ConfigError
 
 _REFUSED: dict[type, str] = {
-    keras.callbacks.BackupAndRestore: "a run saves checkpoints and goes on from them by itself",
+    keras.callbacks.BackupAndRestore: "a run saves checkpoints and resumes from them by itself",
     keras.callbacks.LearningRateScheduler: "the schedule is a setting of the run (schedule=...)",
     keras.callbacks.ReduceLROnPlateau: "the schedule is a setting of the run (schedule=...)",
 }
@@ -19,10 +19,13 @@ _SIMPLE = (bool, int, float, str, type(None))
 
 
 def checked_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """The callbacks, if a run can call them.
+    """Check that a run supports the given callbacks.
+
+    Returns:
+        The callbacks as a list.
 
     Raises:
-        ConfigError: something is no Keras callback, or one that a run has no use for.
+        ConfigError: an object is not a Keras callback, or is one that a run does not support.
     """
     given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
     for callback in given:
@@ -32,24 +35,26 @@ def checked_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
             )
         for kind, reason in _REFUSED.items():
             if isinstance(callback, kind):
-                raise ConfigError(f"{kind.__name__} is not for a run: {reason}; leave it out")
+                raise ConfigError(
+                    f"{kind.__name__} is not supported in a run: {reason}; leave it out"
+                )
     return list(given)
 
 
 class UserCallbacks:
-    """The callbacks of a run, called as `model.fit` would call them.
+    """The user's callbacks in a run, called as `model.fit` would call them.
 
-    An epoch is a stretch that ends with a validation (or, without validation data, where one would
-    be): `on_epoch_end` has the mean `loss` of its steps and what the validation gave as `val_loss`
-    and so on. Epochs and steps are counted from the beginning of the run, also where it goes on. A
-    callback begins anew in each process; its simple attributes (numbers, texts), such as how long
-    `EarlyStopping` has waited, are then what they were at the checkpoint.
+    An epoch ends with each validation (or, without validation data, where one would be):
+    `on_epoch_end` receives the mean `loss` of its steps and the results of the validation as
+    `val_loss` and so on. Epochs and steps are counted from the start of the run, also if it was
+    resumed. In a resumed run, the simple attributes of a callback (numbers and strings), such as
+    how long `EarlyStopping` has waited, have the values that they had at the checkpoint.
 
     Args:
-        callbacks: what `checked_callbacks` gave.
-        model: that is fitted.
-        epochs: of the whole run.
-        steps: of an epoch.
+        callbacks: callbacks that `checked_callbacks` returned.
+        model: the model that is trained.
+        epochs: number of epochs of the whole run.
+        steps: number of steps in an epoch.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class UserCallbacks:
         self._in_epoch = False
 
     def begin(self, state: Sequence[dict[str, Any]]) -> None:
-        """The run begins, or goes on with what `state` gave."""
+        """Begin the training, and restore what `state` returned if the run is resumed."""
         self._list.on_train_begin()
         self._at_first = [_simple(callback) for callback in self.callbacks]
         for callback, values in zip(self.callbacks, state, strict=False):
@@ -76,35 +81,35 @@ class UserCallbacks:
                     setattr(callback, name, value)
 
     def batch_begin(self, step: int, epoch: int) -> None:
-        """A call of the graph begins."""
+        """Begin a batch, and an epoch if it is the first one of it."""
         if not self._in_epoch:
             self._in_epoch = True
             self._list.on_epoch_begin(epoch)
         self._list.on_train_batch_begin(step)
 
     def batch_end(self, step: int, logs: dict[str, float]) -> None:
-        """It has ended."""
+        """End a batch."""
         self._list.on_train_batch_end(step, logs)
 
     def validated(self, logs: dict[str, float]) -> None:
-        """A validation has ended; what it gave has no prefix."""
+        """End a validation; the names in `logs` have no prefix."""
         self._list.on_test_end(logs)
 
     def validation_begins(self) -> None:
-        """A validation begins."""
+        """Begin a validation."""
         self._list.on_test_begin()
 
     def epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """An epoch has ended."""
+        """End an epoch."""
         self._in_epoch = False
         self._list.on_epoch_end(epoch, logs)
 
     def end(self, logs: dict[str, float]) -> None:
-        """This process has done its part of the run."""
+        """End the training in this process."""
         self._list.on_train_end(logs)
 
     def state(self) -> list[dict[str, Any]]:
-        """What of the callbacks has changed since `begin` and is simple, for the next process."""
+        """The simple attributes of each callback that have changed since `begin`."""
         return [
             {
                 name: value
@@ -127,9 +132,9 @@ def _simple(callback: keras.callbacks.Callback) -> dict[str, Any]:
 
 
 def history_of(entries: Sequence[dict[str, float]]) -> dict[str, list[float]]:
-    """Entries as a Keras `History.history` has them: a list for each name.
+    """Convert entries to the form of Keras' `History.history`: a list per name.
 
-    A name that an entry lacks is NaN there.
+    Missing values are NaN.
     """
     names = dict.fromkeys(name for entry in entries for name in entry)
     if "step" in names:
@@ -138,6 +143,6 @@ def history_of(entries: Sequence[dict[str, float]]) -> dict[str, list[float]]:
 
 
 def waited(entries: Sequence[dict[str, float]]) -> int:
-    """How many validations in a row were no better than the best before them."""
+    """Number of validations since the best one."""
     losses = [entry["val_loss"] for entry in entries if "val_loss" in entry]
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0

@@ -1,4 +1,4 @@
-"""One worker's part of a run, from its model to its last step."""
+"""One worker's part of a run, from building the model to the last step."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ from tfllm.version import __version__
 
 
 class WorkerRun:
-    """One worker's part of a run; every worker of the run has one, and they go in step.
+    """One worker's part of a run; every worker has one, and they run in lockstep.
 
     Args:
-        task: what is learned.
-        folder: of the run, open on the chief.
-        data: prepared for the task.
-        settings: of the run.
-        strategy: of the run.
-        verbose: print how the batch is divided, and draw a progress bar.
+        task: task of the run.
+        folder: folder of the run, open on the chief.
+        data: data prepared for the task.
+        settings: settings of the run.
+        strategy: strategy of the run.
+        verbose: whether to print how the batch is divided, and show a progress bar.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class WorkerRun:
         self.batch = plan_batch(self.batch_size, config.gradient_accumulation, strategy)
 
     def train(self, *, goes_on: bool) -> TrainedRun:
-        """Train from the start, or on from the last good checkpoint."""
-        with Interruption() as interruption:  # from now on: a start may take long
+        """Train from the start, or continue from the last good checkpoint if `goes_on`."""
+        with Interruption() as interruption:  # from now on, since the start may take long
             return self._train(goes_on, interruption)
 
     def _train(self, goes_on: bool, interruption: Interruption) -> TrainedRun:
         config = self.config
-        self._rows.training(num_batches=1)  # finds what is wrong before a file is written
+        self._rows.training(num_batches=1)  # reports errors before a file is written
         self._verify_data()
         if self.verbose:
             device = "TPU" if has_device("TPU") else "GPU" if has_device("GPU") else "CPU"
@@ -107,14 +107,14 @@ class WorkerRun:
         if self.settings.base is not None:
             self._check_base(model, goes_on)
         if is_multi_worker(self.strategy):
-            model.votes_to_stop = tf.Variable(0.0)  # this process' own: made outside the scope
+            model.votes_to_stop = tf.Variable(0.0)  # local to this process: outside the scope
         progress = Progress()
         if goes_on:
             progress = restore_last_good(model, self.checkpoints, self.strategy)
             if self.settings.steps_before is not None:
                 leave_end_out(progress, config, self.checkpoints, self.strategy)
             if self.verbose and progress.step:
-                print(f"going on from step {progress.step}", file=sys.stderr)
+                print(f"continuing from step {progress.step}", file=sys.stderr)
 
         def prepare_folder() -> None:
             if goes_on:
@@ -127,7 +127,7 @@ class WorkerRun:
                 self._write_settings()
 
         on_chief(self.strategy, prepare_folder, "write to the run's folder")
-        # Later every worker reads what the chief writes; here is the time to find out.
+        # Later every worker reads what the chief writes: check now that all of them can.
         on_all(self.strategy, lambda: self.folder.read() and None, "read the run's folder")
         if self.task.has_reference:
             self._attach_reference(model, progress)
@@ -158,7 +158,7 @@ class WorkerRun:
             left = 0 if progress.stopped else self.total_steps - progress.step
             if callback.users and (left or progress.validation_due):
                 callback.users.begin(progress.callbacks)
-            if progress.validation_due:  # the interrupted run left it out
+            if progress.validation_due:  # the interrupted run skipped it
                 callback.set_model(model)
                 callback.validate_now()
             if left and not progress.stopped:
@@ -173,7 +173,7 @@ class WorkerRun:
         self._fit_steps(model, callback, start, left - rest)
         if rest and not (
             callback.interrupted or callback.progress.stopped
-        ):  # fewer than a call makes: one a call
+        ):  # fewer steps than a call executes: run them one per call
             model.steps_per_execution = callback.steps_per_execution = 1
             model.make_train_function(force=True)
             model.make_test_function(force=True)
@@ -184,8 +184,8 @@ class WorkerRun:
     ) -> None:
         if not steps:
             return
-        # Without an end, all batches have static shapes, and workers need not ask one another at
-        # each step whether it is there.
+        # In an infinite dataset all batches have static shapes, and workers need not ask each other
+        # at each step whether there is a further batch.
         rows = self._rows.training(start_step=start)
         try:
             model.fit(
@@ -193,10 +193,10 @@ class WorkerRun:
                 steps_per_epoch=steps,
                 callbacks=[callback],
                 verbose=0,
-                shuffle=False,  # the rows come shuffled
+                shuffle=False,  # the rows are shuffled already
             )
         except tf.errors.OpError:
-            self.data.raise_read_error()  # which TensorFlow wraps into many lines
+            self.data.raise_read_error()  # the original error, which TensorFlow wraps in many lines
             raise
 
     @property
@@ -208,13 +208,13 @@ class WorkerRun:
         return is_multi_worker(self.strategy)
 
     def _any_worker(self, wants: bool) -> bool:
-        """Whether any worker wants what it says; every worker must call this."""
+        """Whether `wants` is true on any worker; every worker must call this."""
         return any(exchange(wants, self.strategy))
 
     def _user_callbacks(
         self, model: TrainingStep, writer: RunWriter | None
     ) -> UserCallbacks | None:
-        """The callbacks that were given to the run, on the chief."""
+        """The user's callbacks on the chief; None on other workers."""
         if not self.callbacks or writer is None:
             return None
         every = self.config.validate_every
@@ -222,7 +222,7 @@ class WorkerRun:
         return UserCallbacks(self.callbacks, model, epochs=epochs, steps=every)
 
     def _verify_data(self) -> None:
-        """Hold the shards against their checksums: a shared folder's together, copies each."""
+        """Verify the checksums of the shards; the workers divide this if they share the folder."""
         manifest = (Path(self.data.folder) / "manifest.json").stat()
         seen = exchange([manifest.st_ino, manifest.st_mtime_ns], self.strategy)
         shared = all(other == seen[0] for other in seen)
@@ -231,8 +231,8 @@ class WorkerRun:
         on_all(self.strategy, verify, "read its shards")
 
     def _check_memory(self) -> None:
-        """Say what memory the run takes, and refuse one that cannot have it."""
-        if has_device("TPU"):  # whose memory TensorFlow does not tell
+        """Estimate the memory that the run needs, and refuse it if that is not available."""
+        if has_device("TPU"):  # TensorFlow does not report its memory
             return
         longest = self.task.longest_row(self.data, self.config.sequence_length)
         check_memory(
@@ -257,7 +257,7 @@ class WorkerRun:
         )
 
     def _check_base(self, model: TrainingStep, goes_on: bool) -> None:
-        """All workers have the weights that the run began with, and the data's tokenizer."""
+        """Check that all workers have the weights the run started from, and the right tokenizer."""
         path = self.settings.base
         assert path is not None
         self.base_fingerprint = fingerprint(model.kept_model())
@@ -271,7 +271,7 @@ class WorkerRun:
         on_all(self.strategy, check, "use the pretrained model")
 
     def _attach_reference(self, model: TrainingStep, progress: Progress) -> None:
-        """Give the pairs what the model thought of them before it was tuned."""
+        """Attach the log-probabilities under the initial model to the pairs."""
         assert isinstance(self.data, PreferenceData) and isinstance(model, PreferenceTuning)
         folder = self.folder.reference
         of = {
@@ -298,12 +298,12 @@ class WorkerRun:
         if self.data.validation.num_tokens < 2:
             if config.patience is not None:
                 raise ConfigError(
-                    f"patience counts validations, and {self.data.folder} has no validation text; "
-                    "prepare it with a validation_fraction, or leave patience out"
+                    f"patience counts validations, but {self.data.folder} has no validation text; "
+                    "prepare it with a validation_fraction, or leave out patience"
                 )
             warnings.warn(
-                f"{self.data.folder} has no validation text; the last weights are kept, not the "
-                "best",
+                f"{self.data.folder} has no validation text; the last weights are kept instead of "
+                "the best",
                 stacklevel=2,
             )
             return None
@@ -348,7 +348,7 @@ class WorkerRun:
         best = progress.best_validation_loss
         if self.worker == 0 and not callback.interrupted:
             best = restore_best(model, progress, self.checkpoints)
-        # Of a run that had finished already.
+        # The results of a run that was already finished.
         before = self.folder.read().get("result", {}) if self.worker == 0 else {}
         throughput = callback.throughput
         trained = model.kept_model()
@@ -390,5 +390,5 @@ class WorkerRun:
                 self.settings,
                 num_tokens=progress.tokens,
             )
-        exchange("finished", self.strategy)  # nobody leaves before all is written
+        exchange("finished", self.strategy)  # no worker exits before all files are written
         return run

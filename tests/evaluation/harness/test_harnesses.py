@@ -157,7 +157,7 @@ def test_hellaswag_and_arc_files(tmp_path):
     [
         ({"choices": ["one"]}, r"record 1: choices must be a list of at least two texts"),
         ({"choices": "one"}, "list of at least two"),
-        ({"answer": "2"}, r"number of the right choice, 0 to 1.*received '2'"),
+        ({"answer": "2"}, r"index of the correct choice, 0 to 1.*received '2'"),
         ({"answer": "C"}, "received 'C'"),
     ],
 )
@@ -336,7 +336,7 @@ def test_nothing_is_generated_where_code_may_not_run():
         humaneval(model, [PROBLEM], allow_code_execution=False)
     with pytest.raises(ValueError, match=r"ks must be from 1 to num_samples \(1\)"):
         humaneval(model, [PROBLEM], allow_code_execution=True, ks=(1, 10))
-    with pytest.raises(ValueError, match="all the same without a temperature"):
+    with pytest.raises(ValueError, match="without a temperature, all num_samples"):
         humaneval(model, [PROBLEM], allow_code_execution=True, num_samples=2)
     assert model.asked == []
 

@@ -1,1 +1,1 @@
-"""From records to shards: what `prepare` does with each kind of record."""
+"""From records to shards: the preparation of each kind of record."""

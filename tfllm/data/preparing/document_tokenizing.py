@@ -1,4 +1,4 @@
-"""Documents to token ids."""
+"""Convert documents to token ids."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from tfllm.tokenizers.base import Tokenizer
 
 
 class Document(NamedTuple):
-    """A text, and the side of the split that it belongs to."""
+    """A document, or a part of one, and the hash that decides its split."""
 
     text: str
     hashed: int | None = None
-    """what counts as its `document_hash`, of a part of a document; None: its own"""
+    """hash that replaces the `document_hash` for a part of a document; None: that of the text"""
 
 
 @dataclass(frozen=True)
 class TokenizedBatch:
-    """Some documents as ids, each followed by the end token."""
+    """Documents as ids, each followed by the end token."""
 
     hashes: np.ndarray
-    """uint64 [documents]: `document_hash` of each"""
+    """`document_hash` of each document, uint64 [documents]"""
     num_bytes: np.ndarray
-    """int64 [documents]: UTF-8 bytes of each"""
+    """UTF-8 bytes of each document, int64 [documents]"""
     num_tokens: np.ndarray
-    """int64 [documents]: tokens of each, the end tokens included"""
+    """number of tokens of each document, including end tokens, int64 [documents]"""
     tokens: np.ndarray
-    """[sum of num_tokens]: the ids, in the shards' type"""
+    """the ids in the dtype of the shards, [sum of num_tokens]"""
 
 
 @dataclass(frozen=True)
 class DocumentJob:
-    """What a process has to know to tokenize documents."""
+    """The tokenizing of documents, as a job for worker processes."""
 
     tokenizer: Tokenizer
     dtype: str
-    """of the ids"""
+    """dtype of the ids"""
     seed: int
-    """of `document_hash`"""
+    """seed of `document_hash`"""
     filling: MiddleFilling | None = None
-    """rearranges documents; None: they stay as they are"""
+    """rearranges documents for infilling; None: they are left as they are"""
     plain_limit: int = -1
-    """documents whose hash is at most this stay as they are: those of validation"""
+    """documents whose hash is at most this are not rearranged: those of validation"""
 
     def size(self, item: Document) -> int:
-        """Characters of a document."""
+        """Number of characters of a document."""
         return len(item.text)
 
     def start(self) -> DocumentTokenizer:
-        """What makes a `TokenizedBatch` of documents."""
+        """Create the tokenizer that converts documents to a `TokenizedBatch`."""
         return DocumentTokenizer(self)
 
 
@@ -65,10 +65,10 @@ class DocumentTokenizer:
         self._tokenizer = job.tokenizer
 
     def __call__(self, documents: list[Document]) -> TokenizedBatch:
-        """The ids of `documents`. Text that spells a special token is text and ends no document.
+        """Tokenize documents; text that looks like a special token is treated as text.
 
         Raises:
-            ValueError: the tokenizer gives ids that are not its own, or the end token for text.
+            ValueError: the tokenizer gives ids outside its vocabulary, or the end token for text.
         """
         tokenizer, end = self._tokenizer, self._tokenizer.end_token_id
         texts = [document.text for document in documents]
@@ -97,9 +97,9 @@ class DocumentTokenizer:
         check_ids(tokens, tokenizer)
         if np.count_nonzero(tokens == end) != num_ends:
             raise ValueError(
-                f"the end token {tokenizer.end_token!r} must stand for no text, but a document "
-                'holds it; mark it as "special" among the added_tokens of the tokenizer.json, or '
-                "name another as eos_token in tokenizer_config.json"
+                f"the end token {tokenizer.end_token!r} must not result from text, but a document "
+                'contains it; mark it as "special" in the added_tokens of the tokenizer.json, or '
+                "name another token as eos_token in tokenizer_config.json"
             )
         return TokenizedBatch(
             np.asarray(hashes, np.uint64),
@@ -110,9 +110,9 @@ class DocumentTokenizer:
 
 
 def _ended(ids: np.ndarray, end: int) -> np.ndarray:
-    """The ids of a document with one end token, behind them.
+    """The ids of a document followed by exactly one end token.
 
-    The template of a tokenizer.json may have put some around the text already.
+    The template of a tokenizer.json may have added end tokens around the text already.
     """
     if len(ids) and ids[0] == end:
         ids = ids[1:]
@@ -122,13 +122,13 @@ def _ended(ids: np.ndarray, end: int) -> np.ndarray:
 
 
 def check_ids(tokens: np.ndarray, tokenizer: Tokenizer) -> None:
-    """Refuse ids that are not the tokenizer's own.
+    """Check that ids lie in the vocabulary of the tokenizer.
 
     Raises:
-        ValueError: some are not.
+        ValueError: an id does not.
     """
     if len(tokens) and (int(tokens.max()) >= tokenizer.vocab_size or int(tokens.min()) < 0):
         raise ValueError(
             f"the tokenizer's ids must lie below its vocab_size ({tokenizer.vocab_size}); "
-            f"received {int(tokens.max())}; its tokenizer.json is inconsistent: use another"
+            f"received {int(tokens.max())}; its tokenizer.json is inconsistent: use another one"
         )

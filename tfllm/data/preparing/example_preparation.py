@@ -1,4 +1,4 @@
-"""Examples and preferences to sequences of tokens, each with what is learned of it."""
+"""Prepare examples and preferences as sequences of tokens with a mask of the learned ones."""
 
 from __future__ import annotations
 
@@ -37,11 +37,15 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.chat.chat_template import ChatTemplate
 
 _PLACES = 5
-"""that a note names"""
+"""maximum number of places that a note lists"""
 
 
 class ExamplePreparation:
-    """Examples, or preferences, on their way to shards.
+    """The preparation of examples or preferences.
+
+    Args:
+        inputs: settings and files.
+        kind: kind of the records: "examples" or "preference".
 
     Raises:
         ConfigError: no tokenizer is given.
@@ -49,7 +53,7 @@ class ExamplePreparation:
 
     def __init__(self, inputs: PreparationInputs, kind: Kind) -> None:
         self.notes: list[str] = []
-        """what there is to say about the result"""
+        """notes about the result"""
         self._inputs = inputs
         self._config = inputs.config
         self.layout = self._kind = kind
@@ -58,14 +62,14 @@ class ExamplePreparation:
         self._bad = BadRecords(inputs.config.skip_bad_records)
         self._num_nothing = 0
         self._nothing: list[str] = []
-        """where the first examples stand that have nothing to learn"""
+        """places of the first examples that have nothing to learn"""
         path = inputs.config.tokenizer
         if path is None:
             raise ConfigError(
-                f"{'examples' if kind == 'examples' else 'preferences'} need the tokenizer of the "
-                f"model that is to learn from them ({inputs.all_files[0].path} holds such); set "
-                "tokenizer to the model's folder or its GGUF file. (To train a tokenizer and a "
-                "model from nothing, give text, or have the records read as such with --task "
+                f"{'examples' if kind == 'examples' else 'preferences'}, as in "
+                f"{inputs.all_files[0].path}, need the tokenizer of the model that will be trained "
+                "on them; set tokenizer to the model's folder or its GGUF file. (To train a new "
+                "tokenizer and a new model, give text, or treat the records as text with --task "
                 "language_modeling)"
             )
         self._tokenizer = given_tokenizer(path)
@@ -75,13 +79,13 @@ class ExamplePreparation:
 
             self._template = ChatTemplate.of(self._tokenizer)
         self._reader = self._new_reader()
-        """counts what it passes over"""
+        """the reader, which counts the records that it leaves out"""
 
     def survey(self) -> None:
-        """Read everything once, and decide what is kept for validation.
+        """Read all records once, and decide which are held out for validation.
 
         Raises:
-            ValueError: a record is none, or there is none at all; or there are conversations, and
+            ValueError: a record is malformed, or there are none; or there are conversations, but
                 no chat template.
         """
         inputs, census = self._inputs, self._division.census
@@ -101,22 +105,25 @@ class ExamplePreparation:
                 raise ValueError(f"there is nothing to learn from: {self._left_out_note()}")
             raise ValueError(
                 f"there is no record in {names}{', ...' if len(files) > 5 else ''}"
-                + (f": {self._bad.note()}" if self._bad.count else "; name files that hold some")
+                + (f": {self._bad.note()}" if self._bad.count else "; give files with records")
             )
         self.notes += empty_files(files, self._counts)
         self.notes += self._division.close("example")
         self.notes += [*self._warn_no_end(), *self._warn_left_out(), *self._unused_keys()]
 
     def tokenizer(self) -> Tokenizer:
-        """The model's."""
+        """The tokenizer of the model to train."""
         return self._tokenizer
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write the shards; what the manifest says of them.
+        """Write the shards.
+
+        Returns:
+            The manifest's entries for them.
 
         Raises:
-            ValueError: the chat template refuses a conversation, nothing is left to learn, or the
-                files are not what `survey` read.
+            ValueError: the chat template refuses a conversation, there is nothing to learn, or the
+                files have changed since `survey`.
         """
         inputs, census = self._inputs, self._division.census
         has_template = self._template is not None
@@ -132,7 +139,7 @@ class ExamplePreparation:
         try:
             with inputs.bar(total=census.num_bytes, desc="tokenizing") as progress:
                 for held_out, files in inputs.sides():
-                    # What is bad here was counted by `survey`.
+                    # The records that are malformed were counted by `survey`.
                     ignore = BadRecords(self._config.skip_bad_records)
                     examples = (e for file in files for e in self._read(file, reader, ignore))
                     with closing(tokenize(examples, job, num_processes)) as batches:
@@ -171,11 +178,11 @@ class ExamplePreparation:
         }
 
     def all_notes(self) -> list[str]:
-        """What there is to say about the result."""
+        """All notes about the result."""
         return self._inputs.all_notes(self.notes)
 
     def _sources(self) -> list[dict[str, Any]]:
-        """The files' entries in the manifest."""
+        """The manifest's entries for the files."""
         counted = zip(self._inputs.all_files, self._counts, strict=True)
         return [
             {
@@ -213,9 +220,9 @@ class ExamplePreparation:
         if self._template is not None or example.plain or example.text is not None:
             return
         raise ValueError(
-            f"{example.where} is a conversation, and the tokenizer {self._config.tokenizer} has no "
-            "chat template to write it with; take the tokenizer of a chat model, put a "
-            "chat_template.jinja beside it, or write prompt and response"
+            f"{example.where} is a conversation, but the tokenizer {self._config.tokenizer} has no "
+            "chat template to format it with; use the tokenizer of a chat model, put a "
+            "chat_template.jinja next to it, or give records with prompt and response"
         )
 
     def _why_nothing(self) -> str:
@@ -229,8 +236,8 @@ class ExamplePreparation:
         )
         return (
             f"there is nothing to learn from: {self._num_nothing:,} examples were left out because "
-            f"{lack} ({_listed(self._nothing)}).{bad} Learned are the contents of messages whose "
-            "role is assistant, responses, and texts"
+            f"{lack} ({_listed(self._nothing)}).{bad} A model learns the contents of messages "
+            "whose role is assistant, responses, and texts"
         )
 
     def _warn_no_end(self) -> list[str]:
@@ -239,9 +246,9 @@ class ExamplePreparation:
         ends = [t for t, i in self._tokenizer.special_tokens.items()
                 if i in self._tokenizer.end_token_ids]  # fmt: skip
         note = (
-            "the chat template writes no end token behind the assistant's words, so a model that "
-            "learns from it never stops; write one there, such as {{ eos_token }} (end tokens of "
-            f"this tokenizer: {', '.join(ends)})"
+            "the chat template writes no end token after the assistant's words, so a model trained "
+            "with it never stops; add one there, such as {{ eos_token }} (end tokens of this "
+            f"tokenizer: {', '.join(ends)})"
         )
         warnings.warn(note, UserWarning, stacklevel=4)  # the caller of `prepare`
         return [note]
@@ -257,7 +264,7 @@ class ExamplePreparation:
         one = len(places) == 1
         return (
             f"{len(places):,} record{' is' if one else 's are'} marked as not to be learned (label "
-            f"false, or weight 0) and {'was' if one else 'were'} left out: {_listed(places)}"
+            f"false or weight 0) and {'was' if one else 'were'} left out: {_listed(places)}"
         )
 
     def _unused_keys(self) -> list[str]:
@@ -279,7 +286,7 @@ class ExamplePreparation:
 
 
 class _SplitWriter:
-    """Writes the three streams of a split: ids, what is learned, and where examples end."""
+    """Writes the three streams of a split: ids, the mask of learned tokens, and the index."""
 
     def __init__(self, folder: Path, split: str, dtype: str, shard_tokens: int) -> None:
         self.num_documents = 0
@@ -290,7 +297,7 @@ class _SplitWriter:
         self._index = ShardWriter(folder, f"{split}-index", "uint32", shard_tokens)
 
     def write(self, batch: TokenizedExamples, mask: np.ndarray) -> None:
-        """Append the examples that `mask` (bool [examples]) names."""
+        """Append the examples for which `mask` (bool [examples]) is true."""
         if not mask.any():
             return
         of_sequence = np.repeat(mask, len(batch.index) // len(mask))
@@ -312,7 +319,7 @@ class _SplitWriter:
             writer.abandon()
 
     def entry(self) -> dict[str, Any]:
-        """What the manifest says of the split."""
+        """The manifest's entry for the split."""
         streams = {"shards": self._tokens, "learned": self._learned, "index": self._index}
         return {
             "num_tokens": self._tokens.num_tokens,

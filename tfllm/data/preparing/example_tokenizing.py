@@ -1,4 +1,4 @@
-"""Examples to token ids, with a mark on each that is learned."""
+"""Convert examples to token ids with a mask of the learned ones."""
 
 from __future__ import annotations
 
@@ -20,66 +20,66 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.chat.template_coverage import TemplateCoverage
 
 Sequence = tuple[np.ndarray, np.ndarray]
-"""int64 [tokens]: ids; bool [tokens]: which of them are learned"""
+"""ids, int64 [tokens], and the mask of learned ones, bool [tokens]"""
 
 
 @dataclass(frozen=True)
 class TokenizedExamples:
-    """Some examples: each one sequence of tokens, or (preferences) two, the chosen one first."""
+    """Examples as ids: one sequence each, or two for preferences, the chosen one first."""
 
     hashes: np.ndarray
-    """uint64 [examples]: `document_hash` of each"""
+    """`document_hash` of each example, uint64 [examples]"""
     num_bytes: np.ndarray
-    """int64 [examples]: UTF-8 bytes of what is learned of each"""
+    """UTF-8 bytes of the learned text of each example, int64 [examples]"""
     index: np.ndarray
-    """uint32 [sequences, 2]: tokens of each, and which of them is the first that is learned"""
+    """number of tokens and index of the first learned one, uint32 [sequences, 2]"""
     tokens: np.ndarray
-    """[sum of tokens]: the ids, in the shards' type"""
+    """the ids in the dtype of the shards, [sum of tokens]"""
     learned: np.ndarray
-    """uint8 [sum of tokens]: 1 where the token is learned"""
+    """1 where the token is learned, uint8 [sum of tokens]"""
     nothing: list[str] = field(default_factory=list)
-    """where examples stand that have nothing to learn, and that were left out"""
+    """places of the examples that have nothing to learn and were left out"""
     bad: list[BadRecord] = field(default_factory=list)
-    """what was wrong with others"""
+    """errors of examples that cannot be used"""
     num_read: int = 0
-    """characters of all"""
+    """number of characters of all examples"""
 
 
 @dataclass(frozen=True)
 class ExampleJob:
-    """What a process has to know to tokenize examples."""
+    """The tokenizing of examples, as a job for worker processes."""
 
     tokenizer: Tokenizer
     has_template: bool
-    """prompts and responses are put into the tokenizer's chat template"""
+    """whether prompts and responses are formatted with the tokenizer's chat template"""
     dtype: str
-    """of the ids"""
+    """dtype of the ids"""
     seed: int
-    """of `document_hash`"""
+    """seed of `document_hash`"""
 
     def size(self, item: Example) -> int:
-        """Characters of an example."""
+        """Number of characters of an example."""
         return item.size()
 
     def start(self) -> ExampleTokenizer:
-        """What makes `TokenizedExamples` of examples."""
+        """Create the tokenizer that converts examples to `TokenizedExamples`."""
         return ExampleTokenizer(self)
 
 
 class ExampleTokenizer:
     """Tokenizes batches of examples in this process.
 
-    With a chat template, a conversation is written as the template has it, and the assistant's
-    tokens are learned, the end of each turn included (`ChatTemplate.encode_for_training`). What the
-    template would leave out makes an example a bad one (`TemplateCoverage`). Without a template, a
-    prompt and its response become the prompt's ids, the response's, and the end token, and the last
-    two are learned. A text is its ids and the end token, all learned. Words that spell a special
-    token are words.
+    With a chat template, the template formats a conversation, and the assistant's tokens are
+    learned, including the end of each turn (`ChatTemplate.encode_for_training`). An example of
+    which the template would leave out something is refused (`TemplateCoverage`). Without a
+    template, a prompt and its response become the prompt's ids, the response's and the end token,
+    the last two of which are learned. A text becomes its ids and the end token, which are all
+    learned. Text that looks like a special token is treated as text.
 
     An example whose learned messages are all empty has nothing to learn.
 
-    The first token of a sequence is never learned, as there is none before it; tokens behind the
-    last that is learned are dropped, as nothing follows from them.
+    The first token of a sequence is never learned, since no token precedes it; tokens after the
+    last learned one are dropped, since they have no effect.
     """
 
     def __init__(self, job: ExampleJob) -> None:
@@ -95,10 +95,10 @@ class ExampleTokenizer:
             self._coverage = TemplateCoverage(self._template)
 
     def __call__(self, examples: list[Example]) -> TokenizedExamples:
-        """The ids of some examples; what is wrong with one is told and not raised.
+        """Tokenize examples; the errors of single examples are returned instead of raised.
 
         Raises:
-            ValueError: the tokenizer gives ids that are not its own.
+            ValueError: the tokenizer gives ids outside its vocabulary.
         """
         hashes, num_bytes, sequences = [], [], []
         nothing: list[str] = []
@@ -153,13 +153,13 @@ class ExampleTokenizer:
         return [self._reply(*sequence, prompt) for sequence in encoded]
 
     def _reply(self, ids: list[int], learned: list[bool], prompt: list[int]) -> Sequence:
-        """A conversation of which nothing is learned that stands in the prompt."""
+        """A conversation in which no token of the prompt is learned."""
         pairs = zip(ids, prompt, strict=False)
         same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ids), len(prompt)))
         return _trimmed(ids, [False] * same + list(learned[same:]))
 
     def _plain(self, messages: list[Message]) -> Sequence:
-        """Without a template: a system message, the prompt, the response and the end token."""
+        """A sequence without a template: system message, prompt, response and end token."""
         *before, response = (message["content"] for message in messages)
         prompt = self._before("\n\n".join(before))
         answer = self._tokenizer.encode(response, parse_special=False, add_special=False)
@@ -167,7 +167,7 @@ class ExampleTokenizer:
         return _trimmed(prompt + answer, [False] * len(prompt) + [True] * len(answer))
 
     def _before(self, text: str) -> list[int]:
-        """The ids of a text that goes on: with the tokens that begin one, without the end token."""
+        """The ids of a text to be continued: with tokens that begin a text, without end token."""
         ids = self._tokenizer.encode(text, parse_special=False)
         return ids[:-1] if ids[-1:] == [self._tokenizer.end_token_id] else ids
 
@@ -176,8 +176,11 @@ class ExampleTokenizer:
 
 
 def _says_something(message: Message) -> bool:
-    """Whether a message is of the assistant, learned, and not empty: of an empty one only the end
-    would be learned, and an empty cell of a table is an answer that is missing."""
+    """Whether a message is a learned one of the assistant that is not empty.
+
+    Of an empty message only its end would be learned; an empty cell of a table means that the
+    answer is missing.
+    """
     if message["role"] != "assistant" or not message.get("weight", 1):
         return False
     words = (message.get(key) or "" for key in ("content", *MESSAGE_REASONING))

@@ -1,4 +1,4 @@
-"""Documents rearranged so that a language model learns to fill in the middle."""
+"""Rearrange documents so that a language model learns to fill in the middle."""
 
 from __future__ import annotations
 
@@ -14,30 +14,34 @@ from tfllm.tokenizers.fill_in_the_middle import MiddleTokens
 
 @dataclass(frozen=True)
 class MiddleFilling:
-    """How (Bavarian et al., 2022). A document is cut into stretches of at most `most_chars`, at
-    line ends where there are some: a row of training shall hold all three parts. A share `rate` of
-    the stretches is rearranged, each at two places chosen evenly among its characters, and becomes
-    a document of its own; the others, joined where they are neighbours, stay as they are."""
+    """Fill-in-the-middle training data (Bavarian et al., 2022).
+
+    A document is cut into pieces of at most `most_chars`, at line ends if possible, so that a
+    training row can hold all three parts of a piece. A fraction `rate` of the pieces is rearranged:
+    each is divided at two uniformly random positions, and becomes a document of its own. The other
+    pieces are left as they are, and neighbouring ones are joined again.
+    """
 
     tokens: MiddleTokens
     rate: float
-    """share of the stretches that are rearranged"""
+    """fraction of the pieces that are rearranged"""
     suffix_first: float
-    """share of these that are written suffix first (SPM), the others prefix first (PSM)"""
+    """fraction of these that begin with the suffix (SPM); the others begin with the prefix (PSM)"""
     most_chars: int
-    """characters of a stretch at most"""
+    """maximum number of characters of a piece"""
 
     def rows(self, text: str, hashed: int, tokenizer: Tokenizer) -> Iterator[list[int]]:
-        """The ids of a document's parts, without end tokens.
+        """The ids of the parts of a document, without end tokens.
 
         Args:
             text: the document.
-            hashed: its `document_hash`, from which all chance comes: the same whichever process
-                does it.
-            tokenizer: the parts of a stretch are tokenized one by one, as they will be when asked.
+            hashed: its `document_hash`, which seeds all random choices, so that they do not depend
+                on the process that makes them.
+            tokenizer: tokenizer of the text; it tokenizes the parts of a piece separately, as in
+                infilling.
         """
         random = np.random.default_rng(hashed)
-        parts: list[str] = []  # of all rows, to be tokenized at once
+        parts: list[str] = []  # parts of all rows, to be tokenized in one call
         forms: list[Callable[..., list[int]]] = []
         plain = ""
 

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, and replaces only one of its own kind."""
+"""Write an output folder atomically, and overwrite only folders of prepared data."""
 
 from __future__ import annotations
 
@@ -11,45 +11,49 @@ from tfllm.files import atomic_folder, read_json
 
 
 def check_output(out: Path, overwrite: bool) -> None:
-    """Refuse a place that must not be written to, before any work is done.
+    """Check that a folder may be written, before any work is done.
+
+    Args:
+        out: the folder.
+        overwrite: whether it may replace prepared data.
 
     Raises:
-        FileExistsError: `out` is there, and is neither an empty folder nor, with `overwrite`, a
+        FileExistsError: `out` exists, and is neither an empty folder nor, with `overwrite`, a
             folder of prepared text and nothing else.
     """
     if not os.path.lexists(out):
         return
     if not out.is_dir():
-        raise FileExistsError(f"{out} is a file; name a folder that does not exist yet")
+        raise FileExistsError(f"{out} is a file; give a folder that does not exist yet")
     names = sorted(path.name for path in out.iterdir())
     if not names:
         return
     ours = _prepared_files(out)
     if not ours:
         raise FileExistsError(
-            f"{out} holds files that are not prepared text ({', '.join(names[:3])}, ...) and is "
-            "never overwritten; name a folder that does not exist yet"
+            f"{out} contains files that are not prepared text ({', '.join(names[:3])}, ...) and is "
+            "never overwritten; give a folder that does not exist yet"
         )
     if not overwrite:
         raise FileExistsError(
-            f"{out} holds prepared text already; name another folder, or set overwrite to have it "
-            "replaced"
+            f"{out} contains prepared text already; give another folder, or set overwrite to "
+            "replace it"
         )
     foreign = sorted(set(names) - ours)
     if foreign:
         raise FileExistsError(
-            f"{out} holds files besides the prepared text ({', '.join(foreign[:3])}), which "
-            "overwriting would lose; move them away, or name another folder"
+            f"{out} contains other files besides the prepared text ({', '.join(foreign[:3])}), "
+            "which would be lost by overwriting; move them away, or give another folder"
         )
 
 
 def written_beside(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
-    """A new folder that takes the place of `out` when the block ends without an error."""
+    """Context with a new folder that replaces `out` when the block ends without an error."""
     return atomic_folder(out, lambda place: check_output(place, overwrite))
 
 
 def _prepared_files(folder: Path) -> set[str]:
-    """The names of the files that `prepare` wrote into a folder; none if it did not write it."""
+    """Names of the files that `prepare` wrote into a folder; empty for other folders."""
     try:
         manifest = read_json(folder / MANIFEST)
         if manifest["format"] != FORMAT:

@@ -1,4 +1,4 @@
-"""The files that a preparation of documents or conversations reads, and how they are divided."""
+"""The files that a preparation reads, and the division of their documents into splits."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 
 _HELD_OUT, _TRAIN = 0, 2**64 - 1
-"""in place of a hash: the sides that the parts of a divided document are on"""
+"""used instead of a hash for the parts of a divided document: held out, or for training"""
 
 
 @dataclass
 class PreparationInputs:
-    """Settings and files."""
+    """Settings and files of a preparation."""
 
     config: PrepareConfig
     files: list[SourceFile]
-    """to train on, or to divide"""
+    """training files, from which validation data may be held out"""
     held_out: list[SourceFile]
-    """the validation set; empty: a share of `files` is kept out"""
+    """validation files; empty: a fraction of `files` is held out"""
     bar: Callable[..., Any]
-    """makes a progress bar"""
+    """creates a progress bar"""
     notes: list[str]
-    """on files that were left out"""
+    """notes on files that were left out"""
     left_out: LeftOut
-    """files of folders that hold no records"""
+    """files in folders that contain no records"""
 
     @classmethod
     def find(
@@ -51,20 +51,20 @@ class PreparationInputs:
         bar: Callable[..., Any],
         tell: bool = True,
     ) -> PreparationInputs:
-        """The files that are there.
+        """Find the files of a preparation.
 
         Args:
             source: files, folders and globs.
-            config: settings.
-            kind: of their records.
+            config: settings of the preparation.
+            kind: kind of the records.
             exclude: folders that are not searched.
-            bar: makes a progress bar.
-            tell: warn of tables that are left out.
+            bar: creates a progress bar.
+            tell: whether to warn of tables that are left out.
 
         Raises:
             FileNotFoundError: there are no such files.
-            ConfigError: a file cannot hold records of that kind.
-            ValueError: nothing is left to train on, or a table has no column that is known.
+            ConfigError: a file cannot contain records of that kind.
+            ValueError: nothing is left to train on, or a table has no known column.
         """
         left_out = LeftOut()
         options: dict[str, Any] = {
@@ -82,33 +82,33 @@ class PreparationInputs:
         return cls(config, files, held_out, bar, notes + more_notes, left_out)
 
     def all_notes(self, notes: list[str]) -> list[str]:
-        """What a preparation has to say, together with what is to be told of the files."""
+        """The notes of a preparation together with those on the files."""
         return [*self.notes, *notes, *self.left_out.notes()]
 
     @property
     def all_files(self) -> list[SourceFile]:
-        """Those of validation first, so that copies of what they hold are known."""
+        """All files, those of validation first, so that copies of their records are recognised."""
         return [*self.held_out, *self.files]
 
     def sides(self) -> Iterator[tuple[bool, list[SourceFile]]]:
-        """(whether they are the validation set, files)."""
+        """Yields pairs: whether they are the validation files, and the files."""
         yield False, self.files
         if self.held_out:
             yield True, self.held_out
 
     def entry(self, file: SourceFile) -> dict[str, Any]:
-        """What the manifest says of a file."""
+        """The manifest's entry for a file."""
         entry = {"path": file.path.as_posix(), "num_bytes": file.num_bytes}
         return {**entry, "split": "validation"} if file in self.held_out else entry
 
 
 class Division:
-    """Which documents are kept for validation, as one reading of all of them finds."""
+    """Decides which documents are held out for validation, after reading all of them once."""
 
     def __init__(self, inputs: PreparationInputs) -> None:
         self.census = CorpusCensus()
         self.copies = 0
-        """documents of the files to train on that the validation files hold, too"""
+        """number of documents in the training files that are also in the validation files"""
         self._explicit = bool(inputs.held_out)
         fraction = inputs.config.validation_fraction
         assert fraction is not None
@@ -116,7 +116,7 @@ class Division:
         self._held_out: set[int] = set()
         self._limit = -1
         self.boundary: Boundary | None = None
-        """which documents are divided"""
+        """the documents that are divided; None: none are"""
 
     def add(self, hashed: int, num_bytes: int, *, held_out: bool) -> None:
         """Count a document."""
@@ -127,17 +127,17 @@ class Division:
             self.copies += 1
 
     def close(self, noun: str, *, divides: bool = False) -> list[str]:
-        """Decide, now that all are known; what there is to say about it.
+        """Decide, after all documents were added; returns notes.
 
         Args:
-            noun: what is counted.
-            divides: one that is too large to be kept out whole may be divided.
+            noun: noun for a document in the notes.
+            divides: whether a document that is too large to be held out whole may be divided.
         """
         if self._explicit:
             if not self.copies:
                 return []
             are = "is" if self.copies == 1 else "are"
-            note = f"{self.copies:,} of the {noun}s to train on {are} in the validation files, too"
+            note = f"{self.copies:,} of the training {noun}s {are} also in the validation files"
             warnings.warn(note, UserWarning, stacklevel=4)  # the caller of `prepare`
             return [note]
         self._limit = self.census.validation_limit(self._fraction)
@@ -153,9 +153,9 @@ class Division:
         return []
 
     def parts_of(self, text: str, hashed: int) -> list[tuple[str, int]]:
-        """A document, or the parts of one that is divided, each with the hash of its side.
+        """A document, or the parts of one that is divided, each with the hash of its split.
 
-        Where a document of the boundary cannot be divided, it is kept out or not as a whole.
+        A document of the boundary that cannot be divided is held out, or not, as a whole.
         """
         boundary = self.boundary
         if boundary is None or not boundary.divides(hashed):
@@ -168,19 +168,19 @@ class Division:
 
     @property
     def limit(self) -> int:
-        """Documents whose hash is at most this are kept for validation; -1 for validation files."""
+        """Documents whose hash is at most this are held out; -1 if there are validation files."""
         return -1 if self._explicit else self._limit
 
     def is_held_out(self, hashed: int) -> bool:
-        """Whether the hash keeps a document out of training; not for validation files."""
+        """Whether a document is held out by its hash; false if there are validation files."""
         return not self._explicit and hashed <= self._limit
 
     def mask(self, hashes: np.ndarray, *, held_out: bool) -> np.ndarray:
-        """bool [documents]: which belong to validation.
+        """Mask of the validation documents, bool [documents].
 
         Args:
-            hashes: uint64 [documents].
-            held_out: whether they come from the validation files.
+            hashes: hashes of the documents, uint64 [documents].
+            held_out: whether the documents come from the validation files.
         """
         if self._explicit or self._limit < 0:
             return np.full(hashes.shape, held_out)
@@ -188,22 +188,22 @@ class Division:
 
 
 def _without(files: list[SourceFile], others: list[SourceFile]) -> list[SourceFile]:
-    """The files that are not among `others`, such as those of a folder but for its validation."""
+    """The files that are not in `others`, such as a folder's files without the validation files."""
     taken = {os.path.realpath(file.path) for file in others}
     left = [file for file in files if os.path.realpath(file.path) not in taken]
     if not left:
         raise ValueError(
-            "there is nothing left to train on: all files are those of validation "
-            f"({', '.join(str(file.path) for file in others[:5])}); name others"
+            "there is nothing left to train on: all files are validation files "
+            f"({', '.join(str(file.path) for file in others[:5])}); give others"
         )
     return left
 
 
 def given_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer of a model folder or file, or of a tokenizer.json.
+    """Load the tokenizer of a model folder or file, or of a tokenizer.json.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no tokenizer.
         ValueError: it is damaged, or has no end token.
     """
     place = Path(path)
@@ -220,30 +220,30 @@ def given_tokenizer(path: str) -> Tokenizer:
         end = tokenizer.end_token_id
     except ValueError as error:
         raise ValueError(
-            f"the tokenizer {path} must have an end token, which stands between documents: {error}"
+            f"the tokenizer {path} must have an end token, to separate documents: {error}"
         ) from None
     assert 0 <= end < tokenizer.vocab_size
     return tokenizer
 
 
 def end_of(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What the manifest says of the token that follows each document."""
+    """The manifest's entries for the token that follows each document."""
     return {"end_token": tokenizer.end_token, "end_token_id": tokenizer.end_token_id}
 
 
 def empty_files(files: list[SourceFile], counts: list[int]) -> list[str]:
-    """A note, and a warning, on files that held nothing."""
+    """Warn of files without content; returns the notes."""
     empty = [str(file.path) for file, count in zip(files, counts, strict=True) if count == 0]
     if not empty:
         return []
     names = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-    note = f"{len(empty)} of {len(files)} files held no text and were passed over: {names}"
+    note = f"{len(empty)} of {len(files)} files contain no text and were skipped: {names}"
     warnings.warn(note, UserWarning, stacklevel=4)  # the caller of `prepare`
     return [note]
 
 
 def expect_unchanged(census: CorpusCensus, num_documents: int, num_bytes: int) -> None:
-    """Refuse text that is not what the first reading found.
+    """Check that the text has not changed since it was first read.
 
     Raises:
         ValueError: it has another size.
@@ -252,5 +252,5 @@ def expect_unchanged(census: CorpusCensus, num_documents: int, num_bytes: int) -
         raise ValueError(
             "the text must not change while it is prepared: at first it had "
             f"{census.num_documents} documents and {census.num_bytes} bytes, later "
-            f"{num_documents} and {num_bytes}; prepare it again when nobody writes to it"
+            f"{num_documents} and {num_bytes}; prepare it again when nothing writes to it"
         )

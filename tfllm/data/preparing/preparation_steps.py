@@ -1,4 +1,4 @@
-"""The steps from records to shards, which differ between kinds of records."""
+"""The interface of a preparation: steps from records to shards for each kind of record."""
 
 from __future__ import annotations
 
@@ -12,42 +12,45 @@ if TYPE_CHECKING:
 
 
 class Preparation(Protocol):
-    """Records on their way to shards; `tfllm.data.preparation.prepare` takes the steps in order."""
+    """The preparation of records; `tfllm.data.preparation.prepare_data` runs the steps in order."""
 
     @property
     def layout(self) -> str:
-        """How the shards are laid out, a key of `FORMAT_VERSIONS`."""
+        """Layout of the shards, a key of `FORMAT_VERSIONS`."""
 
     def survey(self) -> None:
-        """Read everything once, and decide what is kept for validation.
+        """Read all records once, and decide which are held out for validation.
 
         Raises:
-            ValueError: a record is broken, or there is none.
+            ValueError: a record is malformed, or there are none.
         """
 
     def tokenizer(self) -> Tokenizer:
-        """The one that is given, or a new one, trained on the records to train on."""
+        """The given tokenizer, or a new one that is trained on the training records."""
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write the shards; what the manifest says of them: "splits", "dtype", "sources", ...
+        """Write the shards.
+
+        Returns:
+            The manifest's entries for them: "splits", "dtype", "sources", ...
 
         Raises:
-            ValueError: there is nothing to learn, or the files are not what `survey` read.
+            ValueError: there is nothing to learn, or the files have changed since `survey`.
         """
 
     def all_notes(self) -> list[str]:
-        """What there is to say about the result."""
+        """All notes about the result."""
 
 
 class PreparedTask(Protocol):
-    """What preparation asks of a task; `tfllm.tasks.task.Task` has it."""
+    """The part of `tfllm.tasks.task.Task` that preparation uses."""
 
     @property
     def name(self) -> str:
-        """As the manifest calls it."""
+        """Name of the task in the manifest."""
 
     def files(self, source: Any, config: Any, *, exclude: Any = ()) -> list[SourceFile]:
-        """All files that a preparation reads, those of validation among them."""
+        """All files that a preparation reads, including validation files."""
 
     def preparation(self, source: Any, config: Any, *, exclude: Any, bar: Any) -> Preparation:
-        """The steps of its records."""
+        """The preparation of the task's records."""

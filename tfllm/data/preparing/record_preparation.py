@@ -1,4 +1,4 @@
-"""Records with columns to the examples of a task, each some arrays of numbers."""
+"""Prepare records with columns as the examples of a task, each a set of integer arrays."""
 
 from __future__ import annotations
 
@@ -31,36 +31,39 @@ if TYPE_CHECKING:
 
 VALIDATION_RECORDS = "validation.jsonl"
 TRUNCATED = "truncated"
-"""The name of an example that says how many texts lost a part to the sequence length, [1]. It is
-counted and reported, and never reaches a batch."""
+"""Name of an example's array, of shape [1], with the number of its texts that were truncated. It is
+counted and reported, but not stored."""
 _SHARD_NUMBERS = 50_000_000
 
 
 class UnknownInTraining(ValueError):
-    """A good record that a model cannot know: of a label that no training record has, or alike."""
+    """A valid record that a model cannot predict, such as one with a label unseen in training."""
 
 
 class ExampleMaker(Protocol):
-    """What becomes of a record; `tfllm.tasks.record_task.RecordTask` says what each does."""
+    """The part of a task that makes examples of records; see `tfllm.tasks.record_task.RecordTask`.
+
+    A separate protocol, since `data` does not import tasks.
+    """
 
     @property
     def name(self) -> str:
-        """As the manifest calls it."""
+        """Name of the task in the manifest."""
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """What a record has."""
+        """The columns of a record."""
 
     @property
     def token_features(self) -> Sequence[str]:
-        """The arrays of an example whose elements are counted as tokens."""
+        """Names of the arrays of an example whose elements are counted as tokens."""
 
     @property
     def least_sequence_length(self) -> int:
         """The smallest sequence length that leaves room for text."""
 
     def information(self, records: Sequence[Record]) -> dict[str, Any]:
-        """What the training records say that the model must know."""
+        """Information from the training records that the model needs, such as the labels."""
 
     def tokenizer(
         self, base: str | None, records: Iterable[Record], *, vocab_size: int
@@ -74,16 +77,16 @@ class ExampleMaker(Protocol):
         information: Mapping[str, Any],
         sequence_length: int,
     ) -> list[dict[str, np.ndarray]]:
-        """A record as training examples."""
+        """Convert a record to training examples."""
 
     def key(self, record: Record) -> str:
-        """What decides whether a record is kept for validation."""
+        """The text whose hash decides whether a record is held out for validation."""
 
 
 def record_files(
     source: Source, config: PrepareConfig, *, exclude: Sequence[str | Path] = ()
 ) -> list[SourceFile]:
-    """All files of records, those of validation among them, each once."""
+    """All files of records, including validation files, without duplicates."""
     found = source_files(as_source(source), exclude=exclude)
     if config.validation:
         found += source_files(as_source(config.validation), exclude=exclude)
@@ -91,14 +94,14 @@ def record_files(
 
 
 class RecordPreparation:
-    """Records with columns on their way to shards. They are held in memory.
+    """The preparation of records with columns, which are held in memory.
 
     Args:
-        task: what becomes of a record.
+        task: makes examples of records.
         source: files of records (see `tfllm.data.reading.table_records`).
-        config: settings; the tokenizer is that of the pretrained model that is to be trained.
+        config: settings; the tokenizer, if given, is that of the pretrained model to train.
         exclude: folders that are not searched.
-        bar: makes a progress bar.
+        bar: creates a progress bar.
 
     Raises:
         ConfigError: the sequence length leaves no room for text.
@@ -134,12 +137,12 @@ class RecordPreparation:
         self._tokenizer: Tokenizer | None = None
 
     def survey(self) -> None:
-        """Read all records, divide them, and see what the training records say.
+        """Read and divide all records, and collect the information in the training records.
 
         Raises:
             FileNotFoundError: there are no such files.
-            ValueError: a file or record cannot be used (with its place), or the records cannot be
-                learned from.
+            ValueError: a file or record cannot be used (the error names its place), or nothing can
+                be learned from the records.
         """
         table, held_out = self._tables()
         self._training, self._validation, notes = self._train_and_validation(table, held_out)
@@ -153,13 +156,13 @@ class RecordPreparation:
                 raise
             raise ValueError(
                 f"{error} ({len(self._validation):,} of {len(table.records):,} records are not "
-                "among them: validation_fraction keeps them for validation)"
+                "among them: they are held out for validation, by validation_fraction)"
             ) from None
         self._information = json.loads(json.dumps(found))
         self._information["sequence_length"] = self._config.sequence_length
 
     def tokenizer(self) -> Tokenizer:
-        """That of the pretrained model, or a new one, trained on the training records."""
+        """The tokenizer of the pretrained model, or a new one, trained on the training records."""
         if self._tokenizer is None:
             self._tokenizer = self._task.tokenizer(
                 self._config.tokenizer, self._training, vocab_size=self._config.vocab_size
@@ -167,10 +170,13 @@ class RecordPreparation:
         return self._tokenizer
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write the shards and the validation records; what the manifest says of them.
+        """Write the shards and the validation records.
+
+        Returns:
+            The manifest's entries for them.
 
         Raises:
-            ValueError: a record cannot be learned from, or none gives an example.
+            ValueError: a record cannot be used, or no record gives an example.
         """
         length = self._config.sequence_length
         assert length is not None
@@ -201,7 +207,7 @@ class RecordPreparation:
         }
 
     def all_notes(self) -> list[str]:
-        """What there is to say about the result."""
+        """All notes about the result."""
         return self._notes
 
     def _write_validation_records(self, folder: Path) -> dict[str, str]:
@@ -214,7 +220,7 @@ class RecordPreparation:
         return {VALIDATION_RECORDS: file_sha256(path)}
 
     def _tables(self) -> tuple[Table, Table | None]:
-        """The records to train on, or to divide; and those of the validation files."""
+        """The records of the training files, and those of the validation files, if given."""
         config, source = self._config, self._source
 
         def read(source: Source) -> Table:
@@ -231,18 +237,18 @@ class RecordPreparation:
             return read(source), None
         validation = as_source(config.validation)
         if not isinstance(source, Mapping) and not isinstance(validation, Mapping):
-            # Those of a folder but for its validation files.
+            # The files of a folder without the validation files.
             held_out = {os.path.realpath(file.path) for file in source_files(validation)}
             files = source_files(source, exclude=self._exclude)
             source = [file.path for file in files if os.path.realpath(file.path) not in held_out]
             if not source:
-                raise ValueError("no file is left to train on: all are those of validation")
+                raise ValueError("no file is left to train on: all are validation files")
         return read(source), read(validation)
 
     def _train_and_validation(
         self, table: Table, held_out: Table | None
     ) -> tuple[list[Record], list[Record], list[str]]:
-        """Training records, validation records, and what there is to say."""
+        """Training records, validation records, and notes."""
         seed, key = self._config.seed, self._task.key
         hashes = [document_hash(key(record), seed) for record in table.records]
         if held_out is not None:
@@ -251,12 +257,12 @@ class RecordPreparation:
             notes = []
             if copies:
                 notes = [
-                    f"{copies:,} of the {len(hashes):,} records to train on are in the validation "
-                    "files, too: measures will be better than they should"
+                    f"{copies:,} of the {len(hashes):,} training records are also in the "
+                    "validation files: metrics will be too good"
                 ]
             return table.records, held_out.records, notes
         census = CorpusCensus()
-        for hashed in hashes:  # counted by records, not by bytes
+        for hashed in hashes:  # the fraction is of records, not of bytes
             census.add(hashed, 1)
         fraction = self._config.validation_fraction
         assert fraction is not None
@@ -270,7 +276,7 @@ class RecordPreparation:
 
 
 class _ExampleWriter:
-    """Records to shards of examples."""
+    """Converts records to examples and writes them to shards."""
 
     def __init__(
         self,
@@ -288,15 +294,15 @@ class _ExampleWriter:
         self._truncated = 0
         self._texts = 0
         self.features: list[str] = []
-        """names of an example's arrays, in the order in which they are written"""
+        """names of the arrays of an example, in the order in which they are written"""
 
     def write(
         self, folder: Path, split: str, records: Sequence[Record], bar: Any
     ) -> dict[str, Any]:
-        """Write a split; its entry in the manifest.
+        """Write a split; returns the manifest's entry for it.
 
         Raises:
-            BadRecord: a record cannot be learned from.
+            BadRecord: a record cannot be used.
         """
         numbers = ShardWriter(folder, split, "uint32", _SHARD_NUMBERS)
         index = ShardWriter(folder, f"{split}-index", "uint32", _SHARD_NUMBERS)
@@ -312,8 +318,8 @@ class _ExampleWriter:
                     message = f" ({split}): {error}"
                     if split == "validation" and isinstance(error, UnknownInTraining):
                         message += (
-                            "; what is measured must be known from training: add such records to "
-                            "the training data, or leave this one out"
+                            "; validation records must not go beyond the training data: add such "
+                            "records to the training data, or leave this one out"
                         )
                     self._bad(BadRecord(record.where, message))
                     continue
@@ -334,7 +340,7 @@ class _ExampleWriter:
         }
 
     def _write(self, example: dict[str, Any], numbers: ShardWriter, index: ShardWriter) -> int:
-        """Append an example; how many tokens it has."""
+        """Append an example; returns its number of tokens."""
         arrays = {name: np.asarray(array, np.int32) for name, array in example.items()}
         truncated = arrays.pop(TRUNCATED, None)
         if truncated is not None:
@@ -348,12 +354,12 @@ class _ExampleWriter:
         return sum(len(arrays[n]) for n in self._task.token_features if n in arrays)
 
     def notes(self, sequence_length: int) -> list[str]:
-        """What was cut off."""
+        """A note on how many examples were truncated."""
         if not self._truncated:
             return []
         return [
             f"{self._truncated:,} of {self._texts:,} examples are longer than {sequence_length:,} "
-            "tokens and lose their ends; a longer sequence_length keeps more"
+            "tokens and were truncated; a longer sequence_length keeps more"
         ]
 
 

@@ -1,8 +1,8 @@
-"""Which documents are kept for validation, and which the tokenizer is trained on.
+"""Choose the documents that are held out for validation, and those that train the tokenizer.
 
-Both are decided by a hash of the document's own text, so the answer does not depend on the order of
-the files or the number of processes, and copies of a document stand on the same side. A document
-that is too large to be kept out whole is divided in the same way wherever a copy of it stands.
+Both are decided by a hash of the document's text, so the choice does not depend on the order of the
+files or the number of processes, and all copies of a document are in the same split. A document
+that is too large to be held out whole is divided, and all its copies in the same way.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 
 _BUCKET_BITS = 16
 _ENDS = (r"\n[ \t]*\n\s*", r"\n\s*", r"[.!?…]['\"”’)]*\s+|[。！？]")
-"""of paragraphs, lines and sentences"""
+"""patterns of the ends of paragraphs, lines and sentences"""
 
 
 def document_hash(text: str, seed: int) -> int:
-    """A number in [0, 2^64) for a document; runs of white space count as one space.
+    """Hash of a document, an integer in [0, 2^64); runs of white space count as one space.
 
     Args:
         text: the document.
-        seed: another seed gives numbers that have nothing to do with those of this one.
+        seed: seed of the hash; different seeds give independent hashes.
     """
     words = " ".join(text.split())
     salt = (seed % 2**64).to_bytes(8, "little")
@@ -33,39 +33,41 @@ def document_hash(text: str, seed: int) -> int:
 
 @dataclass(frozen=True)
 class Boundary:
-    """Which documents are divided: those of one bucket of hashes, usually a single one."""
+    """The documents that are divided: those of one bucket of hashes, usually a single one."""
 
     below: int
-    """documents whose hash is at most this are kept for validation whole"""
+    """documents whose hash is at most this are held out whole"""
     last: int
-    """those behind it whose hash is at most this are divided"""
+    """documents whose hash is above `below` and at most this are divided"""
     share: float
-    """of such a document that is kept out"""
+    """fraction of such a document that is held out"""
 
     def divides(self, hashed: int) -> bool:
-        """Whether a document is divided."""
+        """Whether the document with this hash is divided."""
         return self.below < hashed <= self.last
 
 
 def divided(text: str, share: float, hashed: int) -> tuple[str, str, str] | None:
-    """What stands before, in and behind the part of a document that is kept for validation.
+    """Divide a document into the text before, in and after the part that is held out.
 
-    The part is some paragraphs in a row; lines, or sentences, where paragraphs are more than twice
-    as long as it should be. Joined, the three are the text; one of the outer two may be empty.
+    The part consists of consecutive paragraphs, or of lines or sentences if no run of paragraphs
+    has between half and twice the wanted length.
 
     Args:
         text: the document.
-        share: of it that is wanted.
-        hashed: of the document: says where the part stands.
+        share: fraction of the document to hold out.
+        hashed: hash of the document, which chooses the position of the part.
 
     Returns:
-        None where not even sentences come near the share.
+        Three strings that add up to the text, of which one of the outer two may be empty; None if
+        not even sentences give a part of about the wanted length.
     """
     wanted = share * len(text)
     for mark in _ENDS:
         ends = [match.end() for match in re.finditer(mark, text)]
         starts = np.array([0, *(end for end in ends if end < len(text)), len(text)])
-        # The end nearest to the wanted size for each start, of which those that come near count.
+        # For each start, find the end that gives the size nearest to the wanted one; then keep the
+        # starts whose size is near enough.
         at = np.searchsorted(starts, starts[:-1] + wanted)
         at = np.clip(at, np.arange(len(at)) + 1, len(starts) - 1)
         before = np.maximum(at - 1, np.arange(len(at)) + 1)
@@ -84,9 +86,9 @@ def divided(text: str, share: float, hashed: int) -> tuple[str, str, str] | None
 
 @dataclass
 class CorpusCensus:
-    """What one reading of the corpus finds: its size, and how its bytes lie along the hash.
+    """Statistics of a corpus from one reading: its size, and a histogram of bytes by hash.
 
-    It needs 512 KiB, whatever the size of the corpus.
+    It takes 512 KiB of memory, whatever the size of the corpus.
     """
 
     num_documents: int = 0
@@ -107,11 +109,11 @@ class CorpusCensus:
         self._bytes_by_hash[hashed >> (64 - _BUCKET_BITS)] += num_bytes
 
     def validation_limit(self, fraction: float) -> int:
-        """The hash up to which (inclusive) documents are kept for validation; -1: none are.
+        """The hash up to which (inclusive) documents are held out; -1 if none are.
 
-        They are as few as have `fraction` of all bytes, one at least, and never all: with a
-        fraction above 0 and two documents that differ, both sides have one. (Above 2^16 documents
-        the limit is as fine as the 2^16 buckets that the hash's first bits make.)
+        The fewest documents with at least `fraction` of all bytes are held out, but at least one
+        and never all: with a fraction above 0 and two different documents, both splits have one.
+        (The resolution of the limit is that of the 2^16 buckets of the histogram.)
         """
         if fraction == 0 or self.lowest_hash >= self.highest_hash:
             return -1
@@ -121,10 +123,11 @@ class CorpusCensus:
         return max(self.lowest_hash, min(bucket_end, self.highest_hash - 1))
 
     def boundary(self, fraction: float) -> Boundary | None:
-        """How to come near `fraction` where whole documents do not.
+        """The documents to divide in order to come near `fraction`.
 
         Returns:
-            None where the documents up to `validation_limit` have at most twice the fraction.
+            The boundary; None if whole documents up to `validation_limit` have at most twice the
+            fraction, so that none need to be divided.
         """
         target = fraction * self.num_bytes
         cumulative = np.cumsum(self._bytes_by_hash)
@@ -137,8 +140,8 @@ class CorpusCensus:
         return Boundary(first - 1, first + (1 << (64 - _BUCKET_BITS)) - 1, share)
 
     def is_sampled(self, hashed: int, sample_bytes: int) -> bool:
-        """Whether a document belongs to a sample of about `sample_bytes` of the corpus.
+        """Whether a document belongs to a random sample of about `sample_bytes` of the corpus.
 
-        It is decided by the low bits of the hash, which say nothing about the side of the split.
+        The low bits of the hash decide this, which are independent of the split.
         """
         return (hashed & 0xFFFFFFFF) * self.num_bytes < sample_bytes << 32

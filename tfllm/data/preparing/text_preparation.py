@@ -1,4 +1,4 @@
-"""Text to a stream of tokens, with a tokenizer that is given or trained on it."""
+"""Prepare text as a stream of tokens, with a given tokenizer or one trained on the text."""
 
 from __future__ import annotations
 
@@ -40,38 +40,41 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
 
 SAMPLE_BYTES = 100_000_000
-"""The tokenizer is trained on about so much text at most."""
+"""approximate maximum amount of text that the tokenizer is trained on"""
 
 
 class TextPreparation:
-    """Text on its way to shards.
+    """The preparation of text.
+
+    Args:
+        inputs: settings and files.
 
     Raises:
-        ConfigError: the tokenizer to train would be too small.
-        ValueError: the tokenizer that is given cannot be used.
+        ConfigError: `vocab_size` is too small for a new tokenizer.
+        ValueError: the given tokenizer cannot be used.
     """
 
     layout = "text"
 
     def __init__(self, inputs: PreparationInputs) -> None:
         self.notes: list[str] = []
-        """what there is to say about the result"""
+        """notes about the result"""
         self._inputs = inputs
         self._config = inputs.config
         self._division = Division(inputs)
         self._counts: list[int] = []
         self._skipped: dict[Path, str] = {}
-        """text files that are left out, and why"""
+        """text files that are left out, and the reasons"""
         self._num_notes = 0
         self._num_divided = 0
         self._more_parts = 0
-        """by how many the parts of divided documents are more than these documents"""
+        """number of parts of divided documents minus the number of these documents"""
         total = sum(file.num_bytes for file in inputs.all_files)
         self._max_document_chars = min(max(total // 64, 1 << 14), 1 << 18)
         path = inputs.config.tokenizer
         self._tokenizer = None if path is None else given_tokenizer(path)
         if self._tokenizer is not None:
-            self._middle_filling()  # refuses a tokenizer before all is read
+            self._middle_filling()  # refuses an unsuitable tokenizer before the text is read
         else:
             require(
                 self._config.vocab_size >= 257,
@@ -80,10 +83,10 @@ class TextPreparation:
             )
 
     def survey(self) -> None:
-        """Read everything once, and decide what is kept for validation.
+        """Read all documents once, and decide which are held out for validation.
 
         Raises:
-            ValueError: a file is not text, or there is none at all.
+            ValueError: a file is not text, or there is no text at all.
         """
         inputs, census = self._inputs, self._division.census
         bad, unused = BadRecords(self._config.skip_bad_records), Counter[str]()
@@ -103,7 +106,7 @@ class TextPreparation:
             names = ", ".join(str(file.path) for file in files[:5])
             raise ValueError(
                 f"there is no text: {len(files)} file{'s are' if len(files) > 1 else ' is'} empty "
-                f"or white space only ({names}{', ...' if len(files) > 5 else ''}); name files "
+                f"or white space only ({names}{', ...' if len(files) > 5 else ''}); give files "
                 + ". ".join(["with text", *self.notes, *([bad.note()] if bad.count else [])])
             )
         skipped = [file.path in self._skipped for file in files]
@@ -116,8 +119,8 @@ class TextPreparation:
     def _pass_over(self, files: list[SourceFile]) -> None:
         """Find the text files that are in another encoding, binary or damaged.
 
-        A file that is text up to some byte is left out whole, so that it is read before its
-        beginning is taken.
+        A file with an invalid byte anywhere is left out as a whole, so each file is checked to its
+        end before any of it is used.
         """
         for file in files:
             if file.format == "text":
@@ -137,8 +140,10 @@ class TextPreparation:
             self.notes.append(note)
 
     def tokenizer(self) -> Tokenizer:
-        """The one that is given, or one trained on the train split alone, so that nothing of
-        validation leaks into the merges."""
+        """The given tokenizer, or a new one.
+
+        A new one is trained only on the train split, so that no validation text leaks into it.
+        """
         if self._tokenizer is None:
             from tfllm.tokenizers import BytePairTokenizer
 
@@ -158,16 +163,20 @@ class TextPreparation:
                 )
         config = self._config
         share = config.fill_suffix_first if config.fill_in_the_middle else 0.0
-        # Of both forms alike a new model learns this one sooner; a pretrained one knows the other.
+        # If both forms are equally frequent, a new model learns this one sooner, but a pretrained
+        # one knows the other.
         if share > 0.5 or (share == 0.5 and config.tokenizer is None):
             self._tokenizer.settings[SUFFIX_FIRST] = True
         return self._tokenizer
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write the shards; what the manifest says of them.
+        """Write the shards.
+
+        Returns:
+            The manifest's entries for them.
 
         Raises:
-            ValueError: the text is not what `survey` read.
+            ValueError: the text has changed since `survey`.
         """
         inputs, census = self._inputs, self._division.census
         tokenizer = self.tokenizer()
@@ -211,29 +220,29 @@ class TextPreparation:
         }
 
     def all_notes(self) -> list[str]:
-        """What there is to say about the result."""
+        """All notes about the result."""
         return self._inputs.all_notes(self.notes)
 
     def _about_division(self) -> str:
         if self._num_divided:
             documents = "document was" if self._num_divided == 1 else "documents were"
             return (
-                f"{self._num_divided} {documents} divided, since whole documents are more than "
-                "twice the validation_fraction: some paragraphs are kept for validation, the rest "
-                "is trained on; name validation files to keep documents whole"
+                f"{self._num_divided} {documents} divided, since whole documents would be more "
+                "than twice the validation_fraction: some paragraphs are held out for validation, "
+                "the rest is training text; give validation files to keep documents whole"
             )
         if self._division.census.lowest_hash == self._division.census.highest_hash:
             return (
                 "there is no validation split: the text is a single document (or copies of one) "
-                "without a place to divide it at"
+                "that cannot be divided at the end of a paragraph, line or sentence"
             )
         return (
             "the validation split is more than twice the validation_fraction: it is a document "
-            "without a place to divide it at"
+            "that cannot be divided at the end of a paragraph, line or sentence"
         )
 
     def _items(self, file: SourceFile, held_out: bool) -> Iterator[Document]:
-        """The documents of a file, and in the place of one that is divided its parts."""
+        """The documents of a file; a document that is divided is replaced by its parts."""
         divides = self._division.boundary is not None and not held_out
         for text in self._read(file):
             if not divides:
@@ -254,7 +263,7 @@ class TextPreparation:
         )
 
     def _sources(self) -> list[dict[str, Any]]:
-        """The files' entries in the manifest."""
+        """The manifest's entries for the files."""
         counted = zip(self._inputs.all_files, self._counts, strict=True)
         return [{**self._inputs.entry(file), "num_documents": count} for file, count in counted]
 
@@ -273,14 +282,14 @@ class TextPreparation:
         return self._inputs.bar(total=self._division.census.num_bytes, desc=what)
 
     def _sample(self, progress: Any) -> Iterator[str]:
-        """Text to train the tokenizer on."""
+        """The text that the tokenizer is trained on."""
         for file in self._inputs.files:
             for text in self._read(file):
                 hashed = document_hash(text, self._config.seed)
                 for part, side in self._division.parts_of(text, hashed):
                     sampled = self._division.census.is_sampled(hashed, SAMPLE_BYTES)
                     if sampled and not self._division.is_held_out(side):
-                        # In pieces: the trainer holds 256 of what it is given at a time.
+                        # In pieces, since the trainer holds 256 strings at a time.
                         yield from pieces([part], 1 << 14)
                 progress.update(len(text.encode()))
 

@@ -1,10 +1,10 @@
-"""Text to token ids in several processes.
+"""Tokenize text in several processes.
 
-A worker is an interpreter of its own, started with `python -c`, that reads batches of documents or
-examples from its standard input and writes what they become to its standard output. Unlike a forked
-process it cannot inherit the locks of TensorFlow's threads; unlike a `multiprocessing` process it
+A worker is a separate interpreter, started with `python -c`, that reads batches of documents or
+examples from its standard input and writes the results to its standard output. Unlike a forked
+process, it cannot inherit the locks of TensorFlow's threads; unlike a `multiprocessing` process, it
 does not run the caller's script again, so `prepare` works from a script without a `__main__` guard
-and from a notebook. A worker whose parent is gone reads the end of its input, and ends.
+and from a notebook. If its parent exits, a worker reads the end of its input, and exits, too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import IO, Any, Protocol
 
-# `-c` puts the current folder first on the path, where a stray json.py would hide Python's own; the
-# parent's path comes by PYTHONPATH.
+# `-c` puts the current folder first on the path, where a stray json.py would shadow the standard
+# module; PYTHONPATH passes on the parent's path.
 WORKER = (
     "import sys; sys.path[:] = [p for p in sys.path if p]; "
     "from tfllm.data.preparing.tokenizing import work; work()"
@@ -33,29 +33,29 @@ _BATCH_ITEMS = 1024
 
 
 class Job(Protocol):
-    """What the processes are to do; it is pickled for them."""
+    """The work of the processes; it is pickled for them."""
 
     def size(self, item: Any) -> int:
-        """About how many characters an item has."""
+        """Approximate number of characters of an item."""
 
     def start(self) -> Callable[[list[Any]], Any]:
-        """What makes a batch of items into a result, in the process that calls this."""
+        """Create, in a worker process, the function from a batch of items to its result."""
 
 
 def tokenize(items: Iterable[Any], job: Job, num_processes: int) -> Generator[Any, None, None]:
-    """Do a job on items in batches, in order, reading only a few batches ahead of the consumer.
+    """Run a job on batches of items, in order, reading only a few batches ahead of the consumer.
 
     Args:
         items: documents or examples.
-        job: what is done with them.
-        num_processes: 1 does it in this process; more start that many others.
+        job: the job.
+        num_processes: number of worker processes; 1 runs the job in this process.
 
     Returns:
-        the results, a batch each.
+        The results, one per batch.
 
     Raises:
-        RuntimeError: a worker ended (for want of memory, perhaps).
-        Exception: what `items` or the job raises.
+        RuntimeError: a worker exited early, for example because it ran out of memory.
+        Exception: any error raised by `items` or the job.
     """
     if num_processes == 1:
         yield from map(job.start(), _batches(items, job))
@@ -85,7 +85,7 @@ def _batches(items: Iterable[Any], job: Job) -> Iterator[list[Any]]:
 
 
 class _Workers:
-    """A thread for each worker process, which hands it batches and waits for the answers."""
+    """A thread per worker process, which sends it batches and waits for the results."""
 
     def __init__(self, job: Job, num_processes: int) -> None:
         self._job = job
@@ -103,12 +103,12 @@ class _Workers:
         trace: TracebackType | None,
     ) -> None:
         if error is not None:
-            for process in self._processes:  # do not wait for batches that nobody wants
+            for process in self._processes:  # do not wait for results that are not needed
                 process.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for process in self._processes:
             assert process.stdin is not None and process.stdout is not None
-            with contextlib.suppress(OSError):  # it died with a batch half sent: already said
+            with contextlib.suppress(OSError):  # it died while receiving a batch: reported already
                 process.stdin.close()
             process.wait()
             process.stdout.close()
@@ -128,7 +128,7 @@ class _Workers:
         return answer
 
     def _process(self) -> subprocess.Popen[bytes]:
-        """This thread's process."""
+        """The worker process of this thread."""
         if not hasattr(self._own, "process"):
             paths = [path or os.getcwd() for path in sys.path]
             self._own.process = subprocess.Popen(
@@ -138,11 +138,11 @@ class _Workers:
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(paths),
-                    "TOKENIZERS_PARALLELISM": "false",  # the processes are the parallelism
+                    "TOKENIZERS_PARALLELISM": "false",  # the processes already run in parallel
                 },
             )
             self._processes.append(self._own.process)
-            with contextlib.suppress(OSError):  # the next message will tell
+            with contextlib.suppress(OSError):  # sending the first batch reports the error
                 _send(self._job, self._own.process.stdin)
         return self._own.process
 
@@ -150,22 +150,22 @@ class _Workers:
     def _ended(process: subprocess.Popen[bytes]) -> RuntimeError:
         try:
             code = process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # it answers nonsense, but lives
+        except subprocess.TimeoutExpired:  # it sent an invalid answer, but is still running
             process.kill()
             code = process.wait()
         return RuntimeError(
-            f"a process that tokenizes ended early (exit code {code}); its own message, if it left "
-            "one, stands above. If memory ran out, set num_processes lower"
+            f"a tokenizing process exited early (exit code {code}); its own error message, if any, "
+            "is above. If it ran out of memory, set num_processes lower"
         )
 
 
 def work() -> None:
-    """What a worker process does: the job first, then a batch in, its result out, until the end."""
+    """Run a worker process: read the job, then read batches and write their results."""
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     incoming = sys.stdin.buffer
-    # Keep the way to the parent clean of whatever a library prints.
+    # Keep anything that a library prints out of the stream to the parent.
     outgoing = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     job: Job = pickle.load(incoming)
@@ -181,11 +181,11 @@ def work() -> None:
             answer = run(batch)
         except (ValueError, OSError) as error:
             answer = error
-        except Exception as error:  # of a type that may not pass from process to process
+        except Exception as error:  # its type may not be picklable
             answer = RuntimeError(f"{type(error).__name__}: {error}")
         try:
             _send(answer, outgoing)
-        except BrokenPipeError:  # the parent is gone
+        except BrokenPipeError:  # the parent has exited
             return
 
 
@@ -196,15 +196,14 @@ def _send(message: object, stream: IO[bytes] | None) -> None:
 
 
 def count_processes(requested: int, num_bytes: int) -> int:
-    """How many processes to tokenize `num_bytes` with: as requested, or (0) one a core.
+    """Number of processes to tokenize `num_bytes` with: `requested`, or for 0 one per core.
 
-    A process takes about a second to start, so there is at most one for each 4 MB unless more are
-    asked for.
+    A process takes about a second to start, so by default there is at most one per 4 MB.
     """
     if requested:
         return requested
     try:
         cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
+    except AttributeError:  # not available on macOS and Windows
         cores = os.cpu_count() or 1
     return max(1, min(cores, num_bytes >> 22))

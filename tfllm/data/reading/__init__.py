@@ -1,1 +1,1 @@
-"""From files to records: which files there are, and what the records in them say."""
+"""From files to records: find files, read their records, and interpret them."""

@@ -1,10 +1,10 @@
-"""Tagged words, one a line, as the shared tasks of CoNLL have them.
+"""Tagged words, one per line, in the format of the CoNLL shared tasks.
 
-A line holds a word and its tag (`B-PER`, `I-PER`, `O`), parted by tabs or spaces; of more columns
-the first and the last count. A blank line ends a sentence; lines that begin with -DOCSTART- are
-passed over. A sentence becomes a record `{"text", "spans"}`: its words with one space between them,
-and a span for each entity, its places characters of that text. An I- that follows neither its own
-label's B- nor I- begins an entity (the older IOB form does so).
+A line contains a word and its tag (`B-PER`, `I-PER`, `O`), separated by tabs or spaces; of more
+columns, the first and the last are used. A blank line ends a sentence; lines that begin with
+-DOCSTART- are skipped. A sentence becomes a record `{"text", "spans"}`: its words separated by
+single spaces, and a span for each entity, in characters of that text. An I- tag that does not
+follow a B- or I- tag of the same label begins an entity, as in the older IOB format.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ CONLL_SUFFIXES = (".conll", ".bio", ".iob")
 def conll_records(
     lines: Iterable[str], path: Path, on_bad: OnBad
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, record) of each sentence; a sentence with a bad line is given to `on_bad`.
+    """Yield (place, record) for each sentence.
 
     Args:
-        lines: of the file.
-        path: its name, for errors.
-        on_bad: raises or returns.
+        lines: lines of the file.
+        path: path of the file, for errors.
+        on_bad: called with the error of each malformed sentence; raises it or returns.
     """
     words: list[tuple[int, str]] = []
     for number, line in enumerate(lines, 1):
@@ -46,7 +46,7 @@ def _sentence(
     if not tagged:
         return
     text, spans = "", []
-    label = ""  # of the word before
+    label = ""  # label of the previous word
     try:
         for number, line in tagged:
             where = f"{path}, line {number}"

@@ -1,4 +1,4 @@
-"""Strings that are conversations: transcripts, messages in JSON, texts that begin alike."""
+"""Conversations given as strings: transcripts, messages as JSON, texts with a common beginning."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ _STARTS = ('[{"role"', '[{"from"', '[{"content"', "[{'role'", "[{'from'", "[{'co
 
 
 def message_of(role: str, content: str) -> Message:
-    """A message."""
+    """A message with a role and a content."""
     return {"role": role, "content": content}
 
 
 def is_messages(text: str) -> bool:
-    """Whether a string is a list of messages in JSON, as a table has it."""
+    """Whether a string is a list of messages as JSON, as in a cell of a table."""
     return text.lstrip().startswith(_STARTS)
 
 
 def transcript(text: str) -> list[Message] | None:
-    """The messages of `"\\n\\nHuman: ...\\n\\nAssistant: ..."`, as HH-RLHF has them; else None.
+    """Parse `"\\n\\nHuman: ...\\n\\nAssistant: ..."`, the format of HH-RLHF; None for other texts.
 
-    The space around the words is not theirs. A last turn without words is left out: it is where a
-    prompt ends.
+    White space around the words is dropped, and so is an empty last turn, at which a prompt ends.
     """
     pieces = _SPEAKER.split(text)
     speakers, words = pieces[1::2], pieces[2::2]
@@ -39,17 +38,17 @@ def transcript(text: str) -> list[Message] | None:
 
 
 def stripped(messages: list[Message]) -> list[Message]:
-    """Messages without the space around their words."""
+    """Messages without white space around their contents."""
     return [{**m, "content": m["content"].strip()} if "content" in m else m for m in messages]
 
 
 def common_words(
     chosen: Message, rejected: Message
 ) -> tuple[list[Message], list[Message], list[Message]]:
-    """Two texts as a prompt, the words with which both begin, and what follows on either side.
+    """Split two texts into their common beginning, which is the prompt, and the two replies.
 
-    What follows begins with the space before the first word that differs. No prompt: they do not
-    begin alike, or are the same.
+    The replies begin with the space before the first word that differs. The prompt is empty if the
+    texts have no common beginning, or are equal.
     """
     first, second = chosen["content"], rejected["content"]
     pairs = zip(first, second, strict=False)

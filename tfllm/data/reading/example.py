@@ -1,4 +1,4 @@
-"""An example or a preference, whatever its record looked like."""
+"""An example or a preference, independent of the format of its record."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from tfllm.tokenizers.chat import conversation
 
 @dataclass(frozen=True)
 class Example:
-    """A record, made uniform."""
+    """An example or a preference in a uniform form."""
 
     where: str
-    """its file and line"""
+    """file and line of its record"""
     conversations: tuple[list[Message], ...] = ()
-    """one; of a preference the chosen and the rejected one; none of a text"""
+    """one conversation; for a preference, the chosen and the rejected one; empty for a text"""
     num_prompt: int = 0
-    """of a preference: how many messages the two share, of which nothing is learned"""
+    """for a preference: number of messages in the common prompt, which is not learned"""
     plain: bool = False
-    """a prompt and a response, which can do without a chat template"""
+    """whether it is a prompt and a response, which do not need a chat template"""
     text: str | None = None
     variables: dict[str, Any] = field(default_factory=dict)
-    """what the chat template gets besides the messages, such as `tools`"""
+    """further variables of the chat template besides the messages, such as `tools`"""
 
     def key(self) -> str:
-        """The whole example as a text, the same for the same example."""
+        """A string that identifies the content of the example."""
         parts: list[Any] = [self.text, self.conversations]
         parts += [self.variables] if self.variables else []
         text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
         try:
             text.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair in a call or a description of a tool
+        except UnicodeEncodeError:  # a lone surrogate in a tool call or the description of a tool
             return json.dumps(parts, sort_keys=True, default=str)
         return text
 
     def size(self) -> int:
-        """About how many characters it has."""
+        """Approximate number of characters."""
         if self.text is not None:
             return len(self.text)
         messages = (message for messages in self.conversations for message in messages)

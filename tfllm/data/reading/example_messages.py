@@ -1,4 +1,4 @@
-"""The messages of conversations, in the forms that data sets have."""
+"""Read the messages of conversations, in the formats of common data sets."""
 
 from __future__ import annotations
 
@@ -22,43 +22,48 @@ _OTHER_ROLES = {
     **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "bot", "ai"), "assistant"),
     **dict.fromkeys(("observation", "tool_response", "function_response"), "tool"),
 }
-"""names that ShareGPT's files and others have for roles"""
+"""names of roles in ShareGPT's and other formats"""
 _CALLS = ("function_call", "tool_call")
-"""roles of ShareGPT whose value is a call of a tool, in JSON"""
+"""roles of ShareGPT's format whose value is a tool call as JSON"""
 _FOLLOWED = ("role", "content", "tool_calls", *MESSAGE_WEIGHTS, *MESSAGE_REASONING)
 
 
 class MessageReader:
-    """Makes messages uniform: role, content, and what else a chat template may read.
+    """Converts messages to a uniform form: role, content, and other keys that a template reads.
 
     Args:
-        reads: whether the chat template mentions a key; others are passed over, and counted.
-        ignored: keys that are passed over in any case.
+        reads: tells whether the chat template reads a key; other keys are ignored, and counted.
+        ignored: keys that are ignored in any case.
     """
 
     def __init__(self, reads: Callable[[str], bool], ignored: Collection[str] = ()) -> None:
         self.unused: Counter[str] = Counter()
-        """keys that were passed over"""
+        """keys that were ignored, and their counts"""
         self._reads = reads
         self._ignored = frozenset(ignored)
 
     def __call__(self, value: Any, name: str, where: str) -> list[Message]:
-        """The messages of a list, or of one in JSON.
+        """Convert a list of messages, which may be given as JSON.
+
+        Args:
+            value: the list.
+            name: key of the list in the record, for errors.
+            where: place of the record, for errors.
 
         Raises:
-            BadRecord: it is none, or holds what is not followed.
+            BadRecord: the value is not a list of messages, or contains an unsupported key.
         """
         value = parsed(value, name, where)
         if not isinstance(value, list) or not value:
-            received = "an empty one" if value == [] else json_type(value)
+            received = "an empty list" if value == [] else json_type(value)
             raise BadRecord(
-                where, f": {name!r} must be a list of messages, one at least; received {received}"
+                where, f": {name!r} must be a list of messages (at least one); received {received}"
             )
         if len(value) > 1 and all(isinstance(item, str) for item in value):
             raise BadRecord(
                 where,
                 f": {name!r} must be a string or a list of messages; received a list of "
-                f"{len(value)} strings; several answers are as many records",
+                f"{len(value)} strings; write several answers as separate records",
             )
         return [
             self._message(message, f"message {number} of {name!r}", where)
@@ -77,7 +82,7 @@ class MessageReader:
         for key, advice in REFUSED_IN_MESSAGES.items():
             value = message.get(key)
             if not is_blank(value) and value is not False:
-                raise BadRecord(where, f": {what} has {key!r}, which is not followed; {advice}")
+                raise BadRecord(where, f": {what} has {key!r}, which is not supported; {advice}")
         role_key = next((key for key in ("role", "from") if key in message), None)
         text_key = next((key for key in ("content", "value") if key in message), None)
         calls = parsed(message.get("tool_calls"), f"tool_calls of {what}", where)
@@ -111,7 +116,7 @@ class MessageReader:
 
 
 def parsed(value: Any, name: str, where: str) -> Any:
-    """What a string holds in JSON, as tables have it; other values as they are.
+    """Parse a string as JSON, as in a cell of a table; other values are returned unchanged.
 
     Raises:
         BadRecord: the string is not JSON.
@@ -125,16 +130,17 @@ def parsed(value: Any, name: str, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         python = " (it looks like a Python list: write it with json.dumps)" if "'" in value else ""
         raise BadRecord(
-            where, f": {name!r} must be a list, or one as JSON; received a string{python}: {error}"
+            where,
+            f": {name!r} must be a list, possibly as JSON; received a string{python}: {error}",
         ) from None
     return made
 
 
 def string(value: Any, name: str, where: str) -> str:
-    """A string as it is.
+    """Check that a value is a string, and return it.
 
     Raises:
-        BadRecord: it is none, or has no UTF-8.
+        BadRecord: it is not a string, or cannot be encoded in UTF-8.
     """
     if not isinstance(value, str):
         raise BadRecord(
@@ -145,7 +151,7 @@ def string(value: Any, name: str, where: str) -> str:
 
 
 def speaker_key(record: dict[str, Any]) -> str | None:
-    """The key that says who speaks in a record which is one message, as OASST's rows are."""
+    """The key of the role in a record that is a single message, as in OASST; None for others."""
     for key in ("role", "from"):
         role = record.get(key)
         if isinstance(role, str) and _folded_role(role) in (*ROLES, *_CALLS):
@@ -154,7 +160,7 @@ def speaker_key(record: dict[str, Any]) -> str | None:
 
 
 def _folded_role(role: str) -> str:
-    """Our name of a role, or the role in small letters."""
+    """The standard name of a role, or the role in lower case if it is unknown."""
     folded = role.strip().lower().replace("-", "_")
     return _OTHER_ROLES.get(folded, folded)
 
@@ -179,7 +185,7 @@ def _content(value: Any, what: str, where: str) -> str:
 
 
 def _calls(value: Any, what: str, where: str) -> list[dict[str, Any]]:
-    """Calls of tools out of `{"name": ..., "arguments": {...}}`, one or a list, in JSON."""
+    """Tool calls from `{"name": ..., "arguments": {...}}`, one or a list of them, as JSON."""
     value = parsed(value, f"the call of {what}", where)
     found = value if isinstance(value, list) else [value]
     calls = []
@@ -187,7 +193,7 @@ def _calls(value: Any, what: str, where: str) -> list[dict[str, Any]]:
         if not isinstance(call, dict) or not isinstance(call.get("name"), str):
             raise BadRecord(
                 where,
-                f": {what} must hold a call as JSON, with name and arguments; received "
+                f": {what} must contain a call as JSON, with name and arguments; received "
                 f"{json_type(call)}",
             )
         arguments = call.get("arguments", {})
@@ -208,6 +214,6 @@ def _set_weight(message: Message, key: str, value: Any, what: str, where: str) -
     elif value:
         raise BadRecord(
             where,
-            f": {key!r} of {what} is {value!r}, and only the assistant's words are learned; leave "
-            "it out there",
+            f": {key!r} of {what} is {value!r}, but only the assistant's words are learned; leave "
+            "out that key",
         )

@@ -1,21 +1,21 @@
-"""Records that are examples to learn from. Of these the assistant's words are learned:
+"""Read records that are training examples, in which the assistant's words are learned.
 
 - `{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]}`: a
-  conversation, perhaps with a system message before it. The list may be called `conversations`, and
-  its messages may have ShareGPT's names: `from` (human, gpt, tool, function_call, observation, ...)
-  and `value`. A content may be a list of parts of type text. Of an assistant's message with
-  `"weight": 0` nothing is learned.
+  conversation, optionally with a system message at its start. The list may be called
+  `conversations`, and its messages may use ShareGPT's names: `from` (human, gpt, tool,
+  function_call, observation, ...) and `value`. A content may be a list of parts of type text. An
+  assistant's message with `"weight": 0` is not learned.
 - `{"prompt": ..., "response": ...}`: a question and its answer. The prompt may be called
-  `instruction`, `question`, `query` or (next to `output`) `input`, the response `completion`,
-  `output` or `answer`. An `input` or a `context` goes behind its prompt, an empty line between
-  them; `history`, a list of pairs, before it. Either may be a list of messages; then the response's
-  alone are learned.
+  `instruction`, `question`, `query` or (together with `output`) `input`, the response `completion`,
+  `output` or `answer`. An `input` or a `context` is appended to the prompt after an empty line;
+  `history`, a list of pairs, precedes it. Prompt and response may be lists of messages; then only
+  the response's messages are learned.
 - `{"text": ...}`: a text, all of which is learned.
 
-Next to these, `system` holds the system message, and `tools`, `documents` and
-`chat_template_kwargs` are for the chat template. A record whose `label` is false (a bad answer, as
-KTO has it) is left out, and counted. `tfllm.data.reading.record_keys` lists all keys with a
-meaning; other keys are passed over, and counted.
+In addition, `system` is the system message, and `tools`, `documents` and `chat_template_kwargs` are
+variables of the chat template. A record whose `label` is false (a bad answer, as in KTO's format)
+is left out, and counted. `tfllm.data.reading.record_keys` lists all supported keys; other keys are
+ignored, and counted.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0
 
 
 class ExampleReader:
-    """Reads records, and counts what it passes over.
+    """Converts records to examples, and counts the keys that it ignores.
 
     Args:
-        text_field: the key of a text.
-        columns: names of `record_keys.FOLLOWED` to the keys that they have in the files.
-        ignored: keys to pass over although they have a meaning.
+        text_field: key of a text.
+        columns: maps names of `record_keys.FOLLOWED` to keys in the files.
+        ignored: keys to ignore although they have a meaning.
         has_template: whether there is a chat template, so that transcripts become conversations.
-        reads: whether the chat template mentions a key of a message.
+        reads: tells whether the chat template reads a key of a message.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class ExampleReader:
         reads: Callable[[str], bool] = lambda key: True,
     ) -> None:
         self.unused: Counter[str] = Counter()
-        """keys of records that were passed over, to the number of records that had them"""
+        """keys of records that were ignored, and the number of records that have them"""
         self.left_out: list[str] = []
-        """where records stand that are marked as not to be learned"""
+        """places of the records that are marked as not to be learned"""
         self._keys = RecordKeys({"text": text_field, **(columns or {})}, ignored)
         self._messages = MessageReader(reads, ignored)
         self._has_template = has_template
@@ -76,14 +76,14 @@ class ExampleReader:
 
     @property
     def unused_in_messages(self) -> Counter[str]:
-        """The same of messages."""
+        """Keys of messages that were ignored, and their counts."""
         return self._messages.unused
 
     def __call__(self, record: JsonRecord) -> Example | None:
-        """What a record says; None: it is marked as not to be learned.
+        """Convert a record to an example; None if it is marked as not to be learned.
 
         Raises:
-            BadRecord: the record is none, or holds what cannot be followed.
+            BadRecord: the record is malformed, or contains an unsupported key.
         """
         given = self._opened(record)
         if self._is_left_out(given):
@@ -110,19 +110,19 @@ class ExampleReader:
         raise BadRecord(
             given.where,
             " must have the keys messages, or prompt and response, or instruction and output, or "
-            f"{self._keys.columns['text']}; its keys are: {keys_of(given.value)}; say which is "
-            "which with --columns prompt=NAME response=NAME (in Python columns={...})",
+            f"{self._keys.columns['text']}; its keys are: {keys_of(given.value)}; name the right "
+            "ones with --columns prompt=NAME response=NAME (in Python columns={...})",
         )
 
     def _refuse_half_a_preference(self, given: RecordView) -> None:
-        """Refuse one of chosen and rejected alone: the words there would be left out."""
+        """Refuse a record with only one of chosen and rejected, whose words would be ignored."""
         found = [n for n in ("chosen", "rejected") if given.names(n) and not given.is_blank(n)]
         if len(found) == 1:
             key = given.names(found[0])[0]
             raise BadRecord(
                 given.where,
-                f" has {key!r} and no other of chosen and rejected, and is no preference; give "
-                f"both, or {ignoring(key)}",
+                f" has {key!r}, but a preference has both chosen and rejected; give both, or "
+                f"{ignoring(key)}",
             )
 
     def _opened(self, record: JsonRecord) -> RecordView:
@@ -136,13 +136,13 @@ class ExampleReader:
             key, advice = refused
             raise BadRecord(
                 given.where,
-                f" has {key!r}, which is not followed: {advice}; or {ignoring(key)}",
+                f" has {key!r}, which is not supported: {advice}; or {ignoring(key)}",
             )
         for name, key in self._keys.columns.items():
             if self._columns and name != "text" and not given.names(name):
                 raise BadRecord(
                     given.where,
-                    f" has no key {key!r}, which columns names for {name}; its keys are: "
+                    f" has no key {key!r}, which columns gives for {name}; its keys are: "
                     f"{keys_of(given.value)}",
                 )
         return given
@@ -160,19 +160,19 @@ class ExampleReader:
         truth = _TRUTH.get(str(value).strip().lower())
         if truth is None:
             rule = (
-                "true or false (whether the answer is a good one, as KTO has it)"
+                "true or false (whether the answer is a good one, as in KTO's format)"
                 if name == "label"
                 else "0 (not learned) or 1; other weights are not supported"
             )
             raise BadRecord(
                 given.where,
-                f": {key!r} of an example must be {rule}; received {value!r:.60}; mend it, or "
+                f": {key!r} of an example must be {rule}; received {value!r:.60}; fix it, or "
                 f"{ignoring(key)}",
             )
         return truth
 
     def _variables(self, given: RecordView) -> dict[str, Any]:
-        """What the chat template gets besides the messages."""
+        """The variables of the chat template besides the messages."""
         variables: dict[str, Any] = {}
         for name in _TEMPLATE_VARIABLES:
             if not given.names(name):
@@ -190,14 +190,14 @@ class ExampleReader:
                 received = json_type(value)
                 raise BadRecord(
                     given.where,
-                    f": {key!r} must be {noun}; received {received}; mend it, or {ignoring(key)}",
+                    f": {key!r} must be {noun}; received {received}; fix it, or {ignoring(key)}",
                 )
             variables |= found
         if variables and not self._has_template:
             raise BadRecord(
                 given.where,
-                f" has {', '.join(map(repr, variables))}, which only a chat template can write, "
-                "and the tokenizer has none",
+                f" has {', '.join(map(repr, variables))}, which needs a chat template, but the "
+                "tokenizer has none",
             )
         return variables
 
@@ -205,7 +205,7 @@ class ExampleReader:
         name, value = given.pick("messages")
         messages = checked_start(self._messages(value, name, given.where), given.where)
         given.refuse_beside(name, *_OF_A_PROMPT)
-        for key in given.names("prompt"):  # often the first message once more
+        for key in given.names("prompt"):  # often a copy of the first message
             words = given.value[key]
             if isinstance(words, str) and not any(
                 words.strip() in message.get("content", "") for message in messages
@@ -230,7 +230,8 @@ class ExampleReader:
         if answer[0]["role"] == "system" or not any(m["role"] == "assistant" for m in answer):
             roles = ", ".join(message["role"] for message in answer)
             raise BadRecord(
-                where, f": {name!r} must hold the assistant's words; received messages of {roles}"
+                where,
+                f": {name!r} must contain the assistant's words; received messages of {roles}",
             )
         if given.names("reasoning") and not given.is_blank("reasoning"):
             key, thoughts = given.pick("reasoning")
@@ -240,7 +241,7 @@ class ExampleReader:
         return Example(where, (messages,), plain=plain and not variables, variables=variables)
 
     def _asked(self, given: RecordView) -> _Asked | None:
-        """A prompt; None: there is none."""
+        """The prompt of a record; None if it has none."""
         where = given.where
         used = "prompt" if given.names("prompt") else "input"
         if not given.names(used) or (used == "input" and given.names("messages")):
@@ -256,7 +257,7 @@ class ExampleReader:
             given.refuse_beside(name, *others, "history")
             form = "messages" if turns is None else "transcript"
             messages = self._reply(name, value, where) if turns is None else turns
-            if given.is_pair:  # the response's words alone are learned
+            if given.is_pair:  # only the response is learned
                 messages = [{**m, "weight": 0} if m["role"] == "assistant" else m for m in messages]
             return _Asked(messages, form)
         question = value
@@ -270,7 +271,7 @@ class ExampleReader:
         return _Asked(messages, "history" if before else "string")
 
     def _history(self, given: RecordView) -> list[Message]:
-        """Turns before a prompt: pairs of a question and its answer, or messages."""
+        """The turns before a prompt: pairs of a question and its answer, or messages."""
         if not given.names("history"):
             return []
         key, value = given.pick("history")
@@ -284,7 +285,7 @@ class ExampleReader:
             if not isinstance(turn, list) or len(turn) != 2:
                 raise BadRecord(
                     given.where,
-                    f": {key!r} must be a list of pairs, each a question and its answer; turn "
+                    f": {key!r} must be a list of pairs of a question and its answer; turn "
                     f"{number} is {json_type(turn)}",
                 )
             what = f"turn {number} of {key}"
@@ -295,7 +296,8 @@ class ExampleReader:
     def _reply(
         self, name: str, value: Any, where: str, *, is_transcript: bool = True
     ) -> list[Message]:
-        """Messages of a list, of one, or of a string: the assistant's, or a transcript."""
+        """The messages in a list, a single message, or a string (the assistant's words, or a
+        transcript)."""
         if isinstance(value, str) and not is_messages(value):
             turns = transcript(value) if self._has_template and is_transcript else None
             return turns or [message_of("assistant", string(value, name, where))]
@@ -322,14 +324,14 @@ class _Asked(NamedTuple):
 
     messages: list[Message]
     form: str
-    """string; history: a string behind turns before it; transcript; messages"""
+    """"string", "history" (a string after earlier turns), "transcript" or "messages" """
 
 
 def checked_start(messages: list[Message], where: str) -> list[Message]:
-    """Messages that the assistant does not begin.
+    """Check that the first message, after system messages, is not the assistant's.
 
     Raises:
-        BadRecord: it does.
+        BadRecord: it is.
     """
     spoken = [message["role"] for message in messages if message["role"] != "system"]
     if spoken[:1] == ["assistant"]:

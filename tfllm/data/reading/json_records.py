@@ -1,4 +1,4 @@
-"""Records in JSON: one object a line, or a .json file that holds one array of them."""
+"""Read JSON records: one object per line, or a .json file with one array of them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 @dataclass(frozen=True)
 class JsonRecord:
-    """One value of a file."""
+    """One JSON value of a file."""
 
     where: str
     """its file and line, for errors"""
     value: Any
-    """what json.loads makes of it"""
+    """the value as `json.loads` returns it"""
 
 
 class BadRecord(ValueError):
     """A record that cannot be used."""
 
     def __init__(self, where: str, rest: str) -> None:
-        """`where` names file and line; `rest` goes on from there, as in " is not JSON"."""
+        """Join the place, file and line, with the rest of the message, such as " is not JSON"."""
         super().__init__(f"{where}{rest}")
         self.where = where
 
@@ -41,7 +41,11 @@ OnBad = Callable[[BadRecord], None]
 
 
 class BadRecords:
-    """What becomes of bad records: the first is an error, or all are counted and passed over."""
+    """Handler of bad records: raises the first one, or skips and counts them.
+
+    Args:
+        skip: whether to skip bad records.
+    """
 
     def __init__(self, skip: bool) -> None:
         self.skip = skip
@@ -49,27 +53,27 @@ class BadRecords:
         self._first: list[BadRecord] = []
 
     def __call__(self, error: BadRecord) -> None:
-        """Take a bad record.
+        """Handle a bad record.
 
         Raises:
-            BadRecord: bad records are not to be skipped.
+            BadRecord: bad records are not skipped.
         """
         if not self.skip:
-            advice = "; mend it, or set skip_bad_records to go on without such records"
+            advice = "; fix it, or set skip_bad_records to skip such records"
             raise BadRecord(error.where, str(error).removeprefix(error.where) + advice) from error
         self.count += 1
         if len(self._first) < _FIRST_PLACES:
             self._first.append(error)
 
     def warn(self) -> list[str]:
-        """A note, and a warning, on the bad records, if there were any."""
+        """Warn of bad records, if there were any; returns the notes."""
         if not self.count:
             return []
         warnings.warn(self.note(), UserWarning, stacklevel=4)  # the caller of `prepare`
         return [self.note()]
 
     def note(self) -> str:
-        """How many there were, where the first of them stand, and what is wrong with the first."""
+        """The number of bad records, the places of the first ones, and the error of the first."""
         places = "; ".join(error.where for error in self._first)
         more = "; ..." if self.count > len(self._first) else ""
         were = "record was" if self.count == 1 else "records were"
@@ -77,15 +81,15 @@ class BadRecords:
 
 
 def json_records(stream: BinaryIO, path: Path, on_bad: OnBad) -> Iterator[JsonRecord]:
-    """The records of a file in order; blank lines are passed over.
+    """The records of a file in order; blank lines are skipped.
 
     Args:
-        stream: the file's bytes, with `peek`.
-        path: its name, for errors; only one that ends in .json may hold an array.
-        on_bad: is given each line that is not JSON, and raises or returns.
+        stream: the content of the file, with `peek`.
+        path: path of the file, for errors; only a .json file may contain an array.
+        on_bad: called with the error of each line that is not JSON; raises it or returns.
 
     Raises:
-        ValueError: a line is too long, or an array is broken, behind which nothing can be found.
+        ValueError: a line is too long, or an array is malformed, so that the rest cannot be read.
     """
     if suffix_of(path.name) == ".json":
         head: bytes = stream.peek(1)[:1024]  # type: ignore[attr-defined]
@@ -104,8 +108,8 @@ def _of_lines(stream: BinaryIO, path: Path, on_bad: OnBad) -> Iterator[JsonRecor
             start = line[:8]
         if len(line) > _MAX_LINE_BYTES:
             raise ValueError(
-                f"{where} is longer than {_MAX_LINE_BYTES >> 20} MiB; JSON lines have one object "
-                "for each document on a line of its own"
+                f"{where} is longer than {_MAX_LINE_BYTES >> 20} MiB; in JSON lines, each document "
+                "is an object on its own line"
             )
         here, offset = offset, offset + len(line)
         try:
@@ -121,9 +125,9 @@ def _of_lines(stream: BinaryIO, path: Path, on_bad: OnBad) -> Iterator[JsonRecor
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             message = (
-                f" is not JSON: {error}; a file named .jsonl or .json must hold one JSON object "
-                "a line, or (.json) one array of them (to read it as plain text, give it another "
-                "name; to leave it out, name the others with a glob)"
+                f" is not JSON: {error}; a file named .jsonl or .json must contain one JSON object "
+                "per line, or (.json) one array of them (to read it as plain text, give it another "
+                "name; to leave it out, select the others with a glob)"
             )
             on_bad(BadRecord(where, message))
             continue
@@ -131,7 +135,7 @@ def _of_lines(stream: BinaryIO, path: Path, on_bad: OnBad) -> Iterator[JsonRecor
 
 
 def _of_array(stream: BinaryIO, path: Path) -> Iterator[JsonRecord]:
-    """The elements of one array; only a few of them are held at a time."""
+    """The elements of one array, of which only a few are held in memory at a time."""
     decode = json.JSONDecoder().raw_decode
     text = _ArrayText(stream, path)
     text.skip("[")
@@ -144,7 +148,7 @@ def _of_array(stream: BinaryIO, path: Path) -> Iterator[JsonRecord]:
         while True:
             try:
                 value, end = decode(text.held, text.at)
-                if end < len(text.held) or not text.more():  # else a number may go on
+                if end < len(text.held) or not text.more():  # otherwise a number may continue
                     break
             except json.JSONDecodeError as error:
                 if not text.more():
@@ -157,24 +161,24 @@ def _of_array(stream: BinaryIO, path: Path) -> Iterator[JsonRecord]:
     text.move(text.at + 1)
     if text.next():
         raise ValueError(
-            f"{path}, {text.place(text.at)}: text stands behind the end of the array, after record "
-            f"{text.number}; a .json file holds one array of records, or one object a line"
+            f"{path}, {text.place(text.at)}: text follows the end of the array, after record "
+            f"{text.number}; a .json file contains one array of records, or one object per line"
         )
 
 
 class _ArrayText:
-    """A window on the text of a file: from `at` on, what is not used yet."""
+    """A window on the text of a file, which is consumed up to position `at`."""
 
     def __init__(self, stream: BinaryIO, path: Path) -> None:
         self.held = ""
         self.at = 0
         self.line = 1
-        """of `at`"""
+        """line number of position `at`"""
         self.number = 0
-        """of the record that is read, or that was read last"""
+        """number of the record that is being read, or was read last"""
         self._column = 1
         self._characters = 0
-        """of the file before what is held"""
+        """number of characters in the file before the window"""
         self._stream = stream
         self._path = path
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
@@ -184,17 +188,17 @@ class _ArrayText:
         """offset and value of the first byte that is not UTF-8"""
 
     def more(self) -> bool:
-        """Hold twice as much; whether there was any more."""
+        """Double the window; returns whether there was more text."""
         unused = len(self.held) - self.at
         if unused > _MAX_LINE_BYTES:
             raise ValueError(
                 f"{self._path}, record {self.number} (line {self.line}) is longer than "
-                f"{_MAX_LINE_BYTES >> 20} MiB, or is not JSON; mend it, or write JSON lines"
+                f"{_MAX_LINE_BYTES >> 20} MiB, or is not JSON; fix it, or write JSON lines"
             )
         if self._fault is not None:
             line = self.line + self.held.count("\n", self.at)
             offset, byte = self._fault
-            what = f"the byte 0x{byte:02x} (line {line}, in or behind record {self.number})"
+            what = f"the byte 0x{byte:02x} (line {line}, in or after record {self.number})"
             raise not_text(self._path, self._start, offset, what)
         chunk = self._stream.read(max(CHUNK_BYTES, unused))
         if not self._read:
@@ -202,7 +206,7 @@ class _ArrayText:
         pending = len(self._utf8.getstate()[0])
         try:
             new = self._utf8.decode(chunk, final=not chunk)
-        except UnicodeDecodeError as error:  # what stands before it is read first
+        except UnicodeDecodeError as error:  # read the text before it first
             self._fault = self._read - pending + error.start, error.object[error.start]
             new = error.object[: error.start].decode("utf-8" if self._read else "utf-8-sig")
         self._read += len(chunk)
@@ -212,7 +216,7 @@ class _ArrayText:
         return bool(chunk) or self._fault is not None
 
     def next(self) -> str:
-        """The next character that is no space; "" at the end."""
+        """The next character that is not white space; "" at the end."""
         while True:
             space = _SPACE.match(self.held, self.at)
             assert space is not None
@@ -225,27 +229,27 @@ class _ArrayText:
     def skip(self, character: str) -> None:
         """Step over `character`, which must be the next one."""
         if (received := self.next()) != character:
-            stands = f"{received!r} stands there" if received else "the file ends there"
-            message = f"{character!r} or ']' must follow it, and {stands}"
-            raise self.broken(message, self.at, f"behind record {self.number}")
+            follows = f"{received!r} follows" if received else "the file ends there"
+            message = f"{character!r} or ']' must follow it, but {follows}"
+            raise self.broken(message, self.at, f"after record {self.number}")
         self.move(self.at + 1)
 
     def move(self, to: int) -> None:
-        """Use the text up to `to`."""
+        """Consume the text up to position `to`."""
         self.line, self._column = self._line_and_column(to)
         self.at = to
 
     def place(self, position: int) -> str:
-        """Where a position of what is held lies in the file."""
+        """Describe where a position of the window is in the file."""
         line, column = self._line_and_column(position)
         return f"line {line}, column {column} (character {self._characters + position})"
 
     def broken(self, message: str, position: int, what: str | None = None) -> ValueError:
-        """The error for what is no JSON: the record, and where in the file the fault lies."""
+        """The error for malformed JSON, with the record and the position in the file."""
         what = what or f"record {self.number} (line {self.line})"
         return ValueError(
             f"{self._path}, {what} is not JSON: {message}: "
-            f"{self.place(position)}; nothing behind it can be read. Mend it, or fetch the file "
+            f"{self.place(position)}; nothing after it can be read. Fix it, or download the file "
             "again"
         )
 
@@ -257,29 +261,29 @@ class _ArrayText:
 
 
 def json_type(value: Any) -> str:
-    """What a value is called in JSON."""
+    """The name of a value's type in JSON, with its article."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
     names |= {int: "a number", float: "a number", type(None): "null"}
     return names.get(type(value), f"a value of the type {type(value).__name__}")
 
 
 def keys_of(record: dict[str, Any]) -> str:
-    """The keys of an object, for an error."""
+    """List the keys of an object, for an error."""
     return ", ".join(repr(key) for key in list(record)[:20]) or "none"
 
 
 def key_of(record: dict[str, Any], name: str) -> str | None:
-    """The key of an object that is `name`, or is it but for capitals and space around it."""
+    """The key of an object that equals `name`, if need be without case and surrounding space."""
     if name in record:
         return name
     return next((key for key in record if key.strip().lower() == name.lower()), None)
 
 
 def check_characters(text: str, where: str, name: str) -> None:
-    """Refuse a string that has no UTF-8.
+    """Check that a string can be encoded in UTF-8.
 
     Raises:
-        BadRecord: it has half of a surrogate pair.
+        BadRecord: it contains a lone surrogate.
     """
     try:
         text.encode()
@@ -287,5 +291,5 @@ def check_characters(text: str, where: str, name: str) -> None:
         raise BadRecord(
             where,
             f": character {error.start} of {name!r} is half of a surrogate pair "
-            f"({error.object[error.start]!a}), which no text has; mend or drop the line",
+            f"({error.object[error.start]!a}), which is invalid in text; fix or remove the line",
         ) from None

@@ -1,10 +1,10 @@
-"""Records that are preferences: a prompt with a chosen and a rejected reply.
+"""Read records that are preferences: a prompt with a chosen and a rejected reply.
 
-`{"prompt": ..., "chosen": ..., "rejected": ...}`: strings, or lists of messages (a single message
-may do without the list). `chosen` and `rejected` may begin with the prompt, and `prompt` may then
-be missing: what both begin with is the prompt, of messages whole ones, of strings whole words.
-HH-RLHF's strings, `"\\n\\nHuman: ...\\n\\nAssistant: ..."`, are conversations. The prompt's other
-names, and what may stand next to it, are those of examples (`tfllm.data.reading.example_records`).
+`{"prompt": ..., "chosen": ..., "rejected": ...}`: strings, or lists of messages (or a single
+message without the list). `chosen` and `rejected` may begin with the prompt, and `prompt` may then
+be missing: their common beginning is the prompt, in whole messages, or in whole words of strings.
+HH-RLHF's strings, `"\\n\\nHuman: ...\\n\\nAssistant: ..."`, are conversations. Other names of the
+prompt, and further keys, are those of examples (`tfllm.data.reading.example_records`).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from tfllm.data.reading.record_keys import RecordView
 
 
 class PreferenceReader(ExampleReader):
-    """Reads records that are preferences; see `ExampleReader`."""
+    """Converts records to preferences; see `ExampleReader`."""
 
     def _is_left_out(self, given: RecordView) -> bool:
         if given.names("label") and not self._is_true(given, "label"):
             raise BadRecord(
                 given.where,
-                f": {given.names('label')[0]!r} is false, and next to chosen and rejected that "
-                "does not say which reply is the better one; if it means the rejected one, swap "
-                "them, and leave it out",
+                f": {given.names('label')[0]!r} is false, but with chosen and rejected that does "
+                "not say which reply is the better one; if it means the rejected one, swap them, "
+                "and leave it out",
             )
         return super()._is_left_out(given)
 
@@ -53,7 +53,7 @@ class PreferenceReader(ExampleReader):
             prompt, plain = self._messages(value, name, where), False
         elif plain and len(chosen) == len(rejected) == 1:
             prompt, chosen, rejected = common_words(chosen[0], rejected[0])
-            if self._has_template:  # which writes what stands between
+            if self._has_template:  # which writes its own separators
                 chosen, rejected = stripped(chosen), stripped(rejected)
         else:
             plain, shared = False, 0
@@ -72,7 +72,7 @@ class PreferenceReader(ExampleReader):
                 roles = ", ".join(message["role"] for message in reply) or "nothing"
                 raise BadRecord(
                     where,
-                    f": behind the prompt, {key} must begin and end with the assistant's words; "
+                    f": after the prompt, {key} must begin and end with the assistant's words; "
                     f"received {roles}",
                 )
         prompt = self._with_system(given, checked_start(prompt, where))

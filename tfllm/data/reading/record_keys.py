@@ -1,7 +1,7 @@
-"""What the keys of records mean.
+"""The meaning of the keys of records.
 
-A key that changes what is learned is followed or refused by name. All others are passed over, and
-counted for the report.
+Keys that affect what is learned are either supported or refused with an error that names them. All
+other keys are ignored, and counted for the report.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "label": ("label", "kto_tag"),
     "weight": ("weight", "sample_weight", "loss_weight"),
 }
-"""what a record may hold, to the keys that data sets have it under"""
+"""maps each supported part of a record to its keys in common data sets"""
 
-_SEVERAL = "several answers to one prompt are as many records, or chosen and rejected"
-_NOT_TEXT = "models of text see no pictures, sounds or films"
-_CHOICES = "write the choices into the prompt, and the right one's words as the response"
+_SEVERAL = "write several answers to one prompt as separate records, or as chosen and rejected"
+_NOT_TEXT = "text models do not support images, audio or video"
+_CHOICES = "write the choices into the prompt, and the text of the right one as the response"
 _TOKENS = "examples are given as text, which is tokenized here"
 _PREFERENCES = (
     "rejected_response",
@@ -52,12 +52,12 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(("loss_mask", "completion_mask", "assistant_masks"), _TOKENS),
     **dict.fromkeys(_PREFERENCES, "write the replies as chosen and rejected"),
     "functions": 'write tools, each as {"type": "function", "function": {...}}',
-    "suffix": "to learn to fill in a middle, give text and set fill_in_the_middle",
+    "suffix": "to train infilling, give text and set fill_in_the_middle",
 }
-"""what a record may not hold, and what to do about it"""
+"""keys that are refused, and what to do instead"""
 
 MESSAGE_WEIGHTS = ("weight", "loss", "train", "training")
-"""of a message: whether it is learned"""
+"""keys that tell whether a message is learned"""
 MESSAGE_REASONING = ("reasoning_content", "thinking", "reasoning")
 REFUSED_IN_MESSAGES: dict[str, str] = {
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _NOT_TEXT),
@@ -67,33 +67,33 @@ REFUSED_IN_MESSAGES: dict[str, str] = {
     **dict.fromkeys(
         ("train_detail", "training_detail"), "a message is learned whole or not at all"
     ),
-    "refusal": "write the refusal's words as the content, or leave the record out",
+    "refusal": "write the text of the refusal as the content, or leave the record out",
 }
 
 
 _NAMED_KEYS = 20
-"""that a note names"""
+"""maximum number of keys that a note lists"""
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value says no more than if its key was missing."""
+    """Whether a value is equivalent to a missing key."""
     return value is None or value == "" or value == [] or value == {}
 
 
 def ignoring(key: str) -> str:
-    """How to go on without a key, for an error."""
-    return f"pass over it with --ignore-keys {key} (in Python ignore_keys={(key,)!r})"
+    """Advice on how to ignore a key, for an error."""
+    return f"ignore it with --ignore-keys {key} (in Python ignore_keys={(key,)!r})"
 
 
 class RecordKeys:
-    """Which key of a record holds what.
+    """Finds the parts of a record by its keys.
 
     Args:
-        columns: a name of `FOLLOWED` to the key that it has in the files.
-        ignored: keys that are passed over whatever they mean.
+        columns: maps names of `FOLLOWED` to keys in the files.
+        ignored: keys that are ignored, whatever they mean.
 
     Raises:
-        ConfigError: `columns` has a name that is none of `FOLLOWED`.
+        ConfigError: `columns` has a name that is not in `FOLLOWED`.
     """
 
     def __init__(
@@ -116,10 +116,9 @@ class RecordKeys:
         self._order = {key: number for number, key in enumerate(self._names)}
 
     def found(self, record: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Names of `FOLLOWED` to the keys that this record has them under.
+        """Maps names of `FOLLOWED` to the keys of this record with that meaning.
 
-        The case of letters makes no difference. Where some values are blank, they count only if
-        all are.
+        Keys are compared without case. Keys with blank values are left out unless all are blank.
         """
         keys: dict[str, list[str]] = {}
         for key in sorted(record, key=lambda key: self._order.get(_folded(key), 0)):
@@ -131,7 +130,7 @@ class RecordKeys:
         }
 
     def refused(self, record: Mapping[str, Any]) -> tuple[str, str] | None:
-        """The first key that is refused, and what to do about it."""
+        """The first key that is refused, and what to do instead."""
         for key, value in record.items():
             folded = _folded(key)
             if folded in self._names or folded in self._ignored or is_blank(value):
@@ -142,13 +141,13 @@ class RecordKeys:
 
 
 def note_of_unused(of: str, counts: Counter[str]) -> list[str]:
-    """A line that names the keys which were passed over, with the number of records that had them;
-    none if there are none."""
+    """A note on the keys that were ignored, with the number of records that have them; an empty
+    list if there are none."""
     if not counts:
         return []
     most = [f"{key!r} ({count:,})" for key, count in counts.most_common(_NAMED_KEYS)]
     more = f", and {len(counts) - _NAMED_KEYS:,} more" if len(counts) > _NAMED_KEYS else ""
-    return [f"keys of {of} that were passed over: {', '.join(most)}{more}"]
+    return [f"keys of {of} that were ignored: {', '.join(most)}{more}"]
 
 
 def _folded(key: str) -> str:
@@ -156,7 +155,7 @@ def _folded(key: str) -> str:
 
 
 class RecordView:
-    """A record that is read: what it has, and which of its keys were used."""
+    """View of a record by the meaning of its keys, which notes the keys that were used."""
 
     def __init__(self, record: JsonRecord, keys: RecordKeys) -> None:
         self.where = record.where
@@ -165,7 +164,7 @@ class RecordView:
         self._used: set[str] = set()
 
     def form(self) -> str:
-        """Which kind of example it is: messages, pair or text; "": none."""
+        """The kind of example: "messages", "pair" or "text"; "" if it is none of them."""
         has = {
             "messages": ("messages",),
             "pair": ("prompt", "input", "response") if self.is_pair else (),
@@ -178,51 +177,51 @@ class RecordView:
 
     @property
     def is_pair(self) -> bool:
-        """Whether it has a prompt and a response."""
+        """Whether the record has a prompt and a response."""
         return bool(self.names("response") and (self.names("prompt") or self.names("input")))
 
     def names(self, name: str) -> list[str]:
-        """The keys under which it has something."""
+        """The keys of the record with the meaning `name`."""
         return self._found.get(name, [])
 
     def is_blank(self, name: str) -> bool:
-        """Whether there is nothing in it."""
+        """Whether the values with the meaning `name` are all blank."""
         return all(is_blank(self.value[key]) for key in self.names(name))
 
     def pick(self, name: str) -> tuple[str, Any]:
-        """The key and its value.
+        """The key with the meaning `name`, and its value.
 
         Raises:
-            BadRecord: several keys have the same meaning, and different values.
+            BadRecord: several keys have this meaning, but different values.
         """
         keys = self.names(name)
         for key in keys[1:]:
             if self.value[key] != self.value[keys[0]]:
                 raise BadRecord(
                     self.where,
-                    f" has {keys[0]!r} and {key!r}, which both could be its {name}; say which is "
-                    f"with --columns {name}=NAME (in Python columns={{{name!r}: 'NAME'}})",
+                    f" has {keys[0]!r} and {key!r}, which both could be its {name}; name the right "
+                    f"one with --columns {name}=NAME (in Python columns={{{name!r}: 'NAME'}})",
                 )
         self._used.update(keys)
         return keys[0], self.value[keys[0]]
 
     def is_string(self, name: str) -> bool:
-        """Whether it is a text, and not messages."""
+        """Whether the value with the meaning `name` is a string other than messages as JSON."""
         value = self.value[self.names(name)[0]]
         return isinstance(value, str) and not is_messages(value)
 
     def refuse_beside(self, name: str, *others: str) -> None:
-        """Refuse what would be left out next to `name`.
+        """Refuse keys that would be ignored because the record has `name`.
 
         Raises:
-            BadRecord: there is some of `others`.
+            BadRecord: the record has one of `others`.
         """
         for other in others:
             if self.names(other) and not self.is_blank(other):
                 key = self.names(other)[0]
                 raise BadRecord(
                     self.where,
-                    f" has {key!r} next to {name!r}, where it is not followed; write it into the "
+                    f" has {key!r} next to {name!r}, which is not supported; write it into the "
                     f"messages, or {ignoring(key)}",
                 )
 

@@ -1,4 +1,4 @@
-"""What the records of some files are: text, examples or preferences."""
+"""Determine the kind of the records in files: text, examples or preferences."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Kind = Literal["text", "examples", "preference"]
 
 _KINDS: tuple[Kind, ...] = ("preference", "examples")
 _LOOK_AT = 20
-"""records at the start of a file"""
+"""number of records at the start of a file that are inspected"""
 
 
 def kind_of_record(record: Any, text_field: str, keys: RecordKeys | None = None) -> Kind | None:
-    """What a record's keys say that it is; None where it is none."""
+    """The kind of a record according to its keys; None if it is of no known kind."""
     if not isinstance(record, dict):
         return None
     text = key_of(record, text_field)
-    if text_field != "text" and text is not None:  # asked for by name
+    if text_field != "text" and text is not None:  # the user named this key
         return "text"
     found = (keys or RecordKeys()).found(record)
     has = {name for name, those in found.items() if record[those[0]] is not None}
@@ -40,10 +40,10 @@ def kind_of_record(record: Any, text_field: str, keys: RecordKeys | None = None)
 
 
 def kind_of_files(files: Sequence[SourceFile], config: PrepareConfig) -> Kind:
-    """What files hold: by what columns name, or by the first records of each.
+    """The kind of the records in files, according to `columns` or the first records of each.
 
     Raises:
-        ConfigError: some hold preferences and others examples.
+        ConfigError: some files contain preferences and others examples.
         ValueError: a file is damaged.
     """
     if named := set(config.column_names) - {"text"}:
@@ -55,18 +55,18 @@ def kind_of_files(files: Sequence[SourceFile], config: PrepareConfig) -> Kind:
             found.setdefault(here, file)
     if "preference" in found and "examples" in found:
         raise ConfigError(
-            f"records must be of one kind, and {found['preference'].path} holds preferences "
-            f"(chosen, rejected), {found['examples'].path} examples; prepare them one by one, or "
-            "name the task that is meant: --task preference or --task instruction"
+            f"records must be of one kind, but {found['preference'].path} contains preferences "
+            f"(chosen, rejected), and {found['examples'].path} examples; prepare them separately, "
+            "or name the task: --task preference or --task instruction"
         )
     return next((k for k in _KINDS if k in found), "text")
 
 
 def check_kind(files: Sequence[SourceFile], kind: Kind) -> None:
-    """Refuse files that cannot hold records of a kind.
+    """Check that files can contain records of a kind.
 
     Raises:
-        ConfigError: one of them is plain text, where examples or preferences are wanted.
+        ConfigError: a file is plain text, but examples or preferences are needed.
     """
     if kind == "text":
         return
@@ -74,21 +74,21 @@ def check_kind(files: Sequence[SourceFile], kind: Kind) -> None:
         if file.format == "text":
             raise ConfigError(
                 f"{'examples' if kind == 'examples' else 'preferences'} are JSON lines (.jsonl, "
-                f".ndjson, .json) or tables (.csv, .tsv, .parquet), and {file.path} is not; leave "
-                "it out, or have all files read as text with --task language_modeling"
+                f".ndjson, .json) or tables (.csv, .tsv, .parquet), but {file.path} is not; leave "
+                "it out, or read all files as text with --task language_modeling"
             )
 
 
 def without_other_tables(
     files: Sequence[SourceFile], config: PrepareConfig, kind: Kind
 ) -> tuple[list[SourceFile], list[str]]:
-    """The files without those tables of a folder that hold neither text nor examples.
+    """Leave out tables in folders that contain neither text nor examples.
 
     Returns:
-        the files, and a note on the tables that were left out.
+        The other files, and a note on the tables that were left out.
 
     Raises:
-        ValueError: there is such a table that was named by itself or by a glob; or none but such.
+        ValueError: such a table was given by its name or by a glob; or there are no other files.
     """
     kept, others = [], []
     for file in files:
@@ -119,7 +119,7 @@ def _is_known_table(file: SourceFile, config: PrepareConfig, kind: Kind) -> bool
     if kind == "text":
         return key_of(row, config.text_field) is not None
     if config.column_names and not file.of_folder:
-        return True  # whoever reads it says which one is missing
+        return True  # reading it reports the missing column
     return kind_of_record(row, config.text_field, RecordKeys(config.column_names)) is not None
 
 
@@ -129,11 +129,11 @@ def _unknown_table(file: SourceFile, config: PrepareConfig) -> ValueError:
         f"{name} ({', '.join(FOLLOWED[name])})" for name in ("prompt", "response", "messages")
     )
     return ValueError(
-        f"{file.path} is a table without a column that is known; its columns are {columns}. Of "
-        f"examples these are {known}; of preferences chosen and rejected; of text "
-        f"{config.text_field}. Say which is which with --columns prompt=NAME response=NAME or with "
-        "--text-field NAME; or leave the file out; or, to read all of it as plain text, give it a "
-        "name that ends in .txt"
+        f"{file.path} is a table without a known column; its columns are {columns}. Known columns "
+        f"of examples are {known}; of preferences chosen and rejected; of text "
+        f"{config.text_field}. Name the right ones with --columns prompt=NAME response=NAME or "
+        "with --text-field NAME; or leave the file out; or, to read all of it as plain text, give "
+        "it a name that ends in .txt"
     )
 
 
@@ -145,10 +145,10 @@ def _kinds_at_start(file: SourceFile, text_field: str, keys: RecordKeys) -> set[
         kind = kind_of_record(record.value, text_field, keys)
         if kind == "text" and (key := speaker_key(record.value)) is not None:
             raise ConfigError(
-                f"{record.where} is a message of a conversation, {key} {record.value[key]!r}, and "
-                "not a whole one; write each conversation as one record, "
+                f"{record.where} is a single message of a conversation, {key} "
+                f"{record.value[key]!r}; write each conversation as one record, "
                 '{"messages": [{"role": ..., "content": ...}, ...]}, or, to learn each message as '
-                "a text of its own, name the task: --task language_modeling"
+                "a separate text, name the task: --task language_modeling"
             )
         if kind is not None:
             kinds.add(kind)

@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, cast
 
 CHUNK_BYTES = 1 << 18
 
-# What a file that is not UTF-8 text begins with, and what to do about it.
+# First bytes of files that are not UTF-8 text, and what to do with such files.
 _KNOWN_STARTS = (
     (b"\x1f\x8b", "it looks like gzip: give it a name that ends in .gz"),
-    (b"PK\x03\x04", "it looks like a zip archive (also .docx, .xlsx, .epub): take the text out"),
+    (b"PK\x03\x04", "it looks like a zip archive (also .docx, .xlsx, .epub): extract the text"),
     (b"%PDF", "it looks like a PDF: convert it to text first"),
     (b"\x28\xb5\x2f\xfd", "it looks like zstd: decompress it first"),
     (b"PAR1", "it looks like Parquet: give it a name that ends in .parquet"),
@@ -30,12 +30,12 @@ _KNOWN_STARTS = (
 def opened(
     path: Path, on_read: Callable[[int], object] | None = None, encoding: str = "utf-8"
 ) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked where its name ends in .gz, in UTF-8.
+    """Context with the bytes of a file, decompressed if its name ends in .gz, in UTF-8.
 
     Args:
         path: the file.
-        on_read: called with the number of bytes each time some are read from the disk.
-        encoding: of the file; what is in UTF-8 is not looked at.
+        on_read: called with the number of bytes after each read from the disk.
+        encoding: encoding of the file; UTF-8 is passed on without a check.
 
     Raises:
         OSError: the file cannot be read.
@@ -51,20 +51,20 @@ def opened(
             yield stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(
-            f"{path} is not a whole gzip file ({error}): it was cut short, was damaged, or is "
-            "not gzip at all; fetch it again, or take .gz off its name if it is plain text"
+            f"{path} is not a complete gzip file ({error}): it was truncated or damaged, or is not "
+            "gzip at all; download it again, or remove .gz from its name if it is plain text"
         ) from error
     except OSError as error:
         raise unreadable(error, path) from error
 
 
 def suffix_of(name: str) -> str:
-    """The ending of a file's name in small letters, that before .gz for a packed file."""
+    """The suffix of a file's name in lower case; for a compressed file, the one before .gz."""
     return os.path.splitext(name.lower().removesuffix(".gz"))[1]
 
 
 def unreadable(error: OSError, path: Any) -> OSError:
-    """`error` with what to do about it."""
+    """An error like `error` that names the file and says what to do."""
     reason = error.strerror or str(error) or type(error).__name__
     return type(error)(
         f"cannot read {path}: {reason}; make it readable, or leave it out of the inputs"
@@ -76,17 +76,17 @@ def not_text(path: Path, start: bytes, offset: int, what: str) -> ValueError:
 
     Args:
         path: the file.
-        start: its first bytes.
-        offset: where it is not.
-        what: stands there.
+        start: first bytes of the file.
+        offset: position of the first invalid byte.
+        what: description of the invalid byte.
     """
     advice = next(
         (advice for magic, advice in _KNOWN_STARTS if start.startswith(magic)),
-        "set encoding to the one it has (such as latin-1 or cp1251), convert it to UTF-8, or leave "
-        "it out of the inputs (skip_bad_records passes over it)",
+        "set encoding to that of the file (such as latin-1 or cp1251), convert it to UTF-8, or "
+        "leave it out of the inputs (skip_bad_records skips it)",
     )
     return ValueError(
-        f"{path} is not UTF-8 text: {what} stands at byte {offset} of its content; {advice}"
+        f"{path} is not UTF-8 text: {what} is at byte {offset} of its content; {advice}"
     )
 
 
@@ -113,12 +113,12 @@ class _Recoded(io.RawIOBase):
             try:
                 text = self._decoder.decode(chunk, final=self._ended)
                 self._made = text.encode()
-            except UnicodeError as error:  # also of a lone half of a surrogate pair
+            except UnicodeError as error:  # also for a lone surrogate
                 at = getattr(error, "start", 0) if isinstance(error, UnicodeDecodeError) else 0
                 raise ValueError(
                     f"{self._path} is not {self._encoding} text ({error}), at byte "
-                    f"{self._offset - pending + at} of its content; set encoding to the one it "
-                    "has, or leave it out of the inputs (skip_bad_records passes over it)"
+                    f"{self._offset - pending + at} of its content; set encoding to that of the "
+                    "file, or leave it out of the inputs (skip_bad_records skips it)"
                 ) from None
             self._offset += len(chunk)
         count = min(len(buffer), len(self._made))
@@ -128,7 +128,7 @@ class _Recoded(io.RawIOBase):
 
 
 class _Counted(io.RawIOBase):
-    """An open file that tells how many bytes were read."""
+    """An open file that reports the number of bytes read."""
 
     def __init__(self, file: io.FileIO, on_read: Callable[[int], object] | None) -> None:
         self._file = file

@@ -1,18 +1,18 @@
-"""Where text comes from: which files, and which documents a file holds.
+"""Find the files of a text source, and read the documents in them.
 
-Formats, each plain or gzip-compressed (a name that ends in `.gz`):
+Formats, each plain or gzip-compressed (with a name that ends in `.gz`):
 
-- JSON lines (`.jsonl`, `.ndjson`, `.json`): one object a line, one document a line, taken from the
-  object's text field as it stands. Blank lines are passed over. A `.json` file may also hold one
-  array of such objects.
-- Tables (`.csv`, `.tsv`, `.tab`, `.parquet`): a row a document, taken from the text field's column.
+- JSON lines (`.jsonl`, `.ndjson`, `.json`): one object per line, whose text field is a document.
+  Blank lines are skipped. A `.json` file may also contain one array of such objects.
+- Tables (`.csv`, `.tsv`, `.tab`, `.parquet`): in each row, the column of the text field is a
+  document.
 - Text (everything else): a file is one document, unless it is longer than `max_document_chars`.
-  Then it is cut into documents of at most that length: behind the last blank line in the second
-  half of the length; if there is none, behind the last line end there; then behind the last space;
-  and only then anywhere. The pieces, joined, are the file.
+  Then it is cut into documents of at most that length: after the last blank line in the second
+  half of the length; if there is none, after the last line end there; otherwise after the last
+  space there; and otherwise at the full length. Joined, the pieces are the file.
 
 Text is UTF-8, unless another encoding is set. A byte order mark is dropped, and the line ends
-`\\r\\n` and `\\r` of a text file become `\\n`. A document of white space only is passed over.
+`\\r\\n` and `\\r` of a text file become `\\n`. A document that is only white space is skipped.
 """
 
 from __future__ import annotations
@@ -46,37 +46,45 @@ from tfllm.data.reading.table_files import TABLE_SUFFIXES, is_table, table_rows
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 _MOST_KEYS = 10_000
-"""of records that are counted, so that memory stays flat"""
+"""maximum number of different keys that are counted, to bound memory"""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that holds documents."""
+    """A file that contains documents.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> _ = Path("notes.txt").write_text("To be, or not to be.")
+        >>> (file,) = find_files("notes.txt")
+        >>> file.format, file.num_bytes, list(documents(file))
+        ('text', 20, ['To be, or not to be.'])
+    """
 
     path: Path
-    """where it lies, as it was named or found"""
+    """path of the file, as given or found"""
     num_bytes: int
-    """its size on disk"""
+    """size on disk"""
     format: Literal["text", "json_lines", "table"]
-    """what its documents are read as"""
+    """format of its documents"""
     of_folder: bool = False
-    """whether it was found in a folder, and not named by itself or by a glob"""
+    """whether it was found in a folder instead of being given by its name or by a glob"""
     encoding: str = "utf-8"
-    """of its text"""
+    """encoding of its text"""
 
 
 class LeftOut:
-    """The files below folders that are not read, and why."""
+    """The files in folders that are not read, with the reasons."""
 
     def __init__(self) -> None:
         self._by_reason: dict[str, list[str]] = {}
 
     def add(self, path: str, reason: str) -> None:
-        """Count a file, or a folder with all that is in it."""
+        """Count a file, or a folder as a whole."""
         self._by_reason.setdefault(reason, []).append(path)
 
     def notes(self) -> list[str]:
-        """How many there are of each kind, and the first of them by name."""
+        """For each reason, a note with the number of files and the names of the first ones."""
         return [
             f"{len(paths):,} {reason} left out: {', '.join(sorted(paths)[:5])}"
             + (", ..." if len(paths) > 5 else "")
@@ -84,7 +92,7 @@ class LeftOut:
         ]
 
 
-# ------------------------------------------------------------------ which files
+# ------------------------------------------------------------------ files
 
 
 def find_files(
@@ -95,19 +103,23 @@ def find_files(
     encoding: str = "utf-8",
     left_out: LeftOut | None = None,
 ) -> list[SourceFile]:
-    """The files that `inputs` name, each once, sorted by path.
+    """Find files, without duplicates, sorted by path.
 
     Args:
-        inputs: files (of any name), folders, and globs (`**` crosses folders). A folder stands for
-            the files below it that end in .txt, .text, .md, .jsonl, .ndjson, .json, .csv, .tsv,
-            .tab or .parquet, or in one of these and .gz; hidden files and folders are passed over.
-        exclude: folders that are not searched, such as the one to be written.
-        suffixes: other endings than these, of the files below a folder.
-        encoding: of all of them.
-        left_out: is told what is not read of the folders.
+        inputs: files (with any name), folders, and globs (`**` matches nested folders). In a
+            folder, including its subfolders, the files are found that end in .txt, .text, .md,
+            .jsonl, .ndjson, .json, .csv, .tsv, .tab or .parquet, or in one of these and .gz; hidden
+            files and folders are skipped.
+        exclude: folders that are not searched, such as the output folder.
+        suffixes: suffixes of the files in a folder, instead of the above.
+        encoding: encoding of all files. Defaults to "utf-8".
+        left_out: collects the files in folders that are not read.
+
+    Returns:
+        The files.
 
     Raises:
-        FileNotFoundError: an input is not there, or a folder or glob yields no file.
+        FileNotFoundError: an input does not exist, or a folder or glob yields no file.
         ValueError: no input is given.
     """
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
@@ -131,8 +143,8 @@ def _paths(
         return [entry]
     if not glob.has_magic(entry):
         raise FileNotFoundError(
-            f"{entry} does not exist; name a text file, a folder of them, or a quoted glob "
-            "such as 'texts/**/*.txt'"
+            f"{entry} does not exist; give a text file, a folder of them, or a quoted glob such as "
+            "'texts/**/*.txt'"
         )
     paths = []
     for path in glob.glob(entry, recursive=True):
@@ -140,7 +152,7 @@ def _paths(
             paths.append(path)
     if not paths:
         raise FileNotFoundError(
-            f"no file matches the glob {entry!r}; ** crosses folders, as in 'texts/**/*.txt'"
+            f"no file matches the glob {entry!r}; ** matches nested folders, as in 'texts/**/*.txt'"
         )
     return paths
 
@@ -172,9 +184,9 @@ def _files_below(
                 others += 1
     if not paths:
         raise FileNotFoundError(
-            f"the folder {folder} holds no file that ends in "
+            f"the folder {folder} contains no file that ends in "
             f"{', '.join(suffixes)} (or these and .gz), but {others} other "
-            "files; to read files of another name as text, name them with a glob such as "
+            "files; to read files with other names as text, give a glob such as "
             f"'{os.path.join(folder, '**', '*.py')}'"
         )
     return paths
@@ -191,8 +203,8 @@ def _source_file(path: Path, of_folder: bool, encoding: str) -> SourceFile:
         raise unreadable(error, path) from error
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(
-            f"{path} must be a regular file, since it is read more than once; write what comes out "
-            "of it to a file first"
+            f"{path} must be a regular file, since it is read more than once; write its content to "
+            "a file first"
         )
     kind: Literal["text", "json_lines", "table"] = "table" if is_table(path) else "text"
     if suffix_of(path.name) in JSON_SUFFIXES:
@@ -200,7 +212,7 @@ def _source_file(path: Path, of_folder: bool, encoding: str) -> SourceFile:
     return SourceFile(path, status.st_size, kind, of_folder, encoding)
 
 
-# ------------------------------------------------------------------ which documents
+# ------------------------------------------------------------------ documents
 
 
 def documents(
@@ -212,20 +224,23 @@ def documents(
     on_bad: OnBad | None = None,
     unused: Counter[str] | None = None,
 ) -> Iterator[str]:
-    """The documents of a file, in order; never more than one of them is held.
+    """Yield the documents of a file in order, holding one of them in memory at a time.
 
     Args:
-        file: what to read.
-        text_field: JSON lines and tables: the key that holds the text.
-        max_document_chars: text: the length, in characters, beyond which a file is cut.
-        on_read: called with the number of bytes each time some are read from the disk.
-        on_bad: is given each JSON record that cannot be used; default: the first is raised.
-        unused: JSON lines and tables: counts the other keys that hold something.
+        file: the file.
+        text_field: for JSON lines and tables: key of the text. Defaults to "text".
+        max_document_chars: for text: number of characters beyond which a file is cut. Defaults to
+            262,144.
+        on_read: called with the number of bytes after each read from the disk.
+        on_bad: called with the error of each JSON record that cannot be used. By default, the first
+            error is raised.
+        unused: for JSON lines and tables: counts the other keys that have a value.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is binary or not UTF-8 (with the byte's offset), a damaged gzip file,
-            or has a line that is not a JSON object with the text field (with the line's number).
+        ValueError: the file is binary or not UTF-8 (the error gives the byte's offset), is a
+            damaged gzip file, or has a line that is not a JSON object with the text field (the
+            error gives the line's number).
     """
     if file.format != "text":
         on_bad = on_bad or BadRecords(False)
@@ -237,11 +252,11 @@ def documents(
 
 
 def check_text(file: SourceFile) -> None:
-    """Read a text file to its end.
+    """Check a text file by reading it to its end.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is binary or in another encoding, or a damaged gzip file.
+        ValueError: it is binary or in another encoding, or is a damaged gzip file.
     """
     with opened(file.path, encoding=file.encoding) as stream:
         for _ in _decoded(stream, file.path):
@@ -254,7 +269,7 @@ def records(
     on_read: Callable[[int], object] | None = None,
     on_bad: OnBad | None = None,
 ) -> Iterator[JsonRecord]:
-    """The records of JSON or of a table in order, with their places (see `documents`)."""
+    """Yield the records of a JSON file or a table in order, with their places (see `documents`)."""
     if file.format == "table":
         rows = table_rows(file.path, on_bad or BadRecords(False), on_read, file.encoding)
         yield from (JsonRecord(where, row) for where, row in rows)
@@ -264,7 +279,7 @@ def records(
 
 
 def _decoded(stream: BinaryIO, path: Path) -> Iterator[str]:
-    """The text of a stream in chunks, its line ends as `\\n`."""
+    """The text of a stream in chunks, with all line ends as `\\n`."""
     utf8 = codecs.getincrementaldecoder("utf-8")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
     offset = 0
@@ -291,7 +306,7 @@ def _decoded(stream: BinaryIO, path: Path) -> Iterator[str]:
 
 
 def pieces(chunks: Iterable[str], limit: int) -> Iterator[str]:
-    """A text that comes in chunks, cut into pieces of at most `limit` characters (see above)."""
+    """Cut a text, given in chunks, into pieces of at most `limit` characters (see the module)."""
     text = ""
     for chunk in chunks:
         text += chunk
@@ -305,7 +320,7 @@ def pieces(chunks: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def _cut(text: str, limit: int) -> int:
-    """Where to cut a document that is longer than `limit` characters."""
+    """The position at which to cut a document that is longer than `limit` characters."""
     for mark in ("\n\n", "\n", " "):
         at = text.rfind(mark, limit // 2, limit)
         if at >= 0:
@@ -333,10 +348,10 @@ def _documents_of(
 
 
 def text_of(record: JsonRecord, text_field: str) -> str:
-    """The text of a record that is one document.
+    """The text of a record that is a document.
 
     Raises:
-        BadRecord: it has none.
+        BadRecord: it has no text.
     """
     where, value = record.where, record.value
     if not isinstance(value, dict):
@@ -349,15 +364,15 @@ def text_of(record: JsonRecord, text_field: str) -> str:
         raise BadRecord(
             where,
             f" has no key {text_field!r}; its keys are: {keys_of(value)}; set text_field to the "
-            "one that holds the text (examples to learn from have messages, or prompt and "
-            "response, or instruction and output)",
+            "one that holds the text (training examples have messages, or prompt and response, or "
+            "instruction and output)",
         )
     text = value[key]
     if not isinstance(text, str):
         raise BadRecord(
             where,
             f": the value of {text_field!r} must be a string; received {json_type(text)}; set "
-            "text_field to the key that holds the text, or drop the line",
+            "text_field to the key that holds the text, or remove the line",
         )
     check_characters(text, where, text_field)
     return text

@@ -1,4 +1,4 @@
-"""SQuAD's layout: articles of paragraphs, each with its questions, as one JSON object."""
+"""Read data in SQuAD's format: one JSON object of articles, paragraphs and their questions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tfllm.data.reading.json_records import BadRecord, OnBad
 
 
 def is_squad(value: dict[str, Any]) -> bool:
-    """Whether a JSON object is a whole data set in SQuAD's layout."""
+    """Whether a JSON object is a complete data set in SQuAD's format."""
     articles = value.get("data")
     return (
         isinstance(articles, list)
@@ -22,12 +22,12 @@ def is_squad(value: dict[str, Any]) -> bool:
 def squad_records(
     value: dict[str, Any], where: str, on_bad: OnBad
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, record) of each question: `question`, `context`, and its `answers`.
+    """Yield (place, record) for each question, with its `question`, `context` and `answers`.
 
     Args:
-        value: as `is_squad` has it.
-        where: its file and line.
-        on_bad: is given what is no question, and raises or returns.
+        value: an object for which `is_squad` is true.
+        where: file and line of the object.
+        on_bad: called with the error of each malformed question; raises it or returns.
     """
     for i, article in enumerate(value["data"], 1):
         for j, paragraph in enumerate(_list(article, "paragraphs"), 1):

@@ -1,7 +1,7 @@
-"""Rows of tables: CSV, TSV and Parquet, each row as column to value.
+"""Read the rows of CSV, TSV and Parquet tables as dictionaries of columns and values.
 
-CSV and TSV are UTF-8 unless another encoding is given, plain or gzip-compressed, and hold strings;
-Parquet is compressed inside, and holds values of many types.
+CSV and TSV files are UTF-8 unless another encoding is given, plain or gzip-compressed, and contain
+strings; Parquet files are compressed internally, and contain values of many types.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ TAB_SUFFIXES = (".tsv", ".tab")
 PARQUET = ".parquet"
 TABLE_SUFFIXES = (".csv", *TAB_SUFFIXES, PARQUET)
 _MOST_CHARACTERS = 1 << 28
-"""in a field"""
+"""maximum number of characters in a field"""
 _BATCH_ROWS = 256
-"""of Parquet that are held at a time"""
+"""number of Parquet rows that are held at a time"""
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
-"""(file and line or row, for errors; column to value)"""
+"""pairs of the place (file and line or row), for errors, and a dictionary of columns and values"""
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file's name says that it is a table."""
+    """Whether a file is a table according to its name."""
     return suffix_of(path.name) in TABLE_SUFFIXES
 
 
@@ -42,10 +42,10 @@ def table_rows(
     """The rows of a file in order.
 
     Args:
-        path: the file, whose name says how rows stand in it.
-        on_bad: is given each row that is broken, and raises or returns.
-        on_read: called with the number of bytes each time some are read from the disk.
-        encoding: of CSV and TSV.
+        path: the file, whose suffix determines its format.
+        on_bad: called with the error of each malformed row; raises it or returns.
+        on_read: called with the number of bytes after each read from the disk.
+        encoding: encoding of CSV and TSV files.
 
     Raises:
         ValueError: the file is damaged, not UTF-8, or Parquet that cannot be read here.
@@ -60,7 +60,7 @@ def table_rows(
 
 
 def table_columns(path: Path, encoding: str = "utf-8") -> list[str]:
-    """The columns of a table; of one without any row, too.
+    """The columns of a table, also if it has no rows.
 
     Raises:
         ValueError, OSError: as `table_rows`.
@@ -78,7 +78,7 @@ def table_columns(path: Path, encoding: str = "utf-8") -> list[str]:
 
 
 def text_lines(stream: BinaryIO, path: Path) -> Iterator[str]:
-    """The lines with their ends.
+    """The lines of a stream, including their line ends.
 
     Raises:
         ValueError: the file is not UTF-8.
@@ -120,7 +120,7 @@ def _of_csv(stream: BinaryIO, path: Path, on_bad: OnBad) -> Rows:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            broken = BadRecord(where, f" is no record of CSV: {error}")
+            broken = BadRecord(where, f" is not a valid CSV record: {error}")
             begin = reader.line_num + 1
             if header is None:
                 raise broken from None
@@ -159,9 +159,7 @@ def _checked_header(fields: list[str], path: Path) -> list[str]:
 def _expect_different(names: list[str], where: str) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(
-            f"{where} names the columns, each once; {twice!r} stands there more than once"
-        )
+        raise ValueError(f"{where} must name each column once; {twice!r} occurs more than once")
 
 
 def _of_fields(header: list[str], fields: list[str], where: str, on_bad: OnBad) -> Rows:
@@ -169,8 +167,8 @@ def _of_fields(header: list[str], fields: list[str], where: str, on_bad: OnBad) 
         yield where, dict(zip(header, fields, strict=True))
         return
     named = ", ".join(header[:10]) + (", ..." if len(header) > 10 else "")
-    told = f" must have {len(header)} fields ({named}); received {len(fields)}"
-    on_bad(BadRecord(where, told))
+    rule = f" must have {len(header)} fields ({named}); received {len(fields)}"
+    on_bad(BadRecord(where, rule))
 
 
 # ------------------------------------------------------------------ Parquet
@@ -200,7 +198,7 @@ def _of_parquet(path: Path, on_read: Callable[[int], object] | None) -> Rows:
     import pyarrow
 
     total, num_rows = path.stat().st_size, file.metadata.num_rows
-    number = told = 0
+    number = reported = 0
     with file:
         try:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
@@ -209,30 +207,30 @@ def _of_parquet(path: Path, on_read: Callable[[int], object] | None) -> Rows:
                     yield f"{path}, row {number}", {k: _plain(v) for k, v in row.items()}
                 if on_read is not None:
                     now = total * number // max(num_rows, 1)
-                    on_read(now - told)
-                    told = now
+                    on_read(now - reported)
+                    reported = now
         except (pyarrow.ArrowException, OSError) as error:
             raise _damaged(path, error) from None
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}): it was cut short, was "
-        "damaged, or is not Parquet at all; fetch it again"
+        f"{path} is not a complete Parquet file ({str(error).splitlines()[0]}): it was truncated "
+        "or damaged, or is not Parquet at all; download it again"
     )
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it.
+    """Convert a value to a JSON type.
 
-    A field of a struct that is null is left out: Parquet has one schema for all rows, so a field
-    that one row lacks is null there, and what stood in the file it was made of cannot be known.
+    Null fields of a struct are left out: Parquet has one schema for all rows, so a field that was
+    missing in a row of the original data is null here.
     """
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    if isinstance(value, bytes):  # text of writers that do not mark it as such
+    if isinstance(value, bytes):  # may be text that its writer did not mark as such
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError:

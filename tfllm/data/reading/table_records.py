@@ -1,18 +1,18 @@
-"""Records with named columns, from files that people already have.
+"""Read records with named columns, from files in common formats.
 
 Formats, each plain or gzip-compressed (`.gz`), in UTF-8 unless another encoding is given:
 
-- JSON lines (`.jsonl`, `.ndjson`, `.json`): an object a line, its keys the columns; or (`.json`) an
-  array of such objects; or a data set in SQuAD's layout (see `tfllm.data.reading.squad`).
-  Translations may stand in an object, `{"translation": {"en": "Hello", "es": "Hola"}}`: each is a
-  column.
-- CSV (`.csv`): the first line names the columns, which `,` or `;` separates (whichever the first
-  line has more of); fields may stand in quotes and then hold line ends.
-- TSV (`.tsv`, `.tab`): the same with tabs; a quote is a character like any other, a line a record.
+- JSON lines (`.jsonl`, `.ndjson`, `.json`): an object per line, whose keys are the columns; or
+  (`.json`) an array of such objects; or a data set in SQuAD's format (see
+  `tfllm.data.reading.squad`). Translations may be nested,
+  `{"translation": {"en": "Hello", "es": "Hola"}}`: each language is a column.
+- CSV (`.csv`): the first line names the columns, separated by `,` or `;` (whichever is more
+  frequent in the first line); quoted fields may contain line ends.
+- TSV (`.tsv`, `.tab`): the same with tabs; quotes have no special meaning, and a line is a record.
 - Parquet (`.parquet`), with the extra `parquet`.
-- CoNLL (`.conll`, `.bio`, `.iob`): tagged words, one a line (see `tfllm.data.reading.conll`).
-- Lines side by side: `{"source": "a.en", "target": "a.de"}` takes line after line of plain text
-  files, one file a column, of equally many lines.
+- CoNLL (`.conll`, `.bio`, `.iob`): tagged words, one per line (see `tfllm.data.reading.conll`).
+- Parallel lines: `{"source": "a.en", "target": "a.de"}` reads plain text files with equally many
+  lines in parallel, one file per column.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tfllm.data.reading.table_files import TABLE_SUFFIXES, is_table, table_rows,
 RECORD_SUFFIXES = (*JSON_SUFFIXES, *TABLE_SUFFIXES, *CONLL_SUFFIXES)
 
 Source = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
-"""files, folders and globs; or a file of lines for each column"""
+"""files, folders and globs; or a mapping of columns to files of lines"""
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ class Column:
     """A column that a task reads."""
 
     aliases: tuple[str, ...] = ()
-    """other names that data sets give it; the first that is there counts"""
+    """other names of the column in data sets; the first that exists is used"""
     required: bool = True
-    """an optional one is None where a record has it not, or has nothing in it"""
+    """whether a record must have it; an optional column that is missing or blank is None"""
     kind: Literal["text", "label", "json"] = "text"
-    """text: a string. label: a string, number or truth value, as text without space around it.
-    json: anything; in CSV and TSV it is written as JSON"""
+    """text: a string; label: a string, number or boolean, converted to text without surrounding
+    space; json: any value, which CSV and TSV files contain as JSON"""
     is_input: bool = True
-    """whether a prediction is made from it; the others are there to learn and to measure by"""
+    """whether it is an input of predictions; other columns are used for training and evaluation"""
 
 
 class Record(dict[str, Any]):
-    """A record by the names of the columns asked for; `where` names its file and line."""
+    """A record as a dictionary of the requested columns; `where` is its file and line."""
 
     def __init__(self, values: Mapping[str, Any], where: str = "") -> None:
         super().__init__(values)
@@ -70,12 +70,12 @@ class Record(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Table:
-    """What was read."""
+    """The records that were read."""
 
     records: list[Record]
     files: list[SourceFile]
     notes: list[str]
-    """what is to be told: bad records that were passed over"""
+    """notes on bad records that were skipped"""
 
 
 def read_table(
@@ -89,24 +89,25 @@ def read_table(
     exclude: Sequence[str | Path] = (),
     encoding: str = "utf-8",
 ) -> Table:
-    """All records of some files, in the order of the files' names. They are held in memory.
+    """Read all records of files into memory, in the order of the files' names.
 
     Args:
         source: files, folders and globs; or a plain text file for each column.
-        columns: what is read of each record, by the names that the result has.
-        names: column to the name that it has in the files, where that is neither its own nor one of
-            its aliases (a difference in capitals alone is none).
-        skip_bad_records: count broken records and pass over them; else the first is an error.
-        only_inputs: the columns that are no inputs may be missing.
-        empty_inputs: an input may be an empty text; else that is a broken record.
+        columns: columns to read, by their names in the result.
+        names: maps columns to their names in the files, where these are neither the column's name
+            nor one of its aliases (names are compared without case).
+        skip_bad_records: whether to skip and count malformed records instead of raising the first
+            error.
+        only_inputs: whether columns that are not inputs may be missing.
+        empty_inputs: whether an input may be an empty text.
         exclude: folders that are not searched.
-        encoding: of all files but Parquet.
+        encoding: encoding of all files except for Parquet.
 
     Raises:
         FileNotFoundError: there are no such files.
-        ConfigError: `names` names a column that the task does not have.
-        ValueError: a file is damaged, lacks a column (the error lists those that it has), or holds
-            a broken record (with file and line); or no record is left.
+        ConfigError: `names` has a column that the task does not have.
+        ValueError: a file is damaged, lacks a column (the error lists those that it has), or
+            contains a malformed record (the error gives file and line); or no record is left.
     """
     for name in names or {}:
         if name not in columns:
@@ -132,19 +133,19 @@ def read_table(
         except BadRecord as error:
             bad(error)
     if not records:
-        told = ", ".join(str(file.path) for file in files[:5])
+        paths = ", ".join(str(file.path) for file in files[:5])
         raise ValueError(
-            f"there is no record in {told}{', ...' if len(files) > 5 else ''}"
-            + (f": {bad.note()}" if bad.count else "; name files that hold some")
+            f"there is no record in {paths}{', ...' if len(files) > 5 else ''}"
+            + (f": {bad.note()}" if bad.count else "; give files with records")
         )
     return Table(records, files, bad.warn())
 
 
 def as_source(given: Source) -> Source:
-    """A source as it is given, or a file of lines for each column where it is "a=FILE,b=FILE".
+    """Convert "a=FILE,b=FILE" to a mapping of columns to files; other sources are unchanged.
 
     Args:
-        given: a source, or a list that holds such a text alone.
+        given: a source, or a list with such a string as its only element.
     """
     text = given[0] if isinstance(given, list | tuple) and len(given) == 1 else given
     if isinstance(text, str) and not os.path.exists(text):
@@ -157,7 +158,7 @@ def as_source(given: Source) -> Source:
 def source_files(
     source: Source, *, exclude: Sequence[str | Path] = (), encoding: str = "utf-8"
 ) -> list[SourceFile]:
-    """The files that a source names.
+    """Find the files of a source.
 
     Raises:
         FileNotFoundError: there are none.
@@ -168,7 +169,7 @@ def source_files(
 
 
 class _Columns:
-    """From what a file has to what is asked for."""
+    """Converts rows of files to records with the requested columns."""
 
     def __init__(
         self,
@@ -184,14 +185,14 @@ class _Columns:
         self._known: dict[tuple[str, ...], dict[str, str]] = {}
 
     def record(self, row: dict[str, Any], where: str) -> Record:
-        """The record.
+        """Convert a row to a record.
 
         Raises:
-            BadRecord: a column is missing, or its value is none of its kind.
+            BadRecord: a column is missing, or its value is not of the column's kind.
         """
         keys = tuple(row)
         if keys not in self._known:
-            if len(self._known) > 1000:  # of JSON, whose records may all have other keys
+            if len(self._known) > 1000:  # each record of JSON lines may have different keys
                 self._known.clear()
             self._known[keys] = self._found(keys, where)
         found = self._known[keys]
@@ -202,7 +203,7 @@ class _Columns:
         return Record(values, where)
 
     def _found(self, keys: tuple[str, ...], where: str) -> dict[str, str]:
-        """Column to key."""
+        """Maps columns to keys of the row."""
         lower = {key.strip().lower(): key for key in reversed(keys)}
         found = {}
         for name, column in self._columns.items():
@@ -218,7 +219,7 @@ class _Columns:
                 asked = self._names.get(name, name)
                 raise BadRecord(
                     where,
-                    f" has no column {asked!r}{called}; its columns are {has}; say which one it is "
+                    f" has no column {asked!r}{called}; its columns are {has}; name the right one "
                     f"with --columns {name}=NAME (in Python columns={{{name!r}: 'NAME'}})",
                 )
         return found
@@ -235,8 +236,8 @@ class _Columns:
                 try:
                     value = json.loads(value) if value.strip() or needed else None
                 except ValueError as error:
-                    told = f": {name!r} must be JSON; received {value!r:.60} ({error})"
-                    raise BadRecord(where, told) from None
+                    rule = f": {name!r} must be JSON; received {value!r:.60} ({error})"
+                    raise BadRecord(where, rule) from None
             return value
         if column.kind == "label" and isinstance(value, int | float):
             value = json.dumps(value)
@@ -255,12 +256,12 @@ class _Columns:
 
 
 def _rows(file: SourceFile, on_bad: OnBad) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, columns) of a file."""
+    """Yield (place, row) for the rows of a file."""
     suffix = suffix_of(file.path.name)
     if suffix not in RECORD_SUFFIXES:
         raise ValueError(
-            f"{file.path} must end in {', '.join(RECORD_SUFFIXES)} (or these and .gz), which says "
-            "how records stand in it"
+            f"{file.path} must end in {', '.join(RECORD_SUFFIXES)} (or these and .gz), which "
+            "determines its format"
         )
     if is_table(file.path):
         yield from table_rows(file.path, on_bad, encoding=file.encoding)
@@ -273,14 +274,14 @@ def _rows(file: SourceFile, on_bad: OnBad) -> Iterator[tuple[str, dict[str, Any]
                 elif isinstance(record.value, dict):
                     yield record.where, _with_languages(record.value)
                 else:
-                    told = f" must be a JSON object; received {json_type(record.value)}"
-                    on_bad(BadRecord(record.where, told))
+                    rule = f" must be a JSON object; received {json_type(record.value)}"
+                    on_bad(BadRecord(record.where, rule))
         else:
             yield from conll_records(text_lines(stream, file.path), file.path, on_bad)
 
 
 def _with_languages(row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose `translation` is an object of languages, with a column for each of them."""
+    """Replace the object `translation` of a row by a column for each of its languages."""
     languages = row.get("translation")
     if not isinstance(languages, dict):
         return row
@@ -288,16 +289,16 @@ def _with_languages(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lines_side_by_side(files: dict[str, SourceFile]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Line i of each file is record i."""
+    """Yield (place, row), where row i consists of line i of each file."""
     columns: dict[str, list[str]] = {}
     for name, file in files.items():
         with opened(file.path, encoding=file.encoding) as stream:
             columns[name] = [line.rstrip("\r\n") for line in text_lines(stream, file.path)]
     lengths = {name: len(lines) for name, lines in columns.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{files[name].path} {n:,}" for name, n in lengths.items())
+        received = ", ".join(f"{files[name].path} {n:,}" for name, n in lengths.items())
         raise ValueError(
-            f"files whose lines stand side by side must have equally many lines; received {told}"
+            f"files of parallel lines must have the same number of lines; received {received}"
         )
     first = next(iter(files.values())).path
     for number, values in enumerate(zip(*columns.values(), strict=True), 1):

@@ -1,1 +1,1 @@
-"""Rows on disk, and batches of them."""
+"""Shards of tokens on disk, and batches of rows read from them."""

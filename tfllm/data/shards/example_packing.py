@@ -1,4 +1,4 @@
-"""Which examples stand side by side in a row."""
+"""Pack several examples into each row."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Packing:
-    """Examples in rows of one length."""
+    """Assignment of examples to rows of one length."""
 
     order: np.ndarray
-    """int64 [examples kept]: their numbers, row after row, in a row as in the files"""
+    """int64 [examples kept]: indices of the examples, row by row, in file order within a row"""
     starts: np.ndarray
-    """int64 [rows + 1]: where each row begins in `order`"""
+    """int64 [rows + 1]: position in `order` at which each row begins"""
     num_cut: int
-    """examples that are cut at their end, being longer than a row"""
+    """number of examples that are longer than a row and truncated"""
     num_left_out: int
-    """examples of which nothing that is learned would be left"""
+    """number of examples left out because no learned token would remain after truncation"""
     num_labels: int
-    """tokens with one before them, learned or not: how much of the rows is filled"""
+    """number of labels, learned or not: how much of the rows is filled"""
 
     @property
     def num_rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return len(self.starts) - 1
 
     def examples(self, row: int) -> list[int]:
-        """The numbers of the examples in a row."""
+        """The indices of the examples in a row."""
         return self.order[self.starts[row] : self.starts[row + 1]].tolist()
 
 
 def pack_examples(
     num_tokens: np.ndarray, first_learned: np.ndarray, sequence_length: int
 ) -> Packing:
-    """Divide examples among rows; the same ones are always divided alike.
+    """Assign examples to rows, deterministically.
 
-    An example of `n` tokens takes `n - 1` places of a row: as many inputs, with as many labels.
-    One that is longer than a row is cut at its end, and left out where nothing learned remains.
-    Rows are numbered by the first example in them.
+    An example of `n` tokens takes `n - 1` positions of a row: as many inputs, with as many labels.
+    A longer example is truncated at its end, and left out if no learned token remains. Rows are
+    numbered by their first example.
 
     Args:
-        num_tokens: int [examples].
-        first_learned: int [examples]: the first token of each that is learned.
-        sequence_length: places in a row.
+        num_tokens: number of tokens of each example, int [examples].
+        first_learned: index of the first learned token of each example, int [examples].
+        sequence_length: positions in a row.
     """
     kept = np.flatnonzero(first_learned <= sequence_length)
     places = np.minimum(num_tokens[kept].astype(np.int64) - 1, sequence_length)
@@ -67,18 +67,22 @@ def pack_examples(
 
 
 def best_fit_decreasing(sizes: np.ndarray, capacity: int) -> np.ndarray:
-    """The row of each item: int64 [items], rows numbered from 0.
+    """Pack items into rows by best-fit decreasing.
 
-    The longest items first, each goes where it leaves the least space, and into a new row where it
-    fits in none. It takes at most 11/9 of the fewest rows possible, and one more (Johnson, 1973).
+    Starting with the largest, each item goes into the row where it leaves the least space, or into
+    a new row if it fits into none. This takes at most 11/9 of the minimum number of rows, plus one
+    (Johnson, 1973).
 
     Args:
-        sizes: int [items], from 1 to `capacity`.
-        capacity: of a row.
+        sizes: sizes of the items, int [items], from 1 to `capacity`.
+        capacity: capacity of a row.
+
+    Returns:
+        The row of each item, int64 [items], counted from 0.
     """
     row_of = np.empty(len(sizes), np.int64)
-    with_space: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows, by the space left
-    spaces: list[int] = []  # those that some row has, in order
+    with_space: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by remaining space
+    spaces: list[int] = []  # the amounts of space that some row has left, sorted
     num_rows = 0
     for item in np.argsort(-sizes, kind="stable").tolist():
         size = int(sizes[item])

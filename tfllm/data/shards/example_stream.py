@@ -1,4 +1,4 @@
-"""Sequences of tokens on disk, each with marks on what is learned, read one by one."""
+"""Sequences of tokens on disk, with a mask of the learned tokens, read one by one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tfllm.data.shards.shard_files import Shard
 from tfllm.data.shards.shard_stream import ShardStream
 
 STREAMS = ("shards", "learned", "index")
-"""of a split in the manifest: token ids; uint8, 1 where the token is learned; uint32, of each
-sequence the number of its tokens and the first of them that is learned"""
+"""streams of a split in the manifest: token ids; uint8, 1 where the token is learned; uint32, for
+each sequence its number of tokens and the index of the first learned one"""
 
 
 class ExampleStream:
     """The sequences of a split.
 
     Args:
-        folder: where the files lie.
+        folder: folder of the files.
         split: "train" or "validation".
-        manifest: what the folder's says.
+        manifest: content of the folder's manifest.
 
     Raises:
         KeyError, TypeError, AttributeError, ValueError: the manifest is damaged.
@@ -38,7 +38,7 @@ class ExampleStream:
         self._tokens, self._learned, self._index = (streams[name] for name in STREAMS)
         self._streams = list(streams.values())
         self.readers = [reader for stream in self._streams for reader in stream.readers]
-        """of all files"""
+        """readers of all files"""
         self.num_tokens = int(entry["num_tokens"])
         for name, stream in (("shards", self._tokens), ("learned", self._learned)):
             if len(stream) != self.num_tokens:
@@ -48,17 +48,17 @@ class ExampleStream:
         self._where = f"{folder}, {split}"
 
     def __len__(self) -> int:
-        """How many sequences there are."""
+        """Number of sequences."""
         return len(self._index) // 2
 
     @property
     def error(self) -> Exception | None:
-        """What a read met."""
+        """The error of a failed read, or None."""
         return next((s.error for s in self._streams if s.error is not None), None)
 
     @functools.cached_property
     def index(self) -> np.ndarray:
-        """uint32 [sequences, 2]: tokens of each, and the first that is learned; held in memory.
+        """Number of tokens and index of the first learned one, uint32 [sequences, 2], in memory.
 
         Raises:
             ValueError: a file was changed.
@@ -67,13 +67,13 @@ class ExampleStream:
         total = int(index[:, 0].sum(dtype=np.int64))
         if total != self.num_tokens or (index[:, 1] >= index[:, 0]).any() or (index < 1).any():
             raise ValueError(
-                f"{self._where}: the index does not fit the tokens (it counts {total}, there are "
-                f"{self.num_tokens}); copy the folder again, or prepare the examples again"
+                f"{self._where}: the index does not match the tokens (it counts {total}, but there "
+                f"are {self.num_tokens}); copy the folder again, or prepare the examples again"
             )
         return index
 
     def sequence(self, number: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens `start` to `stop` of a sequence, and which are learned: in the files' types.
+        """Tokens `start` to `stop` of a sequence, and their mask, in the dtypes of the files.
 
         Raises:
             ValueError: a file was changed.
@@ -84,11 +84,11 @@ class ExampleStream:
         return self._tokens.read(begin + start, end), self._learned.read(begin + start, end)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens in the order of the files, wherever sequences end: int32."""
+        """Tokens `start` to `stop` in the order of the files, across sequences, int32."""
         return self._tokens.read(start, stop).astype(np.int32)
 
     def token_counts(self, vocab_size: int) -> np.ndarray:
-        """How often each token is learned: int64 [vocab_size]."""
+        """Number of times that each token is learned, int64 [vocab_size]."""
         counts = np.zeros(vocab_size, np.int64)
         for tokens, learned in zip(self._tokens.chunks(), self._learned.chunks(), strict=True):
             counts += np.bincount(tokens[learned == 1], minlength=vocab_size)

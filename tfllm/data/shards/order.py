@@ -10,21 +10,20 @@ _ROUNDS = 8
 
 
 class RowOrder:
-    """A permutation of `num_rows` rows, drawn by (seed, epoch).
+    """A permutation of `num_rows` rows, determined by (seed, epoch).
 
-    It takes no memory, and any place in it is found without the places before. A Feistel network
-    (Luby and Rackoff, 1988) permutes the smallest range of 4^n numbers that holds the rows; a
-    number that falls outside the rows is sent through again until it falls inside ("cycle
-    walking", Black and Rogaway, 2002), which takes fewer than four rounds on average. The
-    arithmetic is our own, so another version of NumPy does not change the order of a run that is
-    resumed.
+    It takes no memory, and each element is computed independently of the others. A Feistel network
+    (Luby and Rackoff, 1988) permutes the smallest range of 4^n numbers that contains the rows; a
+    result outside the rows is permuted again until it falls inside ("cycle walking", Black and
+    Rogaway, 2002), which takes fewer than four rounds on average. The arithmetic does not depend on
+    NumPy's random generators, so a new version of NumPy cannot change the order of a resumed run.
     """
 
     def __init__(self, num_rows: int, seed: int, epoch: int) -> None:
-        """Draw the order.
+        """Compute the keys of the permutation.
 
         Args:
-            num_rows: at least 1 and at most 2^62.
+            num_rows: number of rows, at least 1 and at most 2^62.
             seed: any whole number.
             epoch: any whole number.
         """
@@ -35,7 +34,7 @@ class RowOrder:
         self._keys = np.frombuffer(key, "<u8").astype(np.uint64)
 
     def __call__(self, places: np.ndarray) -> np.ndarray:
-        """The rows at `places` (whole numbers in [0, num_rows)): int64, of the same shape."""
+        """The rows at `places` (integers in [0, num_rows)): int64, of the same shape."""
         rows = self._permute(np.asarray(places, np.uint64))
         outside = rows >= self.num_rows
         while outside.any():

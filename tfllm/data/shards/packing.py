@@ -9,12 +9,12 @@ import numpy as np
 
 
 class PackedRows(NamedTuple):
-    """What a training step takes, each [batch, sequence_length]."""
+    """Inputs of a training step, each [batch, sequence_length]."""
 
     token_ids: np.ndarray
     """int32: the inputs"""
     segment_ids: np.ndarray
-    """int32: which document of the row a token belongs to, from 1"""
+    """int32: number of the document in the row that a token belongs to, from 1"""
     labels: np.ndarray
     """int32: the token that follows each input"""
     weights: np.ndarray
@@ -28,7 +28,7 @@ def pack_rows(
     end_token_id: int,
     separate_documents: bool = True,
 ) -> PackedRows:
-    """Inputs, segments, labels and weights of rows of tokens.
+    """Convert rows of tokens to inputs, segments, labels and weights.
 
     With the end token 0 and `sequence_length` 6, the row `[7, 8, 0, 5, 6, 4, 9]` becomes
 
@@ -37,15 +37,22 @@ def pack_rows(
         labels       8 0 5 6 4 9
         weights      1 1 1 1 1 1
 
-    An end token is foretold by the document that it ends, and is seen by the one that follows: it
-    stands there for "a document begins", and so a model learns to begin one. A row shorter than
-    `sequence_length + 1` is filled with end tokens of weight 0.
+    An end token is predicted by the document that it ends, and is an input of the next document:
+    there it means "a document begins", so that a model learns to begin one. A row shorter than
+    `sequence_length + 1` is padded with end tokens of weight 0.
 
     Args:
-        rows: up to `sequence_length + 1` tokens each.
+        rows: rows of up to `sequence_length + 1` tokens each.
         sequence_length: tokens in a row of the result.
-        end_token_id: the token that ends a document.
-        separate_documents: False is plain concatenation: all segments are 1, and all labels count.
+        end_token_id: id of the token that ends a document.
+        separate_documents: whether each document has its own segment; False concatenates the
+            documents in one segment. Defaults to True.
+
+    Examples:
+        >>> import numpy as np
+        >>> row = np.array([7, 8, 0, 5, 6, 4, 9])
+        >>> pack_rows([row], 6, end_token_id=0).segment_ids
+        array([[1, 1, 2, 2, 2, 2]], dtype=int32)
     """
     shape = (len(rows), sequence_length + 1)
     tokens = np.full(shape, end_token_id, np.int32)

@@ -1,4 +1,4 @@
-"""Arrays of different lengths side by side."""
+"""Pad arrays of different lengths to a common width."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 WIDTH_STEP = 32
-"""widths are multiples of it: fewer shapes, and rows that lie well in memory"""
+"""widths are multiples of this, for fewer shapes and aligned rows"""
 
 
 def padded_width(lengths: Sequence[int], longest: int) -> int:
-    """The width of arrays of these lengths: the longest, rounded up; 0 without any.
+    """The width for arrays of these lengths: the longest, rounded up; 0 without arrays.
 
     Args:
-        lengths: of the arrays.
-        longest: that a width may be; what is beyond it is cut off.
+        lengths: lengths of the arrays.
+        longest: maximum width; longer arrays are truncated to it.
     """
     if not len(lengths):
         return 0
@@ -26,13 +26,13 @@ def padded_width(lengths: Sequence[int], longest: int) -> int:
 def padded(
     arrays: Sequence[np.ndarray], longest: int, value: int = 0, width: int | None = None
 ) -> np.ndarray:
-    """int32 [arrays, width]: arrays of one dimension, filled up with `value` at their right.
+    """Pad one-dimensional arrays with `value` on the right: int32 [arrays, width].
 
     Args:
-        arrays: to be padded.
-        longest: the widest that the result may be.
-        value: of the padding.
-        width: of the result; default: `padded_width` of the arrays' lengths.
+        arrays: arrays to pad.
+        longest: maximum width of the result.
+        value: value of the padding. Defaults to 0.
+        width: width of the result. Defaults to `padded_width` of the arrays' lengths.
     """
     if width is None:
         width = padded_width([len(array) for array in arrays], longest)
@@ -45,7 +45,7 @@ def padded(
 def padding_mask(
     arrays: Sequence[np.ndarray], longest: int, width: int | None = None
 ) -> np.ndarray:
-    """bool [arrays, width]: True where `padded` has an array's own element."""
+    """Mask of the elements of `padded` that are not padding: bool [arrays, width]."""
     if width is None:
         width = padded_width([len(array) for array in arrays], longest)
     lengths = np.array([len(array) for array in arrays], np.int32).reshape(-1, 1)

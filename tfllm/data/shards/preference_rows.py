@@ -13,12 +13,25 @@ from tfllm.data.shards.splits import NO_ROW, RowBatch
 
 
 class PreferenceRows(SequenceRows):
-    """The pairs of a split: row `i` is pair `i`, whatever the sequence length.
+    """One split of pairs of replies: row `i` is pair `i`, for every sequence length.
 
-    A row has the chosen reply at 0 and the rejected one at 1, each behind the prompt and filled up
-    at its right with end tokens of segment 0 and weight 0. Where they do not fit, the prompt loses
-    its beginning, for both replies alike, until a quarter of the row is left to it; then the
-    replies lose their ends.
+    In a row, index 0 is the chosen reply and index 1 the rejected one, each after the prompt and
+    padded on the right with end tokens of segment 0 and weight 0. If a pair does not fit, the
+    prompt is truncated at its beginning, equally for both replies, to no less than a quarter of the
+    row; then the replies are truncated at their ends.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import tfllm
+        >>> tfllm.BytePairTokenizer.train(["2 + 2 = 4"], vocab_size=300).save("tokenizer")
+        >>> line = '{"prompt": "2 + %d = ", "chosen": "%d", "rejected": "?"}'
+        >>> _ = Path("sums.jsonl").write_text("\\n".join(line % (i, 2 + i) for i in range(20)))
+        >>> config = tfllm.PrepareConfig(tokenizer="tokenizer")
+        >>> data = tfllm.prepare("sums.jsonl", "data", config, show_progress=False)
+        >>> data.train
+        PreferenceRows('train', 19 pairs, data)
+        >>> data.train.batch([0], 32).labels.shape
+        (1, 2, 32)
     """
 
     what = "pairs"
@@ -31,11 +44,11 @@ class PreferenceRows(SequenceRows):
         """float32 [pairs, 2]: see `PreferenceData.with_reference`"""
 
     def num_rows(self, sequence_length: int) -> int:
-        """How many pairs there are."""
+        """Number of pairs."""
         return self.num_documents
 
     def why_no_rows(self, sequence_length: int) -> str:
-        """The error text for a split without pairs."""
+        """The error message for a split without pairs."""
         return (
             f"the {self.split} split has no preferences; prepare them with a validation_fraction "
             "above 0 and at least two that differ, or with a validation set of their own"
@@ -44,7 +57,7 @@ class PreferenceRows(SequenceRows):
     def batch(
         self, rows: Sequence[int], sequence_length: int, *, separate_documents: bool = True
     ) -> RowBatch:
-        """Pairs: all are [rows, 2, sequence_length], but for the input "reference", [rows, 2]."""
+        """Pairs: arrays of [rows, 2, sequence_length], and the input "reference" [rows, 2]."""
         batch = super().batch(rows, sequence_length, separate_documents=separate_documents)
         batch.inputs["reference"] = np.zeros((len(rows), 2), np.float32)
         for i, row in enumerate(rows):
@@ -53,33 +66,33 @@ class PreferenceRows(SequenceRows):
         return batch
 
     def placed(self, row: int, sequence_length: int) -> Iterable[Iterable[tuple[int, int]]]:
-        """Either reply behind what is left of the prompt."""
+        """Both replies, each after what is left of the prompt."""
         pair = self._stream.index[2 * row : 2 * row + 2].astype(np.int64)
         begins = _begins(pair[None], sequence_length)[0].tolist()
         return [[(2 * row + side, begin)] for side, begin in enumerate(begins)]
 
     def describe_rows(self, sequence_length: int) -> str | None:
-        """How many prompts and replies are cut."""
+        """A line on how many prompts and replies are truncated."""
         if not self.num_documents:
             return None
         pairs = self._stream.index.astype(np.int64).reshape(-1, 2, 2)
         begins, lengths = _begins(pairs, sequence_length), pairs[..., 0]
         prompts = int((begins > 0).any(1).sum())
         replies = int((lengths - begins > sequence_length + 1).any(1).sum())
-        told = f"{self.split}: {self.num_documents:,} pairs in rows of 2 x {sequence_length:,}"
+        text = f"{self.split}: {self.num_documents:,} pairs in rows of 2 x {sequence_length:,}"
         if prompts:
-            told += f"; prompts cut at their beginning: {prompts:,}"
+            text += f"; prompts truncated at their beginning: {prompts:,}"
         if replies:
-            told += f"; pairs with replies cut at their end: {replies:,}"
-        return told
+            text += f"; pairs with replies truncated at their end: {replies:,}"
+        return text
 
 
 def _begins(pairs: np.ndarray, sequence_length: int) -> np.ndarray:
-    """int64 [pairs, 2]: how many tokens either side of each pair loses at its beginning.
+    """Number of tokens cut off at the beginning of each reply's sequence: int64 [pairs, 2].
 
     Args:
-        pairs: int64 [pairs, 2, 2]: tokens, and the first that is learned, of either side.
-        sequence_length: places in a row.
+        pairs: number of tokens and index of the first learned one, int64 [pairs, 2, 2].
+        sequence_length: positions in a row.
     """
     lengths, prompts = pairs[..., 0], pairs[..., 1]
     longest = (lengths - prompts).max(1, keepdims=True)

@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 FORMAT = "tfllm-tokens"
 FORMAT_VERSIONS = {"text": 1, "examples": 2, "preference": 2, "task": 3}
-"""by what the folder holds: the manifest's "records", which is missing for text"""
+"""by the kind of records: the manifest's "records", which is missing for text"""
 TASK_OF_LAYOUT = {
     "text": "language_modeling",
     "examples": "instruction",
     "preference": "preference",
 }
-"""of folders that were prepared before they named their task"""
+"""task of older folders, whose manifest does not name it"""
 SPLITS = ("train", "validation")
 SHARD_LISTS = ("shards", "learned", "index")
-"""of a split in the manifest"""
+"""lists of shards of a split in the manifest"""
 
 _SPLIT_TYPES: dict[str, Callable[[Path, str, dict[str, Any]], Split]] = {
     "text": TokenRows,
@@ -51,14 +51,25 @@ _SPLIT_TYPES: dict[str, Callable[[Path, str, dict[str, Any]], Split]] = {
 
 
 class PreparedData:
-    """What `prepare` wrote: the tokenizer, `manifest.json`, `train-00000.bin`, ...
+    """A folder that `prepare` wrote: the tokenizer, `manifest.json`, `train-00000.bin`, ...
 
     A shard is a flat stream of token ids (little-endian uint16, or uint32 for vocabularies above
-    65,536). Text is document after document, each followed by the end token. Examples and the
-    replies of preferences stand one after the other, and two more streams belong to them:
-    `train-learned-00000.bin` has a byte for each token, 1 where it is learned, and
-    `train-index-00000.bin` two uint32 for each sequence: how many tokens it has, and which of them
-    is the first that is learned. Of the examples of a task `TaskRows` tells.
+    65,536). Text is stored document after document, each followed by the end token. Examples and
+    the replies of preferences are stored one after the other, with two further streams:
+    `train-learned-00000.bin` has a byte per token, 1 where it is learned, and
+    `train-index-00000.bin` two uint32 per sequence: its number of tokens, and the index of the
+    first learned one. `TaskRows` describes the examples of other tasks.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import tfllm
+        >>> _ = Path("text.txt").write_text("To be, or not to be: that is the question.\\n" * 50)
+        >>> config = tfllm.PrepareConfig(vocab_size=280)
+        >>> data = tfllm.prepare("text.txt", "data", config, show_progress=False)
+        >>> data, data.vocab_size, data.task
+        (PreparedData('data'), 280, 'language_modeling')
+        >>> data.train.batch([0], 16).labels.shape
+        (1, 16)
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
@@ -70,15 +81,16 @@ class PreparedData:
 
     @classmethod
     def open(cls, folder: str | Path) -> PreparedData:
-        """Open a folder of any kind, and check that its files are there with the right sizes.
+        """Open a folder of prepared data, and check that its files exist with the right sizes.
 
         Returns:
-            the data; of preferences `PreferenceData`, of a task `TaskData`.
+            The data: `PreferenceData` for preferences, `TaskData` for records with columns,
+            otherwise `PreparedData`.
 
         Raises:
-            FileNotFoundError: the folder, its manifest, or a file that the manifest lists is not
-                there.
-            ValueError: the manifest is damaged or of another version; a shard is cut short.
+            FileNotFoundError: the folder, its manifest, or a file that the manifest lists does not
+                exist.
+            ValueError: the manifest is damaged or of another version; a shard is truncated.
         """
         folder = Path(folder)
         path = folder / MANIFEST
@@ -103,17 +115,17 @@ class PreparedData:
         return data
 
     def verify(self, part: tuple[int, int] = (0, 1), *, show_progress: bool = False) -> None:
-        """Read every file and hold it against the checksum in the manifest.
+        """Read every file and compare it with the checksum in the manifest.
 
-        A shard that is changed later is noticed when it is read.
+        A shard that is changed later is detected when it is read.
 
         Args:
-            part: (index, count): of all files, this one of `count` equal shares only.
-            show_progress: draw a progress bar.
+            part: (index, count): verify only part `index` of `count` equal parts of the files.
+            show_progress: whether to show a progress bar.
 
         Raises:
-            FileNotFoundError: a file is not there any more.
-            ValueError: a file's bytes are not those that were written; or `part` is out of range.
+            FileNotFoundError: a file does not exist any more.
+            ValueError: the content of a file has changed; or `part` is out of range.
         """
         index, count = part
         if not 0 <= index < count:
@@ -121,7 +133,7 @@ class PreparedData:
                 f"part must be (index, count) with 0 <= index < count; received {part}"
             )
         readers = {r.path.name: r for s in (self.train, self.validation) for r in s.readers}
-        # The sizes are the manifest's, so that all workers cut the same shares.
+        # Sizes come from the manifest, so that all workers compute the same parts.
         sizes = {name: readers[name].num_bytes if name in readers else 0 for name in self._files()}
         share = sorted(sizes, key=lambda name: (-sizes[name], name))[index::count]
 
@@ -139,7 +151,7 @@ class PreparedData:
             unit_scale=True,
             disable=not show_progress,
         )
-        pool = ThreadPoolExecutor(os.cpu_count())  # hashing leaves the interpreter to others
+        pool = ThreadPoolExecutor(os.cpu_count())  # hashing releases the interpreter lock
         with bar:
             try:
                 for num_bytes in pool.map(check, share):
@@ -148,9 +160,9 @@ class PreparedData:
                 pool.shutdown(cancel_futures=True)
 
     def raise_read_error(self) -> None:
-        """Raise the error that a read of a shard met, if one did.
+        """Raise the error of a failed read of a shard, if there was one.
 
-        TensorFlow passes on only the text of an error in a dataset, as an error of its own.
+        TensorFlow turns an error in a dataset into an error of its own with the same text.
         """
         for split in (self.train, self.validation):
             if split.error is not None:
@@ -158,14 +170,14 @@ class PreparedData:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that made the ids."""
+        """The tokenizer that produced the ids."""
         from tfllm.pretrained import load_tokenizer
 
         return load_tokenizer(self.folder)
 
     @property
     def records(self) -> str:
-        """What the folder holds: "text", "examples", "preference" or "task"."""
+        """The kind of records: "text", "examples", "preference" or "task"."""
         return kind_of_manifest(self.manifest)
 
     @property
@@ -182,7 +194,7 @@ class PreparedData:
 
     @property
     def vocab_size(self) -> int:
-        """How many ids the tokenizer has."""
+        """Vocabulary size of the tokenizer."""
         return int(self.manifest["vocab_size"])
 
     @property
@@ -194,7 +206,7 @@ class PreparedData:
         """The split "train" or "validation".
 
         Raises:
-            ValueError: another name.
+            ValueError: `name` is neither of them.
         """
         if name not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}; received {name!r}")
@@ -203,8 +215,8 @@ class PreparedData:
     def unigram_perplexity(self) -> float:
         """Perplexity per token, on the validation split, of the train split's token frequencies.
 
-        The frequencies are smoothed by adding one to each count. It is what a model reaches that
-        looks at no context: a trained model must be well below it.
+        The frequencies are smoothed by adding one to each count. This baseline uses no context: the
+        perplexity of a trained model must be well below it.
 
         Raises:
             ValueError: there is no validation split.
@@ -220,10 +232,10 @@ class PreparedData:
         return math.exp(-float(validation @ log_prob) / float(validation.sum()))
 
     def describe(self, sequence_length: int | None = None) -> str:
-        """A few lines on what the folder holds.
+        """Describe the content of the folder in a few lines.
 
         Args:
-            sequence_length: tell what becomes of it in rows of so many tokens, too.
+            sequence_length: if given, also describe the rows of so many tokens.
         """
         lines = [f"{self.folder}: vocabulary of {self.vocab_size:,} tokens"]
         for name in SPLITS:
@@ -231,15 +243,15 @@ class PreparedData:
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes(sequence_length))])
 
     def notes(self, sequence_length: int | None = None) -> list[str]:
-        """What was noticed when the data were prepared: bad records, nothing to learn, ...
+        """Notes from the preparation, such as the number of bad records.
 
         Args:
-            sequence_length: with it, what rows of so many tokens cut off and leave out, too.
+            sequence_length: if given, also note what rows of so many tokens truncate and leave out.
         """
-        told: list[str | None] = list(self.manifest.get("notes", []))
+        notes: list[str | None] = list(self.manifest.get("notes", []))
         if sequence_length is not None:
-            told += [self.split(name).describe_rows(sequence_length) for name in SPLITS]
-        return [note for note in told if note]
+            notes += [self.split(name).describe_rows(sequence_length) for name in SPLITS]
+        return [note for note in notes if note]
 
     def __repr__(self) -> str:
         return f"PreparedData({str(self.folder)!r})"
@@ -248,7 +260,7 @@ class PreparedData:
         return _SPLIT_TYPES[self.records](self.folder, name, self.manifest)
 
     def _files(self) -> dict[str, str]:
-        """Every file but the manifest, with its checksum."""
+        """Maps every file except for the manifest to its checksum."""
         files = {shard["file"]: shard["sha256"] for shard in shards_of(self.manifest)}
         return {
             **self.manifest["tokenizer_files"],
@@ -266,16 +278,30 @@ class PreparedData:
 
 
 class PreferenceData(PreparedData):
-    """Preferences, to whose replies a reference model's log-probabilities can be attached."""
+    """Prepared preferences, to which log-probabilities of a reference model can be attached.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> import tfllm
+        >>> tfllm.BytePairTokenizer.train(["2 + 2 = 4"], vocab_size=300).save("tokenizer")
+        >>> line = '{"prompt": "2 + %d = ", "chosen": "%d", "rejected": "?"}'
+        >>> _ = Path("sums.jsonl").write_text("\\n".join(line % (i, 2 + i) for i in range(20)))
+        >>> config = tfllm.PrepareConfig(tokenizer="tokenizer")
+        >>> data = tfllm.prepare("sums.jsonl", "data", config, show_progress=False)
+        >>> log_probs = np.full([data.train.num_documents, 2], -1.5)
+        >>> data.with_reference(log_probs).train.batch([0], 32).inputs["reference"]
+        array([[-1.5, -1.5]], dtype=float32)
+    """
 
     def with_reference(
         self, train: np.ndarray, validation: np.ndarray | None = None
     ) -> PreferenceData:
-        """The same data, its rows with the input "reference", which is 0 without this.
+        """The same data with log-probabilities as the input "reference" of its rows (0 without).
 
         Args:
-            train: float [pairs of train, 2]: the summed log-probability of the chosen and of the
-                rejected reply. Pair `i` is row `i` of `rows_dataset(..., shuffle=False)`.
+            train: summed log-probabilities of the chosen and of the rejected reply, float
+                [training pairs, 2]. Pair `i` is row `i` of `rows_dataset(..., shuffle=False)`.
             validation: the same for the validation split.
 
         Raises:
@@ -297,20 +323,36 @@ class PreferenceData(PreparedData):
 
 
 class TaskData(PreparedData):
-    """The examples of a task, and the records that are kept for validation."""
+    """Prepared examples of a task with columns, and its validation records.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import tfllm
+        >>> line = '{"text": "%s plot no. %d", "label": "%s"}'
+        >>> pairs = [("good", "positive"), ("bad", "negative")]
+        >>> lines = [line % (word, i, label) for word, label in pairs for i in range(10)]
+        >>> _ = Path("reviews.jsonl").write_text("\\n".join(lines))
+        >>> data = tfllm.prepare(
+        ...     "reviews.jsonl", "data", task="classification", show_progress=False
+        ... )
+        >>> data.information["labels"], data.sequence_length
+        (['negative', 'positive'], 128)
+        >>> len(data.validation_records()), data.train
+        (2, TaskRows('train', 18 examples, data))
+    """
 
     @property
     def information(self) -> dict[str, Any]:
-        """What the training records say that the model must know."""
+        """Information from the training records that the model needs, such as the labels."""
         return dict(self.manifest["task"]["information"])
 
     @property
     def sequence_length(self) -> int:
-        """The most tokens of an example."""
+        """Maximum number of tokens in an example."""
         return int(self.manifest["task"]["sequence_length"])
 
     def validation_records(self) -> list[Record]:
-        """The records that are kept for validation.
+        """Read the validation records.
 
         Raises:
             OSError: they cannot be read.
@@ -339,12 +381,12 @@ def open_data(folder: str | Path) -> PreparedData:
 
 
 def kind_of_manifest(manifest: dict[str, Any]) -> str:
-    """What a folder holds: "text", "examples", "preference" or "task"."""
+    """The kind of records in a folder: "text", "examples", "preference" or "task"."""
     return manifest.get("records", "text")
 
 
 def shards_of(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The entries of all shards."""
+    """The manifest's entries of all shards."""
     for name in SPLITS:
         for kind in SHARD_LISTS:
             yield from manifest["splits"][name].get(kind, ())
@@ -363,7 +405,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(path, "prepare the text again")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(
-            f"{path} does not describe prepared text: its format must be {FORMAT!r}; name a folder "
+            f"{path} does not describe prepared text: its format must be {FORMAT!r}; give a folder "
             "that `tfllm prepare` wrote"
         )
     kind = kind_of_manifest(manifest)
@@ -371,8 +413,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format_version") != expected:
         reads = expected or max(FORMAT_VERSIONS.values())
         raise ValueError(
-            f"{path} has format version {manifest.get('format_version')!r}, and this tfllm reads "
-            f"{reads}; prepare the text again, or use the tfllm that wrote it "
+            f"{path} has format version {manifest.get('format_version')!r}, but this version of "
+            f"tfllm reads {reads}; prepare the text again, or use the version that wrote it "
             f"({manifest.get('tfllm_version')})"
         )
     return manifest

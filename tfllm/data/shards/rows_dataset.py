@@ -1,4 +1,4 @@
-"""The rows of a split as a `tf.data.Dataset` whose every batch is a function of (seed, step)."""
+"""The rows of a split as a `tf.data.Dataset`, in which (seed, step) determines each batch."""
 
 from __future__ import annotations
 
@@ -30,33 +30,35 @@ def rows_dataset(
     shard: tuple[int, int] = (0, 1),
     parts: int = 1,
 ) -> tf.data.Dataset:
-    """Batches of rows: `({"token_ids", "segment_ids"}, labels, weights)`.
+    """Dataset of batches of rows: `({"token_ids", "segment_ids"}, labels, weights)`.
 
-    All have the full shape [batch_size / shard count / parts, sequence_length]; ids, segments and
-    labels are int32, weights float32. What a row is, the kind of data says: a stretch of the text
-    (`TokenRows`), whole examples side by side (`ExampleRows`), a pair of replies, which makes the
-    shapes [.., 2, sequence_length] (`PreferenceRows`), or an example of a task, as its definition
-    batches it: of any names and shapes, and as wide as the batch needs (`TaskRows`).
+    All arrays have the full shape [batch_size / shard count / parts, sequence_length]; ids,
+    segments and labels are int32, weights float32. The kind of data determines what a row is: a
+    piece of the text (`TokenRows`), several whole examples (`ExampleRows`), a pair of replies, with
+    shapes [.., 2, sequence_length] (`PreferenceRows`), or an example of a task, with names, shapes
+    and a width that the task determines for each batch (`TaskRows`).
 
-    The rows of epoch after epoch stand in one endless line, each epoch in an order drawn by (seed,
-    epoch), and batch k takes the next `batch_size` of them: a batch may hold the end of one epoch
-    and the start of the next, no row is left out, and nothing but k has to be known to go on from
-    step k.
+    The rows of all epochs form one infinite sequence, in which (seed, epoch) determines the order
+    of each epoch, and batch k takes the next `batch_size` of them. A batch may contain the end of
+    one epoch and the start of the next, no row is left out, and a run can be resumed at step k
+    without any further state.
 
     Args:
-        data: what `prepare` wrote, of any kind.
+        data: prepared data of any kind.
         split: "train" or "validation".
         sequence_length: tokens in a row.
         batch_size: rows in a batch, over all workers.
-        seed: of the order of the rows.
-        shuffle: False takes the rows in the order of the text.
-        separate_documents: False is plain concatenation: one segment, every label counts (text
-            only).
-        start_step: the first batch to make.
-        repeat: False ends after one epoch, its last batch filled with rows of weight 0.
-        num_batches: end after so many batches, counted from `start_step`.
-        shard: (index, count): make this worker's rows of each batch only.
-        parts: cut these into so many elements of the dataset, one for each of the worker's devices.
+        seed: seed of the order of the rows. Defaults to 0.
+        shuffle: whether to shuffle the rows; False keeps the order of the files. Defaults to True.
+        separate_documents: whether each document is its own segment; False, which is supported for
+            text only, concatenates documents. Defaults to True.
+        start_step: first batch to make. Defaults to 0.
+        repeat: whether to repeat infinitely; False ends after one epoch, whose last batch is padded
+            with rows of weight 0. Defaults to True.
+        num_batches: number of batches from `start_step` on. Defaults to no limit.
+        shard: (index, count): make only the rows of worker `index` of `count` in each batch.
+        parts: number of elements of the dataset that these rows are split into, one for each device
+            of the worker. Defaults to 1.
 
     Raises:
         ValueError: an argument is out of range, or the split has no row.
@@ -65,7 +67,7 @@ def rows_dataset(
 
     rows = data.split(split)
     num_rows = _check(rows, sequence_length, batch_size, start_step, num_batches, shard)
-    # Without rows, for the names, types and shapes.
+    # An empty batch gives the names, dtypes and shapes.
     empty = rows.batch([], sequence_length, separate_documents=separate_documents)
     arrays = tf.nest.flatten(tuple(empty))
     index, count = shard
@@ -88,7 +90,7 @@ def rows_dataset(
     def element(step: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         tensors = tf.numpy_function(flat, [step], [a.dtype for a in arrays], stateful=False)
         for tensor, array in zip(tensors, arrays, strict=True):
-            # An axis that is 0 long without rows is as long as a batch needs it.
+            # An axis of size 0 in the empty batch has a size that varies between batches.
             tensor.set_shape([local, *(size or None for size in array.shape[1:])])
         return tf.nest.pack_sequence_as(tuple(empty), tensors)
 
@@ -96,7 +98,7 @@ def rows_dataset(
     dataset = steps.map(element, num_parallel_calls=1, deterministic=True)
     options = tf.data.Options()
     options.deterministic = True
-    # The shards of the workers are cut here; TensorFlow's own would cut them again.
+    # The rows are divided among the workers here; TensorFlow must not divide them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     if parts > 1:
         dataset = dataset.rebatch(local // parts, drop_remainder=True)
@@ -106,7 +108,7 @@ def rows_dataset(
 def steps_per_epoch(
     data: PreparedData, split: Literal["train", "validation"], sequence_length: int, batch_size: int
 ) -> int:
-    """How many batches hold all rows of a split once (the last of them may not be full)."""
+    """Number of batches that contain all rows of a split once; the last may not be full."""
     num_rows = _check(data.split(split), sequence_length, batch_size, 0, None, (0, 1))
     return -(-num_rows // batch_size)
 
@@ -156,7 +158,7 @@ def _check(
     num_batches: int | None,
     shard: tuple[int, int],
 ) -> int:
-    """The number of rows, once the arguments are found to be in range."""
+    """Check the arguments of `rows_dataset`; returns the number of rows."""
     index, count = shard
     for name, value, least in (
         ("sequence_length", sequence_length, 1),
@@ -171,7 +173,7 @@ def _check(
     if batch_size % count:
         raise ValueError(
             f"batch_size counts the rows of all workers and must be divisible by their number "
-            f"({count}); received {batch_size}; {batch_size + count - batch_size % count} would do"
+            f"({count}); received {batch_size}; try {batch_size + count - batch_size % count}"
         )
     num_rows = rows.num_rows(sequence_length)
     if num_rows == 0:

@@ -1,4 +1,4 @@
-"""One split of sequences with marks on what is learned, laid out in rows."""
+"""One split of sequences with a mask of the learned tokens, laid out in rows."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tfllm.data.shards.splits import NO_ROW, RowBatch, Split
 
 
 class SequenceRows(Split):
-    """The examples of a split, each of one sequence or of several."""
+    """One split of examples, each of one or several sequences."""
 
     what: ClassVar[str]
-    """an example's name in the plural"""
+    """noun for the examples, in the plural"""
     learned: ClassVar[str]
-    """what is learned of them"""
+    """noun for the learned tokens, in the plural"""
     sides: ClassVar[int]
-    """sequences of an example, which stand side by side in a row"""
+    """number of sequences per example, which is an axis of a batch"""
 
     def __init__(self, folder: Path, split: str, manifest: dict[str, Any]) -> None:
         self._stream = ExampleStream(folder, split, manifest)
         super().__init__(folder, split, manifest, self._stream)
         self.num_learned = int(manifest["splits"][split]["num_learned"])
-        """tokens that are learned, before any is cut off"""
+        """number of learned tokens, before truncation"""
         self.end_token_id = int(manifest["end_token_id"])
         if len(self._stream) != self.sides * self.num_documents:
             raise ValueError(
@@ -41,7 +41,7 @@ class SequenceRows(Split):
 
     @property
     def bytes_per_token(self) -> float:
-        """UTF-8 bytes of what is learned over its tokens."""
+        """UTF-8 bytes per learned token."""
         return self.num_bytes / max(self.num_learned, 1)
 
     def batch(
@@ -54,8 +54,8 @@ class SequenceRows(Split):
         """
         if not separate_documents:
             raise ValueError(
-                "examples never see one another, so separate_documents must be true; received "
-                "False (to pack their words end to end, prepare them as text)"
+                "examples never attend to each other, so separate_documents must be true; received "
+                "False (to concatenate them, prepare them as text)"
             )
         shape = (len(rows), self.sides, sequence_length)
         token_ids = np.full(shape, self.end_token_id, np.int32)
@@ -78,19 +78,19 @@ class SequenceRows(Split):
 
     @abstractmethod
     def placed(self, row: int, sequence_length: int) -> Iterable[Iterable[tuple[int, int]]]:
-        """What stands in a row: of each side the sequences one after the other, each with its first
-        token that is there."""
+        """The content of a row: for each side its sequences, each as its number and the index of
+        its first token that is kept."""
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """The tokens `start` to `stop` in the order of the files (fewer at the end), int32."""
         return self._stream.read(start, stop)
 
     def token_counts(self, vocab_size: int) -> np.ndarray:
-        """How often each token is learned: int64 [vocab_size]."""
+        """Number of times that each token is learned, int64 [vocab_size]."""
         return self._stream.token_counts(vocab_size)
 
     def describe(self) -> str:
-        """What the split holds, in a line."""
+        """Describe the content of the split in one line."""
         return (
             f"{self.split:<10} {self.num_tokens:>13,} tokens  {self.num_documents:>9,} "
             f"{self.what:<11}{self.num_learned:>9,} {self.learned}  "

@@ -1,4 +1,4 @@
-"""Files of numbers: flat streams of little-endian integers, nothing else in them."""
+"""Shards: files that contain a flat stream of little-endian integers and nothing else."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shard:
-    """One file, as the manifest lists it."""
+    """A shard file, as the manifest lists it."""
 
     file: str
-    """its name in the folder"""
+    """name of the file in the folder"""
     num_tokens: int
-    """numbers in it"""
+    """number of integers in the file"""
     sha256: str
-    """of its bytes"""
+    """SHA-256 of the file, in hexadecimal"""
 
 
 def token_dtype(vocab_size: int) -> str:
-    """The narrowest of the shards' types that holds the ids below `vocab_size`."""
+    """The narrowest dtype of shards that holds all ids below `vocab_size`.
+
+    Raises:
+        ValueError: `vocab_size` is below 1 or above 2^32.
+    """
     if not 1 <= vocab_size <= 2**32:
         raise ValueError(f"vocab_size must lie in [1, 4294967296]; received {vocab_size}")
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
 def little_endian(dtype: str) -> np.dtype:
-    """The NumPy type of a shard on disk.
+    """The NumPy dtype of a shard on disk.
 
     Raises:
-        ValueError: `dtype` is not a shard's.
+        ValueError: `dtype` is not one that shards have.
     """
     if dtype not in ("uint8", "uint16", "uint32"):
         raise ValueError(f"the shards' dtype must be uint8, uint16 or uint32; received {dtype!r}")
@@ -43,9 +47,9 @@ def little_endian(dtype: str) -> np.dtype:
 
 
 class ShardWriter:
-    """Writes one stream: `<name>-00000.bin`, `<name>-00001.bin`, ...
+    """Writes one stream as shards: `<name>-00000.bin`, `<name>-00001.bin`, ...
 
-    Every shard but the last has exactly `shard_tokens` numbers; a document may go on in the next.
+    Every shard but the last has exactly `shard_tokens` integers; a document may span shards.
     """
 
     def __init__(self, folder: Path, name: str, dtype: str, shard_tokens: int) -> None:
@@ -61,7 +65,7 @@ class ShardWriter:
         self._in_shard = 0
 
     def write(self, tokens: np.ndarray) -> None:
-        """Append numbers."""
+        """Append integers to the stream."""
         tokens = tokens.astype(self._dtype, copy=False)
         self.num_tokens += len(tokens)
         while len(tokens):

@@ -1,4 +1,4 @@
-"""Reads a shard, and notices when the file is changed under it."""
+"""Read a shard, and detect changes of the file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _COPY_AGAIN = "copy the folder again, or prepare the text again"
 
 
 class ShardReader:
-    """One file of numbers.
+    """Reader of one shard file.
 
-    Read with `pread` and not through a map of memory: if a mapped file is cut short, the system
-    kills the process. A file whose size, time or name changes is held against its checksum again
-    before anything that was read is used. Threads may read at the same time, and so may processes
-    that were forked; a pickled reader opens the file anew.
+    It reads with `pread` instead of mapping the file into memory, since the system kills a process
+    whose mapped file is truncated. If the size, modification time or name of the file changes, its
+    checksum is verified again before any data read are used. Several threads and forked processes
+    may read at the same time; a pickled reader reopens the file.
 
     Args:
-        folder: where the file lies.
-        shard: what the manifest says of it.
-        dtype: of the ids in it.
+        folder: folder of the file.
+        shard: entry of the shard in the manifest.
+        dtype: dtype of the integers in the file.
     """
 
     def __init__(self, folder: Path, shard: Shard, dtype: np.dtype) -> None:
@@ -37,29 +37,29 @@ class ShardReader:
         self._dtype = dtype
         self._file: _OpenFile | None = None
         self._known: tuple[Any, ...] | None = None
-        """what marked the file when it was known to be as it was written"""
+        """the file's marks when it was last known to be unchanged"""
 
     @property
     def is_open(self) -> bool:
-        """Whether a descriptor is held."""
+        """Whether the file is open."""
         return self._file is not None
 
     def look(self) -> None:
-        """See that the file is there and has the right size; from now on it must stay as it is.
+        """Check that the file exists and has the right size; from now on it must not change.
 
         Raises:
-            FileNotFoundError: it is not there.
-            ValueError: it has another size.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file has another size.
         """
         self._open()
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """The numbers `start` to `stop`, all of which there must be, in the shard's dtype.
+        """Read the integers `start` to `stop`, which must exist, in the dtype of the shard.
 
         Raises:
             FileNotFoundError: the file was deleted.
-            ValueError: its content is not what was written.
-            OSError: it cannot be read.
+            ValueError: the content of the file has changed.
+            OSError: the file cannot be read.
         """
         size, offset = (stop - start) * self._dtype.itemsize, start * self._dtype.itemsize
         for doubtful in (False, True):
@@ -72,18 +72,18 @@ class ShardReader:
                 data = file.read(size, offset)
                 if file.marks() == self._known and len(data) == size:
                     return np.frombuffer(data, self._dtype)
-            except OSError:  # such as a handle that a file server does not know any more
+            except OSError:  # such as a stale handle of a file server
                 if doubtful:
                     raise
         raise ValueError(f"{self.path} is being changed while it is read; {_COPY_AGAIN}")
 
     def verify(self) -> None:
-        """Hold every byte against the checksum; from now on the file must stay as it is.
+        """Verify the checksum of the file; from now on it must not change.
 
         Raises:
-            FileNotFoundError: the file is not there.
-            ValueError: its content is not what was written.
-            OSError: it cannot be read.
+            FileNotFoundError: the file does not exist.
+            ValueError: the content of the file has changed.
+            OSError: the file cannot be read.
         """
         self.close()
         digest, offset = hashlib.sha256(), 0
@@ -102,11 +102,11 @@ class ShardReader:
         self._known = marks
 
     def close(self) -> None:
-        """Let the descriptor go; reading opens the file again."""
+        """Close the file; reading opens it again."""
         self._file = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the descriptor."""
+        """The state without the open file."""
         return {**self.__dict__, "_file": None}
 
     def _open(self) -> _OpenFile:
@@ -128,9 +128,10 @@ class ShardReader:
 
 
 class _OpenFile:
-    """A descriptor that is closed when nobody reads from it any more, and not before.
+    """A file descriptor that is closed once no thread uses it any more.
 
-    One that was closed by hand while another thread reads could be that of another file by then.
+    If it were closed explicitly while another thread reads, its number could be reused for another
+    file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -139,10 +140,10 @@ class _OpenFile:
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def read(self, size: int, offset: int) -> bytes:
-        """`size` bytes from `offset` on, fewer at the end."""
+        """`size` bytes from `offset` on, fewer at the end of the file."""
         try:
             data = os.pread(self._descriptor, size, offset)
-            while len(data) < size:  # the system reads 2 GiB at a time at most
+            while len(data) < size:  # the system reads at most 2 GiB at a time
                 more = os.pread(self._descriptor, size - len(data), offset + len(data))
                 if not more:
                     break
@@ -153,7 +154,7 @@ class _OpenFile:
         return data
 
     def marks(self) -> tuple[Any, ...]:
-        """What changes with the file: its size and time, and whether a name leads to it."""
+        """Values that change with the file: size, modification time, and whether it has a name."""
         status = os.fstat(self._descriptor)
         return status.st_size, status.st_mtime_ns, status.st_nlink > 0
 

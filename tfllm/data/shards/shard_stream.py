@@ -1,4 +1,4 @@
-"""Numbers on disk, shard after shard, any part of which is read without holding the rest."""
+"""A stream of integers in several shards, of which any part can be read."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from tfllm.data.shards.shard_files import Shard, little_endian
 from tfllm.data.shards.shard_reader import ShardReader
 
 _OPEN_FILES = 128
-"""of a stream at a time; a process may often have no more than 1,024"""
+"""maximum number of open files per stream; a process often may have only 1,024 in all"""
 
 
 class ShardStream:
-    """Shards in a row.
+    """Several shards as one stream.
 
-    A file that is changed, cut short or deleted while it is read is an error that names it.
-    Threads may read at the same time, and so may forked processes and pickled copies.
+    A file that is changed, truncated or deleted while it is in use causes an error that names it.
+    Several threads, forked processes and pickled copies may read at the same time.
     """
 
     def __init__(self, folder: Path, shards: Sequence[Shard], dtype: str) -> None:
         self._dtype = little_endian(dtype)
         self.readers = [ShardReader(folder, shard, self._dtype) for shard in shards]
-        """of the shards, in order"""
+        """readers of the shards, in order"""
         self.error: Exception | None = None
-        """what a read met"""
+        """the error of a failed read"""
         self._starts = np.cumsum([0, *(shard.num_tokens for shard in shards)]).tolist()
         self._opened: deque[ShardReader] = deque()
 
@@ -36,7 +36,7 @@ class ShardStream:
         return self._starts[-1]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """The numbers `start` to `stop` (fewer at the end), in the shards' type.
+        """Read the integers `start` to `stop` (fewer at the end), in the dtype of the shards.
 
         Raises:
             FileNotFoundError: a shard was deleted.
@@ -55,7 +55,7 @@ class ShardStream:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def chunks(self, num_items: int = 1 << 20) -> Iterator[np.ndarray]:
-        """All numbers in order, in pieces of `num_items`."""
+        """All integers in order, in pieces of `num_items`."""
         for start in range(0, len(self), num_items):
             yield self.read(start, start + num_items)
 

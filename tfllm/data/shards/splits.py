@@ -1,4 +1,4 @@
-"""What every split is, whatever was prepared: a number of rows, and batches of them."""
+"""The interface of a split of any kind of data: a number of rows, and batches of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,27 @@ import numpy as np
 from tfllm.data.shards.shard_reader import ShardReader
 
 NO_ROW = -1
-"""In place of a row's number: a row of weight 0."""
+"""in place of the index of a row: a row of weight 0"""
 
 
 class RowBatch(NamedTuple):
-    """Some rows, as a training step takes them."""
+    """A batch of rows, as a training step takes it.
+
+    Examples:
+        >>> import numpy as np
+        >>> ids = np.array([[7, 8, 0]], np.int32)
+        >>> batch = RowBatch(
+        ...     {"token_ids": ids, "segment_ids": np.ones_like(ids)},
+        ...     labels=np.array([[8, 0, 5]], np.int32),
+        ...     weights=np.ones([1, 3], np.float32),
+        ... )
+        >>> inputs, labels, weights = batch
+        >>> labels.shape
+        (1, 3)
+    """
 
     inputs: dict[str, np.ndarray]
-    """int32 "token_ids" and "segment_ids", and what else the kind of data has; each [rows, ...]"""
+    """int32 "token_ids" and "segment_ids", and further inputs of the kind of data; [rows, ...]"""
     labels: np.ndarray
     """int32, of the shape of the token ids: the token that follows each"""
     weights: np.ndarray
@@ -27,29 +40,39 @@ class RowBatch(NamedTuple):
 
 
 class Stream(Protocol):
-    """What is read of a split's files."""
+    """A stream of a split's files."""
 
     readers: list[ShardReader]
 
     @property
     def error(self) -> Exception | None:
-        """What a read met."""
+        """The error of a failed read, or None."""
 
 
 class Split(ABC):
     """The split "train" or "validation" of prepared data.
 
-    Files that are changed while they are read are errors that name them. Threads may read at the
-    same time, and so may forked processes and pickled copies.
+    A file that is changed while it is in use causes an error that names it. Several threads, forked
+    processes and pickled copies may read at the same time.
 
     Args:
-        folder: where the files lie.
+        folder: folder of the files.
         split: "train" or "validation".
-        manifest: what the folder's says.
-        streams: of its files.
+        manifest: content of the folder's manifest.
+        streams: streams of the split's files.
 
     Raises:
         KeyError, TypeError, AttributeError, ValueError: the manifest is damaged.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import tfllm
+        >>> _ = Path("text.txt").write_text("To be, or not to be: that is the question.\\n" * 50)
+        >>> config = tfllm.PrepareConfig(vocab_size=280)
+        >>> data = tfllm.prepare("text.txt", "data", config, show_progress=False)
+        >>> split = data.split("train")
+        >>> split.split, len(split.batch([0, 1, 2], 16).labels)
+        ('train', 3)
     """
 
     def __init__(
@@ -57,17 +80,17 @@ class Split(ABC):
     ) -> None:
         entry = manifest["splits"][split]
         self.split = split
-        """its name"""
+        """name of the split"""
         self.num_tokens = int(entry["num_tokens"])
-        """all of them"""
+        """number of all tokens"""
         self.num_documents = int(entry["num_documents"])
-        """documents, examples, pairs or records"""
+        """number of documents, examples, pairs or records"""
         self.num_bytes = int(entry["num_bytes"])
-        """UTF-8 bytes of the text that is learned"""
+        """UTF-8 bytes of the learned text"""
         self._folder = folder
         self._streams = streams
         self.readers = [reader for stream in streams for reader in stream.readers]
-        """of all its files, in order"""
+        """readers of all files, in order"""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.split!r}, {self._size}, {self._folder})"
@@ -75,31 +98,31 @@ class Split(ABC):
     @property
     @abstractmethod
     def _size(self) -> str:
-        """How much it holds, in two words."""
+        """The size of the split in two words, such as "737 tokens"."""
 
     @property
     def error(self) -> Exception | None:
-        """What a read met; of an error in a dataset's thread TensorFlow passes on only the text."""
+        """The error of a failed read, of which TensorFlow passes on only the text; or None."""
         return next((s.error for s in self._streams if s.error is not None), None)
 
     @property
     def bytes_per_token(self) -> float:
-        """UTF-8 bytes of a token that is learned, on average."""
+        """Average number of UTF-8 bytes per learned token."""
         return self.num_bytes / max(self.num_tokens, 1)
 
     @abstractmethod
     def num_rows(self, sequence_length: int) -> int:
-        """How many rows of `sequence_length` labels an epoch has."""
+        """Number of rows of `sequence_length` labels in an epoch."""
 
     @abstractmethod
     def why_no_rows(self, sequence_length: int) -> str:
-        """The error text for a `sequence_length` that `num_rows` gives 0 for."""
+        """The error message for a `sequence_length` for which `num_rows` is 0."""
 
     @abstractmethod
     def batch(
         self, rows: Sequence[int], sequence_length: int, *, separate_documents: bool = True
     ) -> RowBatch:
-        """Some rows, by number; `NO_ROW` is one of weight 0.
+        """The rows with the given indices; `NO_ROW` is a row of weight 0.
 
         Raises:
             ValueError: a shard was changed.
@@ -112,12 +135,12 @@ class Split(ABC):
 
     @abstractmethod
     def token_counts(self, vocab_size: int) -> np.ndarray:
-        """How often each token is learned: int64 [vocab_size]."""
+        """Number of times that each token is learned, int64 [vocab_size]."""
 
     @abstractmethod
     def describe(self) -> str:
-        """What it holds, in a line."""
+        """Describe the content of the split in one line."""
 
     def describe_rows(self, sequence_length: int) -> str | None:
-        """What becomes of it in rows of `sequence_length`, in a line; None: nothing to tell."""
+        """Describe the rows of `sequence_length` in one line; None if there is nothing to note."""
         return None

@@ -1,4 +1,4 @@
-"""One split's tokens on disk, read in rows without holding them."""
+"""One split of text, whose tokens are read from disk row by row."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ from tfllm.data.shards.splits import NO_ROW, RowBatch, Split
 
 
 class TokenRows(Split):
-    """The tokens of one split of text: its shards in a row.
+    """One split of text, as a stream of tokens.
 
     Row `i` of length `L` is `tokens[i * L : i * L + L + 1]`: `L` inputs and, shifted by one, `L`
-    labels. A row's last token is the next row's first, so that each token but the split's first is
-    a label once. The tokens behind the last full row of "train" are left out; those of "validation"
-    make a shorter row.
+    labels. A row's last token is the next row's first, so that each token except for the first of
+    the split is a label once. The tokens after the last full row of "train" are left out; those of
+    "validation" form a shorter row.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import tfllm
+        >>> _ = Path("text.txt").write_text("To be, or not to be: that is the question.\\n" * 50)
+        >>> config = tfllm.PrepareConfig(vocab_size=280)
+        >>> data = tfllm.prepare("text.txt", "data", config, show_progress=False)
+        >>> data.train.row(0, 16).shape, data.train.num_rows(16) == (len(data.train) - 1) // 16
+        ((17,), True)
     """
 
     def __init__(self, folder: Path, split: str, manifest: dict[str, Any]) -> None:
@@ -39,17 +48,17 @@ class TokenRows(Split):
         return f"{self.num_tokens} tokens"
 
     def num_rows(self, sequence_length: int) -> int:
-        """How many rows of `sequence_length` labels there are, a shorter last one included."""
+        """Number of rows of `sequence_length` labels, including a shorter last one."""
         labels = max(self.num_tokens - 1, 0)
         with_tail = self.split == "validation"
         return -(-labels // sequence_length) if with_tail else labels // sequence_length
 
     def why_no_rows(self, sequence_length: int) -> str:
-        """The error text for a `sequence_length` that leaves no row."""
+        """The error message for a `sequence_length` that leaves no row."""
         if self.split == "validation":
             return (
-                f"the validation split has {self.num_tokens} tokens and so no row; prepare the "
-                "text with a validation_fraction above 0 and at least two documents"
+                f"the validation split has {self.num_tokens} tokens, and therefore no row; prepare "
+                "the text with a validation_fraction above 0 and at least two documents"
             )
         return (
             f"the {self.split} split is shorter than one row: it has {self.num_tokens} tokens, and "
@@ -103,15 +112,15 @@ class TokenRows(Split):
             held.append(chunk[start:])
 
     def token_counts(self, vocab_size: int) -> np.ndarray:
-        """How often each token stands in the split: int64 [vocab_size]."""
+        """Number of occurrences of each token in the split, int64 [vocab_size]."""
         counts = np.zeros(vocab_size, np.int64)
         for chunk in self.chunks():
             counts += np.bincount(chunk, minlength=vocab_size)
         return counts
 
     def describe(self) -> str:
-        """What the split holds, in a line."""
+        """Describe the content of the split in one line."""
         return (
             f"{self.split:<10} {self.num_tokens:>13,} tokens  {self.num_documents:>9,} documents  "
-            f"{self.num_bytes / 1e6:>9,.1f} MB  {self.bytes_per_token:.2f} bytes a token"
+            f"{self.num_bytes / 1e6:>9,.1f} MB  {self.bytes_per_token:.2f} bytes per token"
         )

@@ -1,4 +1,4 @@
-"""Published tests of language models: choices, answers that must match, programs that must work."""
+"""Published benchmarks of language models: multiple choice, exact match, programs, perplexity."""
 
 from tfllm.evaluation.harness.by_name import HARNESSES, run_harness
 from tfllm.evaluation.harness.exact_match import exact_match

@@ -1,4 +1,4 @@
-"""The harnesses by name, as the command line has them."""
+"""The harnesses by name, as the command line selects them."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ HARNESSES: dict[str, Callable[..., HarnessResult]] = {
     "rolling_perplexity": rolling_perplexity,
 }
 _OF_GENERATION = ("temperature",)
-"""settings that are `GenerationConfig`'s, and no parameter of the function that passes them on"""
+"""settings of `GenerationConfig` that a harness passes on, which are not parameters of its own"""
 
 
 def run_harness(name: str, model: Any, data: Source, **settings: Any) -> HarnessResult:
     """Run a harness.
 
     Args:
-        name: of `HARNESSES`.
-        model: what it asks.
+        name: a key of `HARNESSES`.
+        model: the model to evaluate.
         data: files of records.
-        settings: what the harness takes, by the names of its parameters.
+        settings: keyword arguments of the harness.
+
+    Returns:
+        The result.
 
     Raises:
         ConfigError: there is no such harness, or it has no such setting.
-        ValueError, OSError, RuntimeError: as the harness.
+        ValueError, OSError, RuntimeError: as in the harness.
     """
     if name not in HARNESSES:
         raise ConfigError(unknown_name("harness", name, HARNESSES))
@@ -44,7 +47,11 @@ def run_harness(name: str, model: Any, data: Source, **settings: Any) -> Harness
 
 
 def check_settings(name: str, settings: dict[str, Any]) -> None:
-    """Raise ConfigError for a setting that the harness does not have, before a model is loaded."""
+    """Check that a harness has the given settings, before a model is loaded.
+
+    Raises:
+        ConfigError: it does not have one of them.
+    """
     parameters = inspect.signature(HARNESSES[name]).parameters
     known = [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -1,9 +1,10 @@
-"""Programs that a model wrote, run one by one in processes that can do as little as possible.
+"""Run programs that a model wrote, each in a process with as few rights as possible.
 
 A model's program may be wrong in any way: it may never end, fill the memory, start processes,
-delete files. Each runs in a process of its own (`program_runner` says what that gives up first),
-with an empty environment, no descriptor of ours, and an empty folder. It is protection against
-accidents and against most malice; for code of which you fear the worst, use a virtual machine.
+delete files. Each runs in its own process (`program_runner` lists the rights that the process gives
+up first), with an empty environment, no inherited file descriptors, and an empty working folder.
+This protects against accidents and most malicious code; for code that you do not trust at all, use
+a virtual machine.
 """
 
 from __future__ import annotations
@@ -35,23 +36,23 @@ _MOST_OUTPUT = 1 << 16
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use."""
+    """Resource limits of a program."""
 
     cpu_seconds: int = 5
     wall_seconds: float = 10.0
-    """since its process began to start; sleep counts here alone"""
+    """wall-clock time since the start of its process, including sleep"""
     memory_bytes: int = 1 << 30
-    """address space, the interpreter's own 100 MiB or so included"""
+    """address space, including about 100 MiB of the interpreter"""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a program."""
+    """The outcome of a program."""
 
     passed: bool
-    """it ran to its end without an error"""
+    """whether it ran to its end without an error"""
     reason: str
-    """why not, in a line: the error, "too long", or how its process died"""
+    """reason of a failure, in one line: the error, "too long", or how its process died"""
 
 
 def run_programs(
@@ -64,10 +65,13 @@ def run_programs(
     """Run programs, each in its own process.
 
     Args:
-        programs: of Python.
-        allow_code_execution: must be true, so that nobody runs a model's code unawares.
-        limits: of each.
-        at_once: processes; default: one a core.
+        programs: Python source code.
+        allow_code_execution: must be true, so that a model's code is never run by accident.
+        limits: resource limits of each program. Defaults to `Limits()`.
+        at_once: number of processes at a time. Defaults to one per core.
+
+    Returns:
+        The outcome of each program.
 
     Raises:
         PermissionError: `allow_code_execution` is false.
@@ -76,7 +80,7 @@ def run_programs(
     check_allowed(allow_code_execution)
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         raise RuntimeError(
-            "a model's programs are run on Linux alone (x86-64 or arm64), whose seccomp filter "
+            "a model's programs are only run on Linux (x86-64 or arm64), where a seccomp filter "
             f"confines them; this is {sys.platform} on {platform.machine()}: use a container"
         )
     with ThreadPoolExecutor(at_once or os.cpu_count() or 1) as pool:
@@ -84,7 +88,7 @@ def run_programs(
 
 
 def check_allowed(allow_code_execution: bool) -> None:
-    """Raise PermissionError unless it is true."""
+    """Raise a PermissionError unless `allow_code_execution` is true."""
     if not allow_code_execution:
         raise PermissionError(
             f"{WARNING}; allow it with allow_code_execution=True, or --allow-code-execution on the "
@@ -124,7 +128,7 @@ def _run(program: str, limits: Limits) -> Outcome:
                 return Outcome(False, f"too long: over {limits.wall_seconds:g} s")
             try:
                 status = process.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:  # it closed its output and went on
+            except subprocess.TimeoutExpired:  # it closed its output and continued
                 return Outcome(False, f"too long: over {limits.wall_seconds:g} s")
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -135,7 +139,7 @@ def _run(program: str, limits: Limits) -> Outcome:
 
 
 def _output(stream: IO[bytes], deadline: float) -> bytes | None:
-    """What a process writes before it ends, at most so much; None if the time is over before."""
+    """The output of a process up to a maximum size; None if it does not end before the deadline."""
     parts = b""
     with selectors.DefaultSelector() as waiting:
         waiting.register(stream, selectors.EVENT_READ)
@@ -151,19 +155,19 @@ def _output(stream: IO[bytes], deadline: float) -> bytes | None:
 
 def _outcome(output: bytes, status: int, token: str, limits: Limits) -> Outcome:
     try:
-        told = json.loads(output)
+        report = json.loads(output)
     except ValueError:
-        told = {}
-    if isinstance(told, dict) and "refused" in told and "token" not in told:
+        report = {}
+    if isinstance(report, dict) and "refused" in report and "token" not in report:
         raise RuntimeError(
-            f"the process of a program could not be confined ({told['refused']}), so it was not "
-            "run; a sandbox around tfllm may forbid it"
+            f"the process of a program could not be confined ({report['refused']}), so the program "
+            "was not run; a sandbox around tfllm may forbid it"
         )
-    if isinstance(told, dict) and told.get("token") == token:
-        error = str(told.get("error"))
+    if isinstance(report, dict) and report.get("token") == token:
+        error = str(report.get("error"))
         return Outcome(not error, error)
     if status == -signal.SIGXCPU or status == -signal.SIGKILL:
         return Outcome(False, f"too long: over {limits.cpu_seconds} s of CPU time")
     if status < 0:
-        return Outcome(False, f"its process died by {signal.Signals(-status).name}")
-    return Outcome(False, f"it ended its process (status {status}) before its end")
+        return Outcome(False, f"its process was killed by {signal.Signals(-status).name}")
+    return Outcome(False, f"it exited its process early (status {status})")

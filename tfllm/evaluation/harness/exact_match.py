@@ -1,4 +1,4 @@
-"""Answers that are generated, cut out of the text by a rule, and compared (GSM8K and its kind)."""
+"""Generate answers, extract them from the text by a rule, and compare them (as for GSM8K)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = {
     "question": Column(("prompt", "input", "problem")),
     "answer": Column(("solution", "target", "output", "expected"), kind="label"),
 }
-"""of a record"""
+"""columns of a record"""
 TEMPLATE = "Question: {question}\nAnswer:"
 STOPS = ("\nQuestion:", "\n\n\n")
 
@@ -37,35 +37,41 @@ def exact_match(
     max_new_tokens: int | None = None,
     **options: Any,
 ) -> HarnessResult:
-    """Let a model answer questions, greedily unless told otherwise, and count the right answers.
+    """Let a model answer questions, greedily by default, and count the correct answers.
+
+    A prompt that leaves no room for `max_new_tokens` in the model's context is truncated at its
+    beginning, as in lm-evaluation-harness.
 
     Args:
-        model: what has `generate`; with `chat`, what has `reply` (`Chat`) or `chat` (a `Client`).
-        data: files with `COLUMNS`, or records. The answer may hold its derivation, which the rule
-            passes over and the shots show.
-        limit: the first so many records after the shots; 0: all.
-        batch_size: questions at once.
-        extract: the rule that is applied to the text and to the record's answer alike: "number"
-            (what follows "####", or else the last number; compared as a number), "line" (the first
-            line that is not empty, in SQuAD's normalisation), or "regex:PATTERN" (the last match's
-            first group, or all of it).
-        num_shots: the first so many records stand before each question with their answers, and are
-            not measured.
-        template: of a question, up to its answer.
+        model: object with the method `generate`; with `chat`, one with `reply` (`Chat`) or `chat`
+            (a `Client`).
+        data: files with `COLUMNS`, or records. An answer may contain its derivation, which the rule
+            ignores and the shots show.
+        limit: number of records, after those used as shots; 0: all. Defaults to 0.
+        batch_size: questions per batch. Defaults to 16.
+        extract: rule that extracts the answer from the generated text and from the record's answer:
+            "number" (the number after "####", otherwise the last number; compared as numbers),
+            "line" (the first line that is not empty, normalized as for SQuAD), or "regex:PATTERN"
+            (the first group of the last match, or the whole match). Defaults to "number".
+        num_shots: number of records at the start that are shown with their answers before each
+            question, and are not evaluated. Defaults to 0.
+        template: template of a question, up to its answer.
         stop: strings that end an answer.
-        chat: each question, with its shots before, is a message to which the model replies.
-        max_new_tokens: of an answer; default: 256, or half the model's context if that is less.
+        chat: whether to send each question, with its shots, as a message to which the model
+            replies. Defaults to False.
+        max_new_tokens: maximum tokens of an answer. Defaults to 256, or half the model's context if
+            that is less.
         options: other fields of `GenerationConfig`.
 
-    A prompt that leaves no room for `max_new_tokens` in the model's context loses its beginning, as
-    in lm-evaluation-harness.
+    Returns:
+        The result.
 
     Raises:
         ValueError: a record is not of this form (its answer does not fit the rule), or
             `max_new_tokens` is the model's context or more.
     """
     if "{question}" not in template:
-        raise ValueError(f"template must have {{question}} in it; received {template!r}")
+        raise ValueError(f"template must contain {{question}}; received {template!r}")
     if num_shots < 0:
         raise ValueError(f"num_shots must be at least 0; received {num_shots}")
     rule = extraction(extract)
@@ -118,19 +124,22 @@ def exact_match(
 
 
 def replies(model: Any, conversations: list[Any], options: Mapping[str, Any]) -> list[str]:
-    """What a `Chat`, or a served one's `Client`, says in each conversation."""
+    """The replies of a `Chat`, or of a served one through its `Client`, to conversations."""
     if hasattr(model, "reply"):
         return list(model.reply(conversations, **options))
     if hasattr(model, "chat"):
         return [model.chat(conversation, **options) for conversation in conversations]
     raise ValueError(
         f"chat needs a model with a chat template; received {type(model).__name__}, which has "
-        "neither reply nor chat: leave chat out"
+        "neither reply nor chat: leave out chat"
     )
 
 
 def extraction(rule: str) -> Callable[[str], float | str | None]:
-    """From a text to the answer in it; None where there is none.
+    """The function that extracts the answer from a text, and returns None if there is none.
+
+    Args:
+        rule: "number", "line" or "regex:PATTERN".
 
     Raises:
         ValueError: there is no such rule.

@@ -1,4 +1,4 @@
-"""What the harnesses have in common: what they ask of a model, and what they give back."""
+"""Shared parts of the harnesses: the interfaces of models, and the result."""
 
 from __future__ import annotations
 
@@ -15,36 +15,43 @@ from tfllm.files import atomic_file
 
 
 class GeneratesText(Protocol):
-    """`TextGeneration`, or the `Client` of a served one."""
+    """A `TextGeneration`, or the `Client` of a served one."""
 
     def generate(self, prompts: Any, **options: Any) -> Any:
         """Continuations of a list of texts; options are fields of `GenerationConfig`."""
 
 
 class ScoresText(Protocol):
-    """`TextGeneration`, or the `Client` of a served one."""
+    """A `TextGeneration`, or the `Client` of a served one."""
 
     def score(self, texts: Any) -> Any:
-        """Of each of a list of texts a dictionary with `log_prob` and `num_tokens`."""
+        """Scores of a list of texts: dictionaries with `log_prob` and `num_tokens`."""
 
 
 @dataclass(frozen=True)
 class HarnessResult:
-    """What a harness measured."""
+    """The result of a harness.
+
+    Examples:
+        >>> from tfllm.evaluation.measures import mean
+        >>> result = HarnessResult("exact_match", [mean("exact_match", [1, 0, 1, 1])], [])
+        >>> result.measured()[0].value
+        0.75
+    """
 
     harness: str
     measures: list[Measure]
     predictions: list[dict[str, Any]]
-    """of each record: what it was, what the model said, and whether that was right"""
+    """for each record its content, the model's answer, and whether that is correct"""
     notes: tuple[str, ...] = ()
-    """what a reader of the measures must know, such as that contexts were cut"""
+    """notes on the metrics, such as that contexts were truncated"""
 
     def measured(self) -> list[Measured]:
-        """Each measure with its interval."""
+        """The values of the metrics with their intervals."""
         return measured(self.measures)
 
     def save(self, path: str | Path) -> Path:
-        """Write the predictions, a JSON object a line; the file appears whole or not at all."""
+        """Write the predictions, a JSON object per line; the file is written atomically."""
         path = Path(path)
         with atomic_file(path) as file:
             for prediction in self.predictions:
@@ -59,13 +66,13 @@ def read_records(
     *,
     empty_inputs: bool = False,
 ) -> list[Record]:
-    """Records of files, or those that are given, by the names of `columns`.
+    """Read records from files, or check given records.
 
     Args:
-        data: files as `read_table` takes them, or records with the columns' own names.
-        columns: what a record has.
-        limit: the first so many; 0: all.
-        empty_inputs: as of `read_table`.
+        data: files as for `read_table`, or records whose keys are the names of the columns.
+        columns: columns of a record.
+        limit: maximum number of records; 0: all.
+        empty_inputs: as in `read_table`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -89,15 +96,18 @@ def read_records(
 def in_batches(
     texts: Sequence[Any], answer: Any, batch_size: int, *, size: Callable[[Any], int] = len
 ) -> list[Any]:
-    """What `answer` gives for each text, asked for batches of texts of like length.
+    """Answers to texts, computed in batches of texts of similar length.
 
-    The longest come first: what does not fit into the memory is found out at once.
+    The longest texts come first, so that a lack of memory shows at once.
 
     Args:
-        texts: or anything else that has a size.
-        answer: several of them to as many answers.
-        batch_size: the most at once.
-        size: of a text.
+        texts: texts, or other objects that have a size.
+        answer: function from a list of texts to a list of answers.
+        batch_size: maximum number of texts in a batch.
+        size: size of a text. Defaults to its length.
+
+    Returns:
+        The answers, in the order of the texts.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; received {batch_size}")
@@ -111,10 +121,10 @@ def in_batches(
 
 
 def cut_note(num_cut: int, num_records: int) -> tuple[str, ...]:
-    """What is said of records that were longer than the model's context; nothing where none is."""
+    """A note on records that were longer than the model's context; empty if there are none."""
     if not num_cut:
         return ()
     return (
-        f"{num_cut:,} of {num_records:,} records are longer than the model's context and lost "
-        "their beginning, as in lm-evaluation-harness",
+        f"{num_cut:,} of {num_records:,} records are longer than the model's context and were "
+        "truncated at their beginning, as in lm-evaluation-harness",
     )

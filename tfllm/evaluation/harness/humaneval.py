@@ -1,4 +1,4 @@
-"""Functions that a model writes, run against their tests (HumanEval, Chen et al., 2021)."""
+"""Let a model write functions, and run them against their tests (HumanEval, Chen et al., 2021)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ COLUMNS = {
     "entry_point": Column(),
     "task_id": Column(required=False, kind="label"),
 }
-"""of a record: a function's head and docstring, `def check(candidate)`, the function's name"""
+"""columns of a record: a function's signature and docstring, `def check(candidate)`, its name"""
 STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\n@", "\n```")
-"""what begins at the margin belongs to the function no more"""
+"""starts of unindented lines, at which the function ends"""
 INSTRUCTION = "Complete this Python function. Answer with the whole function in one code block."
 
 
@@ -41,20 +41,26 @@ def humaneval(
     limits: Limits | None = None,
     **options: Any,
 ) -> HarnessResult:
-    """Let a model write functions, run each with its tests in a confined process, and count.
+    """Let a model write functions, run each with its tests in a confined process, and count passes.
 
     Args:
-        model: what has `generate`; with `chat`, what has `reply` (`Chat`) or `chat` (a `Client`).
+        model: object with the method `generate`; with `chat`, one with `reply` (`Chat`) or `chat`
+            (a `Client`).
         data: files with `COLUMNS`, such as HumanEval.jsonl.gz, or records.
-        allow_code_execution: must be true: a model's code is run (see `code_execution`).
-        limit: the first so many problems; 0: all.
-        batch_size: prompts at once.
-        num_samples: programs for each problem; more than one want a temperature.
-        ks: pass@k for these; none above `num_samples`.
-        chat: ask for the function in a message, and take the reply's code block.
-        max_new_tokens: of a program; default: 256, or half the model's context if that is less.
-        limits: of a program's process.
-        options: other fields of `GenerationConfig`; greedy, unless told otherwise.
+        allow_code_execution: must be true, since a model's code is run (see `code_execution`).
+        limit: maximum number of problems; 0: all. Defaults to 0.
+        batch_size: prompts per batch. Defaults to 16.
+        num_samples: programs per problem; more than one need a temperature. Defaults to 1.
+        ks: values of k for pass@k, at most `num_samples`. Defaults to (1,).
+        chat: whether to ask for the function in a message, and to use the code block of the reply.
+            Defaults to False.
+        max_new_tokens: maximum tokens of a program. Defaults to 256, or half the model's context if
+            that is less.
+        limits: resource limits of a program.
+        options: other fields of `GenerationConfig`; by default, decoding is greedy.
+
+    Returns:
+        The result.
 
     Raises:
         PermissionError: `allow_code_execution` is false; nothing was generated.
@@ -71,13 +77,13 @@ def humaneval(
     settings: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": max_new_tokens, **options}
     if num_samples > 1 and not settings["temperature"]:
         raise ValueError(
-            f"num_samples ({num_samples}) are all the same without a temperature; set one, such as "
-            "0.8"
+            f"without a temperature, all num_samples ({num_samples}) samples are the same; set "
+            "one, such as temperature=0.8"
         )
-    # Before the slow part: may programs run, and can they?
+    # Check that programs may and can be run before the slow generation.
     run_programs(["pass"], allow_code_execution=allow_code_execution, limits=limits)
     records = read_records(data, COLUMNS, limit)
-    # Without white space at the end, which tokenizers join with what follows.
+    # Without white space at the end, which tokenizers merge with the following word.
     prompts = [str(record["prompt"]).rstrip() for record in records]
     programs: list[list[str]] = [[] for _ in records]
     texts: list[list[str]] = [[] for _ in records]
@@ -122,22 +128,22 @@ def humaneval(
 def pass_at(
     k: int, num_right: Sequence[int], num_samples: Sequence[int], *, note: str = ""
 ) -> Measure:
-    """The share of problems of which one of k programs works: 1 - C(n - c, k) / C(n, k).
+    """pass@k, the fraction of problems that one of k programs solves: 1 - C(n - c, k) / C(n, k).
 
-    The mean of that over problems has no bias (Chen et al., 2021).
+    Its mean over problems is an unbiased estimate (Chen et al., 2021).
 
     Args:
-        k: programs.
-        num_right: c, of each problem, programs that work.
-        num_samples: n, of each problem, programs that were tried, at least k.
-        note: as `Measure.note`.
+        k: number of programs.
+        num_right: c, the number of correct programs for each problem.
+        num_samples: n, the number of programs for each problem, at least k.
+        note: as in `Measure.note`.
 
     Raises:
         ValueError: a problem has fewer samples than k.
     """
     check_lengths(num_right, num_samples)
     if min(num_samples, default=k) < k:
-        raise ValueError(f"pass@{k} needs {k} samples of each problem; one has {min(num_samples)}")
+        raise ValueError(f"pass@{k} needs {k} samples per problem; one has {min(num_samples)}")
 
     def estimate(n: int, c: int) -> float:
         return 1.0 - float(np.prod([(n - c - i) / (n - i) for i in range(k)]))
@@ -150,20 +156,21 @@ def pass_at(
 
 
 def program_of(record: Record | Mapping[str, Any], text: str, *, whole: bool = False) -> str:
-    """The function, its tests, and the call that runs them.
+    """The program of a function, its tests, and the call that runs them.
 
     Args:
-        record: by `COLUMNS`.
-        text: what goes on from the prompt without white space at its end; or, with `whole`, code
-            that defines the function anew, before which the prompt stands for what it imports and
-            defines.
+        record: a record with `COLUMNS`.
+        text: continuation of the prompt, whose trailing white space is removed; or, with `whole`,
+            code that defines the whole function.
+        whole: whether the text defines the whole function; it follows the prompt, whose imports and
+            definitions it may use.
     """
     head = record["prompt"].rstrip() + ("\n    pass\n\n" if whole else "")
     return f"{head}{text}\n\n{record['test']}\n\ncheck({record['entry_point']})\n"
 
 
 def function_of_reply(reply: str) -> str:
-    """The code of a reply: its first code block, or all of it."""
+    """The code of a reply: its first code block, or the whole reply if it has none."""
     block = regex.search(r"```(?:\w+)?[ \t]*\n(.*?)(?:\n```|\Z)", reply, regex.DOTALL)
     return block.group(1) if block else reply
 

@@ -1,8 +1,9 @@
-"""Log-likelihoods of texts, given what comes before them, by lm-evaluation-harness's protocol.
+"""Log-likelihoods of texts given their contexts, by the protocol of lm-evaluation-harness.
 
-A context and its continuation are tokenized as one text, with the begin token that the tokenizer
-itself puts there and no other. White space at the end of the context belongs to the continuation,
-where most vocabularies have it. What is longer than the model's context loses its beginning.
+A context and its continuation are tokenized as one text, with a begin token only if the tokenizer
+adds one. White space at the end of the context is moved to the continuation, as most vocabularies
+have tokens that begin with a space. Texts longer than the model's context are truncated at their
+beginning.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from tfllm.tokenizers.begin_token import prefix_token_id
 
 
 class LogLikelihood(NamedTuple):
-    """Of a continuation, given its context."""
+    """Log-likelihood of a continuation, given its context."""
 
     log_prob: float
-    """natural logarithm, summed over the tokens of the continuation"""
+    """sum of the log-probabilities of the continuation's tokens, in nats"""
     num_tokens: int
-    """of the continuation"""
+    """number of tokens in the continuation"""
     num_cut: int
-    """tokens that context and continuation are longer than the model takes, and that were left out
-    at the beginning; of a served model characters"""
+    """number of tokens (for a served model: characters) cut off at the beginning of the context to
+    fit into the model's context"""
 
 
 class Pair(NamedTuple):
@@ -42,21 +43,21 @@ class Pair(NamedTuple):
 def log_likelihoods(
     model: Any, pairs: Sequence[tuple[str, str]], *, batch_size: int = 16
 ) -> list[LogLikelihood]:
-    """Of each continuation, given its context.
+    """Log-likelihoods of continuations, given their contexts.
 
-    An empty context is the prefix token (`prefix_token_id`); so is one of white space, which
-    belongs to the continuation then, and where lm-evaluation-harness fails without a begin token.
+    An empty context is replaced by the prefix token (`prefix_token_id`). So is a context of white
+    space, which is moved to the continuation; lm-evaluation-harness fails there without a begin
+    token.
 
     Args:
-        model: a `TextGeneration`; or the `Client` of a served one, which scores whole texts: there
-            nothing comes before the first token of an empty context's continuation, what is too
-            long is cut by characters, and a context that ends within a token counts as if it did
-            not.
-        pairs: context and continuation.
-        batch_size: at once.
+        model: a `TextGeneration`; or the `Client` of a served one, which scores whole texts. With a
+            client, the first token after an empty context has no context at all, long texts are
+            truncated by characters, and a context is assumed to end between tokens.
+        pairs: pairs of a context and its continuation.
+        batch_size: pairs per batch. Defaults to 16.
 
     Raises:
-        ValueError: a continuation is empty, or alone longer than the model's context.
+        ValueError: a continuation is empty, or by itself longer than the model's context.
     """
     for number, (_, continuation) in enumerate(pairs, 1):
         if not continuation:
@@ -76,24 +77,24 @@ def log_likelihoods(
 def rolling_log_likelihoods(
     model: Any, texts: Sequence[str], *, batch_size: int = 16
 ) -> list[LogLikelihood]:
-    """Of each whole text, its first token predicted from the prefix token.
+    """Log-likelihoods of whole texts, whose first token is predicted from the prefix token.
 
-    A text longer than the model's context is taken in windows of that length. Each token counts
-    once; the tokens of a further window have at least one token before them, and the last window
-    goes back as far as it can.
+    A text longer than the model's context is divided into windows of that length. Each token counts
+    once; the tokens of later windows have at least one token of context, and the last window
+    overlaps the previous one so far that it is full.
 
     Args:
         model: a `TextGeneration`.
-        texts: any.
-        batch_size: windows at once.
+        texts: the texts.
+        batch_size: windows per batch. Defaults to 16.
 
     Raises:
-        ValueError: the model has no tokenizer here, as a `Client` has not.
+        ValueError: the model is a `Client`, which does not give access to the tokenizer.
     """
     if not is_local(model):
         raise ValueError(
             "log-likelihoods of whole texts need the model's tokenizer, which a served model does "
-            f"not give; received {type(model).__name__}: give the model's folder"
+            f"not provide; received {type(model).__name__}: give the model's folder"
         )
     windows: list[Pair] = []
     counts = []
@@ -124,13 +125,13 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> Pair:
 
 
 def rolling_windows(ids: Sequence[int], prefix: int, length: int) -> list[Pair]:
-    """The windows of a text, of at most `length` tokens that predict."""
+    """The windows of a text, each with at most `length` input tokens."""
     whole = [prefix, *ids]
     windows = []
     done = 0
     while done < len(ids):
         end = min(done + length, len(ids))
-        begin = max(end - length, 0)  # of the tokens that the window predicts from
+        begin = max(end - length, 0)  # start of the window's input tokens
         windows.append(Pair(whole[begin : done + 1], whole[done + 1 : end + 1]))
         done = end
     return windows
@@ -172,7 +173,7 @@ def _loss_function(decoder: Decoder) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _served(model: Any, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[LogLikelihood]:
-    """By the scores of whole texts, of which the tokens behind those of the context count."""
+    """Log-likelihoods from the scores of whole texts, of which the context's tokens are skipped."""
     befores = [context.rstrip() for context, _ in pairs]
     wholes = [context + continuation for context, continuation in pairs]
     texts = [text for text in dict.fromkeys([*wholes, *befores]) if text]

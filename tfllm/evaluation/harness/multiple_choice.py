@@ -1,4 +1,4 @@
-"""Which of several texts goes on from a context, by log-likelihood (HellaSwag and its kind)."""
+"""Choose between continuations of a context by their log-likelihood (as for HellaSwag)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = {
     "ctx_a": Column(required=False),
     "ctx_b": Column(required=False),
 }
-"""of a record; the last three are HellaSwag's (`_hellaswag`)"""
+"""columns of a record; the last three are those of HellaSwag (`_hellaswag`)"""
 
 
 def multiple_choice(
@@ -34,50 +34,54 @@ def multiple_choice(
     template: str = "{context}",
     delimiter: str = " ",
 ) -> HarnessResult:
-    """Choose the text that the model finds likeliest after the context.
+    """Choose the text that the model finds most likely after the context.
 
-    As lm-evaluation-harness does it (`log_likelihood` has its protocol): the context stands before
-    each choice, and each choice has the log-likelihood of its tokens. The first token after an
-    empty context is predicted from the prefix token. What is too long for the model loses its
+    As in lm-evaluation-harness (`log_likelihood` describes the protocol), the score of a choice is
+    the log-likelihood of its tokens after the context. The first token after an empty context is
+    predicted from the prefix token. Texts that are too long for the model are truncated at their
     beginning.
 
-    `acc` is the share of records whose right choice has the largest log-likelihood; of `acc_norm`
-    it is the largest a character of the choice, of `acc_bytes` a UTF-8 byte, which does not prefer
-    short ones (as HellaSwag is mostly reported).
+    `acc` is the fraction of records whose correct choice has the largest log-likelihood. `acc_norm`
+    divides the log-likelihood by the number of characters of the choice, and `acc_bytes` by its
+    UTF-8 bytes, so that short choices are not preferred (mostly reported for HellaSwag).
 
     Args:
-        model: what scores texts.
-        data: files with `COLUMNS` (`choices`: a list of texts, or an object with a list "text" and
-            a list "label" of their names; `answer`: the number of the right one from 0, or its
-            name, or its letter A to Z), or records.
-        limit: the first so many records; 0: all.
-        batch_size: texts that are scored at once.
-        template: of what stands before the choice, such as "Question: {context}\\nAnswer:".
-        delimiter: of context and choice (lm-evaluation-harness' `target_delimiter`); "" where the
-            choices begin with a space.
+        model: model that scores texts.
+        data: files with `COLUMNS`, or records. `choices` is a list of texts, or an object with the
+            lists "text" and "label", which are their names; `answer` is the index of the correct
+            choice, from 0, or its name, or its letter A to Z.
+        limit: maximum number of records; 0: all. Defaults to 0.
+        batch_size: texts per batch. Defaults to 16.
+        template: template of the text before the choice, such as "Question: {context}\\nAnswer:".
+            Defaults to "{context}".
+        delimiter: text between context and choice (`target_delimiter` in lm-evaluation-harness); ""
+            if the choices begin with a space. Defaults to a space.
+
+    Returns:
+        The result.
 
     Raises:
         ValueError: a record is not of this form.
     """
     if "{context}" not in template:
-        raise ValueError(f"template must have {{context}} in it; received {template!r}")
+        raise ValueError(f"template must contain {{context}}; received {template!r}")
     records = read_records(data, COLUMNS, limit, empty_inputs=True)
     pairs, choices, answers = [], [], []
     for record in records:
         texts, answer = _choices(record)
         context = str(record["context"])
-        told = texts
+        original = texts
         if record.get("activity_label"):
             context, texts = _hellaswag(record, context, texts)
         asked = template.replace("{context}", context)
         pairs += [(asked, delimiter + text) for text in texts]
-        choices.append((told, texts))
+        choices.append((original, texts))
         answers.append(answer)
     given = iter(log_likelihoods(model, pairs, batch_size=batch_size))
     right: dict[str, list[bool]] = {"acc": [], "acc_norm": [], "acc_bytes": []}
     predictions = []
     num_cut = 0
-    for record, (told, texts), answer in zip(records, choices, answers, strict=True):
+    for record, (original, texts), answer in zip(records, choices, answers, strict=True):
         found = [next(given) for _ in texts]
         num_cut += any(one.num_cut for one in found)
         log_probs = np.asarray([one.log_prob for one in found])
@@ -94,7 +98,7 @@ def multiple_choice(
         predictions.append(
             {
                 "context": record["context"],
-                "choices": told,
+                "choices": original,
                 "answer": answer,
                 "chosen": chosen["acc"],
                 "chosen_length_normalised": chosen["acc_norm"],
@@ -115,9 +119,9 @@ def multiple_choice(
 
 
 def _hellaswag(record: Record, context: str, endings: list[str]) -> tuple[str, list[str]]:
-    """The activity, the context with a capital in its middle, the endings; no marks of WikiHow.
+    """The context with its activity, and the endings, without WikiHow's markup.
 
-    As lm-evaluation-harness reads them.
+    This is the preprocessing of lm-evaluation-harness.
     """
     first, second = record.get("ctx_a"), record.get("ctx_b")
     if first is not None and second is not None:
@@ -131,7 +135,7 @@ def _hellaswag(record: Record, context: str, endings: list[str]) -> tuple[str, l
 
 
 def _choices(record: Record) -> tuple[list[str], int]:
-    """The texts, and the number of the right one."""
+    """The texts, and the index of the correct one."""
     choices: Any = record["choices"]
     names: list[str] = []
     if isinstance(choices, Mapping):
@@ -155,6 +159,6 @@ def _choices(record: Record) -> tuple[list[str], int]:
     if list(choices).count(answer) == 1:
         return list(choices), choices.index(answer)
     raise ValueError(
-        f"{record.where}: answer must be the number of the right choice, 0 to {len(choices) - 1}, "
-        f"its letter, or the choice itself; received {answer!r}"
+        f"{record.where}: answer must be the index of the correct choice, 0 to "
+        f"{len(choices) - 1}, its letter, or the choice itself; received {answer!r}"
     )

@@ -1,21 +1,22 @@
-"""Run one program inside a process that has given up nearly everything; a script, not a module.
+"""Run one program in a process that has given up nearly all rights; a script, not a module.
 
 `code_execution` starts it with the isolated interpreter (`python -I -S`), an empty environment and
-an empty working folder. It uses the standard library alone, since nothing else is there.
+an empty working folder. It uses only the standard library, since nothing else is available.
 
-Standard input has a line of JSON (the limits and a token) and then the program. Standard output
-gets one line of JSON: the token and what happened. A program that ends the process itself, or
-prints, does not know the token, and counts as failed.
+Standard input contains a line of JSON (the limits and a token) and then the program. Standard
+output receives one line of JSON: the token and the outcome. A program that exits the process itself
+does not know the token, and counts as failed.
 
-What it gives up, in this order:
+The process gives up, in this order:
 
-- the network, and what else processes share, by namespaces of its own where the system lets an
-  unprivileged process have them (`unshare`), and all capabilities;
-- time of the CPU, memory, open files, core dumps, and files of any size (resource limits);
-- for good, by a seccomp filter: sockets, new processes and threads, signals to others, tracing,
-  writing, making, renaming or deleting any file, shared memory, io_uring, mounting.
+- the network and other resources shared between processes, by its own namespaces where the system
+  allows them to unprivileged processes (`unshare`), and all capabilities;
+- CPU time, memory, open files, core dumps, and writing files (resource limits);
+- permanently, by a seccomp filter: sockets, new processes and threads, signals to other processes,
+  tracing, writing, creating, renaming or deleting files, shared memory, io_uring, mounting.
 
-Reading files stays possible, as imports need it; what is read has no way out but the error's line.
+Reading files remains possible, since imports need it; the only way to pass on what was read is the
+line with the error.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _NEW_USER, _NEW_NETWORK, _NEW_IPC, _NEW_UTS = 0x10000000, 0x40000000, 0x08000000
 _SET_NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER_MODE = 38, 22, 2
 _NOT_PERMITTED = 1
 _WRITES = 0x1 | 0x2 | 0x40 | 0x200 | 0x400000
-"""of open's flags: O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_TMPFILE"""
+"""flags of open that write: O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_TMPFILE"""
 
 # Numbers of Linux's system calls, from asm/unistd_64.h (x86-64) and asm-generic/unistd.h (arm64).
 _X86_64: dict[str, Any] = {
@@ -80,16 +81,16 @@ _ARCHITECTURES = {"x86_64": _X86_64, "aarch64": _ARM64}
 
 
 def filter_program(machine: str) -> bytes:
-    """The seccomp filter in the kernel's encoding (`struct sock_filter`), for a machine.
+    """The seccomp filter for a machine, in the kernel's encoding (`struct sock_filter`).
 
     Raises:
-        OSError: the machine's system calls are not known here.
+        OSError: the machine's system calls are not listed here.
     """
     if machine not in _ARCHITECTURES:
         raise OSError(f"no filter for {machine}; known are {', '.join(_ARCHITECTURES)}")
     numbers = _ARCHITECTURES[machine]
     load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
-    steps: list[tuple[int, int, str, str]] = [  # code, value, where to if true, if not
+    steps: list[tuple[int, int, str, str]] = [  # code, value, target if true, target if false
         (load, 4, "", ""),  # offsetof(seccomp_data, arch)
         (equal, numbers["architecture"], "", "kill"),
         (load, 0, "", ""),  # the call's number
@@ -122,13 +123,13 @@ def filter_program(machine: str) -> bytes:
 
 
 def give_up(limits: dict[str, int]) -> None:
-    """Leave the process with what a pure function needs, for good.
+    """Permanently give up all rights that a pure function does not need.
 
     Raises:
-        OSError: the system does not let it: then no program may run.
+        OSError: the system does not allow this, so that no program may be run.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    # Whether this is allowed depends on the system; the filter below does not rely on it.
+    # Whether this is allowed depends on the system; the filter below does not depend on it.
     libc.unshare(_NEW_USER | _NEW_NETWORK | _NEW_IPC | _NEW_UTS)
     for kind, value in (
         (resource.RLIMIT_CPU, limits["cpu_seconds"]),
@@ -161,7 +162,7 @@ def _must(result: int) -> None:
 
 
 def run(source: str) -> str:
-    """Execute a program as a module; what went wrong in a line, or nothing."""
+    """Execute a program as a module; returns its error in one line, or an empty string."""
     module = types.ModuleType("program")
     sys.modules["program"] = module  # dataclasses look there
     try:
@@ -176,10 +177,10 @@ def run(source: str) -> str:
 
 
 def main() -> None:
-    """Read the request, give everything up, run, tell."""
+    """Read the request, give up all rights, run the program, and report the outcome."""
     request = json.loads(sys.stdin.buffer.readline())
     source = sys.stdin.buffer.read().decode()
-    told = os.dup(1)
+    report = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
@@ -188,11 +189,11 @@ def main() -> None:
     try:
         give_up(request)
     except Exception as refusal:
-        os.write(told, json.dumps({"refused": str(refusal)}).encode())
+        os.write(report, json.dumps({"refused": str(refusal)}).encode())
         return
     error = run(source)
-    os.write(told, json.dumps({"token": token, "error": error}).encode())
-    os._exit(0)  # a thread or an exit handler of the program has nothing more to say
+    os.write(report, json.dumps({"token": token, "error": error}).encode())
+    os._exit(0)  # without waiting for threads or exit handlers of the program
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a harness gives to a model: texts that fit into its context."""
+"""Fit the prompts of a harness into the model's context."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tfllm.tokenizers.begin_token import prefix_token_id
 
 
 def is_local(model: Any) -> bool:
-    """Whether it is a `TextGeneration`, whose tokenizer is here, and no `Client`."""
+    """Whether a model is a `TextGeneration`, whose tokenizer is accessible, and not a `Client`."""
     return hasattr(model, "decoder") and hasattr(model, "tokenizer")
 
 
 def encoded(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a text, without a second begin token where the text has one written."""
+    """The ids of a text, without a second begin token if the text itself begins with one."""
     begins = text.startswith(tokenizer.decode([prefix_token_id(tokenizer)], skip_special=False))
     return tokenizer.encode(text, add_special=not begins)
 
@@ -24,20 +24,20 @@ def encoded(tokenizer: Tokenizer, text: str) -> list[int]:
 def continuations(
     model: Any, prompts: Sequence[str], options: Mapping[str, Any], batch_size: int
 ) -> tuple[list[str], int]:
-    """What a model generates after each prompt, and how many prompts were cut.
+    """Generate the continuation of each prompt; returns them and the number of truncated prompts.
 
-    A prompt keeps its last tokens, so many that `max_new_tokens` fit behind them into the model's
-    context. The `Client` of a served model does not know them: there a prompt that is refused as
-    too long is cut by characters.
+    A prompt is truncated at its beginning, so that `max_new_tokens` fit after it into the model's
+    context. The `Client` of a served model does not know the tokens: there, a prompt that is
+    refused as too long is truncated by characters.
 
     Args:
         model: a `TextGeneration` or a `Client`.
-        prompts: any.
-        options: fields of `GenerationConfig`, `max_new_tokens` among them.
-        batch_size: prompts at once.
+        prompts: the prompts.
+        options: fields of `GenerationConfig`, including `max_new_tokens`.
+        batch_size: prompts per batch.
 
     Raises:
-        ValueError: no prompt would be left.
+        ValueError: `max_new_tokens` leaves no room for a prompt.
     """
     if not is_local(model):
         found = in_batches(
@@ -49,8 +49,9 @@ def continuations(
     room = model.decoder.context - options["max_new_tokens"]
     if room < 1:
         raise ValueError(
-            "max_new_tokens must be less than the model's context, of which the prompt needs the "
-            f"rest ({model.decoder.context} tokens); received {options['max_new_tokens']}"
+            "max_new_tokens must be less than the model's context length "
+            f"({model.decoder.context} tokens), which must also hold the prompt; received "
+            f"{options['max_new_tokens']}"
         )
     rows = [encoded(model.tokenizer, prompt) for prompt in prompts]
     texts: list[str] = [""] * len(rows)
@@ -74,17 +75,17 @@ def continuations(
 
 
 def room_for_answers(model: Any, most: int = 256) -> int:
-    """`max_new_tokens` where none is given: `most`, or half the context of a small model."""
+    """Default of `max_new_tokens`: `most`, or half the context of a small model."""
     return min(most, max(model.decoder.context // 2, 1)) if is_local(model) else most
 
 
 def fitting(
     ask: Callable[[list[str]], Sequence[Any]], texts: Sequence[str]
 ) -> list[tuple[Any, int]]:
-    """What a served model answers to each text, and how many characters it was cut by.
+    """Answers of a served model to texts, each with the number of characters that were cut off.
 
-    A text longer than the model's context loses its beginning, as little of it as can be. All else
-    that the model refuses stays an error.
+    A text longer than the model's context is truncated at its beginning, by as little as possible.
+    Other errors are raised.
     """
     try:
         return [(answer, 0) for answer in ask(list(texts))]
@@ -95,7 +96,7 @@ def fitting(
             return [answer for text in texts for answer in fitting(ask, [text])]
         refusal = error
     (text,) = texts
-    low, high, best = 0, len(text), None  # cut by so many: too long, empty
+    low, high, best = 0, len(text), None  # numbers of characters cut off: too few, all
     while high - low > 1:
         middle = (low + high) // 2
         try:

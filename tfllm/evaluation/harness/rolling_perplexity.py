@@ -1,4 +1,4 @@
-"""Perplexity of whole documents by words and by bytes (WikiText and its kind)."""
+"""Perplexity of whole documents per word and per byte (as for WikiText)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tfllm.evaluation.harness.log_likelihood import rolling_log_likelihoods
 from tfllm.evaluation.measures import Measure, of_sums
 
 COLUMNS = {"text": Column(("page", "document", "content"))}
-"""of a record"""
+"""columns of a record"""
 
 
 def rolling_perplexity(
@@ -25,16 +25,20 @@ def rolling_perplexity(
     limit: int = 0,
     batch_size: int = 16,
 ) -> HarnessResult:
-    """How well a model predicts documents, as lm-evaluation-harness measures it.
+    """Perplexity of documents, as lm-evaluation-harness measures it.
 
-    Each token is predicted once, from those before it in its window of the model's context; the
-    first from the prefix token (`log_likelihood`). Words are what white space parts.
+    Each token is predicted once, from the tokens before it in a window of the model's context
+    length; the first one from the prefix token (`log_likelihood`). Words are separated by white
+    space.
 
     Args:
         model: a `TextGeneration`.
         data: files with `COLUMNS`, or records.
-        limit: the first so many records; 0: all.
-        batch_size: windows at once.
+        limit: maximum number of records; 0: all. Defaults to 0.
+        batch_size: windows per batch. Defaults to 16.
+
+    Returns:
+        The result.
 
     Raises:
         ValueError: a record is not of this form, or the model is a `Client`.
@@ -50,8 +54,8 @@ def rolling_perplexity(
         for text, one in zip(texts, found, strict=True)
     ]
     measures = [
-        _perplexity("word_perplexity", losses, words, "exp of the loss a word"),
-        _perplexity("byte_perplexity", losses, num_bytes, "exp of the loss a UTF-8 byte"),
+        _perplexity("word_perplexity", losses, words, "exp of the loss per word"),
+        _perplexity("byte_perplexity", losses, num_bytes, "exp of the loss per UTF-8 byte"),
         of_sums(
             "bits_per_byte",
             np.stack([losses, num_bytes], 1),

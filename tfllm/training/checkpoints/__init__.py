@@ -1,1 +1,1 @@
-"""Checkpoints of a run, and where it goes on."""
+"""Checkpoints of a run: writing, reading and restoring them."""

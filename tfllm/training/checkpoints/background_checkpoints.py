@@ -1,4 +1,4 @@
-"""Checkpoints that are written while training goes on."""
+"""Checkpoints that are written in the background while training continues."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from tfllm.training.checkpoints.checkpoints import Checkpoints, Progress
 class BackgroundCheckpoints(Checkpoints):
     """`Checkpoints` whose `save` returns at once and leaves the writing to a thread.
 
-    One checkpoint at a time is written: whatever changes a checkpoint waits for the one before, so
-    that what the disk says of a step, such as that it is the best, is never ahead of its
-    checkpoint. An error of the thread is raised by the next call that changes something, by
-    `check`, or at the end of the `with` block. A process that ends in any way but by being killed
-    writes to the end what it has begun.
+    Only one checkpoint is written at a time: every method that changes checkpoints first waits for
+    the previous write, so that the progress on disk never refers to a checkpoint that is not there
+    yet. An error of the thread is raised by the next such method, by `check`, or at the end of the
+    `with` block. Unless it is killed, a process finishes the write that it has started.
 
-    `save` keeps the arrays until they are written; `wait` before `state_of`, and there is never
-    more than one copy of the state.
+    `save` holds the arrays until they are written. Call `wait` before `state_of`, so that there is
+    never more than one copy of the state.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -32,18 +31,21 @@ class BackgroundCheckpoints(Checkpoints):
         self._error: BaseException | None = None
 
     def save(self, state: dict[str, np.ndarray], progress: Progress) -> Path:
-        """Begin to write a checkpoint.
+        """Start writing a checkpoint.
 
         Args:
-            state: what `tfllm.training.checkpoints.model_state.state_of` gives; not to be changed
-                any more.
-            progress: where the run stands; it may go on.
+            state: result of `tfllm.training.checkpoints.model_state.state_of`; must not be changed
+                afterwards.
+            progress: progress of the run; may be changed afterwards.
+
+        Returns:
+            Folder of the checkpoint.
 
         Raises:
-            OSError: the checkpoint before could not be written, and this one was not begun.
+            OSError: the previous checkpoint could not be written; this one was not started.
         """
         self.wait()
-        # Python waits for a thread that is no daemon, however the process comes to its end.
+        # At exit, Python waits for threads that are not daemons.
         thread = threading.Thread(
             target=self._write, args=(state, replace(progress)), name="checkpoint", daemon=False
         )
@@ -52,27 +54,27 @@ class BackgroundCheckpoints(Checkpoints):
         return self.path(progress.step)
 
     def update(self, progress: Progress) -> None:
-        """Write anew what the checkpoint of this step says of its run.
+        """Rewrite the progress in the checkpoint of this step.
 
         Raises:
-            OSError: this or the checkpoint before could not be written.
-            CheckpointError: what it says now is damaged.
+            OSError: the progress or the previous checkpoint could not be written.
+            CheckpointError: the checkpoint's present progress is damaged.
         """
         self.wait()
         super().update(progress)
 
     def set_aside(self, step: int) -> Path:
-        """Rename a damaged checkpoint, so that it counts for nothing; returns where it is now."""
+        """Rename a damaged checkpoint, so that it is ignored; returns its new path."""
         self.wait()
         return super().set_aside(step)
 
     def recover(self) -> None:
-        """Clean up after a process that was killed; for the one process that writes the run."""
+        """Clean up after a process that was killed; only the process that writes may call it."""
         self.wait()
         super().recover()
 
     def wait(self) -> None:
-        """Wait until what was begun is on the disk.
+        """Wait until the checkpoint that is being written is on disk.
 
         Raises:
             OSError: it could not be written.
@@ -83,7 +85,7 @@ class BackgroundCheckpoints(Checkpoints):
         self.check()
 
     def check(self) -> None:
-        """Raise the error that the thread met, if it met one; does not wait.
+        """Raise the error of the thread, if there was one, without waiting for it.
 
         Raises:
             OSError: a checkpoint could not be written.
@@ -109,7 +111,7 @@ class BackgroundCheckpoints(Checkpoints):
         except Exception as lost:
             if error is None:
                 raise
-            warnings.warn(str(lost), stacklevel=2)  # the first error says more
+            warnings.warn(str(lost), stacklevel=2)  # the first error is more informative
 
     def _write(self, state: dict[str, np.ndarray], progress: Progress) -> None:
         try:

@@ -1,7 +1,7 @@
-"""The two files of a checkpoint, written so that any byte that changes later is noticed.
+"""The two files of a checkpoint, with checksums that detect any later change.
 
-`state.safetensors` holds the arrays; `progress.json` holds what is said of the run, the size and
-the SHA-256 of the arrays' file, and the SHA-256 of itself.
+`state.safetensors` holds the arrays; `progress.json` holds the progress of the run, the size and
+the SHA-256 of the arrays' file, and its own SHA-256.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ _DTYPES = {
     **{f"uint{n}": f"U{n}" for n in (8, 16, 32, 64)},
 }
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.EBADMSG}
-"""What a damaged disk or a lost file says; other errors, such as a lack of rights, pass."""
+"""Error numbers of a damaged disk or a lost file; others, such as EACCES, are not damage."""
 _NO_FSYNC = {errno.EINVAL, errno.ENOTSUP}
-"""Of a folder on a network file system that does this by itself or not at all."""
+"""Error numbers of network file systems that do not support fsync of a folder."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read or does not fit."""
+    """A checkpoint cannot be read, or does not fit the model."""
 
 
 def write_checkpoint(folder: Path, state: dict[str, np.ndarray], progress: dict[str, Any]) -> None:
-    """Fill an empty folder, and wait until the disk has all of it."""
+    """Write a checkpoint into an empty folder, and wait until all of it is on disk."""
     write_progress(folder, progress, _write_state(folder / STATE, state))
 
 
 def write_progress(folder: Path, progress: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write progress.json in one go: it is as it was, or it is new.
+    """Write progress.json atomically: the file is either unchanged or complete.
 
     Args:
-        folder: of the checkpoint.
-        progress: what is said of the run.
+        folder: folder of the checkpoint.
+        progress: progress of the run.
         state: "bytes" and "sha256" of the arrays' file.
     """
     values = {**progress, "state": state}
@@ -71,10 +71,10 @@ def write_progress(folder: Path, progress: dict[str, Any], state: dict[str, Any]
 
 
 def read_progress(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is said of the run, and of the arrays' file.
+    """Read the progress of the run, and the size and checksum of the arrays' file.
 
     Raises:
-        CheckpointError: the file is damaged or not there.
+        CheckpointError: the file is damaged or missing.
         OSError: it cannot be read for another reason.
     """
     path = folder / PROGRESS
@@ -82,15 +82,15 @@ def read_progress(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         values = json.loads(path.read_bytes())
         signature = values.pop("sha256")
         if signature != _signature(values):
-            raise ValueError("it does not have the checksum that stands in it")
+            raise ValueError("its content does not match the checksum in it")
         return values, values.pop("state")
 
 
 def read_state(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays, once every byte is known to be that which was written.
+    """Read the arrays after verifying the checksums of both files.
 
     Raises:
-        CheckpointError: a file is damaged or not there.
+        CheckpointError: a file is damaged or missing.
         OSError: a file cannot be read for another reason.
     """
     verify(folder)
@@ -99,10 +99,10 @@ def read_state(folder: Path) -> dict[str, np.ndarray]:
 
 
 def verify(folder: Path) -> None:
-    """Read both files whole and hold them against their checksums.
+    """Read both files and compare them with their checksums.
 
     Raises:
-        CheckpointError: a file is damaged or not there.
+        CheckpointError: a file is damaged or missing.
         OSError: a file cannot be read for another reason.
     """
     _, written = read_progress(folder)
@@ -121,7 +121,7 @@ def verify(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the disk hold a folder's entries before others rely on them."""
+    """Flush a folder's entries to disk (fsync)."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -133,7 +133,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder that is in nobody's way if it stays."""
+    """Delete a file or a folder; errors while deleting a folder are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -141,10 +141,10 @@ def remove(path: Path) -> None:
 
 
 def _write_state(path: Path, state: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Write arrays in the format of safetensors; returns the file's size and checksum.
+    """Write arrays in the safetensors format; returns the file's size and checksum.
 
-    The library would have the file read again for its checksum, which would then vouch for
-    whatever the disk has made of it, and it reports a full disk as a fault of the format.
+    With the library, the checksum would have to be computed from the file as read back, which may
+    be damaged already; and the library reports a full disk as a format error.
     """
     digest, size = hashlib.sha256(), 0
     with open(path, "wb") as file:
@@ -158,7 +158,7 @@ def _write_state(path: Path, state: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _blocks(state: dict[str, np.ndarray]) -> Iterator[bytes | memoryview]:
-    """The bytes of the file: the header's length, the header, the arrays one after the other."""
+    """The bytes of the file: the length of the header, the header, and the arrays."""
     header, end = {}, 0
     for name, value in state.items():
         start, end = end, end + value.nbytes
@@ -168,7 +168,7 @@ def _blocks(state: dict[str, np.ndarray]) -> Iterator[bytes | memoryview]:
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # so that the arrays begin at a multiple of 8
     yield len(text).to_bytes(8, "little") + text
     for value in state.values():
         raw = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
@@ -183,7 +183,7 @@ def _signature(values: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Name a file that turns out to be damaged or missing."""
+    """Turn errors of a damaged or missing file into a CheckpointError that names it."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: weights, optimizer state and position, written beside and renamed."""
+"""Checkpoints of a run: weights, optimizer state and position, written atomically."""
 
 from __future__ import annotations
 
@@ -36,41 +36,41 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 @dataclass
 class Progress:
-    """Where a run stands."""
+    """Progress of a run."""
 
     step: int = 0
-    """batches so far: updates of the weights, but for those that float16 skipped"""
+    """batches so far: updates of the weights, including those that float16 skipped"""
     tokens: int = 0
     """tokens trained on so far"""
     validation_loss: float | None = None
-    """at this step, if it was measured"""
+    """validation loss at this step, if it was measured"""
     validation_due: bool = False
-    """at this step, but not measured, since the run was interrupted"""
+    """whether a validation was due at this step, but not done because the run was interrupted"""
     best_step: int | None = None
     best_validation_loss: float = math.inf
-    """of all steps so far"""
+    """lowest validation loss so far"""
     history: list[dict[str, float]] = field(default_factory=list)
-    """an entry for each stretch that ended with a validation; never changed in place"""
+    """an entry for each interval that ended with a validation; never changed in place"""
     loss_sum: float = 0.0
-    """of the steps since the last of these entries"""
+    """sum of the losses of the steps since the last entry of the history"""
     loss_steps: int = 0
-    """how many steps that is"""
+    """number of these steps"""
     stopped: bool = False
-    """a callback, or patience that ran out, has ended the run at this step"""
+    """whether a callback or patience has ended the run at this step"""
     callbacks: list[dict[str, Any]] = field(default_factory=list)
-    """what the callbacks that were given to the run keep"""
+    """state of the user's callbacks"""
 
 
 class Checkpoints:
-    """The checkpoints in a folder, one sub-folder `step-00000250` each.
+    """The checkpoints in a folder, each in a subfolder such as `step-00000250`.
 
-    A checkpoint appears whole or not at all, and every byte of it is under a checksum. While it is
-    written, replaced or deleted its folder bears another name, such as `.writing-step-00000250`;
-    what a killed process left under such a name is put in order by `recover`.
+    A checkpoint appears complete or not at all, and checksums cover every byte of it. While it is
+    written, replaced or deleted, its folder has another name, such as `.writing-step-00000250`;
+    `recover` cleans up such folders after a process was killed.
 
     Args:
-        folder: of all checkpoints.
-        keep: how many of the last are kept; the best is kept besides.
+        folder: folder of all checkpoints.
+        keep: number of latest checkpoints to keep, in addition to the best one.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -78,21 +78,21 @@ class Checkpoints:
         self.keep = keep
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, in order."""
+        """The steps of all checkpoints, in increasing order."""
         if not self.folder.is_dir():
             return []
         matches = (_NAME.fullmatch(name) for name in os.listdir(self.folder))
         return sorted(int(match[1]) for match in matches if match)
 
     def path(self, step: int) -> Path:
-        """The folder of a step's checkpoint."""
+        """The folder of the checkpoint of a step."""
         return self.folder / f"{_PREFIX}{step:08d}"
 
     def recover(self) -> None:
-        """Clean up after a process that was killed; for the one process that writes the run.
+        """Clean up after a process that was killed; only the process that writes may call it.
 
-        A whole checkpoint that it did not get to rename, or had renamed to replace it, takes its
-        place among the others if there is none that is whole.
+        A complete checkpoint that the process had not renamed yet, or had moved out of the way to
+        replace it, gets its proper name if there is no complete checkpoint of that name.
 
         Raises:
             OSError: the disk cannot be read or written.
@@ -118,11 +118,15 @@ class Checkpoints:
         """Write a checkpoint, and then delete those that need not be kept.
 
         Args:
-            state: what `tfllm.training.checkpoints.model_state.state_of` gives.
-            progress: where the run stands.
+            state: result of `tfllm.training.checkpoints.model_state.state_of`.
+            progress: progress of the run.
+
+        Returns:
+            Folder of the checkpoint.
 
         Raises:
-            OSError: the disk is full or cannot be written; all is as it was before.
+            OSError: the disk is full or cannot be written to; the existing checkpoints are
+                unchanged.
         """
         target = self.path(progress.step)
         beside = self._hidden("writing", target)
@@ -145,11 +149,11 @@ class Checkpoints:
         return target
 
     def update(self, progress: Progress) -> None:
-        """Write anew what the checkpoint of this step says of its run.
+        """Rewrite the progress in the checkpoint of this step.
 
         Raises:
-            OSError: the disk is full or cannot be written; the checkpoint stays whole.
-            CheckpointError: what it says now is damaged.
+            OSError: the disk is full or cannot be written to; the checkpoint is unchanged.
+            CheckpointError: the checkpoint's present progress is damaged.
         """
         folder = self.path(progress.step)
         with self._writing(progress.step):
@@ -157,7 +161,7 @@ class Checkpoints:
             write_progress(folder, _as_dict(progress), state)
 
     def set_aside(self, step: int) -> Path:
-        """Rename a damaged checkpoint, so that it counts for nothing; returns where it is now."""
+        """Rename a damaged checkpoint, so that it is ignored; returns its new path."""
         aside = self.folder / f"damaged-{self.path(step).name}"
         remove(aside)
         self.path(step).rename(aside)
@@ -165,10 +169,10 @@ class Checkpoints:
         return aside
 
     def progress(self, step: int) -> Progress:
-        """What the checkpoint of a step says of its run.
+        """Read the progress in the checkpoint of a step.
 
         Raises:
-            CheckpointError: it is damaged or not there.
+            CheckpointError: the checkpoint is damaged or missing.
         """
         values, _ = read_progress(self.path(step))
         if values.get("best_validation_loss", 0) is None:
@@ -177,24 +181,24 @@ class Checkpoints:
             return Progress(**values)
         except TypeError as error:
             raise CheckpointError(
-                f"{self.path(step) / PROGRESS} is of another version of tfllm ({error}); train "
-                "with that version, or in another folder"
+                f"{self.path(step) / PROGRESS} was written by another version of tfllm ({error}); "
+                "train with that version, or in another folder"
             ) from error
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], Progress]:
-        """The state that was saved, and what it says of its run, both as they were written.
+        """Read the state and the progress in the checkpoint of a step, after verifying them.
 
         Raises:
-            CheckpointError: the checkpoint is damaged or not there.
+            CheckpointError: the checkpoint is damaged or missing.
             OSError: it cannot be read for another reason.
         """
         progress = self.progress(step)
         return read_state(self.path(step)), progress
 
     def _put(self, beside: Path, target: Path) -> None:
-        """Have a whole checkpoint take its place, or leave all as it was."""
+        """Move a complete checkpoint to its place, or leave everything as it was."""
         replaced = self._hidden("replaced", target)
-        again = os.path.lexists(target)  # by a run that went on from before it
+        again = os.path.lexists(target)  # written before the run resumed from an earlier step
         try:
             if again:
                 remove(replaced)
@@ -213,9 +217,9 @@ class Checkpoints:
             self._delete(replaced)
 
     def _delete(self, path: Path) -> None:
-        """Delete a checkpoint; at no moment does half of it bear its name."""
+        """Delete a checkpoint; it is renamed first, so that no partial one has its name."""
         deleting = self._hidden("deleting", path)
-        with contextlib.suppress(OSError):  # it does no harm where it is
+        with contextlib.suppress(OSError):  # it does no harm if it stays
             remove(deleting)
             path.rename(deleting)
             remove(deleting)
@@ -227,7 +231,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[None]:
-        """Say which checkpoint could not be written, and which is good."""
+        """Add to an error which checkpoint could not be written, and which is the last good one."""
         try:
             yield
         except OSError as error:
@@ -235,18 +239,18 @@ class Checkpoints:
             last = (
                 f"The last good one is that of step {steps[-1]}" if steps else "There is none yet"
             )
-            what = "make room" if error.errno in _NO_SPACE else "mend that"
-            told = OSError(
+            what = "free some space" if error.errno in _NO_SPACE else "fix that"
+            explained = OSError(
                 f"the checkpoint of step {step} could not be written to {self.folder}: {error}. "
-                f"{last}; {what}, and the same command goes on from there"
+                f"{last}; {what}, and the same command continues from there"
             )
-            told.errno = error.errno
-            raise told from error
+            explained.errno = error.errno
+            raise explained from error
 
 
 def _as_dict(progress: Progress) -> dict[str, Any]:
     values = asdict(progress)
-    if math.isinf(progress.best_validation_loss):  # JSON has no such number
+    if math.isinf(progress.best_validation_loss):  # JSON has no infinity
         values["best_validation_loss"] = None
     return values
 

@@ -22,20 +22,20 @@ class _Part(NamedTuple):
 
 
 def state_of(model: keras.Model, optimizer: bool = True) -> dict[str, np.ndarray]:
-    """Copies of a model's weights, but for frozen ones, and of what its optimizer remembers.
+    """Copies of a model's trainable weights and of its optimizer's state.
 
-    Training may go on while they are written. The same model on any number of replicas gives the
-    same names and shapes, whether its optimizer's state is shared among them or not. Dropout's
-    seeds are functions of the step and left out.
+    Training may continue while the copies are written. The names and shapes do not depend on the
+    number of replicas, nor on whether the optimizer's state is sharded over them. The seeds of
+    dropout are functions of the step and therefore left out.
 
-    Under several workers whose optimizer's state is shared among them, all of them must call this.
+    With several workers that shard the optimizer's state, all of them must call this.
 
     Args:
-        model: built, and compiled with an optimizer that is built.
-        optimizer: whether its state is wanted, too.
+        model: the model, built, and compiled with an optimizer that is built.
+        optimizer: whether to include the state of the optimizer.
 
     Returns:
-        name to array; the names begin with "model/" or "optimizer/".
+        Arrays by name; the names begin with "model/" or "optimizer/".
     """
     return {name: part.read() for name, part in _parts(model, optimizer).items()}
 
@@ -43,18 +43,18 @@ def state_of(model: keras.Model, optimizer: bool = True) -> dict[str, np.ndarray
 def restore_state(
     model: keras.Model, state: dict[str, np.ndarray], *, where: str, optimizer: bool = True
 ) -> None:
-    """Put what `state_of` gave into a model and its optimizer, on every replica.
+    """Assign a state from `state_of` to a model and its optimizer, on every replica.
 
-    Nothing is changed unless all of it fits.
+    Nothing is changed unless the whole state fits.
 
     Args:
-        model: built, and compiled with an optimizer that is built.
-        state: of the same model, on any number of replicas.
-        where: the state was read from, for the error.
-        optimizer: whether its state is wanted, too.
+        model: the model, built, and compiled with an optimizer that is built.
+        state: state of the same model, on any number of replicas.
+        where: source of the state, for the error.
+        optimizer: whether to restore the state of the optimizer.
 
     Raises:
-        CheckpointError: the model has other variables, or other shapes or types of them.
+        CheckpointError: the variables of the model have other names, shapes or dtypes.
     """
     parts = _parts(model, optimizer)
     wanted = {name for name in state if optimizer or not name.startswith("optimizer/")}
@@ -81,7 +81,7 @@ def restore_state(
 
 
 def _parts(model: keras.Model, optimizer: bool) -> dict[str, _Part]:
-    """What the state is made of, by name."""
+    """The arrays of the state by name."""
     local = model.distribute_strategy.experimental_local_results
 
     def part(variable: Any) -> _Part:
@@ -93,22 +93,22 @@ def _parts(model: keras.Model, optimizer: bool) -> dict[str, _Part]:
         )
 
     def name(variable: Any) -> str:
-        # Without the model's own name: Keras counts the models of a process in it.
+        # Without the model's own name, in which Keras counts the models of a process.
         path = variable.path.removeprefix(f"{model.name}/")
         return path.replace(f"{model.name}_", "")
 
-    # Frozen weights are those of the pretrained model, which is there already.
+    # Frozen weights are not saved: they are those of the pretrained model.
     weights = [v for v in model.trainable_weights if "seed_generator_state" not in v.path]
     parts = {f"model/{name(v)}": part(v) for v in weights}
     if not optimizer:
         return parts
-    # The optimizer itself, from inside of what scales the loss for float16.
+    # The optimizer itself, without the wrapper that scales the loss for float16.
     inner: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     portable = inner.portable_state() if hasattr(inner, "portable_state") else []
     taken = {id(v) for v in inner.variables} if portable else set()
     for i, variable in enumerate(model.optimizer.variables):
         if id(variable) not in taken:
-            # The first part is the optimizer's name, in which Keras counts, too.
+            # The first part is the optimizer's name, in which Keras also counts.
             parts[f"optimizer/{i}/{name(variable).partition('/')[2]}"] = part(variable)
     for value in portable:
         of = "" if value.of is None else f"/{name(value.of)}"

@@ -1,4 +1,4 @@
-"""Where a run goes on: the last checkpoint that is whole, the same on every worker."""
+"""Restore a run from its last complete checkpoint, the same on every worker."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from tfllm.training.checkpoints.model_state import restore_state
 def restore_last_good(
     model: keras.Model, checkpoints: Checkpoints, strategy: tf.distribute.Strategy
 ) -> Progress:
-    """Put the last checkpoint that can be read into the model; every worker must call this.
+    """Restore the model from the last readable checkpoint; every worker must call this.
 
-    The chief decides which one that is, sets damaged ones aside, and warns of them.
+    The chief decides which checkpoint that is, renames damaged ones and warns about them.
 
     Args:
-        model: built, and compiled with an optimizer that is built.
-        checkpoints: of the run.
-        strategy: of the run.
+        model: the model, built, and compiled with an optimizer that is built.
+        checkpoints: checkpoints of the run.
+        strategy: strategy of the run.
 
     Returns:
-        where the run stands; at its beginning, if it ended before its first checkpoint.
+        Progress of the run; that of its start if it ended before its first checkpoint.
 
     Raises:
-        CheckpointError: there are checkpoints, and none can be read.
+        CheckpointError: there are checkpoints, but none can be read.
     """
-    found: dict[int, Any] = {}  # the chief need not read it twice
+    found: dict[int, Any] = {}  # so that the chief does not read a checkpoint twice
 
     def last_good() -> dict[str, Any] | None:
         checkpoints.recover()
@@ -47,13 +47,13 @@ def restore_last_good(
                 continue
             for other, reason in damaged:
                 warnings.warn(
-                    f"{reason}; it is now {checkpoints.set_aside(other).name}, and the run goes "
-                    f"on from step {step}",
+                    f"{reason}; it was renamed to {checkpoints.set_aside(other).name}, and the run "
+                    f"continues from step {step}",
                     stacklevel=2,
                 )
             progress = found[step][1]
             if progress.best_step not in (None, *checkpoints.steps()):
-                # The best of that time was deleted for a better one that is now damaged.
+                # The best one was deleted when a better one was saved, which is now damaged.
                 measured = progress.validation_loss
                 progress.best_step = None if measured is None else step
                 progress.best_validation_loss = math.inf if measured is None else measured
@@ -105,16 +105,16 @@ def leave_end_out(
     checkpoints: Checkpoints,
     strategy: tf.distribute.Strategy,
 ) -> None:
-    """Leave out what only the end of a run has made that is made longer now.
+    """Undo what the end of a run added to its progress, when the run is made longer.
 
-    That it was over, and its last validation, where none would have been due at that step. Every
-    worker must call this.
+    That is the mark that it has stopped, and its last validation if none would have been due at
+    that step. Every worker must call this.
 
     Args:
-        progress: at the last checkpoint; it is changed.
-        config: of the run.
-        checkpoints: of the run.
-        strategy: of the run.
+        progress: progress at the last checkpoint; it is changed.
+        config: training settings of the run.
+        checkpoints: checkpoints of the run.
+        strategy: strategy of the run.
     """
     progress.stopped = False
     every, size = config.validate_every, config.steps_per_execution
@@ -139,7 +139,8 @@ def leave_end_out(
         progress.best_validation_loss = math.inf if best is None else losses[best]
         return
     warnings.warn(
-        f"the best weights so far are those of step {step}, the end of the shorter run, which a "
-        f"longer one would not have measured; they count, since those of step {best} were not kept",
+        f"the best weights so far are those of step {step}, the end of the shorter run, where a "
+        f"longer run would not have validated; they count as the best, since the checkpoint of "
+        f"step {best} was not kept",
         stacklevel=2,
     )

@@ -1,4 +1,4 @@
-"""What a report says of its runs in words and numbers."""
+"""The tables of a report: results of the runs, and settings in which they differ."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tfllm.config import ConfigError, ModelConfig, build
 from tfllm.models.parameter_count import num_parameters
 
 NOTHING = "–"
-"""in a table, where a run's log does not tell"""
+"""cell of a table whose value is not in the run's log"""
 
 Table = dict[str, list[str]]
-"""a row's name to its cells, one for each run"""
+"""maps a row's name to its cells, one per run"""
 
 
 def comparison(runs: Sequence[RunLog]) -> Table:
-    """What came of each run; rows that no run can fill are left out."""
+    """The results of each run; rows that are empty for all runs are left out."""
     found = [figures(run) for run in runs]
     rows: Table = {
         "state": [_state(run) for run in runs],
@@ -43,7 +43,7 @@ def comparison(runs: Sequence[RunLog]) -> Table:
     }
     shares = [f.time_shares for f in found]
     for part in dict.fromkeys(part for share in shares for part in share):
-        rows[f"of it: {part}"] = [_text(share.get(part), percentage) for share in shares]
+        rows[f"of which: {part}"] = [_text(share.get(part), percentage) for share in shares]
     rows |= {
         "peak memory": [_text(f.peak_memory, memory_size) for f in found],
         "skipped steps": [_text(f.skipped_steps, lambda n: f"{n:,.0f}") for f in found],
@@ -52,7 +52,7 @@ def comparison(runs: Sequence[RunLog]) -> Table:
 
 
 def differences(runs: Sequence[RunLog]) -> Table:
-    """The settings that are not the same in all runs whose settings are known."""
+    """The settings in which the runs differ; runs whose settings are unknown do not count."""
     known = [run for run in runs if run.settings]
     flat = [_flat(run) for run in runs]
     names = dict.fromkeys(name for settings in flat for name in settings)
@@ -61,7 +61,7 @@ def differences(runs: Sequence[RunLog]) -> Table:
         values = [settings.get(name, NOTHING) for settings in flat]
         if len({v for v, run in zip(values, runs, strict=True) if run in known}) > 1:
             rows[name] = values
-    # The same text may lie in another folder, and another text in the same one.
+    # The same text may be in different folders, and different texts in the same folder.
     digests = rows.pop("data.digest", None)
     rows.pop("data.notes", None)
     if digests is None:
@@ -106,7 +106,7 @@ def _furthest(run: RunLog, key: str) -> float | None:
 def _parameters(run: RunLog) -> int | None:
     try:
         return num_parameters(build(ModelConfig, run.section("model")))
-    except (ConfigError, TypeError):  # of another version, or not there
+    except (ConfigError, TypeError):  # written by another version, or missing
         return None
 
 

@@ -28,24 +28,24 @@ def report(
     *,
     x: XAxis = "tokens",
 ) -> Path:
-    """Draw loss, learning rate, throughput and the rest of some runs, and compare the runs.
+    """Plot loss, learning rate, throughput and more of training runs, and compare the runs.
 
-    Runs may be running, interrupted, resumed or finished; what their logs do not tell is left out.
-    Imports no TensorFlow.
+    The runs may be running, interrupted, resumed or finished; values that their logs do not contain
+    are left out. TensorFlow is not imported.
 
     Args:
-        runs: the folders of one or several runs.
-        out: a folder, or a file that ends with .html or .png: the page and the picture are named
-            alike and stand side by side. What is there is replaced.
-        x: the charts' horizontal axis: "tokens", "step" or "seconds".
+        runs: folders of one or several runs.
+        out: a folder, or a file that ends with .html or .png. The page and the picture are written
+            next to each other, with the same name and these endings. Existing files are replaced.
+        x: horizontal axis of the charts: "tokens", "step" or "seconds".
 
     Returns:
-        the page, one HTML file that needs no other; the picture is `.with_suffix(".png")`.
+        Path of the page, a single self-contained HTML file; that of the picture is
+        `.with_suffix(".png")`.
 
     Raises:
-        FileNotFoundError: a folder holds no run.
-        ValueError: no run has logged a step, no log has what `x` asks for, or `out` has another
-            ending.
+        FileNotFoundError: a folder does not contain a run.
+        ValueError: no run has logged a step, no log contains `x`, or `out` has another ending.
         ImportError: matplotlib is not installed (the extra `plot`).
     """
     if x not in ("tokens", "step", "seconds"):
@@ -55,7 +55,7 @@ def report(
     require_matplotlib()
     panels = panels_of(found, x)
     if all(panel.key == "time_shares" for panel in panels):
-        raise ValueError(f"none of the logs has {x} to draw along; choose another x")
+        raise ValueError(f"none of the logs contains {x}, the horizontal axis; choose another x")
     html = _html(found, x)
     page.parent.mkdir(parents=True, exist_ok=True)
     picture(panels, found, x, page.with_suffix(".png"))
@@ -80,8 +80,8 @@ def _html(runs: Sequence[RunLog], x: XAxis) -> str:
     settings = ""
     if len(runs) > 1:
         differing = differences(runs)
-        told = _table(columns, differing) if differing else "<p>None: they are the same.</p>"
-        settings = f"<h2>Settings that differ</h2>\n{told}"
+        text = _table(columns, differing) if differing else "<p>None: all are the same.</p>"
+        settings = f"<h2>Settings that differ</h2>\n{text}"
     written = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     return _PAGE.format(
         title=escape("Training report: " + ", ".join(run.name for run in runs)),
@@ -99,8 +99,8 @@ def _figure(panel: Panel, runs: Sequence[RunLog], x: XAxis) -> str:
     kind, size, caption = "", (5.1, 2.9), ""
     if panel is LOSS:
         kind, size = "wide", (10.4, 4.0)
-        told = "Training loss, smoothed, and faint as logged; dots are validations."
-        caption = f"<figcaption>{told}</figcaption>"
+        text = "Training loss, smoothed; the faint line is the logged loss, dots are validations."
+        caption = f"<figcaption>{text}</figcaption>"
     return (
         f'<figure class="{kind}" role="img" aria-label="{escape(panel.title)}">'
         f"{panel_svg(panel, runs, x, size)}{caption}</figure>"
@@ -108,7 +108,7 @@ def _figure(panel: Panel, runs: Sequence[RunLog], x: XAxis) -> str:
 
 
 def _notes(runs: Sequence[RunLog], panels: Sequence[Panel], x: XAxis) -> list[str]:
-    """What is not shown, and why."""
+    """Notes on what the report does not show, and why."""
     notes = [f"{run.name}: {note}" for run in runs for note in run.notes]
     for run in runs:
         if (run.steps or run.validations) and not run.series("loss", x)[0]:
@@ -127,7 +127,7 @@ def _swatch(number: int) -> str:
 
 
 def _table(columns: Sequence[str], rows: Table) -> str:
-    """The columns' heads are HTML already."""
+    """A table as HTML; the column headers are HTML already."""
     head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     body = "\n".join(
         f'<tr><th scope="row">{escape(name)}</th>'
