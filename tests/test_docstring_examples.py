@@ -19,7 +19,7 @@ import pytest
 import tfllm
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.DONT_ACCEPT_TRUE_FOR_1
-COMPLETE = ("tfllm.config", "tfllm.data", "tfllm.evaluation", "tfllm.training")
+COMPLETE = ("tfllm.config", "tfllm.data", "tfllm.evaluation", "tfllm.tasks", "tfllm.training")
 """packages in which each public class, other than errors, has an example"""
 
 

@@ -119,7 +119,7 @@ def test_a_model_with_its_tokenizer_generates_text(folder):
     expected = task.generate(["one", "two three"], max_new_tokens=5)
     assert model.generate(["one", "two three"], max_new_tokens=5) == expected
     bare = CausalLM(CONFIG, seed=7)
-    with pytest.raises(ValueError, match="no tokenizer, and knows token ids alone"):
+    with pytest.raises(ValueError, match="no tokenizer, and takes token ids only"):
         bare.generate("one")
     ids = model.tokenizer.encode("one")
     assert model.tokenizer.decode(model.generate(ids, max_new_tokens=5)) == expected[0]
@@ -139,8 +139,8 @@ def test_what_cannot_be_continued_is_refused_in_words():
     for wrong, rule in (
         ([5, 430], "token ids must be at least 0 and below vocab_size=430; received 5 to 430"),
         ([-1], "received -1"),
-        ([[]], "at least one; row 1"),
-        ([[5], [1.5]], "row 2 is of shape .* float64"),
+        ([[]], "at least one token id; row 1"),
+        ([[5], [1.5]], "row 2 has shape .* float64"),
         ([1] * 513, "a prompt may have at most max_sequence_length=512"),
     ):
         with pytest.raises(ValueError, match=rule):

@@ -271,7 +271,7 @@ def test_a_folder_with_a_template_is_loaded_as_chat(tmp_path, caplog):
     save(model(), tmp_path / "broken", with_template("{% if %}"))
     with caplog.at_level("WARNING", logger="tfllm"):
         assert type(load(tmp_path / "broken")) is TextGeneration
-    assert "takes no conversations: the chat template is broken" in caplog.text
+    assert "does not support conversations: the chat template is broken" in caplog.text
 
 
 def test_all_special_tokens_are_broken_in_the_graph():

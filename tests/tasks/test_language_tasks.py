@@ -94,8 +94,8 @@ def test_a_run_from_files_says_its_task_and_ends_with_what_it_is_for(name, runs)
     assert again.generate("the", max_new_tokens=3, temperature=0) == answers.generate(
         "the", max_new_tokens=3, temperature=0
     )
-    with pytest.raises(ValueError, match=rf"is a {type(answers).__name__}, and no other"):
-        type("other", (TextGeneration,), {}).from_pretrained(run.folder)
+    with pytest.raises(ValueError, match=rf"is a {type(answers).__name__}, not a Other"):
+        type("Other", (TextGeneration,), {}).from_pretrained(run.folder)
 
 
 @pytest.mark.parametrize("name", LANGUAGE_TASKS)
@@ -106,7 +106,7 @@ def test_a_run_goes_on_and_can_be_made_longer_from_its_files(name, runs, begun, 
     assert (short.step, longer.step) == (2, 4)
     for mine, theirs in zip(longer.model.weights, at_once.model.weights, strict=True):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
-    with pytest.raises(ConfigError, match=rf"is of the task {name}; received task='tagging'"):
+    with pytest.raises(ConfigError, match=rf"is for the task {name}; received task='tagging'"):
         begun(name, tmp_path / "run", task="tagging")
 
 
@@ -140,7 +140,7 @@ def test_text_is_evaluated_prepared_or_as_files(name, runs, files, tmp_path):
     assert prepared.task == name and prepared.perplexity > 1
     of_files = evaluate(run.folder, files[name], task=name)
     assert of_files.num_tokens > prepared.num_tokens  # those of validation, too
-    with pytest.raises(ConfigError, match="all records of files are measured"):
+    with pytest.raises(ConfigError, match="for files, all records are used"):
         evaluate(run.folder, files[name], task=name, split="validation")
     with pytest.raises(ConfigError, match="columns is not for the task"):
         evaluate(run.folder, files[name], task=name, columns={"text": "a"})

@@ -82,7 +82,7 @@ def test_what_is_cut_off_is_counted(task, tmp_path):
     assert [error.decode() for error in filled["error"].numpy()] == [
         "",
         "",
-        "the mask token stands behind the first 10 tokens, which are all that the model sees",
+        "the mask token comes after the first 10 tokens, at which the text is truncated",
         "the text has no mask token",
     ]
     for outputs in (filled, task.signatures["score"](text=tf.constant(texts))):
@@ -93,8 +93,8 @@ def test_what_is_cut_off_is_counted(task, tmp_path):
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS if text != ""))
     result = evaluate(task, file, task="masked_language_model")
     assert result.notes == (
-        "1 of 4 records are longer than what the model takes at once and lost their ends "
-        "(truncated_tokens of each answer)",
+        "1 of 4 records are longer than the model's maximum length and were truncated "
+        "(see truncated_tokens of each answer)",
     )
 
 

@@ -165,7 +165,7 @@ def test_an_answer_that_no_window_holds_is_no_lesson(tokenizer):
     record = Record({"question": "what?", "context": f"say {answer} built", "answer": answer})
     of, information = QuestionAnswering().examples, {"may_be_unanswered": True}
     with pytest.raises(
-        ValueError, match="no window of 24 tokens holds the 60 tokens of the answer"
+        ValueError, match="no window of 24 tokens can hold the 60 tokens of the answer"
     ):
         of(record, tokenizer, information, 24)
     (example,) = of(record, tokenizer, information, 128)
@@ -204,11 +204,11 @@ def test_answers_of_several_forms(record, wanted):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"answer": "d"}, "'d' does not stand in the context"),
-        ({"answer": "b", "answer_start": 3}, "does not stand at answer_start 3: there is ' '"),
-        ({"answer": "b", "answer_start": -1}, "does not stand at answer_start -1"),
+        ({"answer": "d"}, "'d' is not in the context"),
+        ({"answer": "b", "answer_start": 3}, "is not at answer_start 3: the text there is ' '"),
+        ({"answer": "b", "answer_start": -1}, "is not at answer_start -1"),
         ({"answer": "b", "answer_start": "2"}, "must be a whole number; received '2'"),
-        ({"answers": {"text": ["b"], "answer_start": []}}, "as many answer_start as text"),
+        ({"answers": {"text": ["b"], "answer_start": []}}, "equally many text and answer_start"),
         ({"answers": "b"}, "must be a list of objects"),
         ({"answers": [{"text": 3}]}, "an answer must be a text; received 3"),
     ],
@@ -222,10 +222,10 @@ def test_records_without_any_answer():
     with pytest.raises(ValueError, match="none of the 1 training records has an answer"):
         QuestionAnswering().information([Record({"question": "a", "context": "b"})])
     wrong = Record({"question": "a", "context": "b", "answer": "c"}, "a.jsonl, line 3")
-    with pytest.raises(ValueError, match=r"\(a.jsonl, line 3: the answer 'c' does not stand in"):
+    with pytest.raises(ValueError, match=r"\(a.jsonl, line 3: the answer 'c' is not in"):
         QuestionAnswering().information([wrong])
     record = Record({"question": "a", "context": "b"})
-    with pytest.raises(ValueError, match="all have an answer and this one has none"):
+    with pytest.raises(ValueError, match="have an answer, but this one has none"):
         QuestionAnswering().examples(record, None, {"may_be_unanswered": False}, 32)
 
 

@@ -138,7 +138,7 @@ def test_columns_that_are_not_there_are_listed_beside_those_that_are(tmp_path):
 
 def test_targets_that_are_all_alike_teach_nothing(tmp_path):
     data = write(tmp_path / "data.jsonl", [{**pair, "translation": "same"} for pair in pairs()])
-    with pytest.raises(ValueError, match="nothing to learn where every translation is the same"):
+    with pytest.raises(ValueError, match="nothing to learn if every translation is the same"):
         prepared(data, tmp_path / "out")
 
 

@@ -173,11 +173,14 @@ def test_words_in_pieces_and_marks_beside_letters(tokenizer):
     ("spans", "message"),
     [
         ("PERSON", "must be a list of spans"),
-        ([{"begin": 0, "label": "A"}], "begin and end, places of characters, and a label"),
+        (
+            [{"begin": 0, "label": "A"}],
+            "begin and end, which are positions of characters, and a label",
+        ),
         ([[0, 2, ""]], "and a label"),
-        ([[True, 2, "A"]], "places of characters"),
-        ([[0, 99, "A"]], "lie in its text, which has 49 characters; received 0 to 99"),
-        ([[3, 3, "A"]], "lie in its text"),
+        ([[True, 2, "A"]], "positions of characters"),
+        ([[0, 99, "A"]], "lie within its text, which has 49 characters; received 0 to 99"),
+        ([[3, 3, "A"]], "lie within its text"),
         ([[2, 8, "A"]], r"begin or end with space; received 2 to 8 \(A\): ' Smith'"),
         ([[0, 8, "A"], [3, 8, "B"]], "must not overlap; received 0 to 8 .* and 3 to 8"),
     ],
@@ -192,7 +195,7 @@ def test_spans_that_are_none(spans, message):
     [
         (Span(0, 1, "PERSON"), "where words do; received 0 to 1 .*'M'.* the words are 'Mr'"),
         (Span(4, 8, "PERSON"), "the words are 'Smith'"),
-        (Span(0, 8, "ANIMAL"), r"'ANIMAL' is none of those .* \('PERSON', 'PLACE'\)"),
+        (Span(0, 8, "ANIMAL"), r"'ANIMAL' is not among those .* \('PERSON', 'PLACE'\)"),
     ],
 )
 def test_spans_that_do_not_fit_the_words(tokenizer, span, message):
@@ -227,7 +230,7 @@ def test_bad_records_can_be_skipped_and_are_counted(tmp_path):
 
 
 def test_no_spans_at_all():
-    with pytest.raises(ValueError, match="none of the 1 training records has a span"):
+    with pytest.raises(ValueError, match="none of the 1 training records has a valid span"):
         Tagging().information([Record({"text": "a", "spans": []})])
     wrong = Record({"text": "a", "spans": [{"from": 0, "to": 1, "label": "A"}]}, "a.jsonl, line 3")
     with pytest.raises(ValueError, match=r"\(a.jsonl, line 3: a span must have begin and end"):
@@ -248,7 +251,7 @@ def test_a_wrong_span_of_a_validation_record_is_no_matter_of_training(tmp_path):
             Tagging(), str(tmp_path / "a.jsonl"), tmp_path / "no", config, sequence_length=8,
             show_progress=False,
         )  # fmt: skip
-    assert "known from training" not in str(caught.value)
+    assert "must not go beyond the training" not in str(caught.value)
 
 
 def test_measures_and_remarks(tokenizer):
@@ -302,5 +305,5 @@ def test_bad_lines_of_conll_files(line, message, tmp_path):
 
 
 def test_a_model_of_other_labels_is_refused(tokenizer):
-    with pytest.raises(ValueError, match=r"3 labels are 7 tags .*tells 5 apart"):
+    with pytest.raises(ValueError, match=r"3 labels give 7 tags .*the model has 5"):
         SpanTagger(Oracle(None, 5), tokenizer, {"labels": ["A", "B", "C"]})

@@ -123,7 +123,7 @@ CASES: dict[str, TinyCase] = {
             ({"text": "a day", "lable": "good"}, "no column 'label'.*'text', 'lable'"),
             (
                 {"text": "a day", "second_text": "b", "label": "good"},
-                "either every record has a second_text or none",
+                "either every record must have a second_text or none",
             ),
         ],
         [{"text": ""}],
@@ -143,10 +143,10 @@ CASES: dict[str, TinyCase] = {
             {"question": "so many " * 30, "context": "naïve 你好"},
         ],
         [
-            ({"question": "a", "context": "b c", "answer": "d"}, "does not stand in the context"),
+            ({"question": "a", "context": "b c", "answer": "d"}, "is not in the context"),
             (
                 {"question": "a", "context": "b c", "answer": "c", "answer_start": 1},
-                "line 41.*does not stand at answer_start 1: there is ' '",
+                "line 41.*is not at answer_start 1: the text there is ' '",
             ),
             ({"question": "a", "text": "b"}, "no column 'context'"),
         ],
@@ -158,7 +158,7 @@ CASES: dict[str, TinyCase] = {
         [{"text": "so Anna was"}, {"text": "so Jane Grey " * 60}, {"text": "naïve 你好"}],
         [
             ({"text": "Anna", "spans": [[1, 4, "PERSON"]]}, "begin and end where words do"),
-            ({"text": "Anna", "spans": [[0, 5, "PERSON"]]}, "line 41.*lie in its text"),
+            ({"text": "Anna", "spans": [[0, 5, "PERSON"]]}, "line 41.*lie within its text"),
             ({"text": "a b", "spans": [[0, 3, "A"], [2, 3, "B"]]}, "must not overlap"),
             ({"text": "a", "span": []}, "no column 'spans'"),
         ],

@@ -66,11 +66,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:
     command = commands[name] if name else parser
     flags = [flag for flag in command._option_string_actions if flag.startswith("--")]
     end = words.index("--") if "--" in words else len(words)
-    behind: list[str] = []
+    after: list[str] = []
     if name == "launch":  # the words after `--` are a command line of their own
-        words, behind = words[:end], words[end + 1 :]
+        words, after = words[:end], words[end + 1 :]
         if not {"-h", "--help"} & set(words):
-            _check_worker_command(command, behind, commands)
+            _check_worker_command(command, after, commands)
     for i, word in enumerate(words[:end]):
         flag, equals, value = word.partition("=")
         if flag.startswith("--") and flag.replace("_", "-") not in flags:
@@ -98,23 +98,23 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:
     if texts := FREE_TEXT.get(name):
         _take_settings(command, options, texts, len(words) - end - 1)
     if name == "launch":
-        options.worker_command, options.worker_options = behind, parse(behind)
+        options.worker_command, options.worker_options = after, parse(after)
     return options
 
 
-def _take_settings(command: Parser, options: argparse.Namespace, texts: str, behind: int) -> None:
+def _take_settings(command: Parser, options: argparse.Namespace, texts: str, after: int) -> None:
     """Separate settings from the texts of a command: `generate MODEL "Hi" top_p=0.9`.
 
     Args:
         command: parser that reports errors.
         options: the parsed options; settings are moved to `positional_assignments`.
         texts: name of the argument that holds the texts.
-        behind: number of words after `--`, all of which are text.
+        after: number of words after `--`, all of which are text.
     """
     if getattr(options, "signature", None):  # the inputs of a signature are also NAME=VALUE
         return
     words = getattr(options, texts)
-    free = max(len(words) - max(behind, 0), 0)
+    free = max(len(words) - max(after, 0), 0)
     try:
         kept, taken = settings_among(words[:free], f"{command.prog} MODEL")
     except ConfigError as error:
@@ -127,17 +127,17 @@ def _take_settings(command: Parser, options: argparse.Namespace, texts: str, beh
     options.positional_assignments = taken
 
 
-def _check_worker_command(parser: Parser, behind: list[str], commands: dict[str, Any]) -> None:
+def _check_worker_command(parser: Parser, after: list[str], commands: dict[str, Any]) -> None:
     usage = "the workers' command must follow --: tfllm launch --workers 2 -- train --data ..."
-    if not behind:
+    if not after:
         parser.error(usage)
-    if behind[0] == "train":
+    if after[0] == "train":
         return
-    if behind[0] not in commands:
-        parser.error(f"{usage}; received {behind[0]!r} there")
+    if after[0] not in commands:
+        parser.error(f"{usage}; received {after[0]!r} there")
     parser.error(
         f"launch starts the workers of one training run: train must follow --; received "
-        f"{behind[0]!r}, which runs in one process: start it without launch"
+        f"{after[0]!r}, which runs in one process: start it without launch"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a model is for, as functions from text to text."""
+"""Tasks: what a model is for, as functions from text to text."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What data are, and which task is meant where it is not named: the run, the data or the records
-say it."""
+"""Open data, and determine the task from the run, the data or the records if it is not named."""
 
 from __future__ import annotations
 
@@ -24,10 +23,10 @@ _TASK_OF_KIND: dict[Kind, str] = {
 
 
 def opened_data(data: Any) -> Any:
-    """Prepared data, where the folder of such was named; else what was given, files of records.
+    """Open `data` if it is a folder of prepared data; files of records are returned unchanged.
 
     Raises:
-        ValueError: it is a folder of another kind, such as a run, or the data are damaged.
+        ValueError: `data` is a folder of another kind, such as a run, or is damaged.
     """
     if not isinstance(data, str | Path):
         return data
@@ -41,7 +40,7 @@ def opened_data(data: Any) -> Any:
 def task_of_records(
     source: Any, config: PrepareConfig | None = None, *, exclude: Sequence[str | Path] = ()
 ) -> Task:
-    """The task of a language model that files of records are for, by the names of their keys.
+    """The language-model task that files of records are for, according to their keys.
 
     Args:
         source: files, folders and globs.
@@ -50,7 +49,7 @@ def task_of_records(
 
     Raises:
         FileNotFoundError: there are no such files.
-        ConfigError: they hold records of several kinds.
+        ConfigError: the files contain records of several kinds.
     """
     config = config or PrepareConfig()
     found = [
@@ -68,14 +67,14 @@ def task_of_run(
     """The task of a run.
 
     Args:
-        name: of the task that is asked for, or None.
+        name: name of the requested task, or None.
         data: prepared data, or files of records.
         config: settings of the preparation of files.
-        run: what run.json says, empty for a new run.
-        where: the run's folder.
+        run: content of run.json; empty for a new run.
+        where: folder of the run.
 
     Raises:
-        ConfigError: the run or the data are of another task than the one asked for.
+        ConfigError: the run or the data are for another task than the requested one.
         ValueError: there is no task of that name.
     """
     found = [(data.task, data.folder)] if isinstance(data, PreparedData) else []
@@ -84,7 +83,7 @@ def task_of_run(
     name = name or (found[0][0] if found else None)
     for other, place in found:
         if other != name:
-            raise ConfigError(f"{place} is of the task {other}; received task={name!r}")
+            raise ConfigError(f"{place} is for the task {other}; received task={name!r}")
     if name is None:
         return task_of_records(data, config, exclude=[where])
     return task_named(name)

@@ -1,4 +1,4 @@
-"""The verb `evaluate`: how good a model is at its task."""
+"""The verb `evaluate`: measure how good a model is at its task."""
 
 from __future__ import annotations
 
@@ -26,31 +26,35 @@ def evaluate(
     adapter: str | Path | None = None,
     **settings: Any,
 ) -> Evaluation:
-    """Measure a model: its perplexity on text, or its answers to records, as a server gives them.
+    """Evaluate a model: its perplexity on text, or its answers to records, as when served.
 
     Args:
-        model: a model folder, a run, a .gguf file, `hf://ORGANISATION/NAME`, what `tfllm.load`
-            gave, or a `CausalLM`.
-        data: what `tfllm.prepare` wrote, or files; of a task with columns files of records, with
-            what is right.
-        task: a key of `tfllm.tasks.TASKS`; default: the one that the model says.
-        dtype: in which a model is loaded.
-        adapter: a folder with an adapter for the model, in PEFT's layout, which is merged.
-        settings: of the task. Of a language model: `split`, `sequence_length`, `batch_size`,
-            `num_batches`, `separate_documents`, `tokenizer` (`tfllm.evaluation.perplexity`). Of a
-            task with columns: `columns`, `encoding`, `skip_bad_records`, `out`, `batch_size`, and
-            what its metrics take (`tfllm.tasks.record_evaluation`).
+        model: a model folder, a run, a .gguf file, `hf://ORGANISATION/NAME`, the result of
+            `tfllm.load`, or a `CausalLM`.
+        data: folder that `tfllm.prepare` wrote, or files; for a task with columns, files of records
+            that include the correct answers.
+        task: a key of `tfllm.tasks.TASKS`. Defaults to the task of the model.
+        dtype: dtype in which a model is loaded. Defaults to "float32".
+        adapter: folder of an adapter for the model, in PEFT's layout, to be merged.
+        settings: settings of the task. For a language model: `split`, `sequence_length`,
+            `batch_size`, `num_batches`, `separate_documents` and `tokenizer`
+            (`tfllm.evaluation.perplexity`). For a task with columns: `columns`, `encoding`,
+            `skip_bad_records`, `out`, `batch_size` and settings of its metrics
+            (`tfllm.tasks.record_evaluation`).
+
+    Returns:
+        The metrics.
 
     Raises:
         OSError: there is no such model or file.
-        ValueError: the model is of another task, a record is broken, or a setting is not one of the
-            task's.
+        ValueError: the model is for another task, a record is malformed, or the task has no such
+            setting.
     """
     if task is not None:
         _check_settings(task_named(task), settings)
     if isinstance(model, str | Path):
-        model_folder(model)  # that it is there, before all else
-    data = opened_data(data)  # before the model, which takes longer
+        model_folder(model)  # checks that it exists, before anything else
+    data = opened_data(data)  # before the model, which takes longer to load
     name = task
     if name is None:
         if isinstance(model, TextModel):
@@ -63,15 +67,17 @@ def evaluate(
     _check_settings(chosen, settings)
     if isinstance(data, PreparedData) and data.records == "task":
         raise ValueError(
-            f"{data.folder} holds the examples of a task, which have no perplexity; measure the "
-            "model on its records: tfllm evaluate MODEL --data FILE"
+            f"{data.folder} contains the examples of a task, which have no perplexity; evaluate "
+            "the model on records: tfllm evaluate MODEL --data FILE"
         )
     if not isinstance(data, PreparedData):
-        chosen.files(data, chosen.prepare_config())  # that they are there
+        chosen.files(data, chosen.prepare_config())  # checks that they exist
     if isinstance(model, str | Path):
         model = chosen.load(model, dtype=dtype, adapter=adapter)
     elif adapter is not None or dtype != "float32":
-        raise ConfigError("dtype and adapter are for a model that is loaded; it was given loaded")
+        raise ConfigError(
+            "dtype and adapter are for a model that is loaded from a path; received a loaded model"
+        )
     return chosen.evaluate(model, data, **settings)
 
 
@@ -79,6 +85,6 @@ def _check_settings(task: Task, settings: Mapping[str, Any]) -> None:
     for setting in settings:
         if setting not in task.evaluate_settings:
             raise ConfigError(
-                f"{setting} is not for the task {task.name}, which is evaluated with "
+                f"{setting} is not for the task {task.name}, whose evaluation takes "
                 f"{', '.join(task.evaluate_settings)}; leave it out"
             )

@@ -1,9 +1,9 @@
-"""Texts out of tf.train.Example messages, in a graph, where a bad row fails no other.
+"""Read texts from tf.train.Example messages in a graph, where a bad row does not affect others.
 
-`tf.io.parse_example` refuses a whole batch for one message that is damaged or holds another type;
-in a batch of a server the other rows are other clients'. So the wire format is read here, with the
-places of all messages' fields moving on together: message by message of the four that are nested
-(Example, Features, an entry of its map, Feature, BytesList), and within one field by field.
+`tf.io.parse_example` refuses a whole batch if one message is damaged or has another type; but in a
+server's batch the other rows belong to other clients. Therefore the wire format is parsed here, for
+all messages of the batch in parallel: level by level of the nested messages (Example, Features, an
+entry of its map, Feature, BytesList), and field by field within a level.
 
 Protocol buffers' wire format: https://protobuf.dev/programming-guides/encoding/.
 """
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 MOST_FIELDS = 1000
-"""fields of one message that are read; a row with more is refused, so that none takes long"""
+"""maximum number of fields in a message; a row with more is refused, to bound the time"""
 _TAG_BYTES = 5
 _VARINT_BYTES = 10
 _LENGTH_DELIMITED = 2
@@ -25,35 +25,35 @@ UNREADABLE = "inputs must be tf.train.Example messages; this one cannot be read"
 
 
 class ExampleTexts(NamedTuple):
-    """What the messages hold."""
+    """The texts in messages."""
 
     texts: list[tf.Tensor]
-    """string [B] of each feature; "" where there is an error"""
+    """text of each feature, string [B]; "" for rows with an error"""
     error: tf.Tensor
-    """string [B]: what is wrong with the message, or \"\" """
+    """error of each message, or \"\", string [B]"""
 
 
 class _Fields(NamedTuple):
-    """Length-delimited fields, each int64 [F], those of a message in their order."""
+    """Length-delimited fields, sorted by message; each int64 [F]."""
 
     message: tf.Tensor
-    """which of the messages that were read"""
+    """index of the message"""
     number: tf.Tensor
-    """of the field"""
+    """number of the field"""
     begin: tf.Tensor
     end: tf.Tensor
 
 
 def example_texts(serialized: tf.Tensor, names: Sequence[str]) -> ExampleTexts:
-    """The text of each named feature, which must be one string.
+    """Read the text of each named feature, which must be a single string.
 
     Args:
-        serialized: string [B].
-        names: of the features.
+        serialized: messages, string [B].
+        names: names of the features.
     """
     lengths = tf.cast(tf.strings.length(serialized), tf.int64)
     ends = tf.cumsum(lengths)
-    # With zeros behind it, which no field reaches: what is read beyond the end is there to read.
+    # Followed by zeros, which belong to no field, so that reads may go beyond the end.
     joined = tf.strings.join([tf.strings.reduce_join(serialized), b"\0" * _VARINT_BYTES])
     content = tf.io.decode_raw(joined, tf.uint8)
     num_rows = tf.size(serialized, tf.int64)
@@ -77,7 +77,7 @@ def example_texts(serialized: tf.Tensor, names: Sequence[str]) -> ExampleTexts:
 
     num_entries = tf.size(entries.begin, tf.int64)
     key = _last(keys, keys.message, num_entries)
-    is_kind = kinds.number <= len(_KINDS)  # of other fields nothing is known
+    is_kind = kinds.number <= len(_KINDS)  # other fields are unknown
     numbers = tf.boolean_mask(kinds.number, is_kind)
     kind_of_entry = _last_value(
         numbers, tf.boolean_mask(tf.gather(values.message, kinds.message), is_kind), num_entries
@@ -107,9 +107,9 @@ class _Entries(NamedTuple):
     key: tuple[tf.Tensor, tf.Tensor]
     """begin and end of the name"""
     kind: tf.Tensor
-    """number of the field of Feature; 0: it is empty"""
+    """number of the field in Feature; 0: empty"""
     count: tf.Tensor
-    """strings in it"""
+    """number of strings"""
     value: tuple[tf.Tensor, tf.Tensor]
     """begin and end of the last string"""
 
@@ -117,15 +117,15 @@ class _Entries(NamedTuple):
 def _feature(
     serialized: tf.Tensor, row_begins: tf.Tensor, entries: _Entries, name: str, num_rows: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The text of one feature, string [B], and what is wrong with it, string [B]."""
+    """The text of one feature, string [B], and its error, string [B]."""
 
     def cut(rows: tf.Tensor, place: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        begin = tf.maximum(place[0] - tf.gather(row_begins, rows), 0)  # below: of what is empty
+        begin = tf.maximum(place[0] - tf.gather(row_begins, rows), 0)  # negative if empty
         return tf.strings.substr(tf.gather(serialized, rows), begin, place[1] - place[0])
 
     is_named = cut(entries.row, entries.key) == name
     number = tf.range(tf.size(entries.row, tf.int64))
-    # Of two entries with one name the later counts.
+    # Of two entries with the same name, the later one counts.
     chosen = tf.math.unsorted_segment_max(tf.where(is_named, number, -1), entries.row, num_rows)
     there = chosen >= 0
     row = tf.boolean_mask(tf.range(num_rows), there)
@@ -157,20 +157,20 @@ def _feature(
 def _read_fields(
     content: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor
 ) -> tuple[_Fields, tf.Tensor]:
-    """The length-delimited fields of messages.
+    """Read the length-delimited fields of messages.
 
     Args:
-        content: uint8 [N], with ten bytes behind the last message.
-        begins, ends: int64 [M], the messages' places.
+        content: bytes of all messages, followed by ten more bytes, uint8 [N].
+        begins, ends: positions of the messages, int64 [M].
 
     Returns:
-        the fields, and whether each message can be read to its end, bool [M].
+        The fields, and whether each message can be read to its end, bool [M].
     """
     *columns, good = _field_columns(content, begins, ends)
     return _Fields(*columns), good
 
 
-@tf.function(  # once in a graph, which optimizes faster than five copies do
+@tf.function(  # one function in a graph, which is optimized faster than five copies
     input_signature=[tf.TensorSpec([None], t) for t in (tf.uint8, tf.int64, tf.int64)],
     autograph=False,
     experimental_attributes={"_noinline": True},
@@ -188,7 +188,7 @@ def _field_columns(content: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor) -> li
         begin, end = tf.gather(place, active), tf.gather(ends, active)
         tag, after_tag, good_tag = _varint(content, begin, end, _TAG_BYTES)
         kind = tag & 7
-        # A number of its own, or the length of what follows.
+        # An integer, or the length of the bytes that follow.
         value, after, good_value = _varint(content, after_tag, end, _VARINT_BYTES)
         good_value &= (kind != _LENGTH_DELIMITED) | ((value >= 0) & (value <= end - after))
         is_varint, is_bytes = kind == 0, kind == _LENGTH_DELIMITED
@@ -221,9 +221,9 @@ def _field_columns(content: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor) -> li
 def _varint(
     content: tf.Tensor, begin: tf.Tensor, end: tf.Tensor, most: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Numbers of 7 bits a byte: their values, the places behind them, and whether they are ones."""
+    """Read varints: their values, the positions after them, and whether they are valid."""
     places = begin[:, tf.newaxis] + tf.range(most, dtype=tf.int64)
-    # What lies beyond the end of the content is not read, as its place is not before `end`.
+    # Bytes beyond the end of the content are not used, since they are not before `end`.
     last = tf.size(content, tf.int64) - 1
     read = tf.cast(tf.gather(content, tf.minimum(places, last)), tf.int64)
     is_last = read < 0x80
@@ -237,7 +237,7 @@ def _varint(
 
 
 def _chosen(fields: _Fields, number: int, rows: tf.Tensor) -> tuple[_Fields, tf.Tensor]:
-    """The fields of one number, and the row that each is of; `rows`: of each message."""
+    """The fields with a given number, and the row of each; `rows` are those of the messages."""
     chosen = fields.number == number
     found = _Fields(*(tf.boolean_mask(column, chosen) for column in fields))
     return found, tf.gather(rows, found.message)
@@ -249,7 +249,7 @@ def _any(flags: tf.Tensor, rows: tf.Tensor, num_rows: tf.Tensor) -> tf.Tensor:
 
 
 def _last(fields: _Fields, groups: tf.Tensor, num_groups: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Begin and end of the last field of each group; an empty one at 0 where it has none."""
+    """Begin and end of the last field of each group; 0 and 0 for a group without fields."""
     return (
         _last_value(fields.begin, groups, num_groups),
         _last_value(fields.end, groups, num_groups),
@@ -257,8 +257,8 @@ def _last(fields: _Fields, groups: tf.Tensor, num_groups: tf.Tensor) -> tuple[tf
 
 
 def _last_value(values: tf.Tensor, groups: tf.Tensor, num_groups: tf.Tensor) -> tf.Tensor:
-    """The last value of each group; 0 where it has none."""
+    """The last value of each group; 0 for a group without values."""
     last = tf.math.unsorted_segment_max(tf.range(tf.size(groups, tf.int64)), groups, num_groups)
-    # One more, for the groups that have none, which there may be without any value.
+    # Index of an additional value for groups without values, since there may be no value at all.
     place = tf.where(last >= 0, last, tf.size(groups, tf.int64))
     return tf.gather(tf.concat([values, [0]], 0), place)

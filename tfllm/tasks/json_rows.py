@@ -1,9 +1,9 @@
-"""Lists of any length as one JSON string a row, written in a graph.
+"""Write lists of any length as one JSON string per row, in a graph.
 
-An output of a signature has the same width whatever the rows are: TensorFlow Serving joins the
-parts of a request that it split by the shape of the first part, and in a batch of several clients a
-padded width would depend on the others' rows. Where the length of an answer varies, an output whose
-name ends in `_json` holds a JSON value in each row; the client reads it.
+The width of a signature's output must not depend on the rows: TensorFlow Serving joins the parts of
+a request that it has split by the shape of the first part, and in a batch of several clients a
+padded width would depend on the rows of other clients. Therefore, answers of varying length are
+outputs whose name ends in `_json`, with a JSON value in each row that the client parses.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _CONTROLS = range(0x20)
 
 
 def json_strings(text: tf.Tensor) -> tf.Tensor:
-    """Texts as JSON writes them, in quotes.
+    """Encode texts as JSON strings, in quotes.
 
     Args:
-        text: string, any shape, valid UTF-8.
+        text: texts, string of any shape, valid UTF-8.
 
     Returns:
-        string, its shape.
+        JSON strings, of the same shape.
     """
     text = tf.strings.regex_replace(text, r'(["\\])', r"\\\1")
 
@@ -39,13 +39,13 @@ def json_strings(text: tf.Tensor) -> tf.Tensor:
 
 
 def json_numbers(values: tf.Tensor) -> tf.Tensor:
-    """Numbers as JSON writes them, float32 with all its digits; NaN as `NaN`, as the server does.
+    """Encode numbers as JSON, float32 without loss of precision; NaN as `NaN`, as servers do.
 
     Args:
-        values: int32 or float32, any shape. Infinite ones become the largest finite ones.
+        values: int32 or float32 of any shape; infinite values become the largest finite ones.
 
     Returns:
-        string, its shape.
+        JSON numbers, string of the same shape.
     """
     if not values.dtype.is_floating:
         return tf.strings.as_string(values)
@@ -55,28 +55,28 @@ def json_numbers(values: tf.Tensor) -> tf.Tensor:
 
 
 def json_lists(items: tf.Tensor, rows: tf.Tensor, num_rows: tf.Tensor) -> tf.Tensor:
-    """Values that are JSON as a list for each row.
+    """Join JSON values to a JSON list for each row.
 
     Args:
-        items: string [N].
-        rows: int [N], ascending: which row each belongs to.
-        num_rows: scalar.
+        items: JSON values, string [N].
+        rows: row of each value, ascending, int [N].
+        num_rows: number of rows, scalar.
 
     Returns:
-        string [num_rows]; "[]" where a row has none.
+        JSON lists, string [num_rows]; "[]" for a row without values.
     """
     joined = tf.strings.unsorted_segment_join(items, rows, num_rows, separator=", ")
     return tf.strings.join(["[", joined, "]"])
 
 
 def json_objects(fields: Sequence[tuple[str, tf.Tensor]]) -> tf.Tensor:
-    """JSON objects, one for each place.
+    """Join fields to JSON objects.
 
     Args:
-        fields: names, and their values as JSON, string [N].
+        fields: names of fields, and their values as JSON, string [N].
 
     Returns:
-        string [N].
+        JSON objects, string [N].
     """
     parts: list[Any] = []
     for number, (name, value) in enumerate(fields):

@@ -1,4 +1,4 @@
-"""The verb `load`: a model as functions from text to text, whatever it is for."""
+"""The verb `load`: load a model of any task as functions from text to text."""
 
 from __future__ import annotations
 
@@ -16,32 +16,36 @@ def load(
     adapter: str | Path | None = None,
     task: str | None = None,
 ) -> TextModel:
-    """A model with its tokenizer, as functions from text to text: what it was made for.
+    """Load a model with its tokenizer, as functions from text to text for its task.
 
-    Its `model` is the Keras model, token ids to logits, and its `tokenizer` the tokenizer. A
-    language model is a `Chat` where its tokenizer has a chat template, a `CodeGeneration` where it
-    has tokens to fill in the middle with, else a `TextGeneration`; that of another task is what the
-    task says, such as a `TextClassifier`.
+    The attribute `model` is the Keras model, from token ids to logits, and `tokenizer` its
+    tokenizer. For a language model, the result is a `Chat` if its tokenizer has a chat template, a
+    `CodeGeneration` if it has tokens for infilling, otherwise a `TextGeneration`; for other tasks,
+    it is the class of the task, such as a `TextClassifier`.
 
     Args:
         path: a model folder, the run that trained it, a .gguf file, `hf://ORGANISATION/NAME`, or a
             folder with a preset of KerasHub.
-        dtype: of the weights and products: "float32", "bfloat16", or "int8" for weights that are
-            used in the one of the two that is faster here.
-        adapter: a folder with an adapter for a language model, in PEFT's layout, which is merged.
-        task: refuse a model of another task than this key of `tfllm.tasks.TASKS`. A pretrained
-            encoder-decoder that names none, such as a T5, needs it: "translation" or
-            "summarization". A Marian translates.
+        dtype: dtype of weights and matrix products: "float32", "bfloat16", or "int8" for weights in
+            int8 and products in the faster of the two. Defaults to "float32".
+        adapter: folder of an adapter for a language model, in PEFT's layout, to be merged.
+        task: a key of `tfllm.tasks.TASKS`; a model for another task is refused. It is required for
+            a pretrained encoder-decoder whose folder does not name a task, such as a T5:
+            "translation" or "summarization". A Marian translates.
+
+    Returns:
+        The text model.
 
     Raises:
         OSError: there is no model, or it has no tokenizer.
-        ValueError: the model cannot be read, is of another task, or is an encoder-decoder of none.
+        ValueError: the model cannot be read, is for another task, or is an encoder-decoder without
+            a task.
     """
     return task_named(task or task_of_model(path)).load(path, dtype=dtype, adapter=adapter)
 
 
 def task_of_model(path: str | Path) -> str:
-    """The name of the task of a model; "language_modeling" where its folder says none."""
+    """The name of a model's task; "language_modeling" if its folder does not name one."""
     found = task_of(path)
     if found is None or found["name"] not in TASKS:
         return "language_modeling"

@@ -1,4 +1,4 @@
-"""`model.generate(...)`: texts by the task that a model and its tokenizer make, or token ids."""
+"""`model.generate(...)`: generate texts with a model and its tokenizer, or token ids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def generate(model: Any, inputs: Any, *, tokenizer: Tokenizer | None = None, **o
     Args:
         model: a `CausalLM` or an `EncoderDecoder`.
         inputs: texts or token ids.
-        tokenizer: for texts.
+        tokenizer: tokenizer, which texts need.
         options: as there.
     """
     own, generation = vars(model).get("_text", (None, None))
@@ -40,7 +40,7 @@ def generate(model: Any, inputs: Any, *, tokenizer: Tokenizer | None = None, **o
     if isinstance(inputs, str) or (several and len(inputs) > 0 and isinstance(inputs[0], str)):
         if tokenizer is None:
             raise ValueError(
-                "the model has no tokenizer, and knows token ids alone: give tokenizer=..., or "
+                "the model has no tokenizer, and takes token ids only: give tokenizer=..., or "
                 "token ids; a model of tfllm.load or from_preset has that of its folder"
             )
         if isinstance(model, EncoderDecoder):
@@ -52,7 +52,7 @@ def generate(model: Any, inputs: Any, *, tokenizer: Tokenizer | None = None, **o
 
 
 def _written(model: Any, tokenizer: Tokenizer, sources: Any, options: dict[str, Any]) -> Any:
-    """The texts of an encoder-decoder."""
+    """Generate texts with an encoder-decoder."""
     settings = build(SearchSettings, options)
     task = _kept(model, SequenceGeneration, tokenizer, {}, settings)
     single = isinstance(sources, str)
@@ -65,10 +65,10 @@ def _written(model: Any, tokenizer: Tokenizer, sources: Any, options: dict[str, 
 
 
 def _kept(model: Any, kind: Any, *arguments: Any) -> Any:
-    """What generates with a model, kept with it, since its functions take seconds to trace.
+    """The object that generates with a model, cached in it, since tracing it takes seconds.
 
-    Not where a copy of the model is run (of a mixed precision), which later training would not
-    change.
+    It is not cached if it runs a copy of the model (with mixed precision), which does not follow
+    later training.
     """
     kept = vars(model).setdefault("_generating", {})
     adapters = (getattr(model, "adapter", None), getattr(model, "adapters", ()))
@@ -98,14 +98,14 @@ def _token_ids(
     config.check_followed()
     if config.stop or config.num_samples > 1:
         raise ConfigError(
-            "stop and num_samples are for texts; for token ids, give end_token_ids, and each "
-            f"prompt as often as it is to be sampled; received {config.stop}, {config.num_samples}"
+            "stop and num_samples are for texts; for token ids, give end_token_ids, and repeat "
+            f"each prompt for several samples; received {config.stop}, {config.num_samples}"
         )
     for number, row in enumerate(rows, 1):
         if row.ndim != 1 or not len(row) or not np.issubdtype(row.dtype, np.integer):
             raise ValueError(
-                f"a prompt must be token ids, at least one; row {number} is of shape {row.shape} "
-                f"and dtype {row.dtype}"
+                f"a prompt must be a list of at least one token id; row {number} has shape "
+                f"{row.shape} and dtype {row.dtype}"
             )
         checked_tokens(row[np.newaxis], model.config, what="prompt")
         continued = not isinstance(model, EncoderDecoder)
@@ -127,12 +127,12 @@ def _token_ids(
 
 
 class _Ids:
-    """Prompts of token ids to new token ids.
+    """Base class of functions from prompts of token ids to new token ids.
 
     Args:
-        model: that generates.
-        end_token_ids: at which a row ends.
-        config: of the generation.
+        model: the model.
+        end_token_ids: ids at which a row ends.
+        config: generation options.
     """
 
     def __init__(self, model: Any, end_token_ids: Sequence[int], config: GenerationConfig) -> None:
@@ -149,14 +149,14 @@ class _Ids:
     def _limits(self, prompts: tf.RaggedTensor) -> tf.Tensor:
         if self.config.ends_at_max_length:
             own = tf.cast(prompts.row_lengths(), tf.int32)
-            # An encoder-decoder's text begins with a token of its own, which is counted.
+            # The output of an encoder-decoder begins with a start token, which is counted.
             before = own if self.decoder.continues_prompts else tf.ones_like(own)
             return self.config.max_length - before
         return tf.fill([prompts.nrows(tf.int32)], self.config.max_new_tokens)
 
 
 class _DrawnIds(_Ids):
-    """One token after another: the decoding loop keeps a row's text, which is of numbers here."""
+    """Greedy decoding or sampling; the decoding loop's text consists of the ids as bytes here."""
 
     def _generate(self, prompts: tf.RaggedTensor) -> tf.Tensor:
         size = self.decoder.vocab_size
@@ -178,7 +178,7 @@ class _DrawnIds(_Ids):
 
 
 class _SearchedIds(_Ids):
-    """The likeliest text of each row that beam search finds."""
+    """Beam search for the most probable continuation of each row."""
 
     def _generate(self, prompts: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
         config = self.config

@@ -1,4 +1,4 @@
-"""The verb `prepare`: files of records to a folder of prepared data."""
+"""The verb `prepare`: prepare files of records as a folder of data."""
 
 from __future__ import annotations
 
@@ -22,43 +22,48 @@ def prepare(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> PreparedData:
-    """Make a folder of token shards from text, or from examples to learn from.
+    """Prepare text, training examples or records as a folder of token shards.
 
-    The files are read once to check and count them and once to tokenize them; memory does not grow
-    with them, only with the longest document (records of a task with columns are held in memory).
-    What is written does not depend on the number of processes. The folder is written beside its
-    place and renamed when it is whole.
+    The files are read once to check and count them, and once to tokenize them. Memory only grows
+    with the longest document (but records of a task with columns are held in memory). The result
+    does not depend on the number of processes. The folder is written under a temporary name, and
+    renamed once it is complete.
 
-    Text is cut and read as `tfllm.data.reading.sources` says; it is read once more to train the
-    tokenizer (on about 100 MB of the train split at most; not if one is given). A text file is a
-    document of its own unless it is longer than a 64th of the corpus (but 16,384 characters at
-    least and 262,144 at most). Whole documents are kept for validation. Where these would be more
-    than twice the fraction, since one of them is large or there is only one, that one is divided:
-    some of its paragraphs in a row (lines or sentences, where paragraphs are too long), at a place
-    that its hash says, are kept for validation, and the rest is trained on. Pieces of one file may
-    then be in both splits, copies of a piece never. To keep documents whole, name validation files.
+    `tfllm.data.reading.sources` describes the formats of text. Unless a tokenizer is given, the
+    text is read once more to train one (on at most about 100 MB of the train split). A text file is
+    one document unless it is longer than a 64th of the corpus (but at least 16,384 and at most
+    262,144 characters). Whole documents are held out for validation. If these would be more than
+    twice the fraction, since one of them is large or is the only one, that document is divided:
+    some consecutive paragraphs (or lines or sentences, if paragraphs are too long) are held out, at
+    a position that its hash determines, and the rest is training text. Pieces of one file may then
+    be in both splits, but never copies of a piece. Give validation files to keep documents whole.
 
-    Examples are the records of JSON lines, of a `.json` array, or of a table (CSV, TSV, Parquet),
-    as `tfllm.data.reading.example_records` reads them: conversations, prompts with responses,
-    texts; or preferences, a prompt with a chosen and a rejected reply
-    (`tfllm.data.reading.preference_records`). They take the tokenizer of the model that is to learn
-    from them, with its chat template. Keys that were passed over are counted in the notes. Records
-    of a task with columns are read as `tfllm.data.reading.table_records` says.
+    Examples are records of JSON lines, of a `.json` array, or of a table (CSV, TSV, Parquet):
+    conversations, prompts with responses, or texts (`tfllm.data.reading.example_records`); or
+    preferences, a prompt with a chosen and a rejected reply
+    (`tfllm.data.reading.preference_records`). They need the tokenizer of the model to train, with
+    its chat template. Ignored keys are counted in the notes. `tfllm.data.reading.table_records`
+    describes the records of tasks with columns.
 
     Args:
-        inputs: files, folders and globs; of a task with columns also a file of lines for each.
-        out: the folder to make.
-        config: settings; default `PrepareConfig()`.
-        task: a key of `tfllm.tasks.TASKS`. Default: `language_modeling`, `instruction` or
-            `preference`, whichever the keys of the records say.
-        overwrite: replace the folder if there is one (only one that `prepare` wrote).
-        show_progress: a progress bar on standard error.
+        inputs: files, folders and globs; for a task with columns, also a mapping of columns to
+            files of lines.
+        out: folder to create.
+        config: settings. Defaults to `PrepareConfig()`.
+        task: a key of `tfllm.tasks.TASKS`. By default, the keys of the records decide between
+            `language_modeling`, `instruction` and `preference`.
+        overwrite: whether to replace an existing folder, which must have been written by `prepare`.
+            Defaults to False.
+        show_progress: whether to show a progress bar on standard error. Defaults to True.
+
+    Returns:
+        The prepared data.
 
     Raises:
-        FileExistsError: `out` is there already.
+        FileExistsError: `out` exists already.
         OSError: a file cannot be read or written.
-        ValueError: a file is not text, a record is none (with its file and line), there is nothing
-            to learn, or the tokenizer has no end token or no chat template.
+        ValueError: a file is not text, a record is malformed (the error gives file and line), there
+            is nothing to learn, or the tokenizer has no end token or no chat template.
     """
     check_output(Path(out), overwrite)
     found = task_of_records(inputs, config, exclude=[out]) if task is None else task_named(task)

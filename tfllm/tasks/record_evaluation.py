@@ -1,4 +1,4 @@
-"""How good a model's answers to records are, each answer kept."""
+"""Evaluate a model's answers to records."""
 
 from __future__ import annotations
 
@@ -53,24 +53,28 @@ def evaluate_records(
     batch_size: int = MAX_OPEN_BATCH,
     **measure_settings: Any,
 ) -> RecordEvaluation:
-    """Answer records as a server would, and measure the answers with 95 % intervals.
+    """Answer records as a server would, and compute metrics with 95 % intervals.
 
     Args:
-        task: what is measured.
-        model: of the task.
-        data: files of records, with what is right (see `tfllm.data.reading.table_records`).
-        columns: columns of the task to the names that they have in the files.
-        encoding: of the files.
-        skip_bad_records: count broken records and pass over them; else the first is an error.
-        out: a .jsonl file that every record is written to, with the answer under `prediction`;
-            pictures, where the task draws some, stand beside it.
-        batch_size: records answered at once.
-        measure_settings: of the task's measures: `bleu_tokenizer` of a translation,
-            `rouge_tokenizer` of a summarization (`tfllm.evaluation.text_measures`).
+        task: task of the model.
+        model: text model of the task.
+        data: files of records with the correct answers (see `tfllm.data.reading.table_records`).
+        columns: maps columns of the task to their names in the files.
+        encoding: encoding of the files. Defaults to "utf-8".
+        skip_bad_records: whether to skip and count malformed records instead of raising the first
+            error. Defaults to False.
+        out: .jsonl file to which every record is written, with its answer as `prediction`; pictures
+            of the task are written next to it.
+        batch_size: records per batch. Defaults to 32.
+        measure_settings: settings of the task's metrics: `bleu_tokenizer` for translation,
+            `rouge_tokenizer` for summarization (`tfllm.evaluation.text_measures`).
+
+    Returns:
+        The metrics.
 
     Raises:
         OSError: there is no such file, or `out` cannot be written.
-        ValueError: a record is broken.
+        ValueError: a record is malformed.
     """
     table = read_table(
         data,
@@ -87,8 +91,8 @@ def evaluate_records(
     num_cut = sum(bool(prediction.get("truncated_tokens")) for prediction in predictions)
     if num_cut:
         notes.append(
-            f"{num_cut:,} of {len(predictions):,} records are longer than what the model takes at "
-            "once and lost their ends (truncated_tokens of each answer)"
+            f"{num_cut:,} of {len(predictions):,} records are longer than the model's maximum "
+            "length and were truncated (see truncated_tokens of each answer)"
         )
     measures = measured(task.measures(table.records, predictions, **measure_settings))
     notes += dict.fromkeys(measure.warning for measure in measures if measure.warning)

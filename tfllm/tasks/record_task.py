@@ -1,8 +1,8 @@
-"""Tasks that learn from records with columns, such as a text and its label.
+"""Base class of tasks that learn from records with columns, such as a text and its label.
 
-What such a task says is what its columns are, how a record becomes arrays, which model learns from
-them, and how its answers are measured. A class for a kind of model (`EncoderTask`,
-`SequenceToSequence`) says what the tasks of that kind have in common.
+Such a task defines its columns, how a record is converted to arrays, which model learns from them,
+and how its answers are evaluated. Subclasses for a kind of model (`EncoderTask`,
+`SequenceToSequenceTask`) define what the tasks of that kind share.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
 
 Example = dict[str, np.ndarray]
-"""int32 arrays of one dimension each, by name; every example of a task has the same names"""
+"""one-dimensional int32 arrays by name; all examples of a task have the same names"""
 
 
 class LoadedTask(NamedTuple):
-    """What `RecordTask.read` finds in a model folder."""
+    """The content of a model folder, as `RecordTask.read` returns it."""
 
     model: TrainingStep
     tokenizer: Tokenizer
@@ -52,18 +52,18 @@ class LoadedTask(NamedTuple):
 
 
 class RecordTask(Task):
-    """A task that learns from records with columns."""
+    """Base class of tasks that learn from records with columns."""
 
     kind_of_model: ClassVar[str]
-    """what has a `config_class`, for errors: "encoder (a BERT)" """
+    """noun for models with the task's `config_class`, for errors: "encoder (a BERT)" """
     columns: ClassVar[Mapping[str, Column]]
-    """what a record has, by the name that `examples` and `measures` read it under"""
+    """columns of a record, by the names that `examples` and `measures` use"""
     token_features: ClassVar[tuple[str, ...]] = ("token_ids",)
-    """the arrays of an example whose elements are counted as tokens, for the throughput"""
+    """names of the arrays of an example whose elements count as tokens, for the throughput"""
     least_sequence_length: ClassVar[int] = 1
     """the smallest sequence length that leaves room for text"""
     most_measured: ClassVar[int] = 2000
-    """validation records, the first ones, that are answered and measured at the end of a run"""
+    """maximum number of validation records that are evaluated at the end of a run"""
     prepare_settings: ClassVar[tuple[str, ...]] = (
         *("vocab_size", "tokenizer", "sequence_length", "validation_fraction", "validation"),
         *("columns", "encoding", "skip_bad_records", "seed"),
@@ -78,7 +78,7 @@ class RecordTask(Task):
     def files(
         self, source: Source, config: PrepareConfig, *, exclude: Sequence[str | Path] = ()
     ) -> list[SourceFile]:
-        """All files of records, those of validation among them."""
+        """All files of records, including validation files."""
         return record_files(source, config, exclude=exclude)
 
     def preparation(
@@ -89,7 +89,7 @@ class RecordTask(Task):
         exclude: Sequence[str | Path],
         bar: Callable[..., Any],
     ) -> RecordPreparation:
-        """Records to arrays."""
+        """The preparation of records as arrays."""
         return RecordPreparation(self, source, config, exclude=exclude, bar=bar)
 
     def prepare_config(
@@ -99,37 +99,39 @@ class RecordTask(Task):
         base: str | None = None,
         sequence_length: int | None = None,
     ) -> PrepareConfig:
-        """The settings with nothing left open: without a training its default length counts."""
+        """The settings with all defaults resolved; `sequence_length` defaults to the task's."""
         if sequence_length is None:
             default = TrainingConfig().sequence_length
             sequence_length = self.training_defaults.get("sequence_length", default)
         return super().prepare_config(config, base=base, sequence_length=sequence_length)
 
     def batched(self, data: PreparedData) -> TaskData:
-        """Data whose rows become the batches of this task."""
+        """Prepared data whose rows are batched by this task."""
         assert isinstance(data, TaskData), "whoever opens a folder has looked at its task"
         return data.collated(self.batch)
 
     @abstractmethod
     def information(self, records: Sequence[Record]) -> dict[str, Any]:
-        """What the training records say that the model must know, such as {"labels": [...]}.
+        """Information from the training records that the model needs, such as {"labels": [...]}.
 
-        It must fit JSON; it is written to tfllm.json, and every other method is given it, together
-        with "sequence_length", the most tokens of an example, which the frame adds.
+        It must be representable in JSON. It is written to tfllm.json, and passed to all other
+        methods, together with "sequence_length", the maximum number of tokens of an example, which
+        is added by the caller.
 
         Raises:
-            ValueError: the records cannot be learned from, such as with one label only.
+            ValueError: nothing can be learned from the records, for example if there is only one
+                label.
         """
 
     def tokenizer(
         self, base: str | None, records: Iterable[Record], *, vocab_size: int
     ) -> Tokenizer:
-        """The tokenizer of the pretrained model `base`; without one, a new one.
+        """Load the tokenizer of a pretrained model, or train a new one.
 
         Args:
-            base: path or name of a pretrained model.
-            records: to train a new one on: the training records.
-            vocab_size: of a new one.
+            base: path or name of the pretrained model, or None.
+            records: training records, on which a new tokenizer is trained.
+            vocab_size: vocabulary size of a new tokenizer.
         """
         if base is not None:
             return pretrained.load_tokenizer(base)
@@ -139,10 +141,10 @@ class RecordTask(Task):
 
     @abstractmethod
     def new_tokenizer(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """A tokenizer that is learned from texts."""
+        """Train a tokenizer on texts."""
 
     def texts(self, record: Record) -> Iterable[str]:
-        """What a new tokenizer is trained on: the inputs that are there."""
+        """The texts of a record that a new tokenizer is trained on: its inputs."""
         return (record[name] for name in self.input_columns if record.get(name))
 
     @abstractmethod
@@ -153,36 +155,36 @@ class RecordTask(Task):
         information: Mapping[str, Any],
         sequence_length: int,
     ) -> list[Example]:
-        """A record as training examples: one, none, or several (windows of a long text).
+        """Convert a record to training examples: one, none, or several (windows of a long text).
 
         An example may have the array `TRUNCATED`.
 
         Args:
-            record: by the names of `columns`; an optional column that it has not is None.
-            tokenizer: as `tokenizer` gave it.
-            information: as `information` gave it.
-            sequence_length: the most tokens of an example.
+            record: record by the names of `columns`; a missing optional column is None.
+            tokenizer: result of `tokenizer`.
+            information: result of `information`.
+            sequence_length: maximum number of tokens of an example.
 
         Raises:
-            ValueError: the record cannot be learned from (a span that is not in its text), or is
-                of a kind that the training records do not have (`UnknownInTraining`). The message
-                need not say where the record stands: that is put before it.
+            ValueError: the record is invalid (such as a span outside its text), or of a kind that
+                the training records do not have (`UnknownInTraining`). The message need not name
+                the place of the record, which the caller adds.
         """
 
     @abstractmethod
     def batch(self, examples: Sequence[Example], sequence_length: int) -> RowBatch:
-        """Examples as a step takes them: the inputs, labels and weights of the model's `fit`.
+        """Batch examples: the inputs, labels and weights for the model's `fit`.
 
         Arrays are padded (`tfllm.data.shards.padding.padded`) to the longest of them, rounded up to
-        32 and at most `sequence_length`. Without any example an axis that varies so is 0 long: that
-        is how the frame knows which ones do. The weights have the batch first; to make a row count
-        for nothing, the frame sets its weights to 0.
+        a multiple of 32 and at most `sequence_length`. Without examples, axes of varying size must
+        have size 0, by which the caller recognises them. The first axis of the weights is the
+        batch; the caller sets the weights of padding rows to 0.
         """
 
     # ---- the model
 
     def pretrained_config(self, base: str) -> Any:
-        """As of `Task`."""
+        """As in `Task`."""
         source = open_source(model_folder(base))
         kind = kind_of_config(source.config, source.where)
         config: Any = kind.read(source.config, source.where, None)[0]
@@ -202,38 +204,40 @@ class RecordTask(Task):
         training: TrainingConfig,
         tokenizer: Tokenizer,
     ) -> TrainingStep:
-        """The model to train, not compiled: from `base`, or new, drawn by `training.seed`.
+        """Create the model to train, not compiled: from `base`, or with weights from
+        `training.seed`.
 
-        Weights are float32, products of `dtype_policy(training.precision)`. Every worker makes the
-        same one, in its strategy's scope. `loss_sums` and `measures` of the model are its own.
+        Weights are float32, products have `dtype_policy(training.precision)`. Every worker creates
+        the same model in the scope of its strategy. The model defines its `loss_sums` and
+        `measures`.
         """
 
     def fitted(
         self, base: str | None, config: Any, training: TrainingConfig, data: PreparedData
     ) -> tuple[TrainingStep, None]:
-        """The model; its tokenizer is the data's, which are prepared with the pretrained one's."""
+        """The model to train; the data were prepared with its tokenizer."""
         assert isinstance(data, TaskData)
         return self.model(base, config, data.information, training, data.tokenizer), None
 
     def longest_row(self, data: PreparedData, sequence_length: int) -> int:
-        """A batch is as wide as its longest example."""
+        """Number of tokens in the longest padded example."""
         assert isinstance(data.train, TaskRows)
         return max(1, padded_width([data.train.longest], sequence_length))
 
     def tokens_per_step(self, data: PreparedData, batch_size: int, sequence_length: int) -> int:
-        """Tokens of a batch, on average."""
+        """Average number of tokens in a batch."""
         assert isinstance(data.train, TaskRows)
         return max(1, round(batch_size * data.train.num_tokens / data.train.num_examples))
 
     def flops_per_token(self, model: TrainingStep, config: Any, training: TrainingConfig) -> float:
-        """6 for each number in the matrices, tables aside (Kaplan et al., 2020): an estimate."""
+        """Estimated as 6 per parameter of matrices, without embeddings (Kaplan et al., 2020)."""
         kernels = [
             v for v in model.trainable_weights if len(v.shape) > 1 and "embedding" not in v.path
         ]
         return 6.0 * sum(math.prod(v.shape) for v in kernels)
 
     def measured(self, model: TrainingStep, data: PreparedData) -> tuple[Measured, ...]:
-        """The answers to the validation records, measured."""
+        """Metrics of the model's answers to the validation records."""
         assert isinstance(data, TaskData)
         records = data.validation_records()[: self.most_measured]
         if not records:
@@ -249,7 +253,7 @@ class RecordTask(Task):
         base: Pretrained | None,
         summary: dict[str, Any],
     ) -> None:
-        """Write a finished model, with what its training records said."""
+        """Write a finished model with its task and information."""
         assert isinstance(data, TaskData)
         task = {"name": self.name, "information": data.information}
         save(model, folder, data.tokenizer, training_summary=summary, task=task)
@@ -257,24 +261,24 @@ class RecordTask(Task):
     def load(
         self, path: str | Path, *, dtype: str = "float32", adapter: str | Path | None = None
     ) -> TextModel:
-        """The functions from text to text of a model of this task."""
+        """Load a model of this task as functions from text to text."""
         if adapter is not None:
             raise ValueError(
                 f"an adapter is for a language model, and {path} is of the task {self.name}"
             )
-        # Weights of another dtype than float32 are made by the text model, which knows what stays.
+        # The text model converts to other dtypes, since it knows what must stay float32.
         model = self.text_model(*self.read(path))
         return model if dtype == "float32" else model.with_dtype(dtype)
 
     def evaluate(self, model: TextModel, data: Any, **settings: Any) -> RecordEvaluation:
-        """Answer records, and measure the answers: see `tfllm.tasks.record_evaluation`."""
+        """Evaluate a model's answers to records; see `tfllm.tasks.record_evaluation`."""
         return evaluate_records(self, model, data, **settings)
 
     def read(self, folder: str | Path, *, dtype: str = "float32") -> LoadedTask:
-        """A model of this task from its folder, as `pretrained.save` wrote it.
+        """Read a model of this task from the folder that `pretrained.save` wrote.
 
         Raises:
-            OSError: there is none.
+            OSError: there is no model.
             ValueError: it was not trained for this task.
         """
         place = model_folder(folder)
@@ -296,37 +300,38 @@ class RecordTask(Task):
     def text_model(
         self, model: TrainingStep, tokenizer: Tokenizer, information: Mapping[str, Any]
     ) -> TextModel:
-        """The functions from text to text that are called locally, exported and served."""
+        """The text model, whose functions are called locally, exported and served."""
 
     @abstractmethod
     def measures(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
     ) -> list[Measure]:
-        """How good predictions are, the most telling measure first.
+        """Metrics of predictions, the most important one first.
 
         Args:
-            records: with the columns that are no inputs, too.
-            predictions: what `text_model(...).predict(records)` gave for each, or of a baseline the
-                same without what is not measured. One whose "error" is not empty counts as wrong.
+            records: records with all columns.
+            predictions: result of `text_model(...).predict(records)`, or predictions of a baseline,
+                which only need the values that are evaluated. A prediction whose "error" is not
+                empty counts as wrong.
         """
 
     def pictures(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]], folder: Path
     ) -> list[Path]:
-        """Draw what there is to see (a confusion matrix) into `folder`; the files, maybe none."""
+        """Draw pictures, such as a confusion matrix, into `folder`; returns the files, if any."""
         return []
 
     def remarks(self, records: Sequence[Record], served: TextModel) -> list[str]:
-        """What is to be told of records that a model is measured on, such as unknown labels."""
+        """Remarks on the records of an evaluation, such as on unknown labels."""
         return []
 
-    # ---- for the frame
+    # ---- for callers
 
     @property
     def input_columns(self) -> list[str]:
-        """The columns that a prediction is made from."""
+        """The names of the columns that are inputs of predictions."""
         return [name for name, column in self.columns.items() if column.is_input]
 
     def key(self, record: Record) -> str:
-        """What decides whether a record is kept for validation: copies of it have the same."""
+        """The text whose hash decides whether a record is held out; equal for copies of it."""
         return "\x1f".join(str(record.get(name) or "") for name in self.input_columns)

@@ -1,4 +1,4 @@
-"""The tasks, by name. Their classes are imported when asked for."""
+"""The tasks by name; their classes are imported on demand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tfllm.config import unknown_name
 
-if TYPE_CHECKING:  # the names of the tasks do not wait for NumPy
+if TYPE_CHECKING:  # listing the names of tasks must not import NumPy
     from tfllm.tasks.task import Task
 
 TASKS: dict[str, str] = {
@@ -25,14 +25,19 @@ TASKS: dict[str, str] = {
     "tagging": "tfllm.tasks.encoder.tagging:Tagging",
     "translation": "tfllm.tasks.sequence_to_sequence.translation:Translation",
 }
-"""name to "module:class" of its `Task`"""
+"""maps the name of a task to "module:class" of its `Task`"""
 
 
 def task_named(name: str) -> Task:
-    """A task.
+    """The task with a given name, a key of `TASKS`.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no such task.
+
+    Examples:
+        >>> from tfllm.tasks import task_named
+        >>> list(task_named("classification").columns)
+        ['text', 'second_text', 'label']
     """
     if name not in TASKS:
         raise ValueError(unknown_name("task", name, TASKS))
@@ -42,23 +47,23 @@ def task_named(name: str) -> Task:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """What a table of tasks says of one."""
+    """A row of the table of tasks."""
 
     name: str
     purpose: str
-    """the first sentence of its description"""
+    """first sentence of the description"""
     inputs: tuple[str, ...]
-    """columns of a record that the model is given; of a language model empty, see `records`"""
+    """columns of a record that are inputs; empty for a language model, see `records`"""
     outputs: tuple[str, ...]
-    """columns that it learns, and is measured by"""
+    """columns that the model learns to predict, used for training and evaluation"""
     records: str
-    """of a language model: "text", "examples" or "preference"; else "columns" """
+    """for a language model: "text", "examples" or "preference"; otherwise "columns" """
     config: str
-    """the class of the model's architecture"""
+    """class of the model's architecture"""
 
 
 def task_rows() -> list[TaskRow]:
-    """A row for each task, in the order of `TASKS`. Imports all of them."""
+    """A row for each task, in the order of `TASKS`; imports all tasks."""
     rows = []
     for name in TASKS:
         task = task_named(name)

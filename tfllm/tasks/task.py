@@ -1,17 +1,17 @@
-"""What a task is: everything that preparation, training, evaluation and export ask of it.
+"""The interface of a task, which preparation, training, evaluation and export use.
 
-A task is one declaration: how records become training examples, how rows become a batch, which
-model learns, which metrics judge it, and which functions from text to text come of it. Predicting
-the next token of documents is a task (`language_modeling`) as classification is one. `prepare`,
-`train`, `evaluate` and `export` are handed a `Task` and never ask which one it is.
+A task is one declaration: how records become training examples, how rows are batched, which model
+learns, which metrics evaluate it, and which functions from text to text result. Predicting the next
+token of documents is a task (`language_modeling`) just like classification. `prepare`, `train`,
+`evaluate` and `export` are given a `Task`, and do not depend on which one it is.
 
-The steps of a run, in order, each worker with the same task:
+The steps of a run in order, each worker with the same task:
 
 1. The chief prepares the records (`prepare_config`, `preparation`), unless they are prepared.
-2. `architecture` and `fitted`: the model, on every worker; `check_data`, where it is pretrained.
-3. `batched`: the data, whose rows become batches.
-4. `measured`: the validation records answered as a server would, and measured.
-5. `save`: the finished model, in a folder that says its task.
+2. `architecture` and `fitted`: the model, on every worker; `check_data`, if it is pretrained.
+3. `batched`: the data, whose rows are batched.
+4. `measured`: the metrics of answers to the validation records.
+5. `save`: the finished model, in a folder that names its task.
 """
 
 from __future__ import annotations
@@ -41,37 +41,44 @@ if TYPE_CHECKING:
 
 
 class Task(ABC):
-    """What a task is. It has no state: an instance is made where one is asked for."""
+    """Base class of tasks. A task has no state: instances are created on demand.
+
+    Examples:
+        >>> from tfllm.tasks import Task, task_named
+        >>> task = task_named("classification")
+        >>> isinstance(task, Task), task.name, list(task.columns)
+        (True, 'classification', ['text', 'second_text', 'label'])
+    """
 
     name: ClassVar[str]
-    """as `train(task=...)` and tfllm.json call it, such as "classification" """
+    """name in `train(task=...)` and tfllm.json, such as "classification" """
     config_class: ClassVar[type]
-    """the frozen dataclass of the model's architecture, such as EncoderConfig"""
+    """frozen dataclass of the model's architecture, such as EncoderConfig"""
     sizes: ClassVar[SizeTable[Any]]
-    """the named sizes that a new model may have"""
+    """named sizes of new models"""
     default_size: ClassVar[str]
-    """that of a new model for which none is named: a small one"""
+    """size of a new model for which none is named: a small one"""
     columns: ClassVar[Mapping[str, Column]] = {}
-    """what a record has, by the name that the task reads it under; of a language model the keys of
-    `tfllm.data.reading.record_keys`"""
+    """columns of a record by the names that the task uses; empty for a language model, whose
+    records have the keys of `tfllm.data.reading.record_keys`"""
     prepare_settings: ClassVar[tuple[str, ...]]
-    """the fields of `PrepareConfig` that the task follows; others must have their defaults"""
+    """fields of `PrepareConfig` that the task supports; others must have their defaults"""
     prepare_defaults: ClassVar[Mapping[str, Any]] = {}
-    """fields of `PrepareConfig` whose defaults are others for this task"""
+    """defaults of `PrepareConfig` that differ for this task"""
     training_defaults: ClassVar[Mapping[str, Any]] = {}
-    """fields of `TrainingConfig` whose defaults are others for this task"""
+    """defaults of `TrainingConfig` that differ for this task"""
     pretrained_defaults: ClassVar[Mapping[str, Any]] = {}
-    """the same, over these, for a run that begins with a pretrained model"""
+    """further defaults, which override these, for a run that starts from a pretrained model"""
     fine_tuning_rates: ClassVar[tuple[float, float]] = (1e-5, 2e-4)
-    """default learning rates of a pretrained model: of all its weights, of an adapter"""
+    """default learning rates for a pretrained model: for all its weights, and for an adapter"""
     sequences_per_row: ClassVar[int] = 1
-    """token sequences that a row holds: a pair of replies has 2"""
+    """number of token sequences in a row: 2 for a pair of replies"""
     needs_pretrained: ClassVar[bool] = False
-    """whether only a pretrained model can learn it"""
+    """whether only a pretrained model can learn the task"""
     trains_in_part: ClassVar[bool] = False
     """whether an adapter, or the last blocks, can be trained instead of the whole model"""
     has_reference: ClassVar[bool] = False
-    """whether training compares the model with what it was before"""
+    """whether training compares the model with its initial state"""
 
     # ---- from records to rows
 
@@ -79,10 +86,10 @@ class Task(ABC):
     def files(
         self, source: Any, config: PrepareConfig, *, exclude: Sequence[str | Path] = ()
     ) -> list[SourceFile]:
-        """All files that a preparation reads, those of validation among them.
+        """All files that a preparation reads, including validation files.
 
         Raises:
-            FileNotFoundError: there are none.
+            FileNotFoundError: there are no files.
         """
 
     @abstractmethod
@@ -94,21 +101,21 @@ class Task(ABC):
         exclude: Sequence[str | Path],
         bar: Callable[..., Any],
     ) -> Preparation:
-        """The steps from records to shards.
+        """The preparation of records, from files to shards.
 
         Args:
             source: files of records.
-            config: settings, as `prepare_config` gives them.
+            config: settings returned by `prepare_config`.
             exclude: folders that are not searched.
-            bar: makes a progress bar.
+            bar: creates a progress bar.
 
         Raises:
             FileNotFoundError: there are no such files.
-            ValueError: a file cannot hold records of this task.
+            ValueError: a file cannot contain records of this task.
         """
 
     def batched(self, data: PreparedData) -> PreparedData:
-        """Prepared data whose rows become the batches of this task."""
+        """Prepared data whose rows are batched by this task."""
         return data
 
     def prepare_config(
@@ -118,22 +125,22 @@ class Task(ABC):
         base: str | None = None,
         sequence_length: int | None = None,
     ) -> PrepareConfig:
-        """The settings of a preparation with nothing left open.
+        """The settings of a preparation with all defaults resolved.
 
         Args:
-            config: settings; default `PrepareConfig()`.
-            base: the path or name of the pretrained model that is to learn, whose tokenizer it is.
-            sequence_length: of the training, in tokens.
+            config: settings. Defaults to `PrepareConfig()`.
+            base: path or name of the pretrained model to train, whose tokenizer is used.
+            sequence_length: sequence length of the training, in tokens.
 
         Raises:
-            ConfigError: a setting is given that the task does not follow, or the tokenizer is not
-                that of the model.
+            ConfigError: a setting is not supported by the task, or the tokenizer is not that of the
+                model.
         """
         config = config or PrepareConfig()
         default = PrepareConfig()
         for name, value in vars(config).items():
             if name == "text_field" and value == config.column_names.get("text"):
-                continue  # it is said by the columns
+                continue  # set by the columns
             if value != getattr(default, name) and name not in self.prepare_settings:
                 raise ConfigError(
                     f"records of the task {self.name} are prepared with "
@@ -168,27 +175,27 @@ class Task(ABC):
 
     @abstractmethod
     def pretrained_config(self, base: str) -> Any:
-        """The architecture of a pretrained model, an instance of `config_class`. Reads no weights.
+        """The architecture of a pretrained model, an instance of `config_class`, without weights.
 
         Args:
-            base: its path or name.
+            base: path or name of the model.
 
         Raises:
             OSError: there is no model.
-            ValueError: it cannot be read, or is of another kind.
+            ValueError: the model cannot be read, or is of another kind.
         """
 
     def architecture(self, model: Any, data: PreparedData, training: TrainingConfig) -> Any:
-        """The architecture that was asked for, with the tokenizer's vocabulary and room for a row.
+        """The requested architecture, with the tokenizer's vocabulary and a sufficient context.
 
         Args:
-            model: a size's name; fields of the architecture, among them `size` for the size that
-                they are over; an architecture; the path of a pretrained model; or None.
-            data: of the run.
+            model: name of a size; fields of the architecture, including `size` for the size whose
+                fields they replace; an architecture; the path of a pretrained model; or None.
+            data: data of the run.
             training: settings of the run.
 
         Raises:
-            ConfigError: it does not fit the tokenizer or the rows, or is of another kind.
+            ConfigError: the model does not fit the tokenizer or the rows, or is of another kind.
         """
         base, size, fields = None, None, dict[str, Any]()
         if is_pretrained(model):
@@ -230,22 +237,22 @@ class Task(ABC):
         return config
 
     def defaults(self, *, pretrained: bool) -> dict[str, Any]:
-        """Fields of `TrainingConfig` whose defaults are others for this task.
+        """Defaults of `TrainingConfig` that differ for this task.
 
         Args:
-            pretrained: whether the run begins with a pretrained model.
+            pretrained: whether the run starts from a pretrained model.
         """
         return {**self.training_defaults, **(self.pretrained_defaults if pretrained else {})}
 
     def resolved(self, training: TrainingConfig, *, pretrained: bool) -> TrainingConfig:
-        """The settings of a run with nothing left open but what is measured.
+        """The settings of a run, resolved except for those that are measured.
 
         Args:
-            training: with the task's `defaults`.
-            pretrained: whether the run begins with a pretrained model.
+            training: settings with the task's `defaults`.
+            pretrained: whether the run starts from a pretrained model.
 
         Raises:
-            ConfigError: the task needs a pretrained model, or trains its models whole.
+            ConfigError: the task needs a pretrained model, or its models cannot be trained in part.
         """
         if self.needs_pretrained and not pretrained:
             raise ConfigError(
@@ -264,76 +271,77 @@ class Task(ABC):
     def fitted(
         self, base: str | None, config: Any, training: TrainingConfig, data: PreparedData
     ) -> tuple[TrainingStep, Pretrained | None]:
-        """The model to fit, not compiled, and the pretrained one that it is or is made of.
+        """The model to train, not compiled, and the pretrained model that it is made of, if any.
 
-        Every worker makes the same one, in its strategy's scope. Weights that are trained are
-        float32, products of `dtype_policy(training.precision)`.
+        Every worker creates the same model in the scope of its strategy. Trained weights are
+        float32, products have `dtype_policy(training.precision)`.
 
         Args:
-            base: path or name of a pretrained model; None: new weights, drawn by `training.seed`.
+            base: path or name of a pretrained model; None: new weights from `training.seed`.
             config: the architecture.
-            training: settings of the run, with nothing left open.
-            data: of the run.
+            training: resolved settings of the run.
+            data: data of the run.
         """
 
     def check_data(self, data: PreparedData, path: str, base: Pretrained | None) -> None:
-        """Refuse data that were prepared with another tokenizer than the pretrained model's.
+        """Check that the data were prepared with the tokenizer of the pretrained model.
 
         Args:
-            data: of the run.
-            path: of the pretrained model.
-            base: what `fitted` gave.
+            data: data of the run.
+            path: path of the pretrained model.
+            base: pretrained model that `fitted` returned.
 
         Raises:
-            ConfigError: the same text has other ids.
+            ConfigError: the model's tokenizer gives other ids for the same text.
         """
         return
 
     def longest_row(self, data: PreparedData, sequence_length: int) -> int:
-        """Tokens of the longest sequence that is computed."""
+        """Number of tokens in the longest sequence of a batch."""
         return sequence_length
 
     def tokens_per_step(self, data: PreparedData, batch_size: int, sequence_length: int) -> int:
-        """Tokens of a batch, on average."""
+        """Average number of tokens in a batch."""
         return batch_size * self.sequences_per_row * sequence_length
 
     @abstractmethod
     def flops_per_token(self, model: TrainingStep, config: Any, training: TrainingConfig) -> float:
-        """Floating-point operations of a training step over its tokens."""
+        """Floating-point operations of a training step per token."""
 
     # ---- what it is for
 
     evaluate_settings: ClassVar[tuple[str, ...]] = ()
-    """names of what `evaluate` takes besides, such as the tokenizer of a metric"""
+    """names of the settings of `evaluate`, such as the tokenizer of a metric"""
 
     @abstractmethod
     def load(
         self, path: str | Path, *, dtype: str = "float32", adapter: str | Path | None = None
     ) -> TextModel:
-        """The functions from text to text of a model of this task.
+        """Load a model of this task as functions from text to text.
 
         Args:
             path: a model folder, a run, a .gguf file or `hf://ORGANISATION/NAME`.
-            dtype: of weights and products: "float32", "bfloat16" or "int8".
-            adapter: a folder with an adapter for the model, in PEFT's layout, which is merged.
+            dtype: dtype of weights and products: "float32", "bfloat16" or "int8". Defaults to
+                "float32".
+            adapter: folder of an adapter for the model, in PEFT's layout, to be merged.
 
         Raises:
             OSError: there is no model, or it has no tokenizer.
-            ValueError: it is of another task, or cannot be read.
+            ValueError: the model is for another task, or cannot be read.
         """
 
     @abstractmethod
     def evaluate(self, model: Any, data: Any, **settings: Any) -> Evaluation:
-        """Measure a model.
+        """Evaluate a model.
 
         Args:
             model: a `TextModel` of the task.
             data: files of records, or prepared data.
-            settings: of `evaluate_settings`.
+            settings: settings in `evaluate_settings`.
         """
 
     def measured(self, model: TrainingStep, data: PreparedData) -> tuple[Measured, ...]:
-        """What a finished model is measured by besides its loss."""
+        """Metrics of a finished model besides its loss."""
         return ()
 
     @abstractmethod
@@ -345,12 +353,12 @@ class Task(ABC):
         base: Pretrained | None,
         summary: dict[str, Any],
     ) -> None:
-        """Write a finished model as a model folder that says its task.
+        """Write a finished model as a model folder that names its task.
 
         Args:
-            model: the finished model, an adapter merged into it.
-            folder: where.
-            data: of the run.
-            base: what `fitted` gave.
-            summary: of the training, as JSON can hold it.
+            model: the finished model, with an adapter merged into it.
+            folder: model folder to write.
+            data: data of the run.
+            base: pretrained model that `fitted` returned.
+            summary: summary of the training, which JSON can hold.
         """

@@ -1,4 +1,4 @@
-"""What export, check, client, `predict` and `evaluate` need of a task's functions."""
+"""The interface of text models, which export, check, client, `predict` and `evaluate` use."""
 
 from __future__ import annotations
 
@@ -15,73 +15,89 @@ from tfllm.config import ConfigError
 from tfllm.tokenizers.base import Tokenizer
 
 MAX_OPEN_BATCH = 32
-"""rows that `predict` answers at once, unless told otherwise"""
+"""default number of rows per batch of `predict`"""
 
 
 class TextModel(tf.Module):
-    """A model and its tokenizer as functions that the same code calls locally and serves.
+    """Base class: a model and its tokenizer as functions that are called locally and served.
 
-    `signatures` are `tf.function`s with an input signature: strings or numbers in, strings, float32
-    or int32 out, the batch first in each. One bad row must not fail the others: where a row can be
-    bad there is an output `error`, string [B], empty for a good row. Labels come as text, places as
-    characters (code points) of the input.
+    `signatures` are `tf.function`s with an input signature. They take strings or numbers, and
+    return strings, float32 or int32, with the batch as the first axis of each. A bad row must not
+    affect the others: if rows can be bad, there is an output `error`, string [B], empty for good
+    rows. Labels are returned as text, positions as characters (code points) of the input.
 
-    A class says `signatures` and `served_state`; the rest has defaults, which suit a task whose
-    answer is one call of `serving_default`.
+    Subclasses define `signatures` and `served_state`; the rest has defaults, which suit a task
+    whose answer is one call of `serving_default`.
+
+    Examples:
+        >>> import functools
+        >>> import tensorflow as tf
+        >>> class UpperCase(TextModel):
+        ...     served_state = {}
+        ...
+        ...     @functools.cached_property
+        ...     def signatures(self):
+        ...         return {"serving_default": text_function(self._upper, "text")}
+        ...
+        ...     def _upper(self, text):
+        ...         return {"upper": tf.strings.upper(text)}
+        >>> UpperCase().predict([{"text": "hello"}])
+        [{'upper': 'HELLO'}]
     """
 
     task_name = "language_modeling"
-    """a key of `TASKS`: the task that it answers for"""
+    """name of its task, a key of `TASKS`"""
     model: Any
-    """the Keras model, token ids to logits or vectors"""
+    """the Keras model, from token ids to logits or vectors"""
     tokenizer: Tokenizer
     trained_length: int | None = None
-    """tokens of the rows that a language model was trained on, where its folder says it"""
+    """number of tokens in the rows that a language model was trained on, if known"""
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> Any:
-        """A model of this class: `tfllm.load(path, ...)`.
+        """Load a model of this class, by `tfllm.load(path, ...)`.
 
         Raises:
-            ValueError: the model there is for something else; or as `tfllm.load`.
-            OSError: as `tfllm.load`.
+            ValueError: the model is of another class; or as in `tfllm.load`.
+            OSError: as in `tfllm.load`.
         """
         found = model_verbs.call("load", path, **options)
         if not isinstance(found, cls):
-            raise ValueError(f"{path} is a {type(found).__name__}, and no {cls.__name__}")
+            raise ValueError(f"{path} is a {type(found).__name__}, not a {cls.__name__}")
         return found
 
-    # ---- what a task must say
+    # ---- what subclasses must define
 
     @property
     @abstractmethod
     def signatures(self) -> dict[str, Any]:
-        """Name to `tf.function`, each made once; "serving_default" among them."""
+        """`tf.function`s by name, each created once; "serving_default" is one of them."""
 
     @property
     @abstractmethod
     def served_state(self) -> dict[str, Any]:
-        """What a SavedModel must hold for the signatures: variables, and modules that have some
-        (`tokenizer.graph()`), by any names. No Keras objects: a model gives its `weights`.
+        """The state that a SavedModel needs for the signatures, by any names.
 
-        A `tf.function` in it can be called where the SavedModel is loaded as an object.
+        It consists of variables and modules with variables (`tokenizer.graph()`), but not of Keras
+        objects: use the `weights` of a model. A `tf.function` in it can be called if the SavedModel
+        is loaded as an object.
         """
 
     @abstractmethod
     def with_dtype(self, dtype: str) -> TextModel:
-        """The same with weights and products of another dtype, or itself.
+        """A copy with weights and products of another dtype, or itself if that is its dtype.
 
         Args:
             dtype: "float32", "bfloat16" or "int8".
 
         Raises:
-            ValueError: the model cannot be had in it.
+            ValueError: the model does not support the dtype.
         """
 
-    # ---- what a task may say
+    # ---- what subclasses may define
 
     def with_settings(self, settings: Mapping[str, Any]) -> TextModel:
-        """The same with other settings where a request says none, such as `max_new_tokens`.
+        """A copy with other defaults of settings, such as `max_new_tokens`.
 
         Raises:
             ConfigError: the task has no such setting.
@@ -89,31 +105,31 @@ class TextModel(tf.Module):
         raise ConfigError(f"{self.name} has no settings; received {', '.join(settings)}")
 
     def check_exportable(self) -> None:
-        """Refuse what must not be served.
+        """Check that the model may be served.
 
         Raises:
-            ConfigError: a setting would not be followed.
+            ConfigError: a setting is not supported.
         """
 
     warmup_texts: tuple[str, ...] = ("The", "")
-    """what the string inputs of `warmup_requests` are"""
+    """texts of the string inputs in `warmup_requests`"""
 
     def input_defaults(self, signature: str) -> dict[str, Any]:
-        """Input name to a [1] tensor: what a request of one row may leave out.
+        """Defaults of inputs that a request of one row may leave out, as tensors of shape [1].
 
-        Clients read them in the metadata; over gRPC TensorFlow Serving fills them in.
+        Clients read them from the metadata; over gRPC, TensorFlow Serving inserts them.
         """
         return {}
 
     def extra_files(self) -> dict[str, str]:
-        """File name to text: what stands beside the SavedModel, in `assets.extra`."""
+        """Names and contents of additional text files in the SavedModel's `assets.extra`."""
         return {}
 
     def warmup_requests(self, texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-        """(signature name, inputs) of requests that a server warms up with, and `check` runs.
+        """Requests, as (signature name, inputs), for the warm-up of servers and for `check`.
 
         Args:
-            texts: of the string inputs, one a row.
+            texts: texts of the string inputs, one per row.
         """
         requests = []
         for name, function in self.signatures.items():
@@ -124,30 +140,30 @@ class TextModel(tf.Module):
 
     @property
     def method_names(self) -> dict[str, str]:
-        """Signature name to its TensorFlow Serving method, where that is not Predict."""
+        """Method names of signatures in TensorFlow Serving, if these are not Predict."""
         return {}
 
     @property
     def input_names(self) -> list[str]:
-        """What `predict` reads of a record: the inputs of `serving_default`."""
+        """The inputs of `serving_default`, which `predict` reads from a record."""
         return [spec.name for spec in self.signatures["serving_default"].input_signature]
 
     optional_inputs: tuple[str, ...] = ()
-    """of these, the ones that a record may leave out: they are then empty"""
+    """names of inputs that a record may leave out; they are then empty"""
 
     def predict(
         self, records: Sequence[Mapping[str, Any]], *, batch_size: int = MAX_OPEN_BATCH
     ) -> list[dict[str, Any]]:
-        """The answer to each record, in their order, as values that JSON can hold.
+        """Answer records; returns values that JSON can hold, in the order of the records.
 
-        Records of like length are answered together, since a batch is as long as its longest.
+        Records of similar length are batched together, since a batch is as long as its longest row.
 
         Args:
-            records: input name to text; what else a record has is passed over.
-            batch_size: rows at once.
+            records: dictionaries of input names and texts; other keys are ignored.
+            batch_size: rows per batch. Defaults to 32.
 
         Raises:
-            ValueError: a record lacks an input, or one is no text.
+            ValueError: an input of a record is missing or not a text.
         """
         rows = [self._inputs(record, number) for number, record in enumerate(records, 1)]
         order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i].values())))
@@ -162,10 +178,10 @@ class TextModel(tf.Module):
         return answers
 
     def answer(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row of the outputs of `serving_default` as values that JSON can hold, without padding.
+        """Convert a row of the outputs of `serving_default` to an answer that JSON can hold.
 
         Args:
-            row: output name to a NumPy scalar or array, bytes for a string.
+            row: NumPy scalars or arrays by output name, with bytes for strings.
         """
         return {name: plain(value) for name, value in row.items()}
 
@@ -179,30 +195,30 @@ class TextModel(tf.Module):
                 where = getattr(record, "where", "") or f"record {number}"
                 there = [repr(key) for key, value in record.items() if value is not None]
                 has = ", ".join(there) or "nothing"
-                told = f"it has {has}" if text is None else f"received {text!r}"
-                raise ValueError(f"{where} must have the text {name!r}; {told}")
+                received = f"it has {has}" if text is None else f"received {text!r}"
+                raise ValueError(f"{where} must have the text {name!r}; {received}")
             found[name] = text.encode("utf-8", "surrogatepass")
         return found
 
 
 def text_function(function: Callable[..., dict[str, tf.Tensor]], *inputs: str) -> Any:
-    """A `tf.function` of texts.
+    """Create a `tf.function` of texts.
 
     Args:
-        function: takes a string tensor [B] for each input.
-        inputs: what a signature calls them.
+        function: function of string tensors [B], one for each input.
+        inputs: names of the inputs in a signature.
     """
     specs = [tf.TensorSpec([None], tf.string, name) for name in inputs]
     return tf.function(function, input_signature=specs, autograph=False)
 
 
 def sequence_length_of(information: Mapping[str, Any], context: int) -> int:
-    """The most tokens of a row: those that a model was trained with, at most its context."""
+    """Maximum number of tokens in a row: as in training, but at most the model's context."""
     return min(int(information.get("sequence_length", context)), context)
 
 
 def plain(value: Any) -> Any:
-    """A value of NumPy or TensorFlow as one that JSON can hold; bytes as text."""
+    """Convert a value of NumPy to one that JSON can hold; bytes become text."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray):

@@ -93,12 +93,12 @@ def stated(text: str, names: Sequence[Name]) -> Iterator[tuple[int | str, str, i
     for pattern, last in ((_BEFORE, True), (_OTHER, False)):
         for match in pattern.finditer(masked):
             words = match[1] if last else match[match.re.groups]
-            kind = _class_before(words) if last else _class_behind(words)
+            kind = _class_before(words) if last else _class_after(words)
             for member in re.findall(_NAME, match["list"]) if kind else ():
                 yield int(member), IS_A, kind
     for pattern in (_IS, _APPOSITION):
         for match in pattern.finditer(masked):
-            kind = _class_behind(match[2])
+            kind = _class_after(match[2])
             if kind and not _is_inside(masked[: match.start()], _INSIDE | {"and", "or"}):
                 yield int(match[1]), IS_A, kind
     # Each name may be the target of one and the source of the next.
@@ -129,7 +129,7 @@ def _class_before(words: str) -> str:
     return _as_class(kept)
 
 
-def _class_behind(words: str) -> str:
+def _class_after(words: str) -> str:
     """The class after "is a": the words up to the first stop word."""
     kept: list[str] = []
     for word in words.split():

@@ -161,9 +161,9 @@ def _merged(
             before = sentence.text[: name.begin].split()
             if before and before[-1] in TITLES and " " not in name.text:
                 titled[key] += 1
-            behind = _ACRONYM.match(sentence.text[name.end :].lstrip())
-            if behind and i + 1 < len(names) and _initials(name.text) == behind[1]:
-                stands_for[_key(behind[1])] = key
+            acronym = _ACRONYM.match(sentence.text[name.end :].lstrip())
+            if acronym and i + 1 < len(names) and _initials(name.text) == acronym[1]:
+                stands_for[_key(acronym[1])] = key
     by_last: dict[str, list[str]] = defaultdict(list)
     for key in forms:
         words = key.split()

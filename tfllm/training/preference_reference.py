@@ -95,12 +95,12 @@ def write_reference(
         }
     finally:
         causal_lm.set_adapter(adapter)
-    beside = folder.with_name(f".{folder.name}")
-    remove(beside)
-    beside.mkdir()
-    write_checkpoint(beside, state, of)
+    temporary = folder.with_name(f".{folder.name}")
+    remove(temporary)
+    temporary.mkdir()
+    write_checkpoint(temporary, state, of)
     remove(folder)
-    beside.rename(folder)
+    temporary.rename(folder)
     sync_folder(folder.parent)
 
 

@@ -49,7 +49,7 @@ class PreparationInputs:
         *,
         exclude: Sequence[str | Path] = (),
         bar: Callable[..., Any],
-        tell: bool = True,
+        warn: bool = True,
     ) -> PreparationInputs:
         """Find the files of a preparation.
 
@@ -59,7 +59,7 @@ class PreparationInputs:
             kind: kind of the records.
             exclude: folders that are not searched.
             bar: creates a progress bar.
-            tell: whether to warn of tables that are left out.
+            warn: whether to warn of tables that are left out.
 
         Raises:
             FileNotFoundError: there are no such files.
@@ -76,7 +76,7 @@ class PreparationInputs:
         held_out = find_files(config.validation, **options) if config.validation else []
         files, notes = without_other_tables(_without(files, held_out), config, kind)
         held_out, more_notes = without_other_tables(held_out, config, kind)
-        for note in notes + more_notes if tell else ():
+        for note in notes + more_notes if warn else ():
             warnings.warn(note, UserWarning, stacklevel=6)  # the caller of `prepare`
         check_kind([*files, *held_out], kind)
         return cls(config, files, held_out, bar, notes + more_notes, left_out)

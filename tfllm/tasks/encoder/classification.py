@@ -1,4 +1,4 @@
-"""Classification: a text, or two, to one of some labels; sentiment is the same with its labels."""
+"""Classification of a text, or a pair of texts, such as by topic or sentiment."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ if TYPE_CHECKING:
 
 _MOST_LABELS = 10_000
 _MOST_DRAWN = 40
-"""labels in a picture"""
+"""maximum number of labels in a picture"""
 
 
 class Classification(EncoderTask):
-    """Give a text, or a pair of texts, one of several labels.
+    """Assign one of several labels to a text, or a pair of texts.
 
-    A second text is an answer to a question, a hypothesis to a premise and the like. A model learns
-    the labels of its training records. Each must stand in at least one of them, and there must be
-    at least two.
+    The second text is, for example, the answer to a question or the hypothesis to a premise. A
+    model learns the labels that occur in its training records, of which there must be at least two.
     """
 
     name = "classification"
@@ -51,30 +50,30 @@ class Classification(EncoderTask):
     }
 
     def information(self, records: Sequence[Record]) -> dict[str, Any]:
-        """The labels in the order of the alphabet, and whether there are second texts.
+        """The labels in alphabetical order, and whether there are second texts.
 
         Raises:
-            ValueError: there is one label alone, or some records have a second text and others not.
+            ValueError: there is only one label, or only some records have a second text.
         """
         counts = Counter(record["label"] for record in records)
         if len(counts) < 2:
             only = next(iter(counts), None)
             raise ValueError(
                 f"a classifier needs at least two labels; all {len(records):,} training records "
-                f"have {only!r}. Give records of another label (a file that is sorted by label "
-                "and cut off, or a filter, leaves one)"
+                f"have {only!r}. Give records with another label (if a file is sorted by label, "
+                "its first part may have only one)"
             )
         if len(counts) > _MOST_LABELS:
             raise ValueError(
-                f"there may be at most {_MOST_LABELS:,} labels; received {len(counts):,}, such as "
+                f"there must be at most {_MOST_LABELS:,} labels; received {len(counts):,}, such as "
                 f"{next(iter(counts))!r}: is 'label' the right column?"
             )
         pairs = [record for record in records if record.get("second_text") is not None]
         if pairs and len(pairs) < len(records):
             lacking = next(r for r in records if r.get("second_text") is None)
             raise ValueError(
-                f"either every record has a second_text or none: {len(pairs):,} of "
-                f"{len(records):,} have one, and {lacking.where} has none"
+                f"either every record must have a second_text or none: {len(pairs):,} of "
+                f"{len(records):,} have one, but {lacking.where} has none"
             )
         return {"labels": sorted(counts), "pairs": bool(pairs)}
 
@@ -85,20 +84,20 @@ class Classification(EncoderTask):
         information: Mapping[str, Any],
         sequence_length: int,
     ) -> list[Example]:
-        """One example: `token_ids`, `token_type_ids`, and `label` [1], its place in the labels."""
+        """One example: `token_ids`, `token_type_ids`, and `label` [1], the index of the label."""
         label = label_place(record["label"], information["labels"])
         second = record.get("second_text")
         if (second is not None) != information["pairs"]:
             raise UnknownInTraining(
-                "the training records have a second_text and this one has none"
+                "the training records have a second_text, but this one has none"
                 if information["pairs"]
-                else "the training records have no second_text and this one has"
+                else "the training records have no second_text, but this one has"
             )
         example = encoded_texts(tokenizer, record["text"], second, sequence_length)
         return [{**example, "label": np.array([label], np.int32)}]
 
     def batch(self, examples: Sequence[Example], sequence_length: int) -> RowBatch:
-        """As `SequenceClassifier` is fitted: labels int32 [B], weights [B]."""
+        """A batch for `SequenceClassifier`: labels int32 [B], weights [B]."""
         labels = np.array([example["label"][0] for example in examples], np.int32)
         return RowBatch(
             self.batch_inputs(examples, sequence_length),
@@ -109,7 +108,7 @@ class Classification(EncoderTask):
     def head(
         self, encoder: Any, information: Mapping[str, Any], **options: Any
     ) -> SequenceClassifier:
-        """A `SequenceClassifier` with the labels' names."""
+        """A `SequenceClassifier` with the names of the labels."""
         return SequenceClassifier(encoder, label_names=information["labels"], **options)
 
     def measures(
@@ -128,7 +127,7 @@ class Classification(EncoderTask):
         ]
 
     def remarks(self, records: Sequence[Record], served: Any) -> list[str]:
-        """How many records have a label that the model has never seen."""
+        """A remark on records whose label the model was not trained with."""
         labels = [record["label"] for record in records]
         return unknown_labels(
             labels, served.labels, "records", "its answers to them count as wrong"
@@ -137,7 +136,7 @@ class Classification(EncoderTask):
     def pictures(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]], folder: Path
     ) -> list[Path]:
-        """The confusion matrix, where matplotlib is installed and the labels are not too many."""
+        """Draw the confusion matrix, if matplotlib is installed and there are few enough labels."""
         from tfllm.evaluation.label_measures import confusion_matrix
 
         labels = sorted({record["label"] for record in records})

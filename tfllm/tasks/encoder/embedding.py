@@ -1,4 +1,4 @@
-"""Embedding: a text to a vector, near to those of texts that mean the same."""
+"""Embedding of texts as vectors, which are close for texts with the same meaning."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _SIDES = ("text", "positive")
 
 
 class Embedding(EncoderTask):
-    """Turn texts into vectors, which are close for texts that belong together.
+    """Map texts to vectors, which are close for texts that belong together.
 
-    They are learned from pairs, such as a question and its answer. In a batch the other pairs'
-    texts are what a pair is told apart from, so that larger batches teach more. Records with a
-    `score`, how alike people find the two, are not learned from: the vectors are measured by them.
+    They are learned from pairs, such as a question and its answer. The texts of other pairs in the
+    batch serve as negatives, so larger batches learn better. Records with a `score`, a human
+    judgement of the similarity of the two texts, are only used for evaluation.
     """
 
     name = "embedding"
@@ -60,21 +60,21 @@ class Embedding(EncoderTask):
     pretrained_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-5}
 
     def information(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Nothing: a vector needs no names.
+        """Empty, since the model needs no information from the records.
 
         Raises:
-            ValueError: no record can be learned from, or they all have the same text.
+            ValueError: all records have a score, or the same positive text.
         """
         pairs = [record for record in records if record.get("score") is None]
         if not pairs:
             raise ValueError(
-                f"all {len(records):,} training records have a score, and those are measured by, "
-                "not learned from; give pairs of texts that belong together, without scores"
+                f"all {len(records):,} training records have a score, but those are only used for "
+                "evaluation; give pairs of texts that belong together, without scores"
             )
         if len({record["positive"] for record in pairs}) < 2:
             raise ValueError(
-                "pairs are told apart from one another, and all training records have the same "
-                f"'positive' ({pairs[0]['positive'][:40]!r}...)"
+                "a model learns to distinguish pairs from one another, but all training records "
+                f"have the same 'positive' ({pairs[0]['positive'][:40]!r}...)"
             )
         return {}
 
@@ -85,12 +85,12 @@ class Embedding(EncoderTask):
         information: Mapping[str, Any],
         sequence_length: int,
     ) -> list[Example]:
-        """One example: the ids of `text` and `positive`; `group` [1], alike for equal positives.
+        """One example: ids of `text` and `positive`, and `group` [1], equal for equal positives.
 
-        None where the record has a score.
+        There is no example for a record with a score.
 
         Raises:
-            ValueError: the score is no number.
+            ValueError: the score is not a number.
         """
         if record.get("score") is not None:
             _score_of(record)
@@ -105,7 +105,7 @@ class Embedding(EncoderTask):
         return [example | {name: np.array([n], np.int32) for name, n in numbers.items()}]
 
     def batch(self, examples: Sequence[Example], sequence_length: int) -> RowBatch:
-        """As `SentenceEncoder` is fitted: inputs [B, 2, T], labels int32 [B], weights [B]."""
+        """A batch for `SentenceEncoder`: inputs [B, 2, T], labels int32 [B], weights [B]."""
         both = [[example[side] for example in examples] for side in _SIDES]
         width = padded_width([len(ids) for side in both for ids in side], sequence_length)
         inputs = {
@@ -125,8 +125,8 @@ class Embedding(EncoderTask):
         training: TrainingConfig,
         tokenizer: Tokenizer,
     ) -> TrainingStep:
-        """The pretrained model with its own pooling and prompts where it is one of sentence
-        vectors; the head on another pretrained encoder, or on a new one."""
+        """A pretrained embedding model with its own pooling and prompts, or the head on another
+        pretrained encoder or on a new one."""
         made = super().model(base, config, information, training, tokenizer)
         source = None if base is None else open_source(model_folder(base))
         if source is None or source.config.get(SETTINGS) is None:
@@ -137,9 +137,9 @@ class Embedding(EncoderTask):
     def measures(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
     ) -> list[Measure]:
-        """Recall@10 and the mean reciprocal rank among all positives; of scores, Spearman's.
+        """Recall@10 and mean reciprocal rank among all positives; Spearman correlation of scores.
 
-        A text that stands in several records should find the positives of all of them.
+        A text that occurs in several records should find the positives of all of them.
         """
         from tfllm.evaluation.retrieval_measures import (
             recall_from_ranks,
@@ -162,7 +162,7 @@ class Embedding(EncoderTask):
 
 
 def _of_length_one(vectors: np.ndarray) -> np.ndarray:
-    """Vectors whose products are cosines; of a refused text 0."""
+    """Vectors scaled to length 1; 0 for a refused text."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
 
@@ -170,7 +170,7 @@ def _of_length_one(vectors: np.ndarray) -> np.ndarray:
 def _ranks(
     records: Sequence[Record], texts: np.ndarray, positives: np.ndarray, scored: set[int]
 ) -> list[np.ndarray]:
-    """Where each pair's text finds what it should among the positives."""
+    """Ranks of the relevant positives for the text of each pair."""
     from tfllm.evaluation.retrieval_measures import ranks_among
 
     pairs = [i for i in range(len(records)) if i not in scored]
@@ -186,7 +186,7 @@ def _ranks(
     relevant = [wanted[records[i]["text"]] for i in pairs]
     ranks = ranks_among(texts[pairs], positives[rows], relevant)
     for i, given in zip(pairs, ranks, strict=True):
-        if not texts[i].any():  # a refused text has no vector, and finds nothing
+        if not texts[i].any():  # a refused text has no vector, and therefore finds nothing
             given[:] = np.inf
     return ranks
 

@@ -1,4 +1,4 @@
-"""From texts to what an encoder takes, in a graph."""
+"""Convert texts to the inputs of an encoder, in a graph."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class EncoderInputs(NamedTuple):
-    """Texts as an encoder takes them."""
+    """Texts as inputs of an encoder."""
 
     inputs: dict[str, tf.Tensor]
-    """`token_ids` and `token_type_ids` int32, `padding_mask` bool, all [B, T]: T is the longest"""
+    """`token_ids` and `token_type_ids` int32, `padding_mask` bool, all [B, T], T for the longest"""
     num_cut: tf.Tensor
-    """int32 [B]: tokens that were cut off"""
+    """number of tokens that were cut off, int32 [B]"""
 
 
 def encoder_inputs(
@@ -27,14 +27,14 @@ def encoder_inputs(
     second_text: tf.Tensor | None,
     sequence_length: int,
 ) -> EncoderInputs:
-    """[CLS] text [SEP], or with a second text that and its [SEP] behind, as `encoded_texts` does.
+    """Tokenize as [CLS] text [SEP] or [CLS] text [SEP] second_text [SEP], like `encoded_texts`.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
         graph: its `graph()`.
-        text: string [B].
-        second_text: string [B], or None.
-        sequence_length: the most tokens of a row.
+        text: texts, string [B].
+        second_text: second texts, string [B], or None.
+        sequence_length: maximum number of tokens in a row.
     """
     first = graph.tokenize(text, add_special=False, parse_special=False)
     lengths = tf.cast(first.row_lengths(), tf.int32)
@@ -52,16 +52,16 @@ def encoder_inputs(
 
 
 def surrounded(tokenizer: Tokenizer, *parts: tf.RaggedTensor) -> dict[str, tf.Tensor]:
-    """[CLS] first part [SEP], or with a second part that and its [SEP] behind.
+    """Join parts as [CLS] first [SEP], or [CLS] first [SEP] second [SEP].
 
     `tfllm.tasks.encoder.encoder_task.surrounded_ids` does the same in Python.
 
     Args:
-        tokenizer: of the model.
-        parts: one or two, ids int32 [B, (T)].
+        tokenizer: tokenizer of the model.
+        parts: one or two parts, ids int32 [B, (T)].
 
     Returns:
-        `token_ids`, `token_type_ids` (1 for the second part and its end) and `padding_mask`, as of
+        `token_ids`, `token_type_ids` (1 for the second part and its end) and `padding_mask`, as in
         `EncoderInputs`.
     """
     shown = [part.with_row_splits_dtype(tf.int64) for part in parts]
@@ -80,16 +80,16 @@ def surrounded(tokenizer: Tokenizer, *parts: tf.RaggedTensor) -> dict[str, tf.Te
 
 
 def is_blank(text: tf.Tensor) -> tf.Tensor:
-    """Whether texts have nothing that a tokenizer could make a token of: bool, their shape.
+    """Whether texts contain only characters that give no token: bool, of the texts' shape.
 
-    Space and control characters of all of Unicode, such as the space of Chinese and the one
-    without width.
+    These are all spaces and control characters of Unicode, such as ideographic and zero-width
+    spaces.
     """
     return tf.strings.regex_full_match(text, r"[\s\pZ\pC]*")
 
 
 def blank_error(text: tf.Tensor, name: str = "text") -> tf.Tensor:
-    """The `error` of blank texts, which are refused; "" of the others."""
+    """The output `error` for blank texts, which are refused; "" for the others."""
     return tf.where(is_blank(text), f"the {name} is empty", "")
 
 
@@ -97,8 +97,8 @@ def first_tokens(ids: tf.RaggedTensor, numbers: tf.Tensor) -> tf.RaggedTensor:
     """The first tokens of each row.
 
     Args:
-        ids: int32 [B, (T)].
-        numbers: int32 [B]: how many, at most as many as there are.
+        ids: token ids, int32 [B, (T)].
+        numbers: number of tokens to keep, at most the length of the row, int32 [B].
     """
     places = tf.cast(tf.ragged.range(ids.row_lengths()).flat_values, tf.int32)
     limits = tf.repeat(numbers, tf.cast(ids.row_lengths(), tf.int32))

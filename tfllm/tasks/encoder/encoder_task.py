@@ -1,4 +1,4 @@
-"""What tasks of an encoder with a head have in common: BERT and its kin."""
+"""Base class of tasks whose model is an encoder, such as BERT, with a head."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ Read = TypeVar("Read")
 
 
 class EncoderTask(RecordTask):
-    """A task whose model is an encoder with a head. A class says `head_class` (or `head`),
-    `text_model_class`, and the rest of its own."""
+    """Base class of tasks whose model is an encoder with a head.
+
+    Subclasses define `head_class` (or `head`), `text_model_class`, and what is specific to the
+    task.
+    """
 
     config_class: ClassVar[type] = EncoderConfig
     sizes: ClassVar[SizeTable[Any]] = ENCODER_SIZES
@@ -48,17 +51,17 @@ class EncoderTask(RecordTask):
     least_sequence_length: ClassVar[int] = 8  # [CLS] and up to two [SEP] are among them
 
     head_class: ClassVar[Callable[..., TrainingStep]]
-    """of a head that needs nothing of the training records"""
+    """class of a head that needs no information from the training records"""
     text_model_class: ClassVar[type[EncoderTextModel]]
 
     def head(
         self, encoder: Encoder | EncoderConfig, information: Mapping[str, Any], **options: Any
     ) -> TrainingStep:
-        """The model on a pretrained encoder, or on a new one of that architecture.
+        """Create the model: the head on a pretrained encoder, or on a new one.
 
         Args:
-            encoder: either.
-            information: of the training records.
+            encoder: a pretrained encoder, or the architecture of a new one.
+            information: information from the training records.
             options: `seed`, `dtype` and `rematerialize`, which every head takes.
         """
         return type(self).head_class(encoder, **options)
@@ -66,11 +69,11 @@ class EncoderTask(RecordTask):
     def text_model(
         self, model: TrainingStep, tokenizer: Tokenizer, information: Mapping[str, Any]
     ) -> EncoderTextModel:
-        """A `text_model_class`."""
+        """An instance of `text_model_class`."""
         return self.text_model_class(model, tokenizer, information)
 
     def new_tokenizer(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """A WordPiece vocabulary."""
+        """Train a WordPiece tokenizer."""
         from tfllm.tokenizers.kinds.word_piece import WordPiece
 
         return WordPiece.train(texts, vocab_size)
@@ -110,14 +113,15 @@ class EncoderTask(RecordTask):
 def encoded_texts(
     tokenizer: Tokenizer, text: str, second_text: str | None, sequence_length: int
 ) -> Example:
-    """[CLS] text [SEP], or [CLS] text [SEP] second_text [SEP], cut to `sequence_length` tokens.
+    """Tokenize as [CLS] text [SEP] or [CLS] text [SEP] second_text [SEP], with truncation.
 
-    Of a pair that is too long, either text keeps half of the room, and what the other leaves.
-    `tfllm.tasks.encoder.encoder_inputs.encoder_inputs` does the same in a graph.
+    If a pair is longer than `sequence_length`, each text may use half of the available tokens, and
+    what the other one does not need. `tfllm.tasks.encoder.encoder_inputs.encoder_inputs` does the
+    same in a graph.
 
     Returns:
-        `token_ids`, `token_type_ids` (1 for the second text and its end), and `TRUNCATED` [1], how
-        many tokens were cut off.
+        `token_ids`, `token_type_ids` (1 for the second text and its end), and `TRUNCATED` [1], the
+        number of tokens that were cut off.
     """
     first = tokenizer.encode(text, add_special=False, parse_special=False)
     second = None
@@ -133,7 +137,7 @@ def encoded_texts(
 
 
 def surrounded_ids(tokenizer: Tokenizer, *parts: Sequence[int]) -> Example:
-    """[CLS] first part [SEP], or with a second part that and its [SEP] behind.
+    """Join parts as [CLS] first [SEP], or [CLS] first [SEP] second [SEP].
 
     `tfllm.tasks.encoder.encoder_inputs.surrounded` does the same in a graph.
 
@@ -149,12 +153,13 @@ def surrounded_ids(tokenizer: Tokenizer, *parts: Sequence[int]) -> Example:
 
 
 def readable(records: Iterable[Record], read: Callable[[Record], Read]) -> tuple[list[Read], str]:
-    """What `read` makes of the records that it does not refuse with a ValueError.
+    """Apply `read` to records, and skip those for which it raises a ValueError.
 
-    `examples` says of each refused one where it stands.
+    `examples` reports the place of each skipped record later.
 
     Returns:
-        that, and the first refusal as " (WHERE: WHY)", to be put into another error; else "".
+        The results, and the first error as " (PLACE: REASON)", to be included in another error, or
+        "" if there is none.
     """
     found, first = [], ""
     for record in records:

@@ -1,4 +1,4 @@
-"""What the functions of texts of every encoder with a head have in common."""
+"""Base class of text models that consist of an encoder with a head."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Self = TypeVar("Self", bound="EncoderTextModel")
 
 
 class EncoderTextModel(TextModel):
-    """An encoder with a head, and its tokenizer, as functions of texts.
+    """Base class: an encoder with a head and its tokenizer, as functions of texts.
 
-    A class says `signatures`, and in its `__init__` what it needs of the information.
+    Subclasses define `signatures`, and read in `__init__` what they need from the information.
 
     Args:
         model: an encoder with a head.
-        tokenizer: of the model.
-        information: of the task; its `sequence_length` is the most tokens of a row, which is
-            otherwise the model's context.
+        tokenizer: tokenizer of the model.
+        information: information of the task; its `sequence_length` is the maximum number of tokens
+            in a row, which defaults to the model's context length.
     """
 
     def __init__(self, model: Any, tokenizer: Tokenizer, information: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ class EncoderTextModel(TextModel):
         return {"weights": self.model.weights, "tokenizer": self._graph}
 
     def with_dtype(self: Self, dtype: str) -> Self:
-        """The same with another dtype, or itself."""
+        """A copy with another dtype, or itself if that is its dtype."""
         if dtype == self.model.dtype_policy.name:
             return self
         return type(self)(self.model.with_dtype(dtype), self.tokenizer, self.information)

@@ -1,4 +1,4 @@
-"""Text with gaps filled in, and how well a model tells hidden tokens."""
+"""Fill gaps in texts, and measure how well a model predicts masked tokens."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ from tfllm.tasks.text_model import MAX_OPEN_BATCH, text_function
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
 
-NUM_TOLD = 5
-"""tokens that are told for a gap"""
+NUM_PREDICTED = 5
+"""number of tokens that are predicted for a gap"""
 _SCORE = "score"
 
 
 def token_masking(tokenizer: Tokenizer, seed: int) -> TokenMasking:
-    """How tokens of a tokenizer are hidden: never a special one."""
+    """The masking of a tokenizer's tokens, except for special ones."""
     return TokenMasking(
         tokenizer.special_id("mask_token"), tuple(tokenizer.special_tokens.values()), seed=seed
     )
 
 
 class GapFilling(EncoderTextModel):
-    """What may stand in the gaps of a text, and how well a model tells hidden tokens.
+    """Text model that fills gaps in texts, and measures how well it predicts masked tokens.
 
-    Signatures, of `text` string [B]:
+    Signatures with the input `text`, string [B]:
 
-        serving_default: a text with the mask token, such as "Paris is the [MASK] of France.", to
-            `tokens` string [B, 5] and `probabilities` float32 [B, 5] of its first gap, the most
-            probable first; `truncated_tokens` int32 [B], how many tokens the model did not see;
-            `error` string [B] ("", or that there is no gap: then these are empty).
-        score: hides a share of the tokens, always the same ones of a text, to `num_hidden` and
-            `num_right` int32 [B], how many there were and are told, and `log_prob` float32 [B], of
-            all of them together; `truncated_tokens` int32 [B], of which none was hidden.
+        serving_default: takes a text with the mask token, such as "Paris is the [MASK] of France.",
+            and returns `tokens` string [B, 5] and `probabilities` float32 [B, 5] for its first gap,
+            most probable first; `truncated_tokens` int32 [B], the number of tokens that were cut
+            off; `error` string [B] ("", or that there is no gap: then `tokens` are empty).
+        score: masks a fraction of the tokens, always the same ones for a text, and returns
+            `num_hidden` and `num_right` int32 [B], the numbers of masked and of correctly predicted
+            tokens, and `log_prob` float32 [B], the sum of their log-probabilities;
+            `truncated_tokens` int32 [B], the number of tokens that were cut off before masking.
 
-    A text is cut off at the sequence length that the model was trained with.
+    A text is truncated to the sequence length that the model was trained with.
 
     Args:
-        model: tells tokens.
-        tokenizer: of the model.
-        information: of the task.
+        model: masked language model.
+        tokenizer: tokenizer of the model.
+        information: information of the task.
     """
 
     task_name = "masked_language_model"
@@ -71,9 +72,9 @@ class GapFilling(EncoderTextModel):
     def predict(
         self, records: Sequence[Mapping[str, Any]], *, batch_size: int = MAX_OPEN_BATCH
     ) -> list[dict[str, Any]]:
-        """The tokens of the first gap by probability, and what `score` tells of the text.
+        """The tokens for the first gap by probability, and the outputs of `score`.
 
-        An `error` is only where there is neither a gap nor a token to hide.
+        There is only an `error` if a text has neither a gap nor a token to mask.
         """
         answers = super().predict(records, batch_size=batch_size)
         texts = [record["text"].encode("utf-8", "surrogatepass") for record in records]
@@ -95,7 +96,7 @@ class GapFilling(EncoderTextModel):
     # ------------------------------------------------------------------ in the graph
 
     def _encoded(self, text: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.RaggedTensor, tf.Tensor]:
-        """What the model takes; all tokens of each text; how many of these it does not take."""
+        """Inputs of the model; all tokens of each text; the number of tokens that are cut off."""
         ids = self._graph.tokenize(text, add_special=False, parse_special=True)
         num_tokens = tf.cast(ids.row_lengths(), tf.int32)
         lengths = tf.minimum(num_tokens, self.sequence_length - 2)
@@ -109,16 +110,16 @@ class GapFilling(EncoderTextModel):
         gaps = inputs["token_ids"] == self._masking.mask_token_id
         gap = tf.argmax(tf.cast(gaps, tf.int32), 1)  # the first
         logits = self.model.logits(tf.gather(states, gap, batch_dims=1))
-        # Rows of an embedding that was rounded up to some size stand for no token.
+        # An embedding that was rounded up in size has rows without a token.
         logits = logits[:, : self.tokenizer.vocab_size]
-        values, ids = tf.math.top_k(tf.nn.softmax(logits), NUM_TOLD)
+        values, ids = tf.math.top_k(tf.nn.softmax(logits), NUM_PREDICTED)
         good = tf.reduce_any(gaps, 1)
         tokens = tf.gather(tf.convert_to_tensor(self._graph.token_bytes), ids)
         is_cut = tf.reduce_any(ids_of_text == self._masking.mask_token_id, 1)
         error = tf.where(
             is_cut,
-            f"the mask token stands behind the first {self.sequence_length - 2} tokens, which are "
-            "all that the model sees",
+            f"the mask token comes after the first {self.sequence_length - 2} tokens, at which the "
+            "text is truncated",
             "the text has no mask token",
         )
         return {

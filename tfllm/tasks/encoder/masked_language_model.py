@@ -1,4 +1,4 @@
-"""Masked tokens: how an encoder is pretrained, from text alone; and text with gaps filled in."""
+"""Masked language modeling: pretrain an encoder on text, and fill gaps in texts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 class MaskedText(EncoderTask):
-    """Predict the hidden tokens of a text (Devlin et al., 2019): how an encoder is pretrained.
+    """Predict masked tokens of a text (Devlin et al., 2019), which pretrains an encoder.
 
-    Which tokens those are is drawn anew at each step (`TokenMasking`). A long text is cut into
-    stretches of the sequence length. What is learned is the encoder: any other task of an encoder
-    begins with the folder that this one leaves.
+    The masked tokens are drawn again at each step (`TokenMasking`). A long text is cut into pieces
+    of the sequence length. All other tasks of an encoder can be fine-tuned from the resulting
+    model folder.
     """
 
     name = "masked_language_model"
@@ -42,7 +42,7 @@ class MaskedText(EncoderTask):
     }
 
     def information(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Nothing."""
+        """Empty, since the model needs no information from the records."""
         return {}
 
     def examples(
@@ -52,7 +52,7 @@ class MaskedText(EncoderTask):
         information: Mapping[str, Any],
         sequence_length: int,
     ) -> list[Example]:
-        """The text in stretches, each `token_ids` and `token_type_ids`: [CLS] stretch [SEP]."""
+        """An example per piece of the text, [CLS] piece [SEP]: `token_ids`, `token_type_ids`."""
         ids = tokenizer.encode(record["text"], add_special=False, parse_special=False)
         room = sequence_length - 2
         return [
@@ -61,7 +61,7 @@ class MaskedText(EncoderTask):
         ]
 
     def batch(self, examples: Sequence[Example], sequence_length: int) -> RowBatch:
-        """As a `MaskedLanguageModel` with `masking` is fitted: labels and weights [B, T]."""
+        """A batch for `MaskedLanguageModel` with `masking`: labels and weights [B, T]."""
         inputs = self.batch_inputs(examples, sequence_length)
         return RowBatch(inputs, inputs["token_ids"], inputs["padding_mask"].astype(np.float32))
 
@@ -92,18 +92,18 @@ class MaskedText(EncoderTask):
     def measures(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
     ) -> list[Measure]:
-        """The share of hidden tokens that are told, and their perplexity."""
+        """Accuracy and perplexity on masked tokens."""
         from tfllm.evaluation.measures import of_sums
 
         names = ("num_right", "log_prob", "num_hidden")
         sums = np.array([[p[name] for name in names] for p in predictions], np.float64)
         return [
-            of_sums("accuracy", sums, lambda s: s[:, 0] / s[:, 2], note="of hidden tokens"),
+            of_sums("accuracy", sums, lambda s: s[:, 0] / s[:, 2], note="of masked tokens"),
             of_sums(
                 "perplexity",
                 sums,
                 lambda s: np.exp(-s[:, 1] / s[:, 2]),
-                note="of hidden tokens",
+                note="of masked tokens",
                 higher_is_better=False,
             ),
         ]

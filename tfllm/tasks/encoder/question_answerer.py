@@ -1,4 +1,4 @@
-"""A span classifier as a function from questions and contexts to answers."""
+"""Text model that answers questions with spans of a context."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_TOKENS = 64
 SPECIAL_TOKENS = 3
-"""of [CLS] question [SEP] context [SEP]"""
+"""number of special tokens in [CLS] question [SEP] context [SEP]"""
 OVERLAP = 2
-"""half of a window of the context is shared with the next"""
+"""windows of the context overlap by one half"""
 _NOTHING = -1e9
 
 
 def question_room(sequence_length: int) -> int:
-    """The most tokens of a question."""
+    """Maximum number of tokens of a question."""
     return (sequence_length - SPECIAL_TOKENS) // 2
 
 
 class QuestionAnswerer(EncoderTextModel):
-    """A span classifier as a function from questions and contexts to answers.
+    """Text model that answers questions with spans of a context.
 
-    Signature `serving_default`: `question` and `context` string [B] to `answer` string [B] ("":
-    the context does not say; only where the model was trained with such questions), `begin` and
-    `end` int32 [B] (characters of the context, the end exclusive; -1 without an answer), `score`
-    float32 [B] (how probable the model finds it, between 0 and 1), `truncated_tokens` int32 [B] (of
-    the question) and `error` string [B] ("", or that question or context is empty).
+    The signature `serving_default` takes `question` and `context`, string [B], and returns `answer`
+    string [B] (empty if the context does not contain the answer, which is only possible if the
+    model was trained with such questions), `begin` and `end` int32 [B] (in characters of the
+    context, with `end` exclusive; -1 without an answer), `score` float32 [B] (probability of the
+    answer), `truncated_tokens` int32 [B] (number of tokens cut off the question) and `error` string
+    [B] ("", or that question or context is empty).
 
-    A context of any length is read whole, in windows. In each the best span is compared with "no
-    answer" there; the window where it stands out most gives the answer.
+    A context of any length is read in windows. In each window, the best span is compared with "no
+    answer"; the answer comes from the window with the largest difference.
 
     Args:
         model: a span classifier.
-        tokenizer: of the model.
-        information: `may_be_unanswered`.
+        tokenizer: tokenizer of the model.
+        information: information of the task: `may_be_unanswered`.
     """
 
     task_name = "question_answering"
@@ -95,7 +96,7 @@ class QuestionAnswerer(EncoderTextModel):
             [vector, vector, vector, integers, integers],
         )
 
-        # The window of each text where the answer stands out most; of equal ones the first.
+        # For each text, the window with the largest margin over "no answer"; the first of equals.
         batch = tf.size(question)
         most = tf.math.unsorted_segment_max(margin, windows.rows, batch)
         is_best = tf.equal(margin, tf.gather(most, windows.rows))
@@ -127,9 +128,8 @@ class QuestionAnswerer(EncoderTextModel):
     def _best_spans(
         self, token_ids: tf.Tensor, types: tf.Tensor, mask: tf.Tensor, of_context: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """Of each window: how much likelier the best span is than none (a logarithm), the
-        probability of that span, and of none; the span's first and last token (0: there is no
-        token)."""
+        """For each window: log-probability of the best span minus that of no answer; probability of
+        the span, and of no answer; first and last token of the span (0 if there is none)."""
         inputs = {"token_ids": token_ids, "token_type_ids": types, "padding_mask": mask}
         logits = tf.cast(self.model(inputs, training=False), tf.float32)
         logs = tf.nn.log_softmax(tf.where(mask[:, :, tf.newaxis], logits, _NOTHING), 1)
@@ -151,6 +151,6 @@ class QuestionAnswerer(EncoderTextModel):
 
 
 def _at(values: tf.Tensor, places: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """values[places] where it is valid, else -1."""
+    """values[places] where `valid` is true, otherwise -1."""
     padded = tf.concat([[-1], values], 0)
     return tf.gather(padded, tf.where(valid, places + 1, 0))

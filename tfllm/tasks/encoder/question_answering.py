@@ -1,4 +1,4 @@
-"""Question answering: the words of a context that answer a question (Rajpurkar et al., 2016)."""
+"""Question answering: find the span of a context with the answer (Rajpurkar et al., 2016)."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 
 class QuestionAnswering(EncoderTask):
-    """Find the span of a context that answers a question, or that there is none.
+    """Find the span of a context that answers a question, or that there is no answer.
 
-    A context of more tokens than there is room for becomes windows that overlap by half; in those
-    that do not hold the whole answer the model learns that there is none. A question may take half
-    of the room; what is beyond is cut off, and counted.
+    A long context is divided into windows that overlap by half; in windows that do not contain the
+    whole answer, the model learns that there is none. A question may take half of the available
+    tokens; the rest of it is cut off, and counted.
 
-    Records: `question`, `context`, `answer` and `answer_start` (its first character in the context;
-    without it the answer's first occurrence); or `answers` as `{"text": [...], "answer_start":
+    Records: `question`, `context`, `answer` and `answer_start` (position of its first character in
+    the context; by default its first occurrence); or `answers` as `{"text": [...], "answer_start":
     [...]}` or a list of `{"text", "answer_start"}`, of which the first is learned and each counts
-    as right. No answer, or an empty one, means that the context does not say. SQuAD's own files are
-    read as they are (`tfllm.data.reading.squad`).
+    as correct. A missing or empty answer means that the context does not contain it. Files in
+    SQuAD's format are supported (`tfllm.data.reading.squad`).
     """
 
     name = "question_answering"
@@ -58,7 +58,7 @@ class QuestionAnswering(EncoderTask):
     }
 
     def information(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Whether a context need not have the answer: some record has none.
+        """Whether questions may be unanswerable, as in some training records.
 
         Raises:
             ValueError: no record has an answer.
@@ -78,11 +78,11 @@ class QuestionAnswering(EncoderTask):
         information: Mapping[str, Any],
         sequence_length: int,
     ) -> list[Example]:
-        """A window each: `token_ids`, `token_type_ids`, and `span` [2], its first and last token;
-        0 twice where the window does not hold it."""
+        """An example per window: `token_ids`, `token_type_ids`, and `span` [2], the first and last
+        token of the answer, or 0 and 0 if the window does not contain it."""
         answers = answers_of(record)
         if not answers and not information["may_be_unanswered"]:
-            raise UnknownInTraining("the training records all have an answer and this one has none")
+            raise UnknownInTraining("all training records have an answer, but this one has none")
         asked = tokenizer.encode(record["question"], parse_special=False, add_special=False)
         most = question_room(sequence_length)
         num_cut, asked = max(len(asked) - most, 0), asked[:most]
@@ -109,13 +109,13 @@ class QuestionAnswering(EncoderTask):
             examples.append(example)
         if answers and not any(example["span"].any() for example in examples):
             raise ValueError(
-                f"no window of {sequence_length} tokens holds the {last - first + 1} tokens of the "
-                f"answer {text!r:.80}; raise sequence_length, or give the words that decide"
+                f"no window of {sequence_length} tokens can hold the {last - first + 1} tokens of "
+                f"the answer {text!r:.80}; raise sequence_length, or shorten the answer"
             )
         return examples
 
     def batch(self, examples: Sequence[Example], sequence_length: int) -> RowBatch:
-        """As `SpanClassifier` is fitted: labels int32 [B, 2], weights [B, 2]."""
+        """A batch for `SpanClassifier`: labels int32 [B, 2], weights [B, 2]."""
         spans = np.array([example["span"] for example in examples], np.int32).reshape(-1, 2)
         return RowBatch(
             self.batch_inputs(examples, sequence_length),
@@ -126,7 +126,7 @@ class QuestionAnswering(EncoderTask):
     def measures(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
     ) -> list[Measure]:
-        """F1 and exact match, as SQuAD's evaluation has them, the best of several answers."""
+        """F1 and exact match with the best of several answers, as in SQuAD's evaluation."""
         from tfllm.evaluation.text_measures import exact_match, token_f1
 
         references = [[text for text, _ in answers_of(r)] or [""] for r in records]
@@ -134,21 +134,21 @@ class QuestionAnswering(EncoderTask):
         return [token_f1(references, predicted), exact_match(references, predicted)]
 
     def remarks(self, records: Sequence[Record], served: Any) -> list[str]:
-        """How many questions have no answer, where the model always gives one."""
+        """A remark on questions without an answer, if the model always gives one."""
         unanswered = sum(not answers_of(record) for record in records)
         if not unanswered or served.may_be_unanswered:
             return []
         return [
-            f"{unanswered:,} of {len(records):,} questions have no answer; the model was trained "
-            "on questions that all have one, and always gives one"
+            f"{unanswered:,} of {len(records):,} questions have no answer; the model was only "
+            "trained on questions with an answer, and always gives one"
         ]
 
 
 def answers_of(record: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """The answers of a record, each with the place of its first character; none: unanswered.
+    """The answers of a record, each with the position of its first character; empty if none.
 
     Raises:
-        ValueError: an answer does not stand where it is said to, or not in the context at all.
+        ValueError: an answer is not in the context, or not at its `answer_start`.
     """
     context = record["context"]
     given: Any = record.get("answers")
@@ -161,7 +161,7 @@ def answers_of(record: Mapping[str, Any]) -> list[tuple[str, int]]:
         texts, starts = given["text"], given.get("answer_start", [None] * len(given["text"]))
         if not isinstance(starts, list) or len(starts) != len(texts):
             raise ValueError(
-                f"'answers' must have as many answer_start as text; received {given!r:.100}"
+                f"'answers' must have equally many text and answer_start; received {given!r:.100}"
             )
         pairs = list(zip(texts, starts, strict=True))
     elif isinstance(given, list) and all(isinstance(a, dict) for a in given):
@@ -180,13 +180,13 @@ def answers_of(record: Mapping[str, Any]) -> list[tuple[str, int]]:
         if start is None:
             start = context.find(text)
             if start < 0:
-                raise ValueError(f"the answer {text!r:.80} does not stand in the context")
+                raise ValueError(f"the answer {text!r:.80} is not in the context")
         if not isinstance(start, int) or isinstance(start, bool):
             raise ValueError(f"answer_start must be a whole number; received {start!r:.80}")
         if start < 0 or context[start : start + len(text)] != text:
             there = context[max(start, 0) : max(start, 0) + len(text)]
             raise ValueError(
-                f"the answer {text!r:.80} does not stand at answer_start {start}: there is "
+                f"the answer {text!r:.80} is not at answer_start {start}: the text there is "
                 f"{there!r:.80}"
             )
         answers.append((text, start))

@@ -1,4 +1,4 @@
-"""Spans of characters as labels of tokens: B- for the first word of a span, I- for the others."""
+"""Convert spans of characters to token labels: B- for the first word of a span, I- for others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMES = {
 
 
 class Span(NamedTuple):
-    """Characters `begin` to `end` (exclusive) of a text, and what they are."""
+    """Characters `begin` to `end` (exclusive) of a text, and their label."""
 
     begin: int
     end: int
@@ -26,16 +26,16 @@ class Span(NamedTuple):
 
 
 def read_spans(value: Any, text: str) -> list[Span]:
-    """The spans of a record, in the order of the text.
+    """Read the spans of a record, in the order of the text.
 
     Args:
-        value: a list of objects with `begin` (or `start`), `end` and `label` (or `type`), or of
+        value: list of objects with `begin` (or `start`), `end` and `label` (or `type`), or of
             [begin, end, label].
-        text: of the record.
+        text: text of the record.
 
     Raises:
-        ValueError: it is something else, or a span does not lie in the text, is empty, begins or
-            ends with space, or overlaps another.
+        ValueError: the value has another form, or a span is outside the text, is empty, begins or
+            ends with white space, or overlaps another one.
     """
     if not isinstance(value, list):
         raise ValueError(f"'spans' must be a list of spans; received {value!r:.80}")
@@ -43,7 +43,7 @@ def read_spans(value: Any, text: str) -> list[Span]:
     for span in spans:
         if not 0 <= span.begin < span.end <= len(text):
             raise ValueError(
-                f"a span must lie in its text, which has {len(text)} characters; received "
+                f"a span must lie within its text, which has {len(text)} characters; received "
                 f"{span.begin} to {span.end} ({span.label})"
             )
         inside = text[span.begin : span.end]
@@ -77,14 +77,14 @@ def _span(item: Any) -> Span:
     whole = all(isinstance(x, int) and not isinstance(x, bool) for x in (begin, end))
     if not whole or not isinstance(label, str) or not label.strip():
         raise ValueError(
-            "a span must have begin and end, places of characters, and a label; received "
-            f"{item!r:.100}"
+            "a span must have begin and end, which are positions of characters, and a label; "
+            f"received {item!r:.100}"
         )
     return Span(begin, end, label.strip())
 
 
 def tags_of(labels: Iterable[str]) -> list[str]:
-    """What a token can be: O, then B- and I- of each label."""
+    """The tags of a token: O, then B- and I- for each label."""
     return [OUTSIDE, *(f"{prefix}-{label}" for label in labels for prefix in "BI")]
 
 
@@ -96,19 +96,19 @@ def token_tags(
     continuing: Collection[int],
     labels: Sequence[str],
 ) -> list[int]:
-    """The place in `tags_of(labels)` of each token's tag; -1 for tokens that continue a word.
+    """The index of each token's tag in `tags_of(labels)`; -1 for tokens that continue a word.
 
     Args:
-        text: for errors.
-        spans: in their order.
-        ids: of the text's tokens.
-        offsets: the characters of each.
+        text: the text, for errors.
+        spans: its spans in order.
+        ids: ids of its tokens.
+        offsets: first and last character (exclusive) of each token.
         continuing: ids of tokens that continue a word.
-        labels: what a span can be.
+        labels: labels of spans.
 
     Raises:
-        ValueError: a span has no token, does not begin and end where words do, or has a label that
-            is none of `labels`.
+        ValueError: a span has no token, does not begin and end at words, or has a label that is not
+            in `labels`.
     """
     tags = [-1 if id_ in continuing else 0 for id_ in ids]
     begins, ends = [begin for begin, _ in offsets], [end for _, end in offsets]
@@ -127,7 +127,7 @@ def token_tags(
             while word_end < len(ids) and tags[word_end] < 0:
                 word_end += 1
             raise ValueError(
-                f"a span must begin and end where words do; received {named}, and the words are "
+                f"a span must begin and end where words do; received {named}, but the words are "
                 f"{text[begins[word_begin] : ends[word_end - 1]]!r:.80}"
             )
         for token in range(first, last):

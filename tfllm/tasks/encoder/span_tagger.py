@@ -1,4 +1,4 @@
-"""A token classifier as a function from texts to spans."""
+"""Text model that finds labelled spans in texts."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
 
 OVERLAP = 4
-"""a quarter of a window is shared with the next"""
+"""windows overlap by a quarter"""
 
 
 class SpanTagger(EncoderTextModel):
-    """A token classifier as a function from texts to spans.
+    """Text model that finds labelled spans in texts.
 
-    Signature `serving_default`: `text` string [B] to `spans_json` string [B], each row a JSON list
-    of objects `{"begin", "end", "label", "text", "score"}` (characters of the text, the end
-    exclusive; the score is the mean probability of the span's tags), `num_spans` int32 [B] and
-    `error` string [B] ("", or that the text is empty).
+    The signature `serving_default` takes `text`, string [B], and returns `spans_json` string [B],
+    in each row a JSON list of objects `{"begin", "end", "label", "text", "score"}` (positions are
+    characters of the text, with `end` exclusive; the score is the mean probability of the span's
+    tags), `num_spans` int32 [B] and `error` string [B] ("", or that the text is empty).
 
-    A text of any length is seen whole, in windows.
+    A text of any length is read in windows.
 
     Args:
-        model: a token classifier of O, B- and I-.
-        tokenizer: of the model.
-        information: `labels`.
+        model: a token classifier of the tags O, B- and I-.
+        tokenizer: tokenizer of the model.
+        information: information of the task: `labels`.
     """
 
     task_name = "tagging"
@@ -54,12 +54,12 @@ class SpanTagger(EncoderTextModel):
         self.labels = tuple(information["labels"])
         if len(tags_of(self.labels)) != model.num_labels:
             raise ValueError(
-                f"{len(self.labels)} labels are {len(tags_of(self.labels))} tags (O, and B- and I- "
-                f"of each); the model tells {model.num_labels} apart"
+                f"{len(self.labels)} labels give {len(tags_of(self.labels))} tags (O, and B- and "
+                f"I- for each), but the model has {model.num_labels}"
             )
         names = [json.dumps(label, ensure_ascii=False) for label in ("", *self.labels)]
         self._label_names = tf.constant(names)
-        """as JSON"""
+        """the labels as JSON strings"""
         continues = np.zeros(tokenizer.vocab_size, bool)
         continues[list(continuing_ids(tokenizer))] = True
         with tf.device("/CPU:0"):
@@ -76,14 +76,14 @@ class SpanTagger(EncoderTextModel):
         return {**super().served_state, "continues": self._continues}
 
     def tag(self, texts: str | Sequence[str]) -> Any:
-        """The spans of texts.
+        """Find the spans in texts.
 
         Args:
             texts: one text or several.
 
         Returns:
-            a list of `{"begin", "end", "label", "text", "score"}` for a single text, or a list of
-            such lists; an empty text has none.
+            A list of `{"begin", "end", "label", "text", "score"}` for a single text, or a list of
+            such lists; it is empty for an empty text.
         """
         rows = [texts] if isinstance(texts, str) else list(texts)
         found = [answer["spans"] for answer in self.predict([{"text": row} for row in rows])]
@@ -104,7 +104,7 @@ class SpanTagger(EncoderTextModel):
         rows = tf.cast(ids.value_rowids(), tf.int32)
         begins, ends = begins.values, ends.values
 
-        # Words: what their first pieces say, up to the end of their last.
+        # Words: tagged by their first token, up to the end of their last one.
         is_word = ~tf.gather(self._continues, ids.values)
         word = tf.cumsum(tf.cast(is_word, tf.int32)) - 1
         num_words = tf.reduce_sum(tf.cast(is_word, tf.int32))
@@ -113,8 +113,8 @@ class SpanTagger(EncoderTextModel):
             tf.boolean_mask(x, is_word) for x in (tags, scores, rows, begins)
         )
 
-        # Spans: a word that is no O goes on with the span before it, or begins one.
-        label = (tags + 1) // 2  # 0 is none
+        # Spans: a word whose tag is not O continues the span before it, or begins a new one.
+        label = (tags + 1) // 2  # 0 is no label
         is_first = (tags % 2 == 1) & (tags > 0)
         edge = tf.fill([tf.minimum(tf.size(tags), 1)], True)
         other = (label[1:] != label[:-1]) | (rows[1:] != rows[:-1])
@@ -144,8 +144,8 @@ class SpanTagger(EncoderTextModel):
         }
 
     def _token_tags(self, ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Of the tokens of all texts, int32 [N], their likeliest tags, and float32 [N], how
-        probable these are."""
+        """Most probable tags of the tokens of all texts, int32 [N], and their probabilities,
+        float32 [N]."""
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         room = tf.fill(tf.shape(lengths), tf.constant(room_of(self.sequence_length)))
         windows = windows_in_graph(lengths, room, room // OVERLAP)
@@ -170,7 +170,7 @@ class SpanTagger(EncoderTextModel):
 
 
 def room_of(sequence_length: int) -> int:
-    """Tokens of a text in a window: [CLS] and [SEP] stand around them."""
+    """Number of tokens in a window of a text, without [CLS] and [SEP]."""
     return sequence_length - 2
 
 
@@ -178,11 +178,11 @@ def continuing_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """The ids of tokens that continue a word.
 
     Raises:
-        ValueError: the tokenizer is of another kind than WordPiece.
+        ValueError: the tokenizer is not a WordPiece.
     """
     if not isinstance(tokenizer, WordPiece):
         raise ValueError(
-            "tagging needs a WordPiece tokenizer, which says where words begin; received "
+            "tagging needs a WordPiece tokenizer, which marks where words begin; received "
             f"{type(tokenizer).__name__}"
         )
     return tokenizer.continuing_ids

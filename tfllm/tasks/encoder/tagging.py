@@ -1,4 +1,4 @@
-"""Tagging: the spans of a text that are something, such as the names of people and places."""
+"""Tagging: find labelled spans in a text, such as the names of people and places."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class Tagging(EncoderTask):
-    """Find spans of a text and give each a label, such as the names of people and places.
+    """Find and label spans of a text, such as the names of people and places.
 
-    A span covers whole words and overlaps no other. Words are tagged B- (the first of a span), I-
-    (a further one) or O, by their first piece. A text of more tokens than `sequence_length` becomes
-    windows that overlap by a quarter; each word is learned, and answered, in the window that shows
-    more of what is around it.
+    Spans consist of whole words and do not overlap. Words are tagged B- (first word of a span), I-
+    (further words) or O at their first token. A text longer than `sequence_length` is divided into
+    windows that overlap by a quarter; each word is learned and predicted in the window with more
+    context around it.
 
     Records: JSON lines with `text` and `spans`, a list of `{"begin", "end", "label"}` in characters
     (`end` exclusive); or the tagged words of CoNLL (`tfllm.data.reading.conll`).
@@ -47,9 +47,9 @@ class Tagging(EncoderTask):
     }
 
     def information(self, records: Sequence[Record]) -> dict[str, Any]:
-        """The labels in the order of the alphabet.
+        """The labels in alphabetical order.
 
-        Spans that are none are left to `examples`, which says where they stand.
+        Invalid spans are ignored here; `examples` reports their places.
 
         Raises:
             ValueError: there is no span.
@@ -58,8 +58,8 @@ class Tagging(EncoderTask):
         labels = {span.label for spans in found for span in spans}
         if not labels:
             raise ValueError(
-                f"none of the {len(records):,} training records has a span that can be learned "
-                f"from{first}; give records with some, as "
+                f"none of the {len(records):,} training records has a valid span{first}; give "
+                "records with spans, such as "
                 '"spans": [{"begin": 0, "end": 3, "label": "NAME"}]'
             )
         return {"labels": sorted(labels)}
@@ -71,7 +71,7 @@ class Tagging(EncoderTask):
         information: Mapping[str, Any],
         sequence_length: int,
     ) -> list[Example]:
-        """A window each: `token_ids`, `token_type_ids`, `tags` and `counts` (1: is learned)."""
+        """An example per window: `token_ids`, `token_type_ids`, `tags`, `counts` (1: learned)."""
         text, spans = record["text"], _spans_of(record)
         ids, offsets = tokenizer.encode_with_offsets(text, parse_special=False, add_special=False)
         continuing = continuing_ids(tokenizer)
@@ -89,20 +89,20 @@ class Tagging(EncoderTask):
         return examples
 
     def batch(self, examples: Sequence[Example], sequence_length: int) -> RowBatch:
-        """As `TokenClassifier` is fitted: labels int32 [B, T], weights [B, T]."""
+        """A batch for `TokenClassifier`: labels int32 [B, T], weights [B, T]."""
         tags = padded([example["tags"] for example in examples], sequence_length)
         counts = padded([example["counts"] for example in examples], sequence_length)
         inputs = self.batch_inputs(examples, sequence_length)
         return RowBatch(inputs, tags, counts.astype(np.float32))
 
     def head(self, encoder: Any, information: Mapping[str, Any], **options: Any) -> TokenClassifier:
-        """A `TokenClassifier` of O, B- and I-."""
+        """A `TokenClassifier` of the tags O, B- and I-."""
         return TokenClassifier(encoder, label_names=tags_of(information["labels"]), **options)
 
     def measures(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
     ) -> list[Measure]:
-        """F1, precision and recall of whole spans: both ends and the label."""
+        """F1, precision and recall of spans, which must match in both ends and the label."""
         from tfllm.evaluation.label_measures import span_f1, span_precision, span_recall
 
         predicted = [
@@ -113,7 +113,7 @@ class Tagging(EncoderTask):
         return [of(true, predicted) for of in (span_f1, span_precision, span_recall)]
 
     def remarks(self, records: Sequence[Record], served: Any) -> list[str]:
-        """How many spans have a label that the model has never seen."""
+        """A remark on spans whose label the model was not trained with."""
         labels = [span.label for record in records for span in _spans_of(record)]
         return unknown_labels(labels, served.labels, "spans", "it cannot find them")
 

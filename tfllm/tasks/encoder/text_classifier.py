@@ -1,4 +1,4 @@
-"""A classifier as functions from text to labels."""
+"""Text model that assigns labels to texts."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
 
 CLASSIFY = "tensorflow/serving/classify"
-"""the method of a signature that TensorFlow Serving answers `:classify` with"""
+"""method name of a signature that TensorFlow Serving's Classify call requires"""
 
 
 class TextClassifier(EncoderTextModel):
-    """A classifier as functions from text to labels.
+    """Text model that assigns labels to texts.
 
-    Signatures, of texts string [B]; `second_text` only where the model was trained with it:
+    Signatures; `second_text` is only an input if the model was trained with it:
 
-        serving_default: `text` (and `second_text`) to `label` string [B], `probability` float32 [B]
-            of that label; `labels` string [B, L] and `probabilities` float32 [B, L], all of them,
-            the most probable first; `truncated_tokens` int32 [B], how many tokens the model did not
-            see; `error` string [B] ("", or that the text is empty: then the label is "").
-        classify: `inputs` string [B], tf.train.Example messages with the feature `text` (and
-            `second_text`), to `classes` string [B, L] and `scores` float32 [B, L]: what TensorFlow
-            Serving's Classify call and `:classify` run. Of a row that is refused (an empty text, a
-            message that cannot be read, a feature that is missing, of another type, or of several
-            values) all scores are 0 and the first class is "error: " and the reason, the others
-            empty: this call has no other place for it. The other rows are answered.
+        serving_default: takes `text` (and `second_text`), string [B], and returns `label` string
+            [B], `probability` float32 [B] of that label; all `labels` string [B, L] and
+            `probabilities` float32 [B, L], most probable first; `truncated_tokens` int32 [B], the
+            number of tokens that were cut off; `error` string [B] ("", or that the text is empty:
+            then the label is "").
+        classify: takes `inputs` string [B], tf.train.Example messages with the feature `text` (and
+            `second_text`), and returns `classes` string [B, L] and `scores` float32 [B, L]. It is
+            used by TensorFlow Serving's Classify call and `:classify`. If a row is refused (an
+            empty text, an unreadable message, a feature that is missing, of another type, or with
+            several values), all its scores are 0, the first class is "error: " and the reason, and
+            the others are empty, since this call has no other output for errors. The other rows are
+            not affected.
 
     Args:
-        model: a classifier.
-        tokenizer: of the model.
-        information: `labels`, and whether there are `pairs`.
+        model: a sequence classifier.
+        tokenizer: tokenizer of the model.
+        information: information of the task: `labels`, and `pairs` if there are second texts.
     """
 
     task_name = "classification"
@@ -53,7 +55,7 @@ class TextClassifier(EncoderTextModel):
         self.has_pairs = bool(information.get("pairs"))
         if len(self.labels) != model.num_labels:
             raise ValueError(
-                f"the model tells {model.num_labels} labels apart; received {len(self.labels)}"
+                f"the model has {model.num_labels} labels; received {len(self.labels)}"
             )
         self._label_names = tf.constant(self.labels)
 
@@ -72,11 +74,11 @@ class TextClassifier(EncoderTextModel):
 
     @property
     def method_names(self) -> dict[str, str]:
-        """That of `classify`."""
+        """The method name of `classify`."""
         return {"classify": CLASSIFY}
 
     def warmup_requests(self, texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-        """Of both signatures."""
+        """Warm-up requests for both signatures."""
         features = self._feature_names
         examples = [serialized_example(dict.fromkeys(features, text)) for text in texts]
         return [
@@ -85,7 +87,7 @@ class TextClassifier(EncoderTextModel):
         ]
 
     def answer(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """`probabilities` of every label by name; what there is to tell only where there is."""
+        """The answer for a row, with `probabilities` as a dictionary by label."""
         given = {name: plain(value) for name, value in row.items()}
         return {
             "label": given["label"],
@@ -105,7 +107,7 @@ class TextClassifier(EncoderTextModel):
 
     def _answers(self, text: tf.Tensor, second_text: tf.Tensor | None) -> dict[str, tf.Tensor]:
         probabilities, num_cut, error = self._probabilities(text, second_text)
-        # Of equal ones the first by name is the first, as the order of the labels is.
+        # Equal probabilities keep the alphabetical order of the labels.
         values, places = tf.math.top_k(probabilities, tf.shape(probabilities)[1])
         labels = tf.gather(self._label_names, places)
         good = error == ""
@@ -121,7 +123,8 @@ class TextClassifier(EncoderTextModel):
     def _probabilities(
         self, text: tf.Tensor, second_text: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """float32 [B, L] in the labels' order, 0 where there is an error; int32 [B]; error [B]."""
+        """Probabilities float32 [B, L], 0 for rows with an error; tokens cut off int32 [B]; errors
+        string [B]."""
         inputs, num_cut = encoder_inputs(
             self.tokenizer, self._graph, text, second_text, self.sequence_length
         )
@@ -146,7 +149,7 @@ class TextClassifier(EncoderTextModel):
 
 
 def serialized_example(texts: Mapping[str, str]) -> bytes:
-    """A tf.train.Example with features of one text each."""
+    """A serialized tf.train.Example whose features are one text each."""
 
     def feature(text: str) -> Any:
         value = text.encode("utf-8", "surrogatepass")

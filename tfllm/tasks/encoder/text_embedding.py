@@ -1,4 +1,4 @@
-"""Vectors of texts as functions of texts."""
+"""Text model that maps texts to vectors."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ _SIGNATURE_NAME = re.compile(r"(?!serving_default$)[A-Za-z]\w*", re.ASCII)
 
 
 class TextEmbedding(EncoderTextModel):
-    """Vectors of texts.
+    """Text model that maps texts to vectors.
 
     Signatures:
-        serving_default: `text` string [B] to `vector` float32 [B, E], of length 1 unless the model
-            says otherwise; `truncated_tokens` int32 [B], how many tokens the model did not see;
-            `error` string [B] ("", or that the text is empty: then the vector is 0).
-        One for each prompt, named as it is, where the name is one of letters, digits and "_": the
-            same with that prompt before each text.
+        serving_default: takes `text` string [B], and returns `vector` float32 [B, E], of length 1
+            unless the model does not normalize; `truncated_tokens` int32 [B], the number of tokens
+            that were cut off; `error` string [B] ("", or that the text is empty: then the vector is
+            0).
+        One for each prompt whose name consists of letters, digits and "_", with that name: the same
+            with the prompt before each text.
 
     Args:
-        model: gives a vector for a row of ids.
-        tokenizer: of the model.
-        information: of the task: `sequence_length`, the most tokens of a text; `prompts`, name to
-            what is put before a text, such as "query: "; `default_prompt_name`, the one that is
-            used where none is named.
+        model: model that maps a row of ids to a vector.
+        tokenizer: tokenizer of the model.
+        information: information of the task: `sequence_length`, the maximum number of tokens of a
+            text; `prompts`, which maps names to prefixes of texts, such as "query: ";
+            `default_prompt_name`, the prompt that is used if none is given.
 
     Raises:
-        ConfigError: `default_prompt_name` is none of the prompts.
+        ConfigError: `default_prompt_name` is not in the prompts.
     """
 
     task_name = "embedding"
@@ -74,7 +75,7 @@ class TextEmbedding(EncoderTextModel):
             raise ConfigError(unknown_name("prompt_name", name, self.prompts))
 
     def with_settings(self, settings: Mapping[str, Any]) -> TextEmbedding:
-        """The same with another `prompt_name` where none is given; None: without a prompt."""
+        """A copy with another default `prompt_name`; None: no prompt."""
         unknown = [name for name in settings if name != "prompt_name"]
         if unknown:
             raise ConfigError(unknown_name("setting", unknown[0], ("prompt_name",)))
@@ -88,13 +89,13 @@ class TextEmbedding(EncoderTextModel):
         prompt_name: str | None = None,
         batch_size: int = MAX_OPEN_BATCH,
     ) -> np.ndarray:
-        """The vectors of texts, float32 [N, E]; of an empty text 0.
+        """The vectors of texts, float32 [N, E]; 0 for an empty text.
 
         Args:
-            texts: any.
-            prompt_name: of the prompt that is put before each; default: `default_prompt_name` of
-                the model, if it has one.
-            batch_size: texts at once.
+            texts: the texts.
+            prompt_name: name of the prompt that is put before each text. Defaults to the model's
+                `default_prompt_name`, if it has one.
+            batch_size: texts per batch.
 
         Raises:
             ConfigError: the model has no such prompt.
@@ -108,7 +109,7 @@ class TextEmbedding(EncoderTextModel):
     def predict(
         self, records: Sequence[Mapping[str, Any]], *, batch_size: int = MAX_OPEN_BATCH
     ) -> list[dict[str, Any]]:
-        """The answer to each record; `positive_vector` besides where there is a `positive`."""
+        """The answer to each record, with a `positive_vector` if the record has a `positive`."""
         answers = super().predict(records, batch_size=batch_size)
         pairs = [i for i, record in enumerate(records) if record.get("positive") is not None]
         others = super().predict(
@@ -120,7 +121,7 @@ class TextEmbedding(EncoderTextModel):
 
     @functools.cached_property
     def _embed(self) -> Any:
-        """One function for all signatures, so that a SavedModel holds the model once."""
+        """One function for all signatures, so that a SavedModel contains the model once."""
 
         def embed(prompt: tf.Tensor, text: tf.Tensor) -> dict[str, tf.Tensor]:
             whole = tf.strings.join([prompt, text])

@@ -1,4 +1,4 @@
-"""Spans of texts, cut out in a graph."""
+"""Extract spans from texts, in a graph."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ _MOST_MARKS = 8
 
 
 def cut_out(text: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The words of spans, and where they end with the marks that belong to their last character.
+    """Extract spans, extended by the combining marks that follow their last character.
 
-    A tokenizer that leaves accents out says that "Cafe" with a combining accent behind it ends
-    before the accent.
+    For a tokenizer that removes accents, "Cafe" with a combining accent ends before the accent.
 
     Args:
-        text: string [S], valid UTF-8: of each span its text.
-        begins, ends: int32 [S], characters.
+        text: the text of each span, string [S], valid UTF-8.
+        begins, ends: positions of characters, int32 [S].
 
     Returns:
-        string [S], and int32 [S].
+        The texts of the spans, string [S], and their extended ends, int32 [S].
     """
     after = tf.strings.substr(text, ends, tf.fill(tf.shape(ends), _MOST_MARKS), unit="UTF8_CHAR")
     marks = tf.strings.regex_replace(after, r"(?s)\P{M}.*", "")

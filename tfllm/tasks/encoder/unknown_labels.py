@@ -7,20 +7,20 @@ from collections.abc import Collection, Sequence
 
 from tfllm.data.preparing.record_preparation import UnknownInTraining
 
-_MOST_TOLD = 10
+_MOST_LISTED = 10
 
 
 def label_place(label: str, labels: Sequence[str]) -> int:
-    """The place of a label among those that were trained on.
+    """The index of a label among those of the training records.
 
     Raises:
-        UnknownInTraining: it was not.
+        UnknownInTraining: the label is not among them.
     """
     if label not in labels:
-        told = ", ".join(map(repr, labels[:_MOST_TOLD]))
-        more = ", ..." if len(labels) > _MOST_TOLD else ""
+        known = ", ".join(map(repr, labels[:_MOST_LISTED]))
+        more = ", ..." if len(labels) > _MOST_LISTED else ""
         raise UnknownInTraining(
-            f"the label {label!r} is none of those in the training records ({told}{more})"
+            f"the label {label!r} is not among those of the training records ({known}{more})"
         )
     return labels.index(label)
 
@@ -28,19 +28,19 @@ def label_place(label: str, labels: Sequence[str]) -> int:
 def unknown_labels(
     labels: Sequence[str], known: Collection[str], what: str, outcome: str
 ) -> list[str]:
-    """What is to be told of labels that a model is measured on; nothing where it knows them all.
+    """A remark on labels in an evaluation that a model was not trained with; empty without any.
 
     Args:
-        labels: of all that it is measured on.
-        known: those that it was trained with.
-        what: has the labels: "records".
-        outcome: what the model makes of an unknown one.
+        labels: labels in the evaluation.
+        known: labels that the model was trained with.
+        what: noun for the labelled objects, such as "records".
+        outcome: consequence of an unknown label.
     """
     unknown = Counter(label for label in labels if label not in known)
     if not unknown:
         return []
-    told = ", ".join(map(repr, list(unknown)[:_MOST_TOLD]))
+    listed = ", ".join(map(repr, list(unknown)[:_MOST_LISTED]))
     return [
         f"{sum(unknown.values()):,} of {len(labels):,} {what} have labels that the model was not "
-        f"trained with ({told}): {outcome}"
+        f"trained with ({listed}): {outcome}"
     ]

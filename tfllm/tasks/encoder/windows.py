@@ -1,9 +1,9 @@
-"""Long texts in windows that overlap, alike in Python (training) and in a graph (serving).
+"""Divide long texts into overlapping windows, in Python (training) and in a graph (serving).
 
-A text of more tokens than there is room for is seen through windows of `room` tokens, each
-`room - overlap` after the one before; the last ends where the text ends. Every token is *owned* by
-one window: of two that overlap, the middle of what they share is the border, so that an owned token
-has context on both sides.
+A text of more than `room` tokens is divided into windows of `room` tokens, each starting
+`room - overlap` tokens after the previous one; the last window ends at the end of the text. Every
+token is *owned* by one window: the border between two windows is in the middle of their overlap, so
+that an owned token has context on both sides.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 AT_ONCE = 32
-"""windows that the model is given together, whatever the length of a text"""
+"""number of windows in a batch, whatever the length of a text"""
 
 
 class Window(NamedTuple):
-    """Tokens `begin` to `end` of a text, of which those from `own_begin` to `own_end` are owned."""
+    """Tokens `begin` to `end` of a text; those from `own_begin` to `own_end` are owned."""
 
     begin: int
     end: int
@@ -27,12 +27,12 @@ class Window(NamedTuple):
 
 
 def windows_of(num_tokens: int, room: int, overlap: int) -> list[Window]:
-    """The windows of a text; one, which may be empty, where there is room for all of it.
+    """The windows of a text; a single one, which may be empty, if all of it fits.
 
     Args:
-        num_tokens: of the text.
-        room: the most tokens of a window.
-        overlap: tokens that neighbours share, less than `room`.
+        num_tokens: number of tokens of the text.
+        room: maximum number of tokens in a window.
+        overlap: number of tokens that neighbouring windows share, less than `room`.
     """
     step = room - overlap
     begins = [0]
@@ -47,10 +47,10 @@ def windows_of(num_tokens: int, room: int, overlap: int) -> list[Window]:
 
 
 class Windows(NamedTuple):
-    """The windows of some texts, the first text's first; each field int32 [W]."""
+    """The windows of several texts, in the order of the texts; each field int32 [W]."""
 
     rows: tf.Tensor
-    """of which text"""
+    """index of the text"""
     begins: tf.Tensor
     ends: tf.Tensor
     own_begins: tf.Tensor
@@ -58,12 +58,12 @@ class Windows(NamedTuple):
 
 
 def windows_in_graph(lengths: tf.Tensor, room: tf.Tensor, overlap: tf.Tensor) -> Windows:
-    """As `windows_of`, of several texts.
+    """The windows of several texts, as in `windows_of`.
 
     Args:
-        lengths: int32 [B], tokens of each.
-        room: int32 [B].
-        overlap: int32 [B].
+        lengths: number of tokens of each text, int32 [B].
+        room: maximum number of tokens in a window, int32 [B].
+        overlap: number of tokens that neighbouring windows share, int32 [B].
     """
     step = room - overlap
     beyond = tf.maximum(lengths - room, 0)
@@ -78,7 +78,7 @@ def windows_in_graph(lengths: tf.Tensor, room: tf.Tensor, overlap: tf.Tensor) ->
         return tf.minimum(number * step, beyond)
 
     def border(number: tf.Tensor) -> tf.Tensor:
-        """Between a window and the one before it."""
+        """The border between a window and the previous one."""
         return (begin(number) + begin(number - 1) + room) // 2
 
     return Windows(
@@ -91,11 +91,11 @@ def windows_in_graph(lengths: tf.Tensor, room: tf.Tensor, overlap: tf.Tensor) ->
 
 
 def tokens_of(windows: Windows, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
-    """[W, (T)], the tokens in each window.
+    """The tokens in each window, [W, (T)].
 
     Args:
-        windows: of the texts.
-        tokens: [B, (N)], those of each text, or anything else that each token has.
+        windows: windows of the texts.
+        tokens: tokens of each text, or other values per token, [B, (N)].
     """
     first = tf.gather(tokens.row_splits[:-1], windows.rows)
     begins, ends = (first + tf.cast(x, tf.int64) for x in (windows.begins, windows.ends))
@@ -108,12 +108,15 @@ def in_chunks(
     inputs: Sequence[tf.Tensor],
     outputs: Sequence[tf.TensorSpec],
 ) -> list[tf.Tensor]:
-    """What `function` says of the windows, asked of `AT_ONCE` at a time: memory stays bounded.
+    """Apply a function to windows in batches of `AT_ONCE`, to bound memory.
 
     Args:
-        function: some windows' inputs to outputs, all with the windows first.
-        inputs: [W, ...] each.
-        outputs: what they are, of any number of windows.
+        function: maps the inputs of windows to outputs; the first axis is that of windows.
+        inputs: inputs, [W, ...] each.
+        outputs: specs of the outputs for any number of windows.
+
+    Returns:
+        The outputs for all windows.
     """
     total = tf.shape(inputs[0])[0]
     arrays = [

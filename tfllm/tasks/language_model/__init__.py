@@ -1,1 +1,1 @@
-"""What causal language models are for: text generation, chat, code."""
+"""Tasks of causal language models: text generation, chat and code."""

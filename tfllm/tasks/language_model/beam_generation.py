@@ -1,4 +1,4 @@
-"""Prompts to the likeliest texts that beam search finds, for decoder-only models."""
+"""Generate texts by beam search, for decoder-only models."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from tfllm.tasks.graph_method import graph_method, text_input
 from tfllm.tasks.language_model.request_rows import checked
 
 LEAST_SCORE = -3.4e38
-"""of a text that was not found: JSON has no infinity"""
+"""score of a text that was not found, since JSON has no infinity"""
 
 
 class BeamGeneration:
-    """A search of one width, which the shapes of its results depend on.
+    """Beam search with a fixed width, which determines the shapes of its results.
 
     Args:
-        decoder: the model.
-        tokenize: string [B] to prompts, int32 `[B, (P)]`.
-        width: unfinished texts that are kept of each prompt, and texts that are found.
-        ngram: the number of tokens of sequences that do not come twice; 0: they may.
-        settings: of the task, whose `FIXED_OPTIONS` are followed.
-        end_token_ids: int32 `[E]`.
-        token_bytes: string `[V]`.
+        decoder: decoder of the model.
+        tokenize: function from strings [B] to prompts, int32 `[B, (P)]`.
+        width: number of beams, and of texts that are returned per prompt.
+        ngram: size of n-grams that must not repeat; 0: no limit.
+        settings: generation settings of the task, whose options that are fixed for a task are used.
+        end_token_ids: ids of end tokens, int32 `[E]`.
+        token_bytes: bytes of each token, string `[V]`.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class BeamGeneration:
     def best(
         self, prompt: tf.Tensor, max_new_tokens: tf.Tensor, length_penalty: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """The best text of each prompt, as the signature `serving_default` gives it."""
+        """The best text for each prompt, in the form of the signature `serving_default`."""
         found = self.search(prompt, max_new_tokens, length_penalty, tf.ones_like(max_new_tokens))
         good = found["error"] == ""
         return {
@@ -103,7 +103,7 @@ class BeamGeneration:
 
     @staticmethod
     def rows(found: dict[str, tf.Tensor]) -> list[list[dict[str, Any]]]:
-        """Of each row its texts, the best first, without those that were not found."""
+        """The texts for each row, best first, without those that were not found."""
         names = {
             "texts": "text",
             "scores": "score",

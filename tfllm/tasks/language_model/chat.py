@@ -1,4 +1,4 @@
-"""Chat: conversations in, the assistant's words out, the same function locally and served."""
+"""Chat: from conversations to replies, with the same functions locally and served."""
 
 from __future__ import annotations
 
@@ -29,21 +29,40 @@ from tfllm.tokenizers.chat.prompt_form_graph import prompts
 
 
 class Chat(TextGeneration):
-    """A text generation task whose tokenizer has a chat template.
+    """A text generation model whose tokenizer has a chat template.
 
-    `reply` and `stream_reply` are for Python. Beside the signatures of `TextGeneration` there are
+    `reply` and `stream_reply` are for Python. In addition to those of `TextGeneration`, there are
+    the signatures
 
-        chat_prompt: as `generate`, but `prompt` is a conversation as `ChatTemplate.prompt` writes
-            it: of any length, with special tokens in somebody's own words kept apart.
-        chat: as `generate`, but with `system` (empty: none) and `user` in the place of `prompt`:
-            the graph writes the prompt for one question. Only where the template puts words between
-            fixed text (`no_chat_reason` says why not).
+        chat_prompt: like `generate`, but `prompt` is a conversation formatted by
+            `ChatTemplate.prompt`, which escapes text that looks like a special token.
+        chat: like `generate`, but with `system` (empty: none) and `user` instead of `prompt`: the
+            graph formats the prompt for a single question. It only exists if the template inserts
+            the messages between fixed texts; otherwise `no_chat_reason` gives the reason.
 
-    A text ends also at the token that the template writes behind the assistant's words.
+    A reply also ends at the token that the template writes after the assistant's words.
+
+    Args:
+        model: as in `TextGeneration`.
+        tokenizer: tokenizer of the model, with a chat template.
+        generation: generation options that are used if none are given.
 
     Raises:
-        ValueError: as `TextGeneration`; the tokenizer has no chat template, or one that cannot be
-            used.
+        ValueError: as in `TextGeneration`; or the tokenizer has no chat template, or one that
+            cannot be used.
+
+    Examples:
+        >>> import tfllm
+        >>> tokenizer = tfllm.BytePairTokenizer.train(["Hello! How are you?"], vocab_size=300)
+        >>> tokenizer.settings["chat_template"] = (
+        ...     "{% for m in messages %}{{ m.role }}: {{ m.content }}\\n{% endfor %}"
+        ...     "{% if add_generation_prompt %}assistant: {% endif %}"
+        ... )
+        >>> config = tfllm.ModelConfig(vocab_size=300, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> chat = tfllm.Chat(tfllm.CausalLM(config, seed=0), tokenizer)
+        >>> reply = chat.reply([{"role": "user", "content": "Hello!"}], max_new_tokens=5)
+        >>> isinstance(reply, str)
+        True
     """
 
     def __init__(
@@ -76,21 +95,21 @@ class Chat(TextGeneration):
         variables: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """What the assistant says next.
+        """Generate the next reply of the assistant.
 
         Args:
             messages: a conversation, or a list of several. A message is
-                `{"role": "user", "content": "Hello"}`; the last is not the assistant's.
-            variables: others that the template knows, such as `tools` or `enable_thinking`.
-            options: fields of `GenerationConfig`, as `generate` takes them.
+                `{"role": "user", "content": "Hello"}`; the last one must not be the assistant's.
+            variables: other variables of the template, such as `tools` or `enable_thinking`.
+            options: fields of `GenerationConfig`, as for `generate`.
 
         Returns:
-            the words, without special tokens; a list of them for several conversations; with any
-            num_samples above 1, a list of samples in the place of each.
+            The reply without special tokens, or a list of replies for several conversations; if any
+            num_samples is above 1, each is a list of samples.
 
         Raises:
-            ValueError: a conversation is not well formed, or refused by the template, or too long;
-                an option is unknown or out of range.
+            ValueError: a conversation is malformed, refused by the template, or too long; or an
+                option is unknown or out of range.
         """
         task, options = self._with_fixed(options)
         if task is not self:
@@ -115,9 +134,9 @@ class Chat(TextGeneration):
     def stream_reply(
         self, messages: Messages, *, variables: Mapping[str, Any] | None = None, **options: Any
     ) -> Iterator[str]:
-        """What the assistant says next, piece by piece; the pieces joined are `reply`'s text.
+        """Generate the next reply piece by piece; joined, the pieces are the text of `reply`.
 
-        Arguments and errors as `reply`, for one conversation and one sample.
+        Arguments and errors are those of `reply`, for one conversation and one sample.
         """
         task, options = self._with_fixed(options)
         if task is not self:
@@ -137,7 +156,7 @@ class Chat(TextGeneration):
 
     @property
     def served_state(self) -> dict[str, Any]:
-        """That of `TextGeneration`, and the beginning of a stream of a conversation."""
+        """The state of `TextGeneration`, and the function that begins the stream of a reply."""
         return {**super().served_state, "chat_stream_begin": self.chat_stream_begin}
 
     def extra_files(self) -> dict[str, str]:
@@ -145,10 +164,10 @@ class Chat(TextGeneration):
         return {TEMPLATE_FILE: self.template.to_json()}
 
     def warmup_requests(self, texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-        """Of each signature."""
+        """Warm-up requests for each signature."""
         requests = super().warmup_requests(texts)
         options = self._warmup_options(len(texts))
-        with contextlib.suppress(ValueError):  # a template that wants more than a question
+        with contextlib.suppress(ValueError):  # the template may need more than a question
             asked = [self.template.prompt([{"role": "user", "content": t}]) for t in texts]
             requests.append(("chat_prompt", {"prompt": tf.constant(asked), **options}))
         if "chat" in self.signatures:
@@ -158,7 +177,7 @@ class Chat(TextGeneration):
 
     @property
     def signatures(self) -> dict[str, Any]:
-        """Name to `tf.function`: those of `TextGeneration`, `chat_prompt` and maybe `chat`."""
+        """`tf.function`s by name: those of `TextGeneration`, `chat_prompt` and possibly `chat`."""
         functions = {**super().signatures, "chat_prompt": self._chat_prompt}
         if self.form is not None:
             functions["chat"] = self._chat
@@ -186,10 +205,10 @@ class Chat(TextGeneration):
         """The prompts of the signature `chat`.
 
         Args:
-            system, user: string `[B]`.
+            system, user: messages, string `[B]`.
 
         Returns:
-            int32 `[B, (P)]`; string `[B]`, what is wrong with a row, or empty.
+            Token ids, int32 `[B, (P)]`, and errors of rows, or "", string `[B]`.
         """
         assert self.form is not None
         text, refused = prompts(self.form, self.template.special_tokens, system, user)
@@ -197,5 +216,5 @@ class Chat(TextGeneration):
 
     @graph_method(text_input("prompt", 1), *option_specs(batch=1))
     def chat_stream_begin(self, prompt: tf.Tensor, **options: tf.Tensor) -> dict[str, tf.Tensor]:
-        """As `stream_begin`, with a prompt as `chat_prompt` takes it."""
+        """Like `stream_begin`, but with a prompt as for `chat_prompt`."""
         return self._decoding.first_token(self._graph.tokenize_unbroken(prompt), options)

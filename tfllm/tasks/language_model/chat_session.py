@@ -1,4 +1,4 @@
-"""A conversation that goes on: what was said so far, and the next reply."""
+"""A conversation with a model over several turns."""
 
 from __future__ import annotations
 
@@ -9,17 +9,35 @@ from tfllm.tasks.language_model.chat import Chat
 
 
 class ChatSession:
-    """A conversation of somebody with a model.
+    """A conversation with a model over several turns.
 
     Args:
         task: the model.
-        system: words of a system message; empty for none, so that the template's own hold.
-        options: as `Chat.reply` takes them.
+        system: content of the system message; if empty, the template may add its default one.
+            Defaults to "".
+        options: generation options, as for `Chat.reply`.
 
     Attributes:
         messages: the conversation so far.
-        options: of the next replies.
-        system: the system message.
+        options: generation options of the next replies.
+        system: content of the system message.
+
+    Examples:
+        >>> import tfllm
+        >>> from tfllm.tasks import ChatSession
+        >>> tokenizer = tfllm.BytePairTokenizer.train(["Hello! How are you?"], vocab_size=300)
+        >>> tokenizer.settings["chat_template"] = (
+        ...     "{% for m in messages %}{{ m.role }}: {{ m.content }}\\n{% endfor %}"
+        ...     "{% if add_generation_prompt %}assistant: {% endif %}"
+        ... )
+        >>> config = tfllm.ModelConfig(vocab_size=300, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> chat = tfllm.Chat(tfllm.CausalLM(config, seed=0), tokenizer)
+        >>> session = ChatSession(chat, system="Be brief.", max_new_tokens=5)
+        >>> reply = "".join(session.say("Hello!"))
+        >>> [message["role"] for message in session.messages]
+        ['system', 'user', 'assistant']
+        >>> session.undo()
+        'Hello!'
     """
 
     def __init__(self, task: Chat, *, system: str = "", **options: Any) -> None:
@@ -29,13 +47,16 @@ class ChatSession:
         self.messages: list[dict[str, Any]] = self._begin
 
     def say(self, words: str) -> Iterator[str]:
-        """The reply to what the user says, piece by piece.
+        """Reply to a message of the user, piece by piece.
 
-        The two become part of the conversation with the reply's last piece; if it is not read to
-        its end, or fails, the conversation is as it was before.
+        Message and reply are added to the conversation with the last piece of the reply; if it is
+        not read to its end, or fails, the conversation is unchanged.
+
+        Args:
+            words: content of the user's message.
 
         Raises:
-            ValueError: as `Chat.stream_reply`, at once.
+            ValueError: as in `Chat.stream_reply`, before the first piece.
         """
         asked = [*self.messages, {"role": "user", "content": words}]
         return self._reply(asked, self._task.stream_reply(asked, **self.options))
@@ -48,21 +69,21 @@ class ChatSession:
         self.messages = [*asked, {"role": "assistant", "content": reply}]
 
     def clear(self) -> None:
-        """Begin anew, with the same system message."""
+        """Start over with the same system message."""
         self.messages = self._begin
 
     def set_system(self, words: str) -> None:
-        """Have another system message from now on, or none; what was said stays.
+        """Replace or remove the system message; the rest of the conversation is kept.
 
         Args:
-            words: of the message; empty for none.
+            words: content of the message; empty for none.
         """
         said = self.messages[len(self._begin) :]
         self.system = words
         self.messages = [*self._begin, *said]
 
     def undo(self) -> str | None:
-        """Forget the last turn; what was asked in it, or None where there is none."""
+        """Remove the last turn; returns the user's message, or None if there is no turn."""
         said = self.messages[len(self._begin) :]
         if not said:
             return None

@@ -1,4 +1,4 @@
-"""Code: what stands before the cursor, and behind it, to what belongs between."""
+"""Code completion: generate the code between a prefix and a suffix."""
 
 from __future__ import annotations
 
@@ -29,19 +29,37 @@ from tfllm.tokenizers.fill_in_the_middle import (
 
 
 class CodeGeneration(TextGeneration):
-    """A text generation task that also fills in the middle, where its model has learned to.
+    """A text generation model that can also fill in the middle, if it was trained to.
 
-    `complete` is for Python; beside the signatures of `TextGeneration` there is
+    `complete` is for Python; in addition to those of `TextGeneration`, there is the signature
 
-        complete: as `generate`, but with `prefix` and `suffix` in the place of `prompt`; where the
-            suffix is empty the prefix is continued. With a suffix the model is asked as prefix,
-            suffix, middle (PSM; Bavarian et al., 2022), in its tokenizer's own special tokens; or
-            suffix first (SPM), if the tokenizer's settings say so, as those do that `prepare` made.
-            Text that spells a special token is text. To get one line, set `stop` to a line end.
+        complete: like `generate`, but with `prefix` and `suffix` instead of `prompt`; if the suffix
+            is empty, the prefix is continued. With a suffix, the prompt is written as prefix,
+            suffix, middle (PSM; Bavarian et al., 2022), with the special tokens of the tokenizer;
+            or suffix first (SPM), if the tokenizer's settings say so, as those written by `prepare`
+            do by default. Text that looks like a special token is treated as text. Set `stop` to a
+            line end to get one line.
 
-    A text ends also at the tokens that models of code write where a file or a middle is over.
+    A text also ends at the tokens with which code models end a file or a middle.
 
-    Where the tokenizer has no such tokens, a row with a suffix gets an `error`.
+    If the tokenizer has no tokens for infilling, a row with a suffix has an `error`.
+
+    Args:
+        model: as in `TextGeneration`.
+        tokenizer: tokenizer of the model.
+        generation: generation options that are used if none are given.
+
+    Examples:
+        >>> import tfllm
+        >>> from tfllm.tokenizers.fill_in_the_middle import END, SENTINELS
+        >>> tokenizer = tfllm.BytePairTokenizer.train(
+        ...     ["def add(a, b):\\n    return a + b\\n"], 300, special_tokens=(END, *SENTINELS)
+        ... )
+        >>> config = tfllm.ModelConfig(vocab_size=300, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> code = tfllm.CodeGeneration(tfllm.CausalLM(config, seed=0), tokenizer)
+        >>> middle = code.complete("def add(a, b):\\n", "    return c", max_new_tokens=5)
+        >>> isinstance(middle, str)
+        True
     """
 
     def __init__(
@@ -57,7 +75,7 @@ class CodeGeneration(TextGeneration):
         ends = [*tokenizer.end_token_ids, *code_end_ids(tokenizer)]
         self._end_token_ids = tf.constant(list(dict.fromkeys(ends)), tf.int32)
         self.suffix_first = bool(tokenizer.settings.get(SUFFIX_FIRST))
-        # What the tokenizer puts before a text, which here is not the first token.
+        # Tokens that the tokenizer puts before a text, which must come before the prefix mark.
         begin = tokenizer.encode("")
         self._begin = [i for i in begin if i not in tokenizer.end_token_ids]
 
@@ -66,21 +84,21 @@ class CodeGeneration(TextGeneration):
     def complete(
         self, prefix: str | Sequence[str], suffix: str | Sequence[str] = "", **options: Any
     ) -> Any:
-        """What stands between prefix and suffix.
+        """Generate the text between prefix and suffix.
 
         Args:
             prefix: the text before, or a list of several.
-            suffix: the text behind; one for all, or one each. Empty: none is known.
-            options: fields of `GenerationConfig`, as `generate` takes them. `stop="\\n"` gives the
-                rest of the line.
+            suffix: the text after, one for all prefixes or one for each; if empty, the prefix is
+                continued. Defaults to "".
+            options: fields of `GenerationConfig`, as for `generate`. `stop="\\n"` gives the rest of
+                the line.
 
         Returns:
-            the text, or a list of them; with any num_samples above 1, a list of samples in the
-            place of each.
+            The text, or a list of texts; if any num_samples is above 1, each is a list of samples.
 
         Raises:
-            ValueError: there is a suffix, and the tokenizer has no special tokens for it; an option
-                is unknown or out of range; a row is too long; the lists differ in length.
+            ValueError: there is a suffix, but the tokenizer has no special tokens for it; an option
+                is unknown or out of range; a row is too long; or the lists differ in length.
         """
         prefixes, suffixes = texts_of(prefix, "prefix"), texts_of(suffix, "suffix")
         if isinstance(suffix, str):
@@ -107,7 +125,7 @@ class CodeGeneration(TextGeneration):
 
     @property
     def signatures(self) -> dict[str, Any]:
-        """Name to `tf.function`: those of `TextGeneration`, and `complete`."""
+        """`tf.function`s by name: those of `TextGeneration`, and `complete`."""
         return {**super().signatures, "complete": self._complete}
 
     @graph_method(text_input("prefix"), text_input("suffix"), *option_specs())
@@ -126,10 +144,10 @@ class CodeGeneration(TextGeneration):
         """The prompts of the signature `complete`.
 
         Args:
-            prefix, suffix: string `[B]`.
+            prefix, suffix: texts, string `[B]`.
 
         Returns:
-            int32 `[B, (P)]`; string `[B]`, what is wrong with a row, or empty.
+            Token ids, int32 `[B, (P)]`, and errors of rows, or "", string `[B]`.
         """
         before = self._graph.tokenize(prefix, parse_special=False, add_special=False)
         begin = self._row(self._begin, tf.ones_like(prefix, tf.bool))
@@ -140,24 +158,24 @@ class CodeGeneration(TextGeneration):
                 f"suffix and middle, such as {SENTINELS[0]}"
             )
             return tf.concat([begin, before], 1), tf.where(filled, rule, "")
-        behind = self._graph.tokenize(suffix, parse_special=False, add_special=False)
+        after = self._graph.tokenize(suffix, parse_special=False, add_special=False)
         marks = [self._row([token], filled) for token in self.middle_tokens]
         if self.suffix_first:
-            ids = tf.concat([begin, marks[0], marks[1], behind, marks[2], before], 1)
+            ids = tf.concat([begin, marks[0], marks[1], after, marks[2], before], 1)
         else:
-            ids = tf.concat([begin, marks[0], before, marks[1], behind, marks[2]], 1)
+            ids = tf.concat([begin, marks[0], before, marks[1], after, marks[2]], 1)
         return ids, tf.zeros_like(prefix)
 
     @staticmethod
     def _row(ids: list[int], wanted: tf.Tensor) -> tf.RaggedTensor:
-        """int32 `[B, (0 or len(ids))]`: the ids in the rows where they are wanted."""
+        """The ids in the rows for which `wanted` is true, int32 `[B, (0 or len(ids))]`."""
         num = tf.reduce_sum(tf.cast(wanted, tf.int32))
         values = tf.tile(tf.constant(ids, tf.int32), [num])
         lengths = tf.cast(wanted, tf.int64) * len(ids)
         return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
 
     def warmup_requests(self, texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-        """Of each signature; one with a suffix where that is taken."""
+        """Warm-up requests for each signature, with a suffix if that is supported."""
         prefixes = tf.constant(list(texts))
         suffixes = tf.constant(list(texts)) if self.middle_tokens else tf.zeros_like(prefixes)
         inputs = {"prefix": prefixes, "suffix": suffixes, **self._warmup_options(len(texts))}

@@ -1,4 +1,4 @@
-"""The causal language model that a run fits: a new one, or a pretrained one."""
+"""The causal language model that a run trains: a new one, or a pretrained one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tfllm.pretrained.model_source import open_source
 
 
 def new_model(config: ModelConfig, training: TrainingConfig) -> CausalLM:
-    """A model with new weights, drawn by the seed of the training."""
+    """Create a model with random weights, determined by the seed of the training."""
     return CausalLM(
         config,
         seed=training.seed,
@@ -26,11 +26,11 @@ def new_model(config: ModelConfig, training: TrainingConfig) -> CausalLM:
 
 
 def pretrained_config(path: str | Path) -> ModelConfig:
-    """The architecture of a pretrained model, whose weights are not read.
+    """Read the architecture of a pretrained model, without its weights.
 
     Raises:
         FileNotFoundError: there is no model.
-        ValueError: it cannot be read.
+        ValueError: the model cannot be read.
     """
     place = model_folder(path)
     if is_keras_hub_preset(place):
@@ -44,7 +44,7 @@ def pretrained_config(path: str | Path) -> ModelConfig:
 
 
 def load_base(path: str, config: TrainingConfig) -> Pretrained:
-    """A pretrained model, ready to be trained as the settings say."""
+    """Load a pretrained model, and set which of its weights are trained."""
     lora = config.trainable == "lora"
     dtype = dtype_policy(config.precision)
     if lora and config.base_dtype == "bfloat16":

@@ -1,4 +1,4 @@
-"""Instructions: conversations, or prompts with responses, of which the replies are learned."""
+"""Instruction tuning: learn the replies in conversations, or responses to prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tfllm.tasks.language_model.language_task import LanguageTask
 
 
 class Instruction(LanguageTask):
-    """Reply in conversations and to prompts: only the assistant's words are learned."""
+    """Reply in conversations and to prompts; only the assistant's words are learned."""
 
     name = "instruction"
     kind: ClassVar[Kind] = "examples"

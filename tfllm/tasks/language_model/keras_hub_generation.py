@@ -1,4 +1,4 @@
-"""What tasks are made of, from a causal language model of KerasHub: nothing is converted."""
+"""Use causal language models of KerasHub for text generation, without converting them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def keras_hub_parts(
     max_sequence_length: int | None = None,
     dtype: str | None = None,
 ) -> tuple[KerasHubDecoder, Tokenizer]:
-    """The decoder and the tokenizer. Arguments as `TextGeneration.of_keras_hub`."""
+    """The decoder and the tokenizer; arguments are those of `TextGeneration.of_keras_hub`."""
     if isinstance(model, str | Path):
         model = load_keras_hub(model, dtype=dtype)
     if not is_keras_hub_model(model) or _is_encoder_decoder(model):
@@ -40,7 +40,7 @@ def _is_encoder_decoder(model: Any) -> bool:
 
 
 def _context(model: Any, wanted: int | None) -> int:
-    """The most tokens of a text."""
+    """Maximum number of tokens in a text."""
     most = getattr(model.backbone, "max_sequence_length", None)
     if wanted is None:
         return most or getattr(model.preprocessor, "sequence_length", None) or 1024
@@ -48,7 +48,7 @@ def _context(model: Any, wanted: int | None) -> int:
         raise ConfigError(f"max_sequence_length must be at least 2; received {wanted!r}")
     if most is not None and wanted > most:
         raise ConfigError(
-            f"max_sequence_length must be at most the {most} positions that the model has; "
+            f"max_sequence_length must be at most the model's number of positions ({most}); "
             f"received {wanted}"
         )
     return wanted

@@ -1,4 +1,4 @@
-"""Language modeling: documents, of which every next token is learned; and code, with gaps."""
+"""Language modeling: predict the next token of documents; and code, with infilling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfllm.tasks.language_model.language_task import LanguageTask
 
 
 class LanguageModeling(LanguageTask):
-    """Predict the next token of documents, which fill their rows end to end."""
+    """Predict the next token of documents, which are concatenated and cut into rows."""
 
     name = "language_modeling"
     kind = "text"
@@ -25,12 +25,12 @@ class LanguageModeling(LanguageTask):
         exclude: Sequence[str | Path],
         bar: Callable[..., Any],
     ) -> TextPreparation:
-        """Documents to a stream of tokens, with a tokenizer that is given or trained on them."""
+        """The preparation of documents as a stream of tokens."""
         return TextPreparation(self._inputs(source, config, exclude, bar))
 
 
 class Code(LanguageModeling):
-    """Continue code and fill in its gaps (Bavarian et al., 2022): half of the texts have some."""
+    """Continue code and fill in gaps (Bavarian et al., 2022); half of the text has gaps."""
 
     name = "code"
     prepare_defaults: ClassVar[Mapping[str, Any]] = {

@@ -1,6 +1,6 @@
-"""What the tasks of a causal language model have in common.
+"""Base class of the tasks of a causal language model.
 
-Imports no TensorFlow: preparing text needs none.
+TensorFlow is not imported, since preparing text does not need it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 class LanguageTask(Task):
-    """A task of a causal language model; a class says what its records are (`kind`)."""
+    """Base class of the tasks of a causal language model; subclasses define `kind`."""
 
     kind: ClassVar[Kind]
-    """what the records are"""
+    """kind of the records"""
     config_class: ClassVar[type] = ModelConfig
     sizes: ClassVar[SizeTable[Any]] = DECODER_SIZES
     default_size: ClassVar[str] = "llama-4m"
@@ -53,9 +53,9 @@ class LanguageTask(Task):
     def files(
         self, source: Any, config: PrepareConfig, *, exclude: Sequence[str | Path] = ()
     ) -> list[SourceFile]:
-        """All files that a preparation reads, those of validation among them."""
+        """All files that a preparation reads, including validation files."""
         return PreparationInputs.find(
-            source, config, self.kind, exclude=exclude, bar=tuple, tell=False
+            source, config, self.kind, exclude=exclude, bar=tuple, warn=False
         ).all_files
 
     def preparation(
@@ -66,7 +66,7 @@ class LanguageTask(Task):
         exclude: Sequence[str | Path],
         bar: Callable[..., Any],
     ) -> Preparation:
-        """Examples to token ids, each with a mark where it is learned."""
+        """The preparation of examples as token ids, with a mask of the learned ones."""
         return ExamplePreparation(self._inputs(source, config, exclude, bar), self.kind)
 
     def _inputs(
@@ -77,7 +77,7 @@ class LanguageTask(Task):
     # ---- the model
 
     def pretrained_config(self, base: str) -> ModelConfig:
-        """As of `Task`."""
+        """As in `Task`."""
         from tfllm.tasks.language_model.fitting import pretrained_config
 
         return pretrained_config(base)
@@ -85,7 +85,7 @@ class LanguageTask(Task):
     def fitted(
         self, base: str | None, config: ModelConfig, training: TrainingConfig, data: PreparedData
     ) -> tuple[TrainingStep, Pretrained | None]:
-        """A new model, or the pretrained one, of which that is trained which the settings say."""
+        """A new model, or a pretrained one with the weights to train chosen by the settings."""
         from tfllm.tasks.language_model.fitting import load_base, new_model
 
         if base is None:
@@ -94,10 +94,10 @@ class LanguageTask(Task):
         return loaded.model, loaded
 
     def check_data(self, data: PreparedData, path: str, base: Pretrained | None) -> None:
-        """Refuse data that were prepared with another tokenizer than the model's.
+        """Check that the data were prepared with the tokenizer of the model.
 
         Raises:
-            ConfigError: the same text has other ids.
+            ConfigError: the model's tokenizer gives other ids for the same text.
         """
         assert base is not None
         if base.tokenizer is None:
@@ -114,7 +114,7 @@ class LanguageTask(Task):
     def flops_per_token(
         self, model: TrainingStep, config: ModelConfig, training: TrainingConfig
     ) -> float:
-        """Of the matrix products, of what is trained."""
+        """FLOPs of the matrix products per token, given the weights that are trained."""
         assert training.trainable != "auto"
         return flops_per_token(
             config,
@@ -126,8 +126,8 @@ class LanguageTask(Task):
     def load(
         self, path: str | Path, *, dtype: str = "float32", adapter: str | Path | None = None
     ) -> TextModel:
-        """A `Chat` where the tokenizer has a chat template, a `CodeGeneration` where it has tokens
-        to fill in the middle with, else a `TextGeneration`."""
+        """Load a model: a `Chat` if its tokenizer has a chat template, a `CodeGeneration` if it has
+        tokens for infilling, otherwise a `TextGeneration`."""
         from tfllm.pretrained.task_information import trained_length
         from tfllm.tasks.language_model.special import as_special
         from tfllm.tasks.language_model.text_generation import TextGeneration
@@ -148,9 +148,9 @@ class LanguageTask(Task):
 
         Args:
             model: a `TextGeneration`, or a `CausalLM`.
-            data: prepared data; or files, all of whose records are measured.
-            tokenizer: of a model that is given as a `CausalLM`.
-            settings: as of `tfllm.evaluation.perplexity`.
+            data: prepared data; or files, of which all records are used.
+            tokenizer: tokenizer of a model that is given as a `CausalLM`.
+            settings: as in `tfllm.evaluation.perplexity`.
         """
         from tfllm.evaluation.perplexity import perplexity
 
@@ -161,9 +161,9 @@ class LanguageTask(Task):
         if isinstance(data, PreparedData):
             return perplexity(network, data, tokenizer=tokenizer, **settings)
         if settings.get("split") not in (None, "train"):
-            raise ConfigError("split is of prepared data; all records of files are measured")
+            raise ConfigError("split is for prepared data; for files, all records are used")
         if tokenizer is None:
-            raise ConfigError("files are measured with the model's tokenizer, and it has none")
+            raise ConfigError("files need the model's tokenizer, but the model has none")
         with tempfile.TemporaryDirectory(prefix="tfllm-evaluate-") as scratch:
             tokenizer.save(Path(scratch, "tokenizer"))
             config = PrepareConfig(tokenizer=str(Path(scratch, "tokenizer")))
@@ -179,7 +179,7 @@ class LanguageTask(Task):
         base: Pretrained | None,
         summary: dict[str, Any],
     ) -> None:
-        """Write the finished model, with the tokenizer and settings of the one it began with."""
+        """Write the finished model, with the tokenizer and settings of its base model."""
         tokenizer, generation = data.tokenizer, None
         if base is not None:
             tokenizer, generation = base.tokenizer or tokenizer, base.generation

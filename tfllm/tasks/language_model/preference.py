@@ -1,4 +1,4 @@
-"""Preferences: which of two replies is the better one (DPO; Rafailov et al., 2023)."""
+"""Preference tuning: prefer the better of two replies (DPO; Rafailov et al., 2023)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Preference(Instruction):
-    """Prefer the chosen one of two replies to the rejected one (DPO; Rafailov et al., 2023)."""
+    """Prefer the chosen of two replies to the rejected one (DPO; Rafailov et al., 2023)."""
 
     name = "preference"
     kind: ClassVar[Kind] = "preference"
@@ -27,7 +27,7 @@ class Preference(Instruction):
     def fitted(
         self, base: str | None, config: ModelConfig, training: TrainingConfig, data: PreparedData
     ) -> tuple[PreferenceTuning, Pretrained | None]:
-        """The pretrained model in a step of its own."""
+        """The pretrained model inside a `PreferenceTuning`."""
         model, loaded = super().fitted(base, config, training, data)
-        # By the same name, which is taken off the names of weights in checkpoints.
+        # With the same name, which is removed from the names of weights in checkpoints.
         return PreferenceTuning(model, beta=training.dpo_beta, name=model.name), loaded

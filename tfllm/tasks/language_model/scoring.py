@@ -1,4 +1,4 @@
-"""How likely a model finds a text, token by token."""
+"""Score texts by the log-probability of each token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfllm.generation.decoding import Decoder
 from tfllm.generation.requests import shortened
 from tfllm.tasks.json_rows import json_lists, json_numbers
 
-_MOST_LOSS = 88.0  # exp of more is infinite in float32, which JSON cannot carry
+_MOST_LOSS = 88.0  # the exponential of more is infinite in float32, which JSON cannot represent
 
 
 def token_scores(
@@ -20,20 +20,20 @@ def token_scores(
 ) -> dict[str, tf.Tensor]:
     """Log-probability of each token, given those before it.
 
-    Nothing is put before a text but the begin token that the tokenizer itself puts there. Without
-    one, the first token has nothing to be predicted from: it is not scored, its log-probability is
-    0, and the perplexity is that of the others.
+    A text is preceded by a begin token only if the tokenizer adds one. Without it, the first token
+    cannot be predicted: it is not scored, its log-probability is 0, and the perplexity is that of
+    the other tokens.
 
     Args:
-        decoder: the model.
-        ids: int32 `[B, (T)]`, without a begin token.
-        begin_ids: what the tokenizer puts before each text: a begin token, or nothing.
+        decoder: decoder of the model.
+        ids: token ids without a begin token, int32 `[B, (T)]`.
+        begin_ids: ids that the tokenizer puts before each text: a begin token, or none.
 
     Returns:
-        `num_tokens` int32 `[B]`; `log_prob`, the sum of the tokens that are scored, and
-        `perplexity`, the exponential of their mean loss, float32 `[B]`; `token_ids_json` and
-        `token_log_probs_json` string `[B]`, each row a JSON list with a number for each token;
-        `error` string `[B]`: that a text is longer than the context, which then counts as empty.
+        `num_tokens` int32 `[B]`; `log_prob`, the sum over the scored tokens, and `perplexity`, the
+        exponential of their mean loss, float32 `[B]`; `token_ids_json` and `token_log_probs_json`
+        string `[B]`, in each row a JSON list with a number per token; `error` string `[B]`, if a
+        text is longer than the context, which then counts as empty.
     """
     context = decoder.context + 1 - max(len(begin_ids), 1)
     lengths = tf.cast(ids.row_lengths(), tf.int32)
@@ -43,7 +43,7 @@ def token_scores(
     lengths = tf.where(too_long, 0, lengths)
     scored = shortened(ids, lengths, context)
     labels = scored.to_tensor(default_value=-1)
-    # At least one column: there may be nothing but empty texts.
+    # At least one column, since all texts may be empty.
     missing = tf.maximum(1 - tf.shape(labels)[1], 0)
     labels = tf.pad(labels, [[0, 0], [0, missing]], constant_values=-1)
     known = tf.maximum(labels, 0)
@@ -53,7 +53,8 @@ def token_scores(
         log_probs = -decoder.token_losses(whole[:, :-1], whole[:, 1:])[:, len(begin_ids) - 1 :]
         num_scored = lengths
     else:
-        # As wide as the labels, so that it is never empty; what follows the last is left out.
+        # As wide as the labels, so that it is never empty; the prediction after the last token is
+        # dropped.
         log_probs = -decoder.token_losses(known, tf.roll(known, -1, axis=1))
         log_probs = tf.pad(log_probs, [[0, 0], [1, 0]])[:, :-1]
         num_scored = tf.maximum(lengths - 1, 0)

@@ -1,4 +1,4 @@
-"""What more a language model can do than go on with a text: its tokenizer says it."""
+"""Choose the class of a language model by what its tokenizer supports: chat or infilling."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _log = logging.getLogger("tfllm")
 
 
 def as_special(task: TextModel) -> TextModel:
-    """What can do more with the same model: a `Chat` where the tokenizer has a chat template, a
-    `CodeGeneration` where it has tokens to fill in the middle with; else the task itself.
+    """Convert a `TextGeneration` to a more specific class with the same model, if possible.
 
-    A template that cannot be used is told in a warning.
+    That is a `Chat` if the tokenizer has a chat template, or a `CodeGeneration` if it has tokens
+    for infilling. A template that cannot be used causes a warning.
     """
     if type(task) is not TextGeneration:
         return task
@@ -25,7 +25,7 @@ def as_special(task: TextModel) -> TextModel:
         try:
             return Chat(task.decoder, task.tokenizer, task.generation)
         except ValueError as error:
-            _log.warning("The model takes no conversations: %s", error)
+            _log.warning("The model does not support conversations: %s", error)
     if middle_tokens(task.tokenizer) is not None:
         return CodeGeneration(task.decoder, task.tokenizer, task.generation)
     return task

@@ -1,4 +1,4 @@
-"""Text generation: prompts in, text out, the same function locally and served."""
+"""Text generation: from prompts to texts, with the same functions locally and served."""
 
 from __future__ import annotations
 
@@ -43,19 +43,31 @@ class TextGeneration(TextModel):
     """A causal language model and its tokenizer as functions from text to text.
 
     `generate` and `stream` are for Python; `signatures` are the same functions for a SavedModel.
-    One bad row (a prompt longer than the context, an option out of range) does not fail the rows
-    that were batched with it: its `error` says what is wrong, and its text is empty.
+    A bad row (a prompt longer than the context, an option out of range) does not affect the other
+    rows of its batch: its `error` gives the reason, and its text is empty.
 
     Args:
-        model: a causal language model, or what generation is to see of another one. Where the
-            weights of a `CausalLM` are stored in another type than they are used in (a
-            mixed-precision policy), a copy in the type of use is made, because each token would
-            convert all weights anew.
-        tokenizer: of the model.
-        generation: the options where none are given.
+        model: a causal language model, or the decoder of another model. If the weights of a
+            `CausalLM` are stored in another dtype than that of the computation (a mixed-precision
+            policy), a converted copy is used, since otherwise each token would convert all weights
+            again.
+        tokenizer: tokenizer of the model.
+        generation: generation options that are used if none are given. Defaults to
+            `GenerationConfig()`.
 
     Raises:
-        ValueError: the tokenizer has ids that the model does not know.
+        ValueError: the tokenizer has ids outside the model's vocabulary.
+
+    Examples:
+        >>> import tfllm
+        >>> tokenizer = tfllm.BytePairTokenizer.train(["To be, or not to be."], vocab_size=300)
+        >>> config = tfllm.ModelConfig(vocab_size=300, embedding_dim=16, num_layers=1, num_heads=2)
+        >>> model = tfllm.TextGeneration(tfllm.CausalLM(config, seed=0), tokenizer)
+        >>> texts = model.generate(["To be", "or not"], max_new_tokens=5, temperature=1.0)
+        >>> len(texts)
+        2
+        >>> model.score("To be, or not")["num_tokens"]
+        5
     """
 
     def __init__(
@@ -84,11 +96,11 @@ class TextGeneration(TextModel):
 
     @property
     def model(self) -> Any:
-        """The Keras model that is run."""
+        """The Keras model."""
         return self.decoder.model
 
     def with_dtype(self, dtype: str) -> TextGeneration:
-        """The same task with weights and products of another dtype, or itself.
+        """A copy with weights and products of another dtype, or itself if that is its dtype.
 
         Args:
             dtype: "float32", "bfloat16" or "int8".
@@ -98,24 +110,24 @@ class TextGeneration(TextModel):
         return type(self)(self.decoder.with_dtype(dtype), self.tokenizer, self.generation)
 
     def with_generation(self, generation: GenerationConfig) -> TextGeneration:
-        """The same task with other options where none are given."""
+        """A copy with other default options."""
         return type(self)(self.decoder, self.tokenizer, generation)
 
     def with_settings(self, settings: Mapping[str, Any]) -> TextGeneration:
-        """The same task with some options set, where none are given."""
+        """A copy with some of the default options changed."""
         return self.with_generation(self.generation.with_options(settings))
 
     @classmethod
     def load(
         cls, folder: str | Path, *, dtype: str = "float32", adapter: str | Path | None = None
     ) -> TextGeneration:
-        """The model, tokenizer and generation settings of a model folder (or a run's).
+        """Load the model, tokenizer and generation settings of a model folder or a run.
 
         Args:
             folder: a model folder, the run folder that holds one, or a preset folder of KerasHub.
-            dtype: of the weights and products: "float32", "bfloat16", or "int8" for weights that
-                are used in the one of the two that is faster here.
-            adapter: a folder with an adapter for the model, in PEFT's layout, which is merged.
+            dtype: dtype of weights and matrix products: "float32", "bfloat16", or "int8" for
+                weights in int8 and products in the faster of the two. Defaults to "float32".
+            adapter: folder of an adapter for the model, in PEFT's layout, to be merged.
 
         Raises:
             FileNotFoundError: there is no model or adapter, or it has no tokenizer.
@@ -163,13 +175,13 @@ class TextGeneration(TextModel):
 
         Args:
             prompts: one text or several.
-            options: fields of `GenerationConfig`; each is one value, or a list with one a prompt.
-                Several stop strings for all prompts are a list of strings, and those of each
-                prompt a list of lists.
+            options: fields of `GenerationConfig`; each is one value, or a list with one value per
+                prompt. Several stop strings for all prompts are a list of strings, different ones
+                for each prompt a list of lists.
 
         Returns:
-            the continuation of a single prompt, or a list of them; with any num_samples above 1,
-            a list of samples in the place of each.
+            The continuation of a single prompt, or a list of continuations; if any num_samples is
+            above 1, each is a list of samples.
 
         Raises:
             ValueError: an option is unknown or out of range, or a prompt is too long.
@@ -190,17 +202,17 @@ class TextGeneration(TextModel):
         return texts[0] if isinstance(prompts, str) else texts
 
     def generate_from_ids(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[Any]:
-        """Continue prompts that are token ids already, such as the end of a longer text.
+        """Continue prompts that are given as token ids, such as the end of a longer text.
 
         Args:
             prompts: ids of each prompt.
-            options: as of `generate`, without beam search.
+            options: as in `generate`, without beam search.
 
         Returns:
-            as `generate` of several prompts.
+            As `generate` for several prompts.
 
         Raises:
-            ValueError: as `generate`.
+            ValueError: as in `generate`.
         """
         ids = tf.ragged.constant([list(row) for row in prompts], tf.int32, ragged_rank=1)
         given = row_options(self.generation, len(prompts), options)
@@ -212,19 +224,20 @@ class TextGeneration(TextModel):
         return samples.texts(self._decoding.continued(tf.gather(ids, numbers), samples.options()))
 
     def n_best(self, prompts: str | Sequence[str], **options: Any) -> Any:
-        """The likeliest continuations of each prompt that beam search finds, the best first.
+        """The best continuations of each prompt that beam search finds, best first.
 
         Args:
             prompts: one text or several.
-            options: as of `generate`; `num_beams` says how many, and is the same for all prompts.
+            options: as in `generate`; `num_beams`, which must be the same for all prompts, is their
+                number.
 
         Returns:
-            of a single prompt a list of dictionaries, or a list of such lists: `text`; `score`, the
-            log-probability divided by the number of tokens to the power `length_penalty`;
+            A list of dictionaries for a single prompt, or a list of such lists: `text`; `score`,
+            the log-probability divided by the number of tokens to the power `length_penalty`;
             `log_prob`; `generated_tokens`; `finish_reason`.
 
         Raises:
-            ValueError: as `generate`.
+            ValueError: as in `generate`.
         """
         task, options = self._with_fixed(options)
         if task is not self:
@@ -235,14 +248,14 @@ class TextGeneration(TextModel):
         return found[0] if isinstance(prompts, str) else found
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
-        """Continue one prompt, piece by piece; the pieces joined are `generate`'s text.
+        """Continue one prompt piece by piece; joined, the pieces are the text of `generate`.
 
         Args:
             prompt: the text to continue.
-            options: fields of `GenerationConfig`; there is one sample.
+            options: fields of `GenerationConfig`; only one sample is supported.
 
         Raises:
-            ValueError: as `generate`; at once, not with the first piece.
+            ValueError: as in `generate`; raised before the first piece.
         """
         task, options = self._with_fixed(options)
         if task is not self:
@@ -265,16 +278,16 @@ class TextGeneration(TextModel):
             state = self.stream_next(state)
 
     def score(self, texts: str | Sequence[str]) -> Any:
-        """How likely the model finds each text.
+        """Score texts by their log-probability.
 
         Args:
             texts: one text or several.
 
         Returns:
-            a dictionary for a single text, or a list of them: `num_tokens`, `log_prob` (natural
-            logarithm, summed over the tokens), `perplexity` (a token) and `token_log_probs`. A
-            begin or end token that the tokenizer puts around a text is none of its tokens. Where
-            it puts no begin token, nothing comes before the first token: it is not scored, its
+            A dictionary for a single text, or a list of them: `num_tokens`, `log_prob` (in nats,
+            summed over the tokens), `perplexity` (per token) and `token_log_probs`. A begin or end
+            token that the tokenizer puts around a text does not count as one of its tokens. Without
+            a begin token, the first token cannot be predicted: it is not scored, its
             log-probability is 0, and the perplexity is that of the others.
 
         Raises:
@@ -287,8 +300,7 @@ class TextGeneration(TextModel):
         return scores[0] if isinstance(texts, str) else scores
 
     def _with_fixed(self, options: dict[str, Any]) -> tuple[TextGeneration, dict[str, Any]]:
-        """This task, or one with those of the options that are the same for all its prompts; and
-        the options that are left."""
+        """The model with those options set that are fixed for a task, and the other options."""
         fixed = {name: value for name, value in options.items() if name in OF_TASK}
         if not fixed:
             return self, options
@@ -300,8 +312,8 @@ class TextGeneration(TextModel):
 
     @property
     def signatures(self) -> dict[str, Any]:
-        """Name to `tf.function`: `serving_default`, `generate` and `score`; and `beam`, where the
-        settings are those of a beam search."""
+        """`tf.function`s by name: `serving_default`, `generate` and `score`; and `beam` if the
+        default options are those of beam search."""
         functions = {
             "serving_default": self._serving_default,
             "generate": self._generate,
@@ -322,7 +334,7 @@ class TextGeneration(TextModel):
 
     @property
     def _own_beams(self) -> BeamGeneration:
-        """The search that the settings ask for."""
+        """The beam search with the default options."""
         return self._decoding.beams.of_settings(self._graph.tokenize)
 
     @property
@@ -339,7 +351,7 @@ class TextGeneration(TextModel):
         }
 
     def input_defaults(self, signature: str) -> dict[str, Any]:
-        """The options, as they are where none are given."""
+        """The default options of a signature, as tensors."""
         if signature in ("serving_default", "score"):
             return {}
         if signature == "beam":
@@ -347,11 +359,11 @@ class TextGeneration(TextModel):
         return option_tensors(self.generation, 1)
 
     def check_exportable(self) -> None:
-        """Refuse settings of the model's folder that are not followed."""
+        """Refuse settings of the model's folder that are not supported."""
         self.generation.check_followed()
 
     def warmup_requests(self, texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-        """Of each signature."""
+        """Warm-up requests for each signature."""
         prompts = tf.constant(list(texts))
         requests = [
             ("generate", {"prompt": prompts, **self._warmup_options(len(texts))}),
@@ -387,13 +399,13 @@ class TextGeneration(TextModel):
 
     @graph_method(text_input("prompt", 1), *option_specs(batch=1))
     def stream_begin(self, prompt: tf.Tensor, **options: tf.Tensor) -> dict[str, tf.Tensor]:
-        """`tf.function`: a prompt and its options, each `[1]`, to the state after a token."""
+        """`tf.function` from a prompt and its options, each `[1]`, to the state after one token."""
         ids = self._graph.tokenize(prompt)
         return self._decoding.first_token(ids, options)
 
     @functools.cached_property
     def stream_next(self) -> Any:
-        """`tf.function`: a state to the state one token further."""
+        """`tf.function` from a state to the state after the next token."""
         outputs = self.stream_begin.get_concrete_function().structured_outputs
         spec = {name: tf.TensorSpec(t.shape, t.dtype, name) for name, t in outputs.items()}
         return tf.function(self._decoding.next_token, input_signature=[spec], autograph=False)

@@ -1,1 +1,1 @@
-"""Tasks of an encoder-decoder: a text in, another one out."""
+"""Tasks of an encoder-decoder, from one text to another."""

@@ -1,4 +1,4 @@
-"""Text to text by an encoder-decoder and beam search, the same function locally and served."""
+"""Generate texts from texts by an encoder-decoder with beam search, locally and served."""
 
 from __future__ import annotations
 
@@ -24,61 +24,64 @@ from tfllm.tasks.text_model import TextModel, sequence_length_of, text_function
 from tfllm.tokenizers.base import Tokenizer
 
 _LEAST_SCORE = -3.4e38
-"""of a text that was not found: JSON has no infinity"""
+"""score of a text that was not found, since JSON has no infinity"""
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """How texts are searched."""
+    """Settings of beam search."""
 
     num_beams: int = like("num_beams", 4)
-    """unfinished texts that are kept; 1 is greedy decoding"""
+    """number of beams; 1: greedy decoding"""
     length_penalty: float = like("length_penalty", 1.0)
-    """a score is the log-probability divided by the number of tokens to this power"""
+    """the score of a text is its log-probability divided by its number of tokens to this power"""
     no_repeat_ngram_size: int = like("no_repeat_ngram_size", 0)
-    """no text has a sequence of so many tokens twice; 0: it may"""
+    """no n-gram of this size occurs twice; 0: no limit"""
     max_new_tokens: int = like("max_new_tokens", 0, AT_LEAST_0)
-    """the most tokens of a text; 0: twice as many as its source has, and 16"""
+    """maximum number of generated tokens; 0: twice the number of tokens of the source plus 16"""
     min_new_tokens: int = like("min_new_tokens", 0)
-    """no text ends before it has so many tokens"""
+    """minimum number of generated tokens"""
     suppress_tokens: tuple[int, ...] = like("suppress_tokens", ())
-    """ids of tokens that no text has"""
+    """ids of tokens that are never generated"""
     begin_suppress_tokens: tuple[int, ...] = like("begin_suppress_tokens", ())
-    """ids of tokens that no text begins with"""
+    """ids of tokens that are not generated first"""
     forced_eos_token_id: tuple[int, ...] = like("forced_eos_token_id", ())
-    """the last token that a text may have, at its limit, is one of these ids, suppressed or not"""
+    """ids of tokens, one of which must be generated last if the text reaches its limit, even if it
+    is suppressed"""
     early_stopping: bool = like("early_stopping", False)
-    """stop at the num_beams-th complete text, whether or not a better one can follow"""
+    """stop as soon as num_beams texts are complete, even if a better one could follow"""
     renormalize_logits: bool = like("renormalize_logits", False)
-    """the probabilities of the tokens that may come add up to 1, and not those of all"""
+    """renormalize the probabilities over the tokens that are still allowed"""
     not_followed: tuple[str, ...] = like("not_followed", ())
-    """settings that the model's folder asks for and that are not followed: no text is made until
-    this is ()"""
+    """settings in the model's folder that are not supported and would change the text: nothing is
+    generated until this is ()"""
 
     def __post_init__(self) -> None:
         check_options(self)
 
 
 class SequenceGeneration(TextModel):
-    """An encoder-decoder and its tokenizer as a function from text to text.
+    """Text model that generates texts from texts, by an encoder-decoder with beam search.
 
-    Signatures, with INPUT and OUTPUT as the task names them (`text` and `translation`):
-        serving_default: INPUT string [B] to OUTPUT string [B], the text with the best score that
-            beam search finds; `score` float32 [B], its log-probability divided by its number of
-            tokens to the power `length_penalty`; `generated_tokens` int32 [B], without the end
-            token; `truncated_tokens` int32 [B], those of the source that did not fit and were not
-            read; `finish_reason` string [B], "stop", or "length" where the text ends at the most
-            tokens it may have; `error` string [B].
-        n_best: INPUT string [B] to OUTPUT string [B, num_beams], the best first, `scores` float32
-            [B, num_beams] (-3.4e38 where fewer texts were found) and `error` string [B].
+    Signatures, with the names INPUT and OUTPUT of the task (such as `text` and `translation`):
+        serving_default: takes INPUT string [B], and returns OUTPUT string [B], the text with the
+            best score that beam search finds; `score` float32 [B], its log-probability divided by
+            its number of tokens to the power `length_penalty`; `generated_tokens` int32 [B],
+            without the end token; `truncated_tokens` int32 [B], the number of tokens cut off the
+            source; `finish_reason` string [B], "stop", or "length" if the text has reached its
+            maximum length; `error` string [B].
+        n_best: takes INPUT string [B], and returns OUTPUT string [B, num_beams], best first,
+            `scores` float32 [B, num_beams] (-3.4e38 if fewer texts were found) and `error` string
+            [B].
 
     Args:
         model: an encoder-decoder.
-        tokenizer: of the model.
-        information: `sequence_length`, the most tokens of a source and of a text.
-        settings: of the search.
-        input_name: of the source.
-        output_name: of the text.
+        tokenizer: tokenizer of the model.
+        information: information of the task: `sequence_length`, the maximum number of tokens of a
+            source and of a generated text.
+        settings: settings of the search. Defaults to `SearchSettings()`.
+        input_name: name of the input. Defaults to "text".
+        output_name: name of the output. Defaults to "generated_text".
     """
 
     def __init__(
@@ -124,13 +127,13 @@ class SequenceGeneration(TextModel):
         return {"weights": self.decoder.weights, "tokenizer": self._graph}
 
     def with_dtype(self, dtype: str) -> SequenceGeneration:
-        """The same with another dtype, or itself."""
+        """A copy with another dtype, or itself if that is its dtype."""
         if dtype == self.decoder.dtype:
             return self
         return self._with(self.decoder.with_dtype(dtype), self.settings)
 
     def with_settings(self, settings: Mapping[str, Any]) -> SequenceGeneration:
-        """The same with other fields of `SearchSettings`."""
+        """A copy with some fields of `SearchSettings` changed."""
         values = {**dataclasses.asdict(self.settings), **settings}
         return self._with(self.decoder, build(SearchSettings, values))
 
@@ -172,14 +175,14 @@ class SequenceGeneration(TextModel):
 
     @functools.cached_property
     def _searched(self) -> Any:
-        """One function for both signatures, so that a SavedModel holds the loop once."""
+        """One function for both signatures, so that a SavedModel contains the loop once."""
         specs = [tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int32)]
         return tf.function(self._search, input_signature=specs, autograph=False)
 
     def _search(
         self, text: tf.Tensor, num_wanted: tf.Tensor
     ) -> tuple[BeamResult, tf.Tensor, tf.Tensor]:
-        """What is found; what is wrong with a row, string [B]; its tokens cut off, int32 [B]."""
+        """Results of the search; errors of rows, string [B]; tokens cut off, int32 [B]."""
         settings = self.settings
         error = tf.where(tf.strings.strip(text) == "", f"{self.input_name} is empty", "")
         ids = self._graph.tokenize(text, add_special=False, parse_special=False)
@@ -209,7 +212,7 @@ class SequenceGeneration(TextModel):
         return result, error, tf.where(error == "", lengths - kept, 0)
 
     def _texts(self, result: BeamResult) -> tf.Tensor:
-        """String [B, N]."""
+        """The texts of results, string [B, N]."""
         shape = tf.shape(result.lengths)
         lengths = tf.reshape(result.lengths, [-1])
         width = tf.shape(result.token_ids)[2]

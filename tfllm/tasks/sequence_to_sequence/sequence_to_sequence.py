@@ -1,4 +1,4 @@
-"""What tasks of an encoder-decoder have in common: a text read whole, another text written."""
+"""Base class of tasks of an encoder-decoder, which generates a text from another one."""
 
 from __future__ import annotations
 
@@ -32,17 +32,19 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
 
 END, PAD = "</s>", "<pad>"
-"""the first special tokens of a new tokenizer, with the ids 0 and 1. As in Marian and T5, a text
-ends at the one, and the decoder begins with the other."""
+"""first special tokens of a new tokenizer, with the ids 0 and 1; as in Marian and T5, a text ends
+with END, and the decoder starts with PAD"""
 
 
 class SequenceToSequenceTask(RecordTask):
-    """A task whose model is an encoder-decoder. A class says the columns and the measures.
+    """Base class of tasks whose model is an encoder-decoder.
 
-    Sources and targets share one tokenizer: that of the pretrained model, or byte-level BPE learned
-    from both sides, which has ids for any text in any writing. (A Marian's cuts the two sides into
-    pieces each in its own way, and numbers them alike.) Both end with an end token. What is
-    longer than the sequence length loses its end; a target that does is taught no end token.
+    Subclasses define the columns and the metrics.
+
+    Sources and targets share one tokenizer: that of the pretrained model, or byte-level BPE trained
+    on both, which can encode any text. (A Marian tokenizer splits sources and targets differently,
+    but with common ids.) Both end with an end token. Texts longer than the sequence length are
+    truncated at their end; a truncated target has no end token.
     """
 
     config_class: ClassVar[type] = EncoderDecoderConfig
@@ -62,18 +64,18 @@ class SequenceToSequenceTask(RecordTask):
     pretrained_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 3e-4, "epochs": 3.0}
     most_measured: ClassVar[int] = 200
     label_smoothing: ClassVar[float] = 0.1
-    """of a new model's training (Vaswani et al., 2017)"""
+    """label smoothing in the training of a new model (Vaswani et al., 2017)"""
     search_defaults: ClassVar[Mapping[str, Any]] = {}
-    """fields of `SearchSettings` whose defaults are others for this task"""
+    """defaults of `SearchSettings` that differ for this task"""
     source: ClassVar[str]
-    """the column that is read"""
+    """name of the input column"""
     target: ClassVar[str]
-    """the column that is written"""
+    """name of the output column"""
 
     # ---- from records to arrays
 
     def information(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Nothing but that there is something to learn.
+        """Empty, since the model needs no information from the records.
 
         Raises:
             ValueError: all targets are the same text.
@@ -81,17 +83,17 @@ class SequenceToSequenceTask(RecordTask):
         targets = {record[self.target] for record in records}
         if len(targets) < 2:
             raise ValueError(
-                f"there is nothing to learn where every {self.target} is the same text; all "
+                f"there is nothing to learn if every {self.target} is the same text; all "
                 f"{len(records):,} training records have {next(iter(targets), None)!r}"
             )
         return {}
 
     def texts(self, record: Record) -> Iterable[str]:
-        """Both sides."""
+        """Source and target, on which a new tokenizer is trained."""
         return (record[self.source], record[self.target])
 
     def new_tokenizer(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """Byte-level BPE."""
+        """Train a byte-level BPE tokenizer."""
         return BytePairTokenizer.train(texts, vocab_size, special_tokens=(END, PAD))
 
     def examples(
@@ -101,7 +103,7 @@ class SequenceToSequenceTask(RecordTask):
         information: Mapping[str, Any],
         sequence_length: int,
     ) -> list[Example]:
-        """One example: `source_ids`, `token_ids` (what the decoder is given) and `labels`."""
+        """One example: `source_ids`, `token_ids` (inputs of the decoder) and `labels`."""
         source, target = (
             side.encode(record[name], add_special=False, parse_special=False)
             for side, name in (
@@ -119,8 +121,8 @@ class SequenceToSequenceTask(RecordTask):
         return [{**example, TRUNCATED: np.array([cut], np.int32)}]
 
     def batch(self, examples: Sequence[Example], sequence_length: int) -> RowBatch:
-        """`source_ids` int32 and `source_mask` bool [B, S], `token_ids` int32 [B, T]; labels int32
-        and weights float32 [B, T]."""
+        """A batch: `source_ids` int32 and `source_mask` bool [B, S], `token_ids` int32 [B, T];
+        labels int32 and weights float32 [B, T]."""
         source, tokens, labels = (
             [example[name] for example in examples]
             for name in ("source_ids", "token_ids", "labels")
@@ -161,20 +163,20 @@ class SequenceToSequenceTask(RecordTask):
         start = start_token_id(tokenizer)
         if model.config.decoder_start_token_id != start:
             raise ConfigError(
-                f"the model's decoder must begin with the tokenizer's {PAD}, which has the id "
+                f"the model's decoder must start with the tokenizer's {PAD}, which has the id "
                 f"{start}; its decoder_start_token_id is {model.config.decoder_start_token_id}"
             )
         return model
 
     def read(self, folder: str | Path, *, dtype: str = "float32") -> LoadedTask:
-        """A model of this task, or an encoder-decoder whose folder names none, such as a T5.
+        """Read a model of this task, or an encoder-decoder whose folder names no task (a T5).
 
-        A folder that others wrote may say how texts are searched: `search_of`.
+        Folders written by other libraries may contain settings of the search (`search_of`).
 
         Raises:
-            OSError: there is none.
-            ValueError: it was trained for another task, is no encoder-decoder, or says what no
-                search can follow.
+            OSError: there is no model.
+            ValueError: the model was trained for another task, is not an encoder-decoder, or has
+                invalid settings of the search.
         """
         place = model_folder(folder)
         loaded = self._loaded(place, dtype)
@@ -199,7 +201,7 @@ class SequenceToSequenceTask(RecordTask):
     def text_model(
         self, model: TrainingStep, tokenizer: Tokenizer, information: Mapping[str, Any]
     ) -> SequenceGeneration:
-        """The text to the text that is likeliest by beam search."""
+        """A `SequenceGeneration` with the task's settings of the search."""
         assert isinstance(model, EncoderDecoder)
         return SequenceGeneration(
             model,
@@ -216,7 +218,7 @@ class SequenceToSequenceTask(RecordTask):
 
 
 def start_token_id(tokenizer: Tokenizer) -> int:
-    """The id of the token that the decoder begins with.
+    """The id of the token that the decoder starts with.
 
     Raises:
         ConfigError: the tokenizer has no such token.
@@ -224,7 +226,7 @@ def start_token_id(tokenizer: Tokenizer) -> int:
     start = tokenizer.token_id(PAD)
     if start is None:
         raise ConfigError(
-            f"an encoder-decoder's tokenizer must have the token {PAD}, which the decoder begins "
+            f"an encoder-decoder's tokenizer must have the token {PAD}, which the decoder starts "
             f"with; it has the special tokens {', '.join(tokenizer.special_tokens)}"
         )
     return start

@@ -1,4 +1,4 @@
-"""Summarization: a text to a short one that says what it says."""
+"""Summarization of texts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Summarization(SequenceToSequenceTask):
         **SequenceToSequenceTask.training_defaults,
         "sequence_length": 256,
     }
-    # Paulus et al. (2017): a summary says nothing twice.
+    # No repeated trigrams in a summary (Paulus et al., 2017).
     search_defaults: ClassVar[Mapping[str, Any]] = {
         "max_new_tokens": 64,
         "no_repeat_ngram_size": 3,
@@ -43,12 +43,12 @@ class Summarization(SequenceToSequenceTask):
         *,
         rouge_tokenizer: str = "auto",
     ) -> list[Measure]:
-        """ROUGE-1, ROUGE-2 and ROUGE-L, the mean over the summaries.
+        """ROUGE-1, ROUGE-2 and ROUGE-L, averaged over the summaries.
 
         Args:
-            records: with their summaries.
-            predictions: of each.
-            rouge_tokenizer: as `rouge` takes it.
+            records: records with their summaries.
+            predictions: predicted summaries.
+            rouge_tokenizer: tokenizer, as in `rouge`. Defaults to "auto".
         """
         from tfllm.evaluation.text_measures import rouge
 

@@ -1,4 +1,4 @@
-"""Machine translation: a text in one language to the same in another."""
+"""Machine translation of texts from one language to another."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 class Translation(SequenceToSequenceTask):
     """Translate a text; one model translates in one direction.
 
-    Beside tables and JSON lines with two columns it reads lines side by side
-    (`{"text": "corpus.en", "translation": "corpus.es"}`, of equally many lines) and JSON lines of
-    the form `{"translation": {"en": "Hello", "es": "Hola"}}`, whose columns are the languages: say
-    which is which, `columns={"text": "en", "translation": "es"}`.
+    In addition to tables and JSON lines with two columns, it reads files of parallel lines
+    (`{"text": "corpus.en", "translation": "corpus.es"}`, with equally many lines) and JSON lines of
+    the form `{"translation": {"en": "Hello", "es": "Hola"}}`, whose columns are the languages: map
+    them with `columns={"text": "en", "translation": "es"}`.
     """
 
     name = "translation"
@@ -40,12 +40,12 @@ class Translation(SequenceToSequenceTask):
         *,
         bleu_tokenizer: str = "auto",
     ) -> list[Measure]:
-        """BLEU and chrF of all the translations together, with sacrebleu's signatures.
+        """Corpus BLEU and chrF, with sacrebleu's signatures.
 
         Args:
-            records: with their translations.
-            predictions: of each.
-            bleu_tokenizer: as `bleu` takes it.
+            records: records with their translations.
+            predictions: predicted translations.
+            bleu_tokenizer: tokenizer, as in `bleu`. Defaults to "auto".
         """
         from tfllm.evaluation.text_measures import bleu, chrf
 

@@ -56,16 +56,16 @@ def write_progress(folder: Path, progress: dict[str, Any], state: dict[str, Any]
     """
     values = {**progress, "state": state}
     text = json.dumps({**values, "sha256": _signature(values)}, indent=1, allow_nan=False)
-    beside = folder / f".{PROGRESS}"
+    temporary = folder / f".{PROGRESS}"
     try:
-        with open(beside, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(text.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(folder / PROGRESS)
+        temporary.replace(folder / PROGRESS)
     except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         raise
     sync_folder(folder)
 

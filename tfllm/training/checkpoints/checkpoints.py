@@ -129,19 +129,19 @@ class Checkpoints:
                 unchanged.
         """
         target = self.path(progress.step)
-        beside = self._hidden("writing", target)
+        temporary = self._hidden("writing", target)
         with self._writing(progress.step):
             try:
-                remove(beside)
+                remove(temporary)
                 if not self.folder.is_dir():
                     self.folder.mkdir(parents=True)
                     sync_folder(self.folder.parent)
-                beside.mkdir()
-                write_checkpoint(beside, state, _as_dict(progress))
-                self._put(beside, target)
+                temporary.mkdir()
+                write_checkpoint(temporary, state, _as_dict(progress))
+                self._put(temporary, target)
             finally:
                 with contextlib.suppress(OSError):
-                    remove(beside)
+                    remove(temporary)
         needed = {*self.steps()[-self.keep :], progress.step, progress.best_step}
         for step in self.steps():
             if step not in needed:
@@ -195,7 +195,7 @@ class Checkpoints:
         progress = self.progress(step)
         return read_state(self.path(step)), progress
 
-    def _put(self, beside: Path, target: Path) -> None:
+    def _put(self, temporary: Path, target: Path) -> None:
         """Move a complete checkpoint to its place, or leave everything as it was."""
         replaced = self._hidden("replaced", target)
         again = os.path.lexists(target)  # written before the run resumed from an earlier step
@@ -203,12 +203,12 @@ class Checkpoints:
             if again:
                 remove(replaced)
                 target.rename(replaced)
-            beside.rename(target)
+            temporary.rename(target)
             sync_folder(self.folder)
         except BaseException:
             with contextlib.suppress(OSError):
-                if not beside.exists():
-                    target.rename(beside)
+                if not temporary.exists():
+                    target.rename(temporary)
             with contextlib.suppress(OSError):
                 if again:
                     replaced.rename(target)
