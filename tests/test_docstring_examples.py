@@ -1,6 +1,7 @@
 """The examples in the docstrings of the public names run and give what they show.
 
-An example is a section `Examples:` at the end of a docstring, in the form of `doctest`:
+An example is a section `Examples:` at the end of a docstring, in the form of `doctest`. It may use
+the names of its module, and `tfllm`, `keras`, `np` and `tf`:
 
     Examples:
         >>> config = GenerationConfig(temperature=0.8, top_p=0.9)
@@ -14,11 +15,15 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfllm
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.DONT_ACCEPT_TRUE_FOR_1
+NAMES = {"tfllm": tfllm, "keras": keras, "np": np, "tf": tf}
 COMPLETE = ("tfllm.config", "tfllm.data", "tfllm.evaluation", "tfllm.tasks", "tfllm.training")
 """packages in which each public class, other than errors, has an example"""
 
@@ -46,7 +51,8 @@ def examples(name: str) -> list[doctest.DocTest]:
     """The examples of a public name and of its own methods."""
     value = PUBLIC[name]
     module = inspect.getmodule(value)
-    tests = doctest.DocTestFinder().find(value, name, module=module)
+    finder = doctest.DocTestFinder()
+    tests = finder.find(value, name, module=module, extraglobs=NAMES)
     return [test for test in tests if test.examples]
 
 

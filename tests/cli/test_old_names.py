@@ -54,7 +54,7 @@ def test_both_names_at_once_are_refused(words, capsys):
     assert main([*TRAIN, *words]) == 1
     error = capsys.readouterr().err
     assert "preset is the old name of size" in error
-    assert "received size='gpt2' and preset='llama-1m'; leave preset out" in error
+    assert "received size='gpt2' and preset='llama-1m'; leave out preset" in error
 
 
 def test_both_names_in_a_file_are_refused_and_the_file_is_named(old_file, capsys):
@@ -101,4 +101,4 @@ def test_a_run_that_was_begun_with_the_old_name_goes_on_with_either(
         assert json.loads((run / "run.json").read_text())["model"] == began["model"]
     capsys.readouterr()
     assert main([*command, "--preset", "gpt2-1m", "--steps", "2"]) == 1
-    assert "holds a run whose model's" in capsys.readouterr().err
+    assert "contains a run whose model's" in capsys.readouterr().err

@@ -41,7 +41,7 @@ MODULES = (
 )
 """modules of the commands, in the order of the help"""
 OLD_COMMANDS = {"presets": "sizes"}
-"""earlier names of commands, and their names of today"""
+"""old name of a command to its present name"""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace | None:

@@ -117,9 +117,10 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _add_flag(parser: Parser, name: str, meaning: str) -> None:
-    """Add a flag of TensorFlow Serving: with underscores or hyphens, bare or with =true or =false.
+    """Add a boolean flag of TensorFlow Serving, bare or with =true or =false.
 
-    The value is part of the same word, so the flag never consumes the next argument.
+    It may be written with underscores, as in TensorFlow Serving, or with hyphens. The value is part
+    of the word, so the flag never consumes the next argument.
     """
     spellings = (f"--{name.replace('_', '-')}", f"--{name}")
     parser.add_argument(

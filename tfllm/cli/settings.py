@@ -43,7 +43,7 @@ def names_of(section: str) -> list[str]:
 
 
 def _has(section: str, name: str) -> bool:
-    """Whether a section has a key, by its name of today or of before."""
+    """Whether a section has a key, by its present or its old name."""
     return name in names_of(section) or (section, name) == ("model", "preset")
 
 

@@ -50,12 +50,12 @@ def build(cls: type[T], settings: Mapping[str, Any], *, where: str = "") -> T:
 
 
 def renamed(settings: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
-    """Settings, one of which may have the name that it had before.
+    """Settings with an old name replaced by the present one.
 
     Args:
-        settings: name to value.
-        old: the name of before.
-        new: the name of today, which the result has.
+        settings: values by name.
+        old: old name.
+        new: present name, used in the result.
 
     Raises:
         ConfigError: both are given.
@@ -63,7 +63,7 @@ def renamed(settings: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
     if old in settings and new in settings:
         raise ConfigError(
             f"{old} is the old name of {new}, and only one of them may be given; received "
-            f"{new}={settings[new]!r} and {old}={settings[old]!r}; leave {old} out"
+            f"{new}={settings[new]!r} and {old}={settings[old]!r}; leave out {old}"
         )
     return {new if name == old else name: value for name, value in settings.items()}
 

@@ -67,7 +67,7 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
         float `[B, T, E]`. With a cache: (that, the new cache). With return_weights: (that,
         weights `[B, N, T, S]`).
 
-    Example:
+    Examples:
         >>> layer = tfllm.layers.MultiHeadAttention(num_heads=4, num_kv_heads=2, causal=True)
         >>> layer(tf.ones([2, 5, 16])).shape
         TensorShape([2, 5, 16])

@@ -20,7 +20,7 @@ class AttentionConfig:
     Raises:
         ValueError: values that are out of range or do not fit together.
 
-    Example:
+    Examples:
         >>> config = tfllm.layers.AttentionConfig(num_heads=8, num_kv_heads=2, causal=True)
         >>> layer = tfllm.layers.MultiHeadAttention(config)
     """
@@ -90,7 +90,7 @@ class BlockConfig:
     Raises:
         ValueError: values that are out of range or do not fit together.
 
-    Example:
+    Examples:
         >>> config = tfllm.layers.BlockConfig(num_heads=8, hidden_dim=2048, causal=True)
         >>> block = tfllm.layers.TransformerBlock(config)
     """

@@ -92,7 +92,7 @@ class FeedForward(keras.layers.Layer):
     Returns:
         float `[..., dim]`.
 
-    Example:
+    Examples:
         >>> layer = tfllm.layers.FeedForward(64)
         >>> layer(tf.ones([2, 5, 16])).shape
         TensorShape([2, 5, 16])

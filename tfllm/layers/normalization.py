@@ -45,7 +45,7 @@ class RMSNorm(_Norm):
     Returns:
         `[..., dim]` in the compute dtype; the statistics are computed in float32.
 
-    Example:
+    Examples:
         >>> norm = tfllm.layers.RMSNorm()
         >>> norm(tf.ones([2, 5, 16])).shape
         TensorShape([2, 5, 16])
@@ -79,7 +79,7 @@ class LayerNorm(_Norm):
     Returns:
         `[..., dim]` in the compute dtype; the statistics are computed in float32.
 
-    Example:
+    Examples:
         >>> norm = tfllm.layers.LayerNorm()
         >>> norm(tf.ones([2, 5, 16])).shape
         TensorShape([2, 5, 16])

@@ -121,7 +121,7 @@ class LearnedPositions(ShapeShown, keras.layers.Layer):
     Returns:
         float `[1 or B, T, E]`, to be added to x.
 
-    Example:
+    Examples:
         >>> positions = tfllm.layers.LearnedPositions(max_length=32)
         >>> positions(tf.ones([2, 5, 16])).shape
         TensorShape([1, 5, 16])
@@ -178,7 +178,7 @@ class SinusoidalPositions(ShapeShown, keras.layers.Layer):
     Returns:
         float `[1 or B, T, E]`, to be added to x: the sines first, then the cosines.
 
-    Example:
+    Examples:
         >>> positions = tfllm.layers.SinusoidalPositions()
         >>> positions(tf.ones([2, 5, 16])).shape
         TensorShape([1, 5, 16])

@@ -106,7 +106,7 @@ class Projection(keras.layers.Layer):
     Returns:
         float `[..., output_dim]`, in the layer's compute dtype.
 
-    Example:
+    Examples:
         >>> layer = tfllm.layers.Projection(8)
         >>> layer(tf.ones([2, 5, 16])).shape
         TensorShape([2, 5, 8])

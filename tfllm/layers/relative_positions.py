@@ -59,7 +59,7 @@ class RelativePositionBias(keras.layers.Layer):
     Returns:
         `[1, N, T, S]` in the compute dtype, to be added to attention's scores.
 
-    Example:
+    Examples:
         >>> bias = tfllm.layers.RelativePositionBias(num_heads=4)
         >>> bias(tf.range(5), tf.range(5)).shape
         TensorShape([1, 4, 5, 5])

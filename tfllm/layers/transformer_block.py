@@ -47,7 +47,7 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
         float32 `[B, T, E]`; with a cache: (that, the new cache); with return_weights: (that,
         weights `[B, N, T, S]`), or (that, (weights, cross-attention's weights)).
 
-    Example:
+    Examples:
         >>> block = tfllm.layers.TransformerBlock(num_heads=4, causal=True, rope_theta=1e4)
         >>> block(tf.ones([2, 5, 16])).shape
         TensorShape([2, 5, 16])

@@ -69,7 +69,7 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
     Returns:
         logits, float32 `[B, T, V]`.
 
-    Example:
+    Examples:
         >>> config = tfllm.ModelConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
         >>> model = tfllm.CausalLM(config)
         >>> model(np.ones([2, 5], "int32")).shape
@@ -409,7 +409,7 @@ class Transformer(CausalLM):
         num_layers: number of blocks.
         options: any other field of `ModelConfig`, and the keyword arguments of `CausalLM`.
 
-    Example:
+    Examples:
         >>> model = tfllm.Transformer(vocab_size=64, embedding_dim=16, num_heads=2, num_layers=1)
         >>> model(np.ones([2, 5], "int32")).shape
         TensorShape([2, 5, 64])

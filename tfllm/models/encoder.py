@@ -56,7 +56,7 @@ class Encoder(ModelVerbs, TrainingStep):
     Returns:
         states, float32 `[B, T, E]`.
 
-    Example:
+    Examples:
         >>> config = tfllm.EncoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
         >>> encoder = tfllm.Encoder(config)
         >>> encoder(np.ones([2, 5], "int32")).shape

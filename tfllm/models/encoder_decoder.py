@@ -62,7 +62,7 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
     Returns:
         logits, float32 `[B, T, V]`.
 
-    Example:
+    Examples:
         >>> config = tfllm.EncoderDecoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
         >>> model = tfllm.EncoderDecoder(config)
         >>> ids = np.ones([2, 5], "int32")

@@ -16,7 +16,7 @@ class EncoderDecoderConfig:
 
     The blocks are those of the other models; families differ in these values only.
 
-    Example:
+    Examples:
         >>> config = tfllm.EncoderDecoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
         >>> model = tfllm.EncoderDecoder(config)
     """

@@ -33,7 +33,7 @@ class PreferenceTuning(TrainingStep):
     Raises:
         ValueError: beta is not positive, or the model is not a `CausalLM`.
 
-    Example:
+    Examples:
         >>> from tfllm.models.preference_tuning import PreferenceTuning
         >>> model = tfllm.Transformer(vocab_size=64, embedding_dim=16, num_heads=2, num_layers=1)
         >>> ids = np.ones([1, 2, 4], "int32")

@@ -32,7 +32,7 @@ class TokenMasking:
     Raises:
         ValueError: a share is out of range.
 
-    Example:
+    Examples:
         >>> from tfllm.models.token_masking import TokenMasking, mask_tokens
         >>> masking = TokenMasking(mask_token_id=3, special_token_ids=(0, 1, 2, 3))
         >>> ids = tf.range(10, 30)[tf.newaxis]

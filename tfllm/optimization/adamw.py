@@ -46,7 +46,7 @@ class AdamW(keras.optimizers.AdamW):
             batch. Defaults to False.
         kwargs: other arguments of `keras.optimizers.AdamW`.
 
-    Example:
+    Examples:
         >>> model = tfllm.Transformer(vocab_size=64, embedding_dim=16, num_heads=2, num_layers=1)
         >>> model.compile(tfllm.training.AdamW(3e-4, global_clipnorm=1.0))
     """

@@ -26,7 +26,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         decay_fraction: fraction of the steps in which "wsd" decays. Defaults to 0.2.
         final_fraction: last learning rate as a fraction of the peak. Defaults to 0.1.
 
-    Example:
+    Examples:
         >>> schedule = tfllm.training.WarmupSchedule(peak=1e-3, total_steps=100, warmup_steps=10)
         >>> optimizer = tfllm.training.AdamW(schedule)
     """

@@ -48,7 +48,7 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
             `votes_to_stop`, its sum over all replicas, so that all workers can stop together.
             Defaults to None.
 
-    Example:
+    Examples:
         >>> ids = keras.Input([8], dtype="int32")
         >>> logits = keras.layers.Dense(32)(keras.layers.Embedding(32, 16)(ids))
         >>> model = tfllm.training.TrainingStep(ids, logits)

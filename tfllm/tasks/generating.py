@@ -1,4 +1,4 @@
-"""The verb `generate`: prompts that a model continues, in one call."""
+"""`generate`: continue prompts with a model, in one call."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ def generate(
 ) -> Any:
     """Continue prompts with a model, in one call.
 
-    Each call with a folder loads the model anew; keep a `TextGeneration` for more than one.
+    Each call with a folder loads the model again; use a `TextGeneration` for several calls.
 
     Args:
-        model: a model folder, or a model and its `tokenizer`; or KerasHub's, which has its own.
+        model: a model folder; or a model object, with its `tokenizer` unless it is from KerasHub.
         prompts: one text or several.
-        tokenizer: of a model that is given as an object.
-        dtype: in which a model folder is loaded, "float32" or "bfloat16".
-        options: as `TextGeneration.generate`.
+        tokenizer: tokenizer of a model that is given as an object.
+        dtype: dtype in which a model folder is loaded, "float32" or "bfloat16". Defaults to
+            "float32".
+        options: as in `TextGeneration.generate`.
 
     Returns:
-        as `TextGeneration.generate`.
+        As `TextGeneration.generate`.
     """
     if isinstance(model, CausalLM):
         if tokenizer is None:

@@ -1,4 +1,4 @@
-"""Methods that run in a graph, each with the names and types of its inputs above it."""
+"""Decorator for methods that run in a graph: declares the names and types of their inputs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from tfllm.generation.option_inputs import function_of_inputs
 
 
 class GraphMethod:
-    """A method as a `tf.function`, which is made once for each object, when it is first asked for.
+    """A method as a `tf.function`, created once per object, on first access.
 
-    So what Python calls and what a SavedModel holds are one function, and a call of it reads, and
-    is found, as that of any other method.
+    So Python and a SavedModel use the same function, which is called like any other method.
 
     Args:
-        method: takes a tensor for each spec, by its name; it may take them as `**options`.
-        specs: of the inputs, named.
+        method: method that takes a tensor for each spec, by name; it may take them as `**options`.
+        specs: specs of the inputs, each with a name.
     """
 
     def __init__(
@@ -30,19 +29,19 @@ class GraphMethod:
         functools.update_wrapper(self, method)  # type: ignore[arg-type]
 
     def __get__(self, holder: Any, owner: type | None = None) -> Any:
-        """The `tf.function` of an object."""
+        """The `tf.function` for an object."""
         if holder is None:
             return self
         function = function_of_inputs(self._method.__get__(holder), self._specs)
-        vars(holder)[self._method.__name__] = function  # which is found there from now on
+        vars(holder)[self._method.__name__] = function  # found first from now on
         return function
 
 
 def graph_method(*specs: tf.TensorSpec) -> Callable[[Callable[..., Any]], GraphMethod]:
-    """Make a method a `GraphMethod` of inputs with these specs, such as `text_input("prompt")`."""
+    """Make a method a `GraphMethod` with inputs of these specs, such as `text_input("prompt")`."""
     return lambda method: GraphMethod(method, specs)
 
 
 def text_input(name: str, batch: int | None = None) -> tf.TensorSpec:
-    """The input of that name: string `[batch]`."""
+    """Spec of a text input, string `[batch]`."""
     return tf.TensorSpec([batch], tf.string, name)

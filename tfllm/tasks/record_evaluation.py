@@ -17,28 +17,28 @@ from tfllm.tasks.text_model import MAX_OPEN_BATCH, TextModel
 
 
 class MeasuredTask(Protocol):
-    """What an evaluation asks of a task; a `RecordTask` is one."""
+    """Interface of a task for evaluation, implemented by `RecordTask`."""
 
     @property
     def name(self) -> str:
-        """As `tfllm.tasks.TASKS` calls it."""
+        """Name of the task in `tfllm.tasks.TASKS`."""
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """What a record has."""
+        """Columns of a record, by name."""
 
     def remarks(self, records: Sequence[Record], served: TextModel) -> list[str]:
-        """What is to be told of records that a model is measured on."""
+        """Remarks about the records on which a model is evaluated."""
 
     def measures(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
     ) -> list[Measure]:
-        """How good predictions are, the most telling measure first."""
+        """Metrics of the predictions, the most important first."""
 
     def pictures(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]], folder: Path
     ) -> list[Path]:
-        """Draw what there is to see into `folder`; the files, maybe none."""
+        """Draw charts into `folder`; returns their paths, possibly none."""
 
 
 def evaluate_records(

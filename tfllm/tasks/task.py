@@ -55,9 +55,9 @@ class Task(ABC):
     config_class: ClassVar[type]
     """frozen dataclass of the model's architecture, such as EncoderConfig"""
     sizes: ClassVar[SizeTable[Any]]
-    """named sizes of new models"""
+    """named sizes of a new model"""
     default_size: ClassVar[str]
-    """size of a new model for which none is named: a small one"""
+    """size of a new model if none is named: a small one"""
     columns: ClassVar[Mapping[str, Column]] = {}
     """columns of a record by the names that the task uses; empty for a language model, whose
     records have the keys of `tfllm.data.reading.record_keys`"""
@@ -165,8 +165,8 @@ class Task(ABC):
         """The architecture of a new model, an instance of `config_class`.
 
         Args:
-            size: its name, a key of `sizes`; None: `default_size`.
-            fields: of the architecture, over the size's.
+            size: name of a size, a key of `sizes`; None: `default_size`.
+            fields: fields of the architecture, which override those of the size.
 
         Raises:
             ConfigError: no such size or field.
@@ -189,8 +189,8 @@ class Task(ABC):
         """The requested architecture, with the tokenizer's vocabulary and a sufficient context.
 
         Args:
-            model: name of a size; fields of the architecture, including `size` for the size whose
-                fields they replace; an architecture; the path of a pretrained model; or None.
+            model: name of a size; fields of the architecture, which override those of its `size`;
+                an architecture; the path of a pretrained model; or None.
             data: data of the run.
             training: settings of the run.
 

@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder: the model, maybe an adapter, and what it came to."""
+"""Write the results of a finished run: the model, its adapter if any, and a summary."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def write_finished(
     """Write the finished model, with its adapter merged, and the run's result; on the chief.
 
     Args:
-        run: that is finished.
-        task: of the run.
-        folder: of the run.
-        data: of the run.
-        base: the pretrained model that the run began with, as `Task.fitted` gave it.
-        settings: of the run.
-        num_tokens: that were trained on.
+        run: the finished run.
+        task: task of the run.
+        folder: folder of the run.
+        data: training data of the run.
+        base: pretrained model that the run began with, as returned by `Task.fitted`.
+        settings: settings of the run.
+        num_tokens: number of tokens seen in training.
 
     Raises:
         OSError: the disk is full or cannot be written to.
@@ -57,7 +57,7 @@ def write_finished(
     model = run.model
     if run.adapter_folder is not None:
         assert settings.base is not None
-        # Into the base anew, whose weights may be rounded where it was trained.
+        # Merge into the base as stored, since the base in training may have been rounded.
         save_adapter(model, run.adapter_folder, base=base_path(settings.base))
         model = load_merged(settings.base, run.adapter_folder).model
     task.save(model, folder.model, data, base, summary)

@@ -36,6 +36,6 @@ def num_trained(model: keras.Model) -> int:
 
 
 def base_path(base: str) -> str:
-    """The path or name of a pretrained model as a run remembers it, from wherever it is read."""
+    """The absolute path, or the name, of a pretrained model, as recorded by a run."""
     here = Path(base)
     return str(here.resolve()) if here.exists() else base

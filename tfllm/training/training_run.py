@@ -78,11 +78,11 @@ def train(
         data: folder that `tfllm.prepare` wrote; or files, folders and globs to prepare, with the
             model's tokenizer or a new one.
         run: folder of the run.
-        model: a size's name, whose vocabulary becomes the tokenizer's; an architecture, whose
-            vocabulary may be larger; a mapping of fields over a size's, such as
+        model: name of a size, whose vocabulary becomes the tokenizer's; an architecture, whose
+            vocabulary may be larger; a mapping of fields that override those of a size, such as
             `{"size": "bert-mini", "num_layers": 2}`; or the path of a pretrained model, as
             `tfllm.load` takes it. The context of a new one becomes at least the sequence length.
-            Default: a small size of the task.
+            Defaults to a small one of the task.
         config: settings of the training. Defaults to `TrainingConfig()`, with the defaults of the
             task.
         task: name of a task, a key of `tfllm.tasks.TASKS`. Defaults to the task of the run or of

@@ -1,4 +1,4 @@
-"""One worker's share of the rows of a run, as the batches that `model.fit` takes."""
+"""One worker's share of the rows of a run, as batches for `model.fit`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tfllm.distribution.strategy import BatchPlan, worker_index
 
 
 class WorkerRows:
-    """What a worker's replicas read, a batch of each replica after the other.
+    """Datasets of a worker's share of the rows; the batches of its replicas alternate.
 
     Args:
-        data: of the run.
-        config: of the training, with nothing left open.
+        data: data of the run.
+        config: training settings, all of them resolved.
         batch: how a batch is divided among the replicas.
-        strategy: of the run.
+        strategy: strategy of the run.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class WorkerRows:
         self._strategy = strategy
 
     def training(self, *, start_step: int = 0, num_batches: int | None = None) -> Any:
-        """The training rows, without an end, in the order that the seed says.
+        """Infinite dataset of the training rows, in an order determined by the seed.
 
         Args:
-            start_step: batches that are passed over.
-            num_batches: where they end after all.
+            start_step: number of batches to skip.
+            num_batches: number of batches after which the dataset ends, if given.
         """
         return self._rows("train", start_step=start_step, num_batches=num_batches)
 
@@ -49,7 +49,7 @@ class WorkerRows:
 
     @property
     def num_validation_batches(self) -> int:
-        """Batches that a validation reads."""
+        """Number of batches of a validation."""
         config = self._config
         assert config.batch_size is not None
         length, batch_size = config.sequence_length, config.batch_size
@@ -73,7 +73,8 @@ class WorkerRows:
         )
         if self._batch.replicas == 1:
             return rows()
-        # On a CPU there is no device to fetch to, and the threads that do it take seconds to end.
+        # On a CPU there is no device to prefetch to, and the prefetching threads take seconds to
+        # end.
         options = tf.distribute.InputOptions(
             experimental_fetch_to_device=has_device("GPU") or has_device("TPU")
         )
@@ -81,5 +82,5 @@ class WorkerRows:
 
 
 def has_device(kind: Literal["GPU", "TPU"]) -> bool:
-    """Whether this process computes on such devices."""
+    """Whether this process has devices of that kind."""
     return bool(tf.config.list_logical_devices(kind))

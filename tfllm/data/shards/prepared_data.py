@@ -188,7 +188,7 @@ class PreparedData:
 
     @property
     def digest(self) -> str:
-        """Names the prepared text: the same text, tokenizer and settings have the same."""
+        """SHA-256 of the manifest: equal for the same text, tokenizer and settings."""
         text = json.dumps(self.manifest, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -399,7 +399,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         why = f"it has no {MANIFEST}" if folder.exists() else "it does not exist"
         raise FileNotFoundError(
-            f"{folder} is not a folder of prepared text: {why}; make one with "
+            f"{folder} is not a folder of prepared text: {why}; create one with "
             "`tfllm prepare TEXT... --out FOLDER`"
         )
     manifest = read_json(path, "prepare the text again")

@@ -48,7 +48,7 @@ class MaskedLanguageModel(EncoderHead):
     Returns:
         logits, float32 `[B, T, V]`.
 
-    Example:
+    Examples:
         >>> config = tfllm.EncoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
         >>> model = tfllm.MaskedLanguageModel(config)
         >>> model(np.ones([2, 5], "int32")).shape

@@ -50,7 +50,7 @@ class SentenceEncoder(EncoderHead):
     Returns:
         float32 `[B, E]`, or `[B, 2, E]` for pairs, E being `vector_dim`; 0 for rows without tokens.
 
-    Example:
+    Examples:
         >>> config = tfllm.EncoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
         >>> model = tfllm.SentenceEncoder(config)
         >>> model(np.ones([2, 5], "int32")).shape

@@ -30,7 +30,7 @@ class SpanClassifier(EncoderHead):
     Returns:
         logits, float32 `[B, T, 2]`: that the span begins at a token, and that it ends there.
 
-    Example:
+    Examples:
         >>> config = tfllm.EncoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
         >>> model = tfllm.SpanClassifier(config)
         >>> model(np.ones([2, 5], "int32")).shape

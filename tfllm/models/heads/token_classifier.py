@@ -29,7 +29,7 @@ class TokenClassifier(LabelledHead):
     Returns:
         logits, float32 `[B, T, num_labels]`.
 
-    Example:
+    Examples:
         >>> config = tfllm.EncoderConfig(64, embedding_dim=16, num_layers=1, num_heads=2)
         >>> model = tfllm.TokenClassifier(config, num_labels=3)
         >>> model(np.ones([2, 5], "int32")).shape

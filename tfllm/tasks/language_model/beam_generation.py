@@ -64,21 +64,24 @@ class BeamGeneration:
     def signature(
         self, prompt: tf.Tensor, max_new_tokens: tf.Tensor, length_penalty: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """`tf.function`: `prompt` string, `max_new_tokens` int32 and `length_penalty` float32, each
-        [B], to `texts` string, `scores` and `log_probs` float32, `generated_tokens` int32 and
-        `finish_reason` string, each [B, width], the best first; `prompt_tokens` int32 and `error`
-        string [B]. Where fewer texts were found, scores are -3.4e38."""
+        """`tf.function` of the signature `beam`.
+
+        It takes `prompt` string, `max_new_tokens` int32 and `length_penalty` float32, each [B], and
+        returns `texts` string, `scores` and `log_probs` float32, `generated_tokens` int32 and
+        `finish_reason` string, each [B, width], best first; `prompt_tokens` int32 and `error`
+        string, each [B]. If fewer texts are found, the other scores are -3.4e38.
+        """
         wanted = tf.fill(tf.shape(prompt), self._width)
         return self.search(prompt, max_new_tokens, length_penalty, wanted)
 
     def input_defaults(
         self, batch: int | tf.Tensor = 1, max_new_tokens: int | None = None
     ) -> dict[str, tf.Tensor]:
-        """The inputs of `signature` beside the prompt, each `[batch]`, as the settings have them.
+        """The inputs of `signature` other than the prompt, each `[batch]`, from the settings.
 
         Args:
-            batch: number of rows.
-            max_new_tokens: instead of that of the settings.
+            batch: number of rows. Defaults to 1.
+            max_new_tokens: overrides that of the settings.
         """
         most = self._settings.max_new_tokens if max_new_tokens is None else max_new_tokens
         penalty = tf.constant(self._settings.length_penalty, tf.float32)
@@ -137,8 +140,8 @@ class BeamGeneration:
         length_penalty: tf.Tensor,
         num_wanted: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """`tf.function`: prompts string, most new tokens int32, length penalty float32 and the
-        number of texts that must be the best ones int32, each [B], to what `rows` reads."""
+        """`tf.function` from prompts string, maximum number of new tokens int32, length penalty
+        float32 and number of wanted texts int32, each [B], to the outputs that `rows` reads."""
         others = option_tensors(GenerationConfig(), tf.shape(prompt)[0])
         request = read_request(
             self._tokenize(prompt),
@@ -186,9 +189,9 @@ class BeamGeneration:
 
 
 class BeamSearches:
-    """The searches of a task: one for each width, size of n-grams and way to tokenize.
+    """The beam searches of a task, one for each width, n-gram size and function that tokenizes.
 
-    Args: as of `BeamGeneration`.
+    Args: as in `BeamGeneration`.
     """
 
     def __init__(
@@ -211,14 +214,14 @@ class BeamSearches:
     def of(
         self, tokenize: Callable[[tf.Tensor], tf.RaggedTensor], width: int, ngram: int
     ) -> BeamGeneration:
-        """One of them; arguments as of `BeamGeneration`."""
+        """The beam search with these arguments of `BeamGeneration`."""
         key = (tokenize, width, ngram)
         if key not in self._made:
             self._made[key] = BeamGeneration(self._decoder, tokenize, width, ngram, **self._options)
         return self._made[key]
 
     def of_settings(self, tokenize: Callable[[tf.Tensor], tf.RaggedTensor]) -> BeamGeneration:
-        """The search that the task's settings ask for."""
+        """The beam search with the settings of the task."""
         return self.of(tokenize, self._settings.num_beams, self._settings.no_repeat_ngram_size)
 
     def found(
@@ -229,16 +232,16 @@ class BeamSearches:
         *,
         all_beams: bool = False,
     ) -> list[list[dict[str, Any]]]:
-        """What is found for each row, the best first.
+        """The results of beam search for each row, best first.
 
         Args:
-            tokenize: string [B] to prompts, int32 `[B, (P)]`.
+            tokenize: function from strings [B] to prompts, int32 `[B, (P)]`.
             rows: the prompts.
-            given: the options of each.
-            all_beams: each of a row's texts must be one of the best, and not the first alone.
+            given: configuration of each row.
+            all_beams: search until all texts of a row are the best ones, not only the first.
 
         Raises:
-            ConfigError: the searches of the rows have several widths or sizes of n-grams.
+            ConfigError: the rows differ in the width or the n-gram size.
             ValueError: a row has an error.
         """
         if not rows:
@@ -263,5 +266,5 @@ class BeamSearches:
         rows: Sequence[bytes],
         given: Sequence[GenerationConfig],
     ) -> list[str]:
-        """The best text of each row, empty where none is found; arguments and errors as `found`."""
+        """The best text of each row, or "" if none is found; arguments and errors as in `found`."""
         return [texts[0]["text"] if texts else "" for texts in self.found(tokenize, rows, given)]

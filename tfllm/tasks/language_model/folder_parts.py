@@ -1,4 +1,4 @@
-"""What text generation is made of, from a folder: the model, its tokenizer and its options."""
+"""Load the parts of text generation from a folder: model, tokenizer and default options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tfllm.tokenizers.base import Tokenizer
 def folder_parts(
     folder: str | Path, *, dtype: str, adapter: str | Path | None
 ) -> tuple[CausalLM | Decoder, Tokenizer, GenerationConfig | None]:
-    """The arguments of a `TextGeneration`; arguments and errors as of `TextGeneration.load`."""
+    """The arguments of `TextGeneration`; arguments and errors as in `TextGeneration.load`."""
     folder = model_folder(folder)
     if is_keras_hub_preset(folder):
         if adapter is not None:

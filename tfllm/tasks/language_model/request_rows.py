@@ -1,4 +1,4 @@
-"""A call's texts and options as the rows that the graph takes, and its answers as texts again."""
+"""Convert the texts and options of a call to the rows of a batch, and the results to texts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tfllm.config.generation import option_rows
 from tfllm.generation.option_inputs import row_tensors
 
 OF_TASK = [name for name, row in option_rows().items() if row.of_task]
-"""the options that are the same for all prompts of a task"""
+"""options that are the same for all prompts of a task"""
 
 
 def texts_of(given: Any, name: str) -> list[bytes]:
-    """One text or several, as bytes, in which a lone surrogate has a place.
+    """One text or several, as bytes, which may hold lone surrogates.
 
     Raises:
-        ValueError: it is something else; the error calls it `name`.
+        ValueError: `given` is something else; `name` names it in the error.
     """
     rows = [given] if isinstance(given, str) else given
     if not isinstance(rows, list | tuple) or not all(isinstance(row, str) for row in rows):
@@ -32,15 +32,16 @@ def texts_of(given: Any, name: str) -> list[bytes]:
 def row_options(
     defaults: GenerationConfig, num_rows: int, options: dict[str, Any]
 ) -> list[GenerationConfig]:
-    """Each row's configuration; a list in the place of a value has one for each row.
+    """The configuration of each row.
 
     Args:
-        defaults: the options that are not given.
-        num_rows: of the call.
-        options: as of `TextGeneration.generate`.
+        defaults: values of the options that are not given.
+        num_rows: number of rows of the call.
+        options: options as in `TextGeneration.generate`; a list of values has one for each row.
 
     Raises:
-        ConfigError: an option is unknown or out of range, or has not one value a row.
+        ConfigError: an option is unknown or out of range, or the number of its values is not the
+            number of rows.
     """
     unknown = set(options) - set(to_dict(defaults))
     if unknown:
@@ -72,10 +73,10 @@ def row_options(
 
 
 def check_not_searched(given: Sequence[GenerationConfig]) -> None:
-    """Refuse a beam search, where there is none.
+    """Refuse beam search where it is not supported.
 
     Raises:
-        ConfigError: one of the configurations is of a search.
+        ConfigError: one of the configurations asks for beam search.
     """
     if any(g.searches for g in given):
         raise ConfigError(
@@ -84,10 +85,10 @@ def check_not_searched(given: Sequence[GenerationConfig]) -> None:
 
 
 def stream_options(defaults: GenerationConfig, options: dict[str, Any]) -> GenerationConfig:
-    """The configuration of a stream; arguments as of `row_options`.
+    """The configuration of a stream; arguments as in `row_options`.
 
     Raises:
-        ConfigError: as of `row_options`; or a stream cannot do what is asked for.
+        ConfigError: as in `row_options`; or an option is not supported in a stream.
     """
     (given,) = row_options(defaults, 1, options)
     if given.num_samples > 1 and "num_samples" in options:
@@ -105,22 +106,22 @@ def stream_options(defaults: GenerationConfig, options: dict[str, Any]) -> Gener
 
 
 class SampledRows:
-    """The rows of a call, each as often as it is to be sampled, with another seed each time.
+    """The rows of a call, each repeated `num_samples` times, with a different seed each time.
 
     Args:
-        given: the configuration of each row, as of `row_options`.
+        given: configuration of each row, as from `row_options`.
     """
 
     def __init__(self, given: Sequence[GenerationConfig]) -> None:
         self._given = given
 
     def repeated(self, rows: Sequence[Any]) -> tf.Tensor:
-        """What the graph takes of the rows, `[B, ...]`: each of them once a sample."""
+        """A tensor of the rows, `[B, ...]`, each once per sample."""
         pairs = zip(rows, self._given, strict=True)
         return tf.constant([row for row, g in pairs for _ in range(g.num_samples)])
 
     def options(self) -> dict[str, tf.Tensor]:
-        """The options of each sample, name to `[B]`."""
+        """The options of the samples by name, each `[B]`."""
         return row_tensors(
             [
                 dataclasses.replace(g, seed=(g.seed + i) % 2**31)
@@ -130,7 +131,7 @@ class SampledRows:
         )
 
     def texts(self, result: dict[str, tf.Tensor]) -> list[Any]:
-        """The text of each row, or with any `num_samples` above 1 a list of its samples.
+        """The text of each row, or a list of its samples if any `num_samples` is above 1.
 
         Raises:
             ValueError: a row has an error.
@@ -147,7 +148,7 @@ class SampledRows:
 def checked(
     result: dict[str, tf.Tensor], numbers: Sequence[int] | None = None
 ) -> dict[str, tf.Tensor]:
-    """The result, where no row has an error; `numbers`: of each row, what the error calls it."""
+    """Raise the first error of a row, if any; `numbers` are those of the rows in the error."""
     for row, error in enumerate(result["error"].numpy()):
         if error:
             raise ValueError(f"text {numbers[row] if numbers else row + 1}: {error.decode()}")

@@ -78,7 +78,7 @@ def token_scores(
 
 
 def scores_of(result: dict[str, tf.Tensor]) -> list[dict[str, Any]]:
-    """What `token_scores` gave, row by row, as values of Python."""
+    """The results of `token_scores` as Python values, one dictionary per row."""
     names = ("num_tokens", "log_prob", "perplexity", "token_log_probs_json")
     return [
         {

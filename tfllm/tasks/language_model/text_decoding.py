@@ -1,4 +1,4 @@
-"""Prompts of token ids to texts, in the graph: all at once, or token by token."""
+"""Generate texts from prompts of token ids, in the graph: all at once, or token by token."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tfllm.tasks.language_model.beam_generation import BeamSearches
 
 
 class TextDecoding:
-    """What a model makes of prompts that are token ids already, with the options of each row.
+    """Decoding of prompts of token ids, with options per row.
 
     Args:
-        decoder: the model.
-        settings: of the task, whose rules of tokens are followed.
-        end_token_ids: int32 `[E]`.
-        token_bytes: string `[V]`.
+        decoder: decoder of the model.
+        settings: generation settings of the task, whose token rules are applied.
+        end_token_ids: ids of end tokens, int32 `[E]`.
+        token_bytes: bytes of each token, string `[V]`.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class TextDecoding:
         """The outputs of the signature `generate`.
 
         Args:
-            prompts: int32 `[B, (P)]`.
-            options: name to `[B]`, as `OPTION_DTYPES` has them.
-            refused: string `[B]`: what is wrong with a row beside that, or empty.
+            prompts: token ids, int32 `[B, (P)]`.
+            options: tensors `[B]` by name, with the dtypes in `OPTION_DTYPES`.
+            refused: errors of rows found so far, or "", string `[B]`.
         """
         request = self._request(prompts, options, refused)
         result = self._decode_rows(
@@ -83,7 +83,7 @@ class TextDecoding:
         error: tf.Tensor,
         **options: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """One function for all signatures, so that a SavedModel holds the decoding loop once."""
+        """One function for all signatures, so that a SavedModel contains the decoding loop once."""
         stops = StopStrings(stop)
         state = decode(
             self._decoder,
@@ -99,7 +99,7 @@ class TextDecoding:
     def first_token(
         self, prompts: tf.RaggedTensor, options: dict[str, tf.Tensor]
     ) -> dict[str, tf.Tensor]:
-        """The state after the first token; arguments as of `continued`."""
+        """The state after the first token; arguments as in `continued`."""
         request = self._request(prompts, options)
         state = begin(
             self._decoder,
@@ -112,7 +112,7 @@ class TextDecoding:
         return packed(state, request.options, request.stops, request.error)
 
     def next_token(self, state: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The state one token further."""
+        """The state after the next token."""
         decoding, options, stops, error = unpacked(state, self._decoder.memory_structure)
         decoding = with_room(self._decoder, decoding)
         decoding = advance(self._decoder, decoding, options, stops=stops, **self._rules)
@@ -142,7 +142,7 @@ class TextDecoding:
         options: dict[str, tf.Tensor],
         refused: tf.Tensor | None = None,
     ) -> Request:
-        """What decoding takes; arguments as of `continued`."""
+        """The request for decoding; arguments as in `continued`."""
         return read_request(
             prompts,
             options,
@@ -154,12 +154,12 @@ class TextDecoding:
 
 
 def padded_token_bytes(token_bytes: tf.Variable, unused: int) -> tf.Variable:
-    """The bytes of each of a model's ids, string `[V]`.
+    """The bytes of each id of a model, string `[V]`.
 
     Args:
-        token_bytes: of the tokenizer's ids, string `[vocab_size]`.
-        unused: how many more ids the model has, of an embedding that is padded to a round number;
-            they stand for nothing.
+        token_bytes: bytes of each id of the tokenizer, string `[vocab_size]`.
+        unused: number of further ids of the model, which have no token: its embedding is padded to
+            a round number.
     """
     if not unused:
         return token_bytes

@@ -138,7 +138,7 @@ class SequenceToSequenceTask(RecordTask):
     # ---- the model
 
     def new_config(self, size: str | None, fields: Mapping[str, Any]) -> EncoderDecoderConfig:
-        """As of `Task`, with the ids of a new tokenizer."""
+        """As in `Task`, with the special token ids of a new tokenizer."""
         ids = {"decoder_start_token_id": 1, "never_generated": (1,)}
         return super().new_config(size, {**ids, **fields})
 

@@ -76,16 +76,16 @@ def restore_last_good(
 
 
 def restore_best(model: keras.Model, progress: Progress, checkpoints: Checkpoints) -> float:
-    """Put the weights of the best validation into the model, where they are not the last ones.
+    """Load the weights of the best validation into the model, unless they are the last ones.
 
     Args:
-        model: with the weights of the last step.
-        progress: of the run.
-        checkpoints: of the run.
+        model: model with the weights of the last step.
+        progress: progress of the run.
+        checkpoints: checkpoints of the run.
 
     Returns:
-        the validation loss of the weights that the model has then; infinite where none was
-        measured.
+        The validation loss of the weights that the model then has; infinite if there was no
+        validation.
     """
     if progress.best_step in (None, progress.step):
         return progress.best_validation_loss
