@@ -126,7 +126,7 @@ def test_an_index_that_contradicts_its_shards_is_refused(folder_of, tmp_path):
         pretrained.load(folder)
     (folder / INDEX).write_text(index)
     change_index(folder, lambda names: names.pop(NORM))
-    with pytest.raises(ValueError, match=rf"holds {NORM}, which model\.safetensors\.index\.json d"):
+    with pytest.raises(ValueError, match=rf"contains {NORM}, which model.*index\.json does"):
         pretrained.load(folder)
     (folder / INDEX).write_text(index)
     first = folder_tensors(folder)

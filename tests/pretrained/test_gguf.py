@@ -198,7 +198,7 @@ def test_factors_of_another_scaling_are_refused(tmp_path):
 REFUSED = {
     "general.architecture": ("phi3", "unknown general.architecture 'phi3'; supported: llama"),
     "general.type": ("adapter", "must contain a model; received general.type='adapter'"),
-    "split.count": (3, "is one of 3 files .* `llama-gguf-split --merge`"),
+    "split.count": (3, "is one of the 3 files .* `llama-gguf-split --merge`"),
     "expert_count": (8, r"llama\.expert_count is only supported with the value 0; received 8"),
     "attention.scale": (0.5, r"llama\.attention\.scale is only supported with the value 0\.0"),
     "logit_scale": (4.0, r"only supported with the value 0\.0 or 1\.0; received 4\.0"),

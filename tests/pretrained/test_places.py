@@ -57,7 +57,7 @@ def test_a_model_of_the_hub_is_read_from_the_cache(cache):
     "name", ["hf://somebody/other", "hf://somebody/tiny@v2", "hf://somebody/tiny/q4.gguf"]
 )
 def test_a_model_that_is_not_in_the_cache_is_an_error_without_a_network(cache, name):
-    with pytest.raises(ConnectionError, match=rf"{name} is not .*in the cache .*hub, and the"):
+    with pytest.raises(ConnectionError, match=rf"{name} is missing .*in the cache .*hub, and the"):
         pretrained.load(name)
 
 

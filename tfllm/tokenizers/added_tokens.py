@@ -146,8 +146,8 @@ def cut_at(text: str, tokens: Sequence[AddedToken]) -> list[Segment]:
         token = by_content[match.group()]
         begin, end = match.span()
         if token.single_word and words is not None:
-            beside = [ord(c) for c in text[:begin][-1:] + text[end:][:1]]
-            if words.contains(np.array(beside, np.int64)).any():
+            adjacent = [ord(c) for c in text[:begin][-1:] + text[end:][:1]]
+            if words.contains(np.array(adjacent, np.int64)).any():
                 continue
         if token.lstrip:
             begin = max(done, len(text[:begin].rstrip(SPACE)))

@@ -64,7 +64,7 @@ def downloaded(name: str) -> Path:
     except Exception as error:  # network errors, which are classes of many libraries
         cache = os.environ.get("HF_HUB_CACHE") or huggingface_hub.constants.HF_HUB_CACHE
         raise ConnectionError(
-            f"hf://{name} is not, or only partly, in the cache {cache}, and the Hugging Face Hub "
+            f"hf://{name} is missing or incomplete in the cache {cache}, and the Hugging Face Hub "
             "cannot be reached. Download it where there is a network (`hf download "
             f"{repo} --local-dir DIR`), copy the folder, and give its path instead "
             f"({type(error).__name__}: {_first_line(error)})"

@@ -53,10 +53,10 @@ def assistant_spans(
         if message["role"] != "assistant" or not is_learned[i]:
             continue
         spoken = {**message, "content": _STAND_IN}
-        before, stands, behind = render([*messages[:i], spoken, *messages[i + 1 :]]).partition(
+        before, found, behind = render([*messages[:i], spoken, *messages[i + 1 :]]).partition(
             _STAND_IN
         )
-        if not stands:
+        if not found:
             if message.get("tool_calls"):  # a template that writes only these
                 spans.append(_whole_turn(text, render(messages[:i], prompt=True),
                                          render(messages[: i + 1]), ends, i))  # fmt: skip

@@ -198,29 +198,29 @@ class _Cut(tf.Module):
     def _single(self, parts: tf.Tensor, index: tf.Tensor, row_splits: tf.Tensor) -> tf.Tensor:
         """Drop the index of `single_word` tokens that are next to a character of a word."""
         assert self._word is not None
-        beside = _beside(row_splits)
+        adjacent = _adjacent(row_splits)
         edge = tf.zeros([tf.minimum(tf.size(index), 1)], bool)
         ends = tf.strings.regex_full_match(parts, f"(?s).*{self._word}")
         begins = tf.strings.regex_full_match(parts, f"(?s){self._word}.*")
-        in_word = tf.concat([edge, beside & ends[:-1]], 0)
-        in_word |= tf.concat([beside & begins[1:], edge], 0)
+        in_word = tf.concat([edge, adjacent & ends[:-1]], 0)
+        in_word |= tf.concat([adjacent & begins[1:], edge], 0)
         return tf.where(_flag(self._single_word, index) & in_word, -1, index)
 
     def _stripped(
         self, parts: tf.Tensor, index: tf.Tensor, row_splits: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Add the white space around `lstrip` and `rstrip` tokens to their parts."""
-        beside = _beside(row_splits)
+        adjacent = _adjacent(row_splits)
         edge = tf.zeros([tf.minimum(tf.size(index), 1)], bool)
         nothing = tf.fill([tf.minimum(tf.size(index), 1)], "")
         is_text = index < 0
-        after_token = tf.concat([edge, beside & _flag(self._rstrip, index[:-1])], 0)
+        after_token = tf.concat([edge, adjacent & _flag(self._rstrip, index[:-1])], 0)
         bare = tf.strings.regex_replace(parts, r"\A" + SPACE_PATTERN, "")
         bare = tf.where(is_text & after_token, bare, parts)
         num_moved = tf.strings.length(parts) - tf.strings.length(bare)
         moved = tf.strings.substr(parts, tf.zeros_like(num_moved), num_moved)
         parts = bare + tf.concat([moved[1:], nothing], 0)
-        before_token = tf.concat([beside & _flag(self._lstrip, index[1:]), edge], 0)
+        before_token = tf.concat([adjacent & _flag(self._lstrip, index[1:]), edge], 0)
         bare = tf.strings.regex_replace(parts, SPACE_PATTERN + r"\z", "")
         bare = tf.where(is_text & before_token, bare, parts)
         kept = tf.strings.length(bare)
@@ -235,7 +235,7 @@ class _Cut(tf.Module):
         )
 
 
-def _beside(row_splits: tf.Tensor) -> tf.Tensor:
+def _adjacent(row_splits: tf.Tensor) -> tf.Tensor:
     """bool [P - 1], whether each part is in the same segment as the next one."""
     rows = tf.repeat(tf.range(tf.size(row_splits) - 1), row_splits[1:] - row_splits[:-1])
     return tf.equal(rows[1:], rows[:-1])
