@@ -59,7 +59,7 @@ def test_a_worker_whose_address_is_taken_is_told_that_it_may_run_already(monkeyp
     (port,) = free_ports(1)
     with socket.create_server(("127.0.0.1", port)):
         cluster = Cluster((f"127.0.0.1:{port}", "127.0.0.1:1"), 0, "TF_CONFIG")
-        with pytest.raises(RuntimeError, match=rf"cannot listen on 127.0.0.1:{port}.*already\?"):
+        with pytest.raises(RuntimeError, match=rf"cannot listen on .*:{port}.*already running\?"):
             strategy("multiworker", cluster=cluster)
 
 
@@ -91,7 +91,7 @@ def test_a_process_has_one_strategy(monkeypatch):
     monkeypatch.setattr(module, "_made", made)
     monkeypatch.setattr(module, "_mirrored", lambda replicas: f"{replicas} replicas")
     assert strategy("mirrored", replicas=2) is strategy("mirrored", replicas=2)
-    with pytest.raises(ConfigError, match="one strategy, and this one has '2 replicas' already"):
+    with pytest.raises(ConfigError, match="one strategy, and this one already has '2 replicas'"):
         strategy("mirrored", replicas=3)
 
 

@@ -241,7 +241,7 @@ def test_a_folder_says_what_is_added_and_what_ends_a_text(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\x80\x04\x95pickle", b"{}", b"\x0a\x02"])
 def test_files_that_are_no_model_are_refused(tmp_path, content):
     (tmp_path / "tokenizer.model").write_bytes(content)
-    with pytest.raises(ValueError, match=r"tokenizer\.model: not a file"):
+    with pytest.raises(ValueError, match=r"tokenizer\.model: not a Sent"):
         SentencePieceTokenizer.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no tokenizer"):
         SentencePieceTokenizer.load(tmp_path / "nowhere")
