@@ -196,7 +196,7 @@ def test_a_template_without_system_refuses_the_row_alone():
     columns = tf.constant(["", "Be kind.", ""]), tf.constant(["a", "a", "b"])
     ids, refused = of.question_ids(*columns)
     assert [bool(error) for error in refused.numpy()] == [False, True, False]
-    assert b"takes no system message" in refused.numpy()[1]
+    assert b"does not support a system message" in refused.numpy()[1]
     assert ids.to_list()[2] == encoded(of, [user("b")])
 
 
