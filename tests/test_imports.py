@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1] / "tfllm"
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent / "tfllm"
 MAY_IMPORT = {
     "config": set(),
     "tokenizers": {"config"},
@@ -156,3 +157,18 @@ def test_public_names_are_listed_and_unknown_ones_are_refused():
     assert tfllm.Transformer.__module__ == "tfllm.models.causal_lm"
     with pytest.raises(AttributeError, match="no attribute 'transformer'"):
         _ = tfllm.transformer
+
+
+@pytest.mark.parametrize(
+    "path", sorted(TESTS.rglob("*.py")), ids=lambda p: str(p.relative_to(TESTS))
+)
+def test_what_tests_share_stands_in_modules_of_its_own(path):
+    """No file imports one of tests, so that its tests can be changed without a look at others."""
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    names = [
+        f"{node.module}.{alias.name}"
+        for node in tree
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert not [n for n in names if n.startswith("tests.") and ".test_" in n]

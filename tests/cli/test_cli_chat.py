@@ -14,7 +14,7 @@ import pytest
 
 from tests.tasks.chat_models import chat, model
 from tests.tokenizers.conversations import assistant, system, user
-from tests.tokenizers.test_chat_template import tokenizer
+from tests.tokenizers.template_tokenizers import tokenizer
 from tfllm.cli import main
 from tfllm.config import GenerationConfig
 from tfllm.pretrained import save
@@ -268,7 +268,7 @@ def test_a_chat_has_one_reply_at_a_time(folder, capsys):
 
 def test_a_model_without_a_template_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
-    made = BytePairTokenizer(tokenizer("qwen3")._json, end_token="<|im_end|>")
+    made = BytePairTokenizer(tokenizer("qwen3").to_json(), end_token="<|im_end|>")
     save(model(), tmp_path / "plain", made, generation=GenerationConfig(max_new_tokens=6))
     assert main(["chat", str(tmp_path / "plain"), "a"]) == 1
     assert "the tokenizer has no chat template" in capsys.readouterr().err

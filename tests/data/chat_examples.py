@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 from tests.data.documents import make_documents
 from tfllm.tokenizers import BytePairTokenizer
 
@@ -89,3 +91,22 @@ def write_lines(path, records):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+def sequences(data, split):
+    """(ids, learned) of each sequence, from the files, without the code under test."""
+    tokens, learned, index = (
+        np.concatenate([np.fromfile(f, dtype) for f in sorted(data.folder.glob(pattern))] or [[]])
+        for pattern, dtype in (
+            (f"{split}-0*.bin", "<u2"),
+            (f"{split}-learned-*.bin", "u1"),
+            (f"{split}-index-*.bin", "<u4"),
+        )
+    )
+    start = 0
+    for count, first in index.reshape(-1, 2).astype(int).tolist():
+        ids, marks = tokens[start : start + count], learned[start : start + count] == 1
+        assert marks.argmax() == first and marks[first]
+        yield ids.tolist(), marks.tolist()
+        start += count
+    assert start == len(tokens) == len(learned)

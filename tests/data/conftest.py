@@ -60,3 +60,22 @@ def pairs(chat_folder, tmp_path_factory) -> PreparedData:
         tokenizer=str(chat_folder), validation_fraction=0.2, shard_tokens=900, num_processes=1
     )
     return prepare(source, folder / "out", config, show_progress=False)
+
+
+@pytest.fixture
+def run(chat_folder, tmp_path):
+    """Prepares files of examples with the chat tokenizer, in a folder of the test's own."""
+
+    def run(source, out="out", **settings):
+        settings = {"tokenizer": str(chat_folder), "num_processes": 1, **settings}
+        overwrite, task = settings.pop("overwrite", False), settings.pop("task", None)
+        return prepare(
+            source,
+            tmp_path / out,
+            PrepareConfig(**settings),
+            task=task,
+            overwrite=overwrite,
+            show_progress=False,
+        )
+
+    return run

@@ -12,6 +12,7 @@ from tests.data.chat_examples import (
     chat_tokenizer,
     conversations,
     preferences,
+    sequences,
     trimmed,
     user,
     words,
@@ -20,59 +21,22 @@ from tests.data.chat_examples import (
 from tests.data.documents import make_documents
 from tests.data.prepared_once import prepared
 from tests.tokenizers.conversations import TOOL_CONVERSATION, TOOLS
-from tests.tokenizers.test_chat_template import FOLDER as TEMPLATES
-from tests.tokenizers.test_chat_template import tokenizer as calling_tokenizer
+from tests.tokenizers.template_tokenizers import FOLDER as TEMPLATES
+from tests.tokenizers.template_tokenizers import tokenizer as calling_tokenizer
 from tfllm.config import ConfigError, PrepareConfig
 from tfllm.data import PreferenceData, PreparedData, open_data
 from tfllm.data import prepared as prepared_for
-from tfllm.tasks import prepare, task_named
+from tfllm.tasks import task_named
 from tfllm.tokenizers import BytePairTokenizer
-
-
-@pytest.fixture
-def run(chat_folder, tmp_path):
-    def run(source, out="out", **settings):
-        settings = {"tokenizer": str(chat_folder), "num_processes": 1, **settings}
-        overwrite, task = settings.pop("overwrite", False), settings.pop("task", None)
-        return prepare(
-            source,
-            tmp_path / out,
-            PrepareConfig(**settings),
-            task=task,
-            overwrite=overwrite,
-            show_progress=False,
-        )
-
-    return run
 
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def sequences(split):
-    """(ids, learned) of each sequence, from the files, without the code under test."""
-    data, name = split._folder, split.split
-    tokens, learned, index = (
-        np.concatenate([np.fromfile(f, dtype) for f in sorted(data.glob(pattern))] or [[]])
-        for pattern, dtype in (
-            (f"{name}-0*.bin", "<u2"),
-            (f"{name}-learned-*.bin", "u1"),
-            (f"{name}-index-*.bin", "<u4"),
-        )
-    )
-    start = 0
-    for count, first in index.reshape(-1, 2).astype(int).tolist():
-        ids, marks = tokens[start : start + count], learned[start : start + count] == 1
-        assert marks.argmax() == first and marks[first]
-        yield ids.tolist(), marks.tolist()
-        start += count
-    assert start == len(tokens) == len(learned)
-
-
 def test_the_files_hold_what_the_template_makes_of_each_record(examples, chat):
     made = [by_hand(chat, record["messages"]) for record in conversations(120)]
-    train, validation = (list(sequences(s)) for s in (examples.train, examples.validation))
+    train, validation = (list(sequences(examples, s)) for s in ("train", "validation"))
     assert len(list(examples.folder.glob("train-0*.bin"))) > 2  # they cross shards
     assert sorted(train + validation) == sorted(made)
     assert train == [example for example in made if example in train]  # in their order
@@ -107,7 +71,9 @@ def test_prompts_and_responses_go_through_the_template(run, tmp_path, chat):
     for name, records in sources.items():
         write_lines(tmp_path / "in" / name, records)
     data = run(tmp_path / "in", validation_fraction=0)
-    assert list(sequences(data.train)) == [by_hand(chat, [user(p), assistant(r)]) for p, r in pairs]
+    assert list(sequences(data, "train")) == [
+        by_hand(chat, [user(p), assistant(r)]) for p, r in pairs
+    ]
     assert [s["num_documents"] for s in data.manifest["sources"]] == [5, 5]
     assert data.manifest["chat_template"] and data.records == "examples"
 
@@ -132,7 +98,7 @@ def test_without_a_template_a_response_follows_its_prompt_and_ends(run, tmp_path
     ):
         before, after = words(tokenizer, prompt), [*words(tokenizer, response), end]
         made.append(trimmed(before + after, [False] * len(before) + [True] * len(after)))
-    assert list(sequences(data.train)) == made
+    assert list(sequences(data, "train")) == made
     assert [ids.count(end) for ids, _ in made] == [1, 1]  # words that spell it are words
     conversation = write_lines(tmp_path / "b.jsonl", conversations(3))
     with pytest.raises(ValueError, match=r"b\.jsonl, line 1 is a conversation.* no chat template"):
@@ -140,7 +106,7 @@ def test_without_a_template_a_response_follows_its_prompt_and_ends(run, tmp_path
     rows = write_lines(tmp_path / "c.jsonl", preferences(4))
     pairs = run(rows, "c", tokenizer=str(tmp_path / "plain"), validation_fraction=0)
     for (ids, learned), text in zip(
-        sequences(pairs.train),
+        sequences(pairs, "train"),
         [r[key] for r in preferences(4) for key in ("chosen", "rejected")],
         strict=True,
     ):
@@ -172,7 +138,7 @@ def test_the_tokens_that_a_tokenizer_puts_around_a_text_stand_around_an_example(
         validation_fraction=0,
     )
     prompt, answer, text = (words(tokenizer, t) for t in ("a cat", " sat", "a dog ran"))
-    assert list(sequences(data.train)) == [
+    assert list(sequences(data, "train")) == [
         ([begin, *prompt, *answer, end], [False] * (1 + len(prompt)) + [True] * (len(answer) + 1)),
         ([begin, *text, end], [False] + [True] * (len(text) + 1)),
     ]
@@ -183,7 +149,7 @@ def test_of_a_preference_the_last_replies_alone_are_learned(run, tmp_path, chat)
     record = {"prompt": prompt, "chosen": "ran quickly", "rejected": "sat"}
     data = run(write_lines(tmp_path / "a.jsonl", [record]), validation_fraction=0)
     assert isinstance(data, PreferenceData) and data.records == "preference"
-    for (ids, learned), reply in zip(sequences(data.train), ("ran quickly", "sat"), strict=True):
+    for (ids, learned), reply in zip(sequences(data, "train"), ("ran quickly", "sat"), strict=True):
         whole, _ = by_hand(chat, [*prompt, assistant(reply)])
         assert ids == whole
         own = [i for i, mark in zip(ids, learned, strict=True) if mark]
@@ -195,7 +161,7 @@ def test_copies_of_an_example_stand_on_one_side(run, tmp_path):
     source = write_lines(tmp_path / "a.jsonl", records * 3)
     data = run(source, validation_fraction=0.1)
     train, validation = (
-        {str(s) for s in sequences(split)} for split in (data.train, data.validation)
+        {str(s) for s in sequences(data, split)} for split in ("train", "validation")
     )
     assert not train & validation
     assert data.validation.num_documents == 3 * len(validation) > 0
@@ -217,7 +183,7 @@ def test_files_of_validation_are_the_validation_set(run, tmp_path, task):
     assert [s.get("split") for s in data.manifest["sources"]] == ["validation", None]
     if task == "instruction":
         tokenizer = data.tokenizer
-        assert list(sequences(data.validation)) == [
+        assert list(sequences(data, "validation")) == [
             by_hand(tokenizer, record["messages"]) for record in [*made[15:], made[0]]
         ]
     else:
@@ -364,7 +330,7 @@ def test_tools_and_calls_are_rendered_by_the_template(run, tmp_path, calling_fol
     source = write_lines(tmp_path / "a.jsonl", records)
     data = run(source, tokenizer=str(calling_folder), validation_fraction=0)
     recorded = json.loads((TEMPLATES / "recorded.json").read_text("utf-8"))["qwen2_5"]["tools"]
-    for ids, learned in sequences(data.train):
+    for ids, learned in sequences(data, "train"):
         assert ids == recorded["ids"][: len(ids)] and len(ids) == recorded["learned"][-1] + 1
         # But for a token that begins before the assistant's words.
         assert np.nonzero(learned)[0].tolist() == recorded["learned"][1:]
@@ -395,7 +361,7 @@ def test_weights_of_0_labels_of_false_and_nulls_are_followed(run, tmp_path, chat
     whole = by_hand(chat, turns)
     head = len(by_hand(chat, turns[:2])[0])
     last = whole[0], [mark and i >= head for i, mark in enumerate(whole[1])]
-    assert list(sequences(data.train)) == [whole, whole, whole, last, last]
+    assert list(sequences(data, "train")) == [whole, whole, whole, last, last]
     assert data.manifest["unused_keys"] == {"source": 1}
     marked = write_lines(tmp_path / "b.jsonl", records[4:5])
     with pytest.raises(ValueError, match="nothing to learn from: 1 record is marked as not to be"):

@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from tests.data.chat_examples import assistant, by_hand, user
+from tests.data.chat_examples import assistant, by_hand, sequences, user
 from tests.data.prepared_once import prepared
-from tests.data.test_example_preparation import run, sequences  # noqa: F401
 from tfllm.config import ConfigError, PrepareConfig
 from tfllm.data import PreferenceData
 from tfllm.data.reading.table_files import table_rows
@@ -46,21 +45,23 @@ def write(path, rows):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("names", [("prompt", "completion"), ("Question", "Answer")])
-def test_a_table_with_columns_of_examples_is_examples(run, tmp_path, chat, suffix, names):  # noqa: F811
+def test_a_table_with_columns_of_examples_is_examples(run, tmp_path, chat, suffix, names):
     pairs = [(a.replace("\n", " "), b.replace("\n", " ")) for a, b in PAIRS]
     pairs = PAIRS if suffix != ".tsv" else pairs
     source = write(tmp_path / f"a{suffix}", [dict(zip(names, p, strict=True)) for p in pairs])
     data = run(source, validation_fraction=0)
     assert data.records == "examples"
-    assert list(sequences(data.train)) == [by_hand(chat, [user(p), assistant(r)]) for p, r in pairs]
+    assert list(sequences(data, "train")) == [
+        by_hand(chat, [user(p), assistant(r)]) for p, r in pairs
+    ]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_columns_are_named_as_for_tasks(run, tmp_path, chat, suffix):  # noqa: F811
+def test_columns_are_named_as_for_tasks(run, tmp_path, chat, suffix):
     rows = [{"frage": p.strip("\n"), "antwort": "a dog", "extra": "x"} for p, _ in PAIRS]
     source = write(tmp_path / f"a{suffix}", rows)
     data = run(source, columns={"prompt": "frage", "response": "antwort"}, validation_fraction=0)
-    assert list(sequences(data.train)) == [
+    assert list(sequences(data, "train")) == [
         by_hand(chat, [user(row["frage"]), assistant("a dog")]) for row in rows
     ]
     assert "keys of records that were ignored: 'extra' (3)" in data.describe()
@@ -72,7 +73,7 @@ def test_columns_are_named_as_for_tasks(run, tmp_path, chat, suffix):  # noqa: F
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_cells_hold_messages_and_empty_cells_say_nothing(run, tmp_path, chat, suffix):  # noqa: F811
+def test_cells_hold_messages_and_empty_cells_say_nothing(run, tmp_path, chat, suffix):
     messages = [user("a cat"), assistant("sat")]
     rows = [
         {"messages": messages, "prompt": None, "response": None, "label": None, "id": 1},
@@ -82,12 +83,12 @@ def test_cells_hold_messages_and_empty_cells_say_nothing(run, tmp_path, chat, su
     with pytest.warns(UserWarning, match=r"^1 record is marked as not to be learned .*(line|row) "):
         data = run(write(tmp_path / f"a{suffix}", rows), validation_fraction=0)
     expected = [by_hand(chat, messages), by_hand(chat, [user("a"), assistant("b")])]
-    assert list(sequences(data.train)) == expected
+    assert list(sequences(data, "train")) == expected
     assert data.manifest["unused_keys"] == {"id": 2} and data.manifest["num_left_out"] == 1
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_tables_hold_preferences_and_texts(run, tmp_path, suffix):  # noqa: F811
+def test_tables_hold_preferences_and_texts(run, tmp_path, suffix):
     rows = [{"instruction": f"a cat {i}", "chosen": "a", "rejected": "b"} for i in range(3)]
     data = run(write(tmp_path / f"a{suffix}", rows))
     assert isinstance(data, PreferenceData)
@@ -104,7 +105,7 @@ def test_tables_hold_preferences_and_texts(run, tmp_path, suffix):  # noqa: F811
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES[:3])
-def test_a_table_of_other_columns_is_refused_or_left_out_of_a_folder(run, tmp_path, suffix):  # noqa: F811
+def test_a_table_of_other_columns_is_refused_or_left_out_of_a_folder(run, tmp_path, suffix):
     other = write(tmp_path / "in" / f"a{suffix}", [{"height": "5", "width": "6"}] * 3)
     for source in (other, tmp_path / "in", str(tmp_path / "in" / "*")):
         with pytest.raises(ValueError, match=r"a\.\w+ is a table .*'height', 'width'.*--columns"):
@@ -133,7 +134,7 @@ def test_a_folder_with_tables_is_opened_again(tmp_path, chat_folder):
     assert again.manifest == first.manifest and first.records == "examples"
 
 
-def test_structs_of_parquet_have_no_fields_that_are_null(run, tmp_path):  # noqa: F811
+def test_structs_of_parquet_have_no_fields_that_are_null(run, tmp_path):
     """One schema for all rows: what a row has not is null there, in messages and below."""
     rows = [
         {"messages": [{**user("a"), "x": None, "parts": {"b": 1, "c": None}}, assistant("b")]},
@@ -147,14 +148,14 @@ def test_structs_of_parquet_have_no_fields_that_are_null(run, tmp_path):  # noqa
     assert run(path, validation_fraction=0).train.num_documents == 2
 
 
-def test_parquet_without_pyarrow_names_the_extra(run, tmp_path, monkeypatch):  # noqa: F811
+def test_parquet_without_pyarrow_names_the_extra(run, tmp_path, monkeypatch):
     path = write(tmp_path / "a.parquet", [{"prompt": "a", "response": "b"}])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"a\.parquet is Parquet.*pip install 'tfllm\[parquet\]'"):
         run(path)
 
 
-def test_a_damaged_parquet_file_is_named(run, tmp_path):  # noqa: F811
+def test_a_damaged_parquet_file_is_named(run, tmp_path):
     path = write(tmp_path / "a.parquet", [{"prompt": "a", "response": "b"}] * 50)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"a\.parquet is not a complete Parquet file"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.generation.keras_hub_decoding import decoding_of
 from tests.generation.plain_beam_search import TableDecoder, beam_search, exhaustive, repeats
 from tests.generation.record_beam_search import (
     CASES,
@@ -15,7 +16,6 @@ from tests.generation.record_beam_search import (
     RECORDED,
     RECORDED_PROMPTS,
 )
-from tests.generation.test_keras_hub_decoder import decoding_of
 from tests.generation.toy_text_models import ADDITIONS, CONFIGS
 from tests.rounding import assert_rounded
 from tfllm import pretrained

@@ -1,30 +1,27 @@
 """KerasHub's cached call in tfllm's loop, compared with its forward pass and its `generate`."""
 
-import re
-
 import keras
 import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.generation.keras_hub_decoding import CONTEXT, decoding_of
 from tests.pretrained.keras_hub_models import (
     BACKBONES,
     REFUSED,
-    VOCABULARY,
     architectures,
     causal_lm,
 )
 from tests.rounding import assert_within, weight_rounding
 from tfllm.config import GenerationConfig
 from tfllm.generation import decoding
-from tfllm.generation.decoding import LENGTH, decode
+from tfllm.generation.decoding import LENGTH
 from tfllm.generation.keras_hub_decoder import KerasHubDecoder
 from tfllm.generation.sampling import SamplingOptions
 
 PROMPTS = [[7, 8, 9, 25, 11, 12, 13], [5], [10, 20], [40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 3]]
-NEW, CONTEXT, NEVER = 8, 40, -1
-TOKEN_BYTES = tf.constant([f"<{i}>" for i in range(VOCABULARY)])
+NEW = 8
 DECODED = sorted(set(BACKBONES) - set(REFUSED))
 SLOW = (pytest.mark.slow, pytest.mark.exhaustive)
 QUICK = ["GPT2"]
@@ -34,61 +31,6 @@ WRONG_IN_KERAS_HUB = ["Qwen3_5", "Qwen3_5Moe"]
 
 def quick(names):
     return [n if n in QUICK else pytest.param(n, marks=SLOW) for n in names]
-
-
-class Decoding:
-    """The loop as one function for any prompts, and the forward pass as another."""
-
-    def __init__(self, model, context=CONTEXT):
-        self.model = model
-        self.decoder = KerasHubDecoder(model, context)
-        kinds = [tf.int32] * 3 + [t.dtype for t in SamplingOptions.of(GenerationConfig(), 1)]
-        specs = [tf.TensorSpec([None], kind) for kind in kinds]
-        self._decode = tf.function(self._run, input_signature=specs, autograph=False)
-        self._forward = tf.function(self._full, autograph=False)
-
-    def _run(self, flat, lengths, limits, *options):
-        return decode(
-            self.decoder,
-            tf.RaggedTensor.from_row_lengths(flat, lengths),
-            limits,
-            SamplingOptions(*options),
-            end_token_ids=tf.constant([NEVER]),
-            token_bytes=TOKEN_BYTES,
-            stops=lambda text: tf.zeros(tf.shape(text), tf.bool),
-        )
-
-    def state(self, prompts, limits, options=None):
-        options = options or SamplingOptions.of(GenerationConfig(), len(prompts))
-        flat = [i for prompt in prompts for i in prompt]
-        lengths = [len(prompt) for prompt in prompts]
-        return self._decode(*(tf.constant(x, tf.int32) for x in (flat, lengths, limits)), *options)
-
-    def tokens(self, prompts, limits, options=None):
-        texts = self.state(prompts, limits, options).text.numpy()
-        return [[int(i) for i in re.findall(r"<(\d+)>", text.decode())] for text in texts]
-
-    def logits(self, ids):
-        """Of the whole forward pass, `[T, V]`."""
-        return self._forward(tf.constant([ids], tf.int32)).numpy()[0]
-
-    def _full(self, ids):
-        inputs = {
-            "token_ids": ids,
-            "padding_mask": tf.ones_like(ids, tf.bool),
-            "position_ids": tf.range(tf.shape(ids)[1])[tf.newaxis],
-        }
-        return self.model({name: inputs[name] for name in self.model.input}, training=False)
-
-
-_made = {}
-
-
-def decoding_of(name) -> Decoding:
-    """Made once, with a cache that must grow: each test would trace it anew."""
-    if name not in _made:
-        _made[name] = Decoding(causal_lm(name))
-    return _made[name]
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tfllm
-from tests.optimization.test_labels import ENCODER, IDS, LABELS, MODELS, T, V, of
+from tests.optimization.labelled_models import ENCODER, IDS, LABELS, MODELS, T, V, of
 from tests.rounding import assert_within, weight_rounding
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.models.preference_tuning import PreferenceTuning

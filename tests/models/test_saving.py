@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.optimization import reference
-from tests.optimization.test_training_step import adamw
+from tests.optimization.tiny_training import adamw
 from tfllm.models.causal_lm import CausalLM, Transformer
 
 

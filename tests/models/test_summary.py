@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tfllm
-from tests.optimization.test_labels import ENCODER, IDS, MODELS, V
+from tests.optimization.labelled_models import ENCODER, IDS, MODELS, V
 from tfllm.models.preference_tuning import PreferenceTuning
 
 MORE = {

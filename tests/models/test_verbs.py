@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tfllm
 from tests.tasks.chat_models import CONFIG
-from tests.tokenizers.test_chat_template import tokenizer
+from tests.tokenizers.template_tokenizers import tokenizer
 from tfllm.models.causal_lm import CausalLM
 from tfllm.models.encoder import Encoder
 from tfllm.models.sizes.encoder_decoders import ENCODER_DECODER_SIZES

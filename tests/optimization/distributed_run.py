@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.optimization import reference
-from tests.optimization.test_training_step import adamw
+from tests.optimization.tiny_training import adamw
 from tfllm.config import ModelConfig
 from tfllm.models.causal_lm import CausalLM
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.optimization import reference
-from tests.optimization.test_training_step import (
+from tests.optimization.tiny_training import (
     LEARNING_RATE,
     adamw,
     compiled,

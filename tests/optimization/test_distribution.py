@@ -10,7 +10,7 @@ import pytest
 
 from tests.optimization import reference
 from tests.optimization.distributed_run import CONFIG
-from tests.optimization.test_training_step import LEARNING_RATE
+from tests.optimization.tiny_training import LEARNING_RATE
 from tests.rounding import assert_rounded, assert_within
 from tfllm.models.causal_lm import CausalLM
 

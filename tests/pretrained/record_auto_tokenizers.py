@@ -80,7 +80,7 @@ def byte_pair(split: str = "tfllm", chat: bool = False):
 
 def with_added(tokenizer):
     """With a token that takes the spaces before it, and is no special one."""
-    content = json.loads(tokenizer._json)
+    content = json.loads(tokenizer.to_json())
     flags = {"single_word": False, "lstrip": True, "rstrip": False, "normalized": False}
     added = {"id": tokenizer.vocab_size, "content": "<tool>", **flags, "special": False}
     content["added_tokens"].append(added)
@@ -97,9 +97,9 @@ def word_piece(**options):
 
 
 def metaspace(rules: str):
-    from tests.tokenizers import test_metaspace
+    from tests.tokenizers.metaspace_tokenizers import named
 
-    return test_metaspace.named(rules)
+    return named(rules)
 
 
 def unigram(name: str):

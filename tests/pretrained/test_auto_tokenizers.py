@@ -110,7 +110,7 @@ def test_a_new_tokenizer_of_qwen2_has_its_rules():
     tokenizer = byte_pair("qwen2")
     assert tokenizer.follows_qwen2 and not byte_pair().follows_qwen2
     assert tokenizer.encode("cafe\u0301") == tokenizer.encode("caf\u00e9")
-    content = json.loads(tokenizer._json)
+    content = json.loads(tokenizer.to_json())
     for part, value in (
         ("normalizer", None),
         ("pre_tokenizer", {**content["pre_tokenizer"]["pretokenizers"][1], "use_regex": True}),

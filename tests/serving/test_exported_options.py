@@ -1,9 +1,10 @@
 """Options set at export are the defaults of requests."""
 
+import grpc
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from tests.generation.toy_text_models import model, tokenizer
 from tests.rounding import about
@@ -73,7 +74,7 @@ def test_grpc_fills_in_what_is_left_out_for_every_row(server, task):
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = "toy", "generate"
     request.inputs["prompt"].CopyFrom(tf.make_tensor_proto(PROMPTS))
-    with connect(server, "grpc") as client:
-        reply = client._transport._predictions.Predict(request)
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        reply = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request)
     texts = [text.decode() for text in tf.make_ndarray(reply.outputs["text"])]
     assert texts == task.generate(PROMPTS)

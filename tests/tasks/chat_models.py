@@ -2,7 +2,7 @@
 
 import functools
 
-from tests.tokenizers.test_chat_template import tokenizer
+from tests.tokenizers.template_tokenizers import tokenizer
 from tfllm.config import GenerationConfig, ModelConfig
 from tfllm.models.causal_lm import CausalLM
 from tfllm.tasks import Chat

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from tests.tasks.test_chat import QUESTIONS, conversation, encoded, served
+from tests.tasks.chat_questions import QUESTIONS, conversation, encoded, served
 from tests.tokenizers.conversations import CONVERSATIONS, assistant, system, user
 from tfllm.tasks import Chat, load
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.chat_examples import chat_tokenizer, conversations, preferences, write_lines
 from tests.data.documents import make_documents
-from tests.tasks.test_contract import CASES
+from tests.tasks.tiny_cases import CASES
 from tfllm import pretrained
 from tfllm.config import ConfigError, ModelConfig, PrepareConfig
 from tfllm.models.causal_lm import CausalLM

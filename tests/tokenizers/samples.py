@@ -50,7 +50,7 @@ def trained(name: str, vocab_size: int = 700) -> BytePairTokenizer:
 
 def changed(tokenizer: BytePairTokenizer, **settings) -> BytePairTokenizer:
     """The same tokenizer with other top-level settings in its tokenizer.json."""
-    return BytePairTokenizer(json.dumps({**json.loads(tokenizer._json), **settings}))
+    return BytePairTokenizer(json.dumps({**json.loads(tokenizer.to_json()), **settings}))
 
 
 def with_pre_tokenizer(*steps: dict) -> BytePairTokenizer:

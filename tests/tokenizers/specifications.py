@@ -157,7 +157,7 @@ def bert(lowercase: bool, strip: bool | None, chinese: bool = True, clean: bool 
 def _word_piece(lowercase: bool) -> dict:
     from tfllm.tokenizers import WordPiece
 
-    return json.loads(WordPiece.train([*texts(), *LETTERS], 500, lowercase=lowercase)._json)
+    return json.loads(WordPiece.train([*texts(), *LETTERS], 500, lowercase=lowercase).to_json())
 
 
 def word_pieces() -> Iterator[tuple[str, dict]]:
@@ -177,7 +177,7 @@ def word_pieces() -> Iterator[tuple[str, dict]]:
 
 @functools.lru_cache
 def _merging(model: str) -> dict:
-    from tests.tokenizers.test_metaspace import content
+    from tests.tokenizers.metaspace_tokenizers import content
 
     return json.loads(content(model))["model"]
 
@@ -232,7 +232,7 @@ def byte_pairs() -> Iterator[tuple[str, dict]]:
     for number, (pre, form, whole) in enumerate(
         itertools.product(rules, (None, "NFC", "NFKC"), (False, True))
     ):
-        content = json.loads(trained(pre if pre in SPLIT_PATTERNS else "gpt2")._json)
+        content = json.loads(trained(pre if pre in SPLIT_PATTERNS else "gpt2").to_json())
         size = len(content["model"]["vocab"])
         yield (
             f"{pre}-{form}-{whole}",

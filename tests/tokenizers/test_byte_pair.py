@@ -17,7 +17,7 @@ def test_training_is_the_same_in_every_process():
     code = (
         "import hashlib\n"
         "from tests.tokenizers.samples import trained\n"
-        "print(hashlib.sha256(trained('ours', 900)._json.encode()).hexdigest())\n"
+        "print(hashlib.sha256(trained('ours', 900).to_json().encode()).hexdigest())\n"
     )
     hashes = {
         subprocess.run(
@@ -196,7 +196,7 @@ def test_other_models_and_missing_files_are_refused(tmp_path):
 
 
 def test_a_tokenizer_without_an_end_token_says_so():
-    settings = json.loads(trained("ours")._json)
+    settings = json.loads(trained("ours").to_json())
     settings["added_tokens"] = []
     tokenizer = BytePairTokenizer(json.dumps(settings))
     with pytest.raises(ValueError, match="does not say which token ends a document"):

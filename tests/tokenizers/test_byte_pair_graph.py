@@ -9,6 +9,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.tokenizers.hard_parts import TEXTS_OF_PARTS
 from tests.tokenizers.samples import (
     SPLIT_PATTERNS,
     assert_same_ids,
@@ -25,16 +26,8 @@ from tfllm.tokenizers.graph.byte_pair_graph import BytePairGraph
 from tfllm.tokenizers.graph.merge_loop import MergeLoop
 from tfllm.tokenizers.specification.byte_pair_specification import read_specification
 
-PARTS = [
-    *(" ", "  ", "\n", "\r", "\r\n", "\t", "\0", "\1", "\x85", "\u00a0", "\u2028", "\u3000"),
-    *("a", "b", "ab", "A", "s", "S", "ſ", "K", "'", "'S", "'ll", "'RE", "é", "e\u0301", "ß", "ﬁ"),
-    *("1", "23", "٣", "½", "²", "Ⅷ", "中", "文", "नि", "\u0301", "ǅ", "ʰ", "_", "-", "!", "/", "="),
-    *("🎉", "👩\u200d👩\u200d👧", "\ufffd", "\ufeff", "\U0010ffff", "\U000e0001", "the", " the"),
-    *("====", "\u200b", "    ", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im", "|>", "<"),
-]  # fmt: skip
-text_of_parts = st.lists(st.sampled_from(PARTS), max_size=14).map("".join)
 any_text = st.text(max_size=20)
-batches = st.lists(st.one_of(text_of_parts, any_text), min_size=1, max_size=30)
+batches = st.lists(st.one_of(TEXTS_OF_PARTS, any_text), min_size=1, max_size=30)
 quick = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
@@ -126,7 +119,7 @@ def test_a_run_of_a_hundred_thousand_letters():
 def test_the_turns_of_the_merge_loop_do_not_grow_with_the_text(monkeypatch):
     """Each turn costs the length of the text, so a long prompt would cost its square."""
     tokenizer = trained("ours", 900)
-    graph = BytePairGraph(read_specification(tokenizer._json, {}))
+    graph = BytePairGraph(read_specification(tokenizer.to_json(), {}))
     turns, with_local = [], MergeLoop._with_local
 
     def spy(self, at, rank):
@@ -150,7 +143,7 @@ def test_the_turns_of_the_merge_loop_do_not_grow_with_the_text(monkeypatch):
 def random_merges(seed: int) -> BytePairTokenizer:
     """A tokenizer whose merges stand in a random order: parts may come after what they make."""
     chance = random.Random(seed)
-    words = json.loads(trained("gpt2")._json)
+    words = json.loads(trained("gpt2").to_json())
     vocab = {c: i for i, c in enumerate(t for t in words["model"]["vocab"] if len(t) == 1)}
     tokens, merges = ["a", "b", "c"], []
     for _ in range(40):
@@ -298,7 +291,7 @@ def test_texts_whose_special_tokens_are_not_parsed(batch):
 
 
 def test_a_special_token_that_is_a_word_of_the_vocabulary():
-    settings_ = json.loads(trained("ours")._json)
+    settings_ = json.loads(trained("ours").to_json())
     the = settings_["model"]["vocab"]["the"]
     settings_["added_tokens"].append(added("the")[0] | {"id": the})
     tokenizer = BytePairTokenizer(json.dumps(settings_))
@@ -353,7 +346,7 @@ def test_tokens_that_the_template_puts_around_a_text():
 
 
 def test_pieces_of_the_vocabulary_may_skip_the_merges():
-    settings_ = json.loads(trained("ours")._json)
+    settings_ = json.loads(trained("ours").to_json())
     settings_["model"]["ignore_merges"] = True
     settings_["model"]["vocab"] |= {"xqzj": 700, "Ġzzz": 701}  # no merge makes these
     tokenizer = BytePairTokenizer(json.dumps(settings_))
@@ -362,7 +355,7 @@ def test_pieces_of_the_vocabulary_may_skip_the_merges():
 
 
 def test_bytes_without_a_token_are_left_out_as_the_library_does():
-    settings_ = json.loads(trained("ours")._json)
+    settings_ = json.loads(trained("ours").to_json())
     vocab = settings_["model"]["vocab"]
     settings_["model"]["merges"] = [["a", "b"]]
     settings_["model"]["vocab"] = {t: vocab[t] for t in ("a", "b", "c", "ab", "Ġ") if t in vocab}

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.tokenizers.hard_parts import TEXTS_OF_PARTS
 from tests.tokenizers.samples import SPLIT_PATTERNS, assert_same_ids, byte_level, texts, trained
-from tests.tokenizers.test_byte_pair_graph import text_of_parts as TEXTS
 from tfllm.pretrained import load_tokenizer
 from tfllm.tokenizers import BytePairTokenizer
 from tfllm.tokenizers.kinds.byte_pair_json import BYTE_PAIR_RULES, byte_pair_json
@@ -16,7 +16,7 @@ from tfllm.tokenizers.kinds.byte_pair_json import BYTE_PAIR_RULES, byte_pair_jso
 
 def lists(tokenizer: BytePairTokenizer) -> tuple[list[str], list[str], list[int]]:
     """Tokens, merges and types, as llama.cpp's converter writes them."""
-    content = json.loads(tokenizer._json)
+    content = json.loads(tokenizer.to_json())
     vocab = content["model"]["vocab"]
     tokens = sorted(vocab, key=vocab.get)
     special = tokenizer.special_tokens.values()
@@ -39,7 +39,7 @@ SAMPLES = [*texts(), "<|im_start|>user\n12345 x<|im_end|>\n", "the 2024ths", "e\
 )
 def test_a_tokenizer_from_lists_is_the_one_that_they_were_taken_from(pre, steps, changes):
     original = trained("ours")
-    content = json.loads(original._json)
+    content = json.loads(original.to_json())
     content["normalizer"] = changes.get("normalizer")
     content["model"]["ignore_merges"] = changes.get("ignore_merges", False)
     if isinstance(steps, str):
@@ -115,7 +115,7 @@ def test_each_family_in_the_graph(pre):
         suppress_health_check=[HealthCheck.too_slow],
         derandomize=True,
     )
-    @given(st.lists(st.one_of(st.text(max_size=20), TEXTS), min_size=1, max_size=40))
+    @given(st.lists(st.one_of(st.text(max_size=20), TEXTS_OF_PARTS), min_size=1, max_size=40))
     def check(batch):
         assert_same_ids(tokenizer, batch)
 

@@ -2,12 +2,10 @@
 
 import copy
 import datetime
-import functools
 import hashlib
 import json
 import pickle
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +15,6 @@ from tests.tokenizers.conversations import (
     BEGIN_AND_END,
     CONVERSATIONS,
     MESSAGES,
-    OTHER_ADDED_TOKENS,
     SPECIAL_TOKENS,
     TOOL_CONVERSATION,
     TOOLS,
@@ -25,14 +22,13 @@ from tests.tokenizers.conversations import (
     assistant,
     system,
     user,
-    without_generation_tags,
 )
+from tests.tokenizers.template_tokenizers import FOLDER, WORDS, template, tokenizer
 from tfllm.tokenizers import BytePairTokenizer
 from tfllm.tokenizers.chat.chat_template import ChatTemplate
 from tfllm.tokenizers.chat.conversation import BREAK
 from tfllm.tokenizers.chat.template_coverage import TemplateCoverage
 
-FOLDER = Path(__file__).parent / "chat_templates"
 RECORDED = json.loads((FOLDER / "recorded.json").read_text(encoding="utf-8"))
 RECORDED_MESSAGES = json.loads((FOLDER / "messages.json").read_text(encoding="utf-8"))
 NAMES = [name for name in BEGIN_AND_END if name in RECORDED]
@@ -40,22 +36,6 @@ MORE = {
     "tools": (TOOL_CONVERSATION, {"tools": TOOLS}),
     "no thoughts": (CONVERSATIONS["1 turns"], {"enable_thinking": False}),
 }
-
-
-@functools.cache
-def tokenizer(name: str, marked: bool = False) -> BytePairTokenizer:
-    begin, end = BEGIN_AND_END[name]
-    made = BytePairTokenizer((FOLDER / "tokenizer.json").read_text(encoding="utf-8"), end_token=end)
-    source = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
-    made.settings["chat_template"] = source if marked else without_generation_tags(source)
-    if begin:
-        made.settings["bos_token"] = {"content": begin}
-    return made
-
-
-@functools.cache
-def template(name: str, marked: bool = False) -> ChatTemplate:
-    return ChatTemplate.of(tokenizer(name, marked))
 
 
 def chatml(source: str = "{{ messages[0].content }}") -> ChatTemplate:
@@ -151,24 +131,6 @@ def test_smollm2s_own_template_gives_the_text_of_transformers(smollm2_file):
 
 
 # ---------------------------------------------------------------------- special tokens as words
-
-WORDS = st.lists(
-    st.sampled_from(
-        [
-            *SPECIAL_TOKENS,
-            *OTHER_ADDED_TOKENS,
-            *"<|[ie_m/>] \n",
-            "<|im_",
-            "end|>",
-            "the cat",
-            "\ufdd0",
-            "\ufdd1",
-            "é🎉",
-            "\ud800",
-        ]
-    ),
-    max_size=8,
-).map("".join)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,12 +15,12 @@ TEXT = "The Café 世界 the"
 
 @pytest.fixture(scope="module")
 def word_piece():
-    return json.loads(WordPiece.train([*texts(), TEXT], 300, lowercase=False)._json)
+    return json.loads(WordPiece.train([*texts(), TEXT], 300, lowercase=False).to_json())
 
 
 @pytest.fixture(scope="module")
 def byte_pair():
-    return json.loads(BytePairTokenizer.train(texts(), 300)._json)
+    return json.loads(BytePairTokenizer.train(texts(), 300).to_json())
 
 
 def folder_of(folder, content, settings, model_type=None):

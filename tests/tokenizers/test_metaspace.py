@@ -1,6 +1,5 @@
 """A tokenizer.json made from a SentencePiece model, compared with the library `tokenizers`."""
 
-import functools
 import itertools
 import json
 import random
@@ -9,106 +8,24 @@ import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
 
+from tests.tokenizers.metaspace_tokenizers import (
+    DECODERS,
+    LEGACY,
+    RULES,
+    SPACE,
+    STRIP,
+    content,
+    made,
+    metaspace,
+    named,
+    regex,
+)
 from tests.tokenizers.samples import texts
-from tests.tokenizers.sentence_pieces import PARTS, hard_texts, trained_model
+from tests.tokenizers.sentence_pieces import PARTS, hard_texts
 from tfllm.tokenizers import MetaspaceTokenizer, Tokenizer
 from tfllm.tokenizers.graph import merge_loop
-from tfllm.tokenizers.specification.sentence_piece_model import read_model
-
-SPACE = "\u2581"
-PREPEND = {"type": "Prepend", "prepend": SPACE}
-REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-LEGACY = {"type": "Sequence", "normalizers": [PREPEND, REPLACE]}
-STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
-BACK = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
-DECODERS = [BACK, {"type": "ByteFallback"}, {"type": "Fuse"}]
-
-
-def metaspace(prepend: str = "always", split: bool = False) -> dict:
-    return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": prepend, "split": split}
-
-
-def regex(pattern: str, content: str) -> dict:
-    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
-
-
-# What converters have written for Llama 2, Mistral, Gemma and others, and transformers 5 for any.
-RULES = {
-    "legacy": {"normalizer": LEGACY},
-    "first": {"pre_tokenizer": metaspace("first")},
-    "always": {"pre_tokenizer": metaspace("always")},
-    "never": {"pre_tokenizer": metaspace("never")},
-    "split": {"pre_tokenizer": metaspace("always", split=True)},
-    "split_first": {"pre_tokenizer": metaspace("first", split=True)},
-    "replaced": {
-        "normalizer": REPLACE,
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"String": " "},
-            "behavior": "MergedWithPrevious",
-            "invert": False,
-        },
-    },
-    "transformers_5": {
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                regex(r"\A +| +\z", ""),
-                regex(" {2,}", " "),
-                REPLACE,
-                regex(rf"\A{SPACE}", SPACE * 2),
-            ],
-        },
-        "pre_tokenizer": metaspace("always"),
-    },
-}
-
-
-@functools.lru_cache
-def content(model: str = "bytes") -> str:
-    """A tokenizer.json with the pieces of a SentencePiece model, its merges in their order."""
-    proto = read_model(trained_model(model))
-    vocab = {p.piece: i for i, p in enumerate(proto.pieces)}
-    usual = {p.piece: (-p.score, i) for i, p in enumerate(proto.pieces) if p.type == 1}
-    merges = sorted(
-        (usual[piece], vocab[piece[:i]], [piece[:i], piece[i:]])
-        for piece in usual
-        for i in range(1, len(piece))
-        if piece[:i] in usual and piece[i:] in usual
-    )
-    flags = {"single_word": False, "lstrip": False, "rstrip": False}
-    flags |= {"normalized": False, "special": True}
-    result = {
-        "version": "1.0",
-        "added_tokens": [
-            {"id": i, "content": c, **flags} for i, c in enumerate(["<unk>", "<s>", "</s>"])
-        ],
-        "normalizer": None,
-        "pre_tokenizer": None,
-        "post_processor": None,
-        "decoder": {"type": "Sequence", "decoders": [*DECODERS, STRIP]},
-        "model": {
-            "type": "BPE",
-            "unk_token": "<unk>",
-            "fuse_unk": True,
-            "byte_fallback": proto.trainer_spec.byte_fallback,
-            "vocab": vocab,
-            "merges": [merge for *_, merge in merges],
-        },
-    }
-    return json.dumps(result)
-
-
-@functools.lru_cache
-def named(rules: str, model: str = "bytes") -> MetaspaceTokenizer:
-    return made(model, **RULES[rules])
-
-
-def made(model: str = "bytes", model_settings: dict | None = None, **changes) -> MetaspaceTokenizer:
-    values = {**json.loads(content(model)), **changes}
-    values["model"] |= model_settings or {}
-    return MetaspaceTokenizer(json.dumps(values))
 
 
 def assert_same_ids(tokenizer, batch: list[str | bytes], **options) -> None:
@@ -249,12 +166,13 @@ def test_decoding_gives_the_text_of_the_library(decoders, expected):
     assert tokenizer.decode(tokenizer.encode("the fox")) == expected
     rows = [*tokenizer.encode_batch(hard_texts(200)), [], [1, 2]]
     rows += [row[::-1] for row in rows[:100]] + [row[3:6] for row in rows]
-    rows = [row for row in rows if "\ufffd" not in tokenizer._tokenizer.decode(row)]
-    assert [tokenizer.decode(row) for row in rows] == [tokenizer._tokenizer.decode(r) for r in rows]
+    library = Library.from_str(tokenizer.to_json())
+    rows = [row for row in rows if "\ufffd" not in library.decode(row)]
+    assert [tokenizer.decode(row) for row in rows] == [library.decode(row) for row in rows]
     decoded = tokenizer.graph().detokenize(tf.ragged.constant(rows, tf.int32)).numpy()
     assert [t.decode() for t in decoded] == [tokenizer.decode(row) for row in rows]
     whole = [row for row in rows if row][5]
-    kept = tokenizer._tokenizer.decode([1, *whole], skip_special_tokens=False)
+    kept = library.decode([1, *whole], skip_special_tokens=False)
     assert tokenizer.decode([1, *whole], skip_special=False) == kept
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from tokenizers import Tokenizer as Library
 
-from tests.tokenizers import test_metaspace
+from tests.tokenizers import metaspace_tokenizers
 from tests.tokenizers.samples import trained
 from tests.tokenizers.sentence_pieces import hard_texts, trained_model
 from tfllm.pretrained import load_tokenizer
@@ -22,7 +22,7 @@ TRANSFORMERS = json.loads(Path(__file__).with_name("transformers_ids.json").read
 def one_of_each() -> list:
     return [
         trained("ours"),
-        test_metaspace.named("legacy"),
+        metaspace_tokenizers.named("legacy"),
         SentencePieceTokenizer(trained_model("bytes"), begin=[1]),
         SentencePieceTokenizer(trained_model("unigram")),
     ]

@@ -70,7 +70,7 @@ def test_special_tokens_cut_a_text_into_stretches_that_the_library_encodes(name)
 
 
 def test_added_tokens_beside_those_of_the_model():
-    size = len(tokenizer_of("bytes")._pieces)
+    size = tokenizer_of("bytes").vocab_size
     added = [
         AddedToken(size, "<|im_start|>", special=True, normalized=False),
         AddedToken(size + 3, "a the", special=False, normalized=False),
@@ -209,7 +209,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 def test_a_folder_says_what_is_added_and_what_ends_a_text(tmp_path):
     tokenizer_of("bytes").save(tmp_path / "tokenizer.model")
-    size = len(tokenizer_of("bytes")._pieces)
+    size = tokenizer_of("bytes").vocab_size
     token = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
     settings = {
         "add_bos_token": False,

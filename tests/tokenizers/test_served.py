@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tokenizers import test_metaspace
+from tests.tokenizers import metaspace_tokenizers
 from tests.tokenizers.sentence_pieces import trained_model
 from tfllm.config import GenerationConfig, ModelConfig
 from tfllm.models.causal_lm import CausalLM
@@ -17,7 +17,7 @@ from tfllm.tokenizers import SentencePieceTokenizer
 
 KINDS = {
     "sentence_piece": lambda: SentencePieceTokenizer(trained_model("bytes"), begin=[1]),
-    "metaspace": lambda: test_metaspace.made(**test_metaspace.RULES["legacy"]),
+    "metaspace": lambda: metaspace_tokenizers.made(**metaspace_tokenizers.RULES["legacy"]),
 }
 PROMPTS = ["the fox", "", " <s>中文\n\n", "🎉\0"]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.tokenizers.conversations import TOOL_CONVERSATION, TOOLS, assistant, system, user
-from tests.tokenizers.test_chat_template import template, tokenizer
+from tests.tokenizers.template_tokenizers import template, tokenizer
 from tfllm.tokenizers.chat.chat_template import ChatTemplate
 from tfllm.tokenizers.chat.template_coverage import TemplateCoverage
 

@@ -43,12 +43,12 @@ def trained(kind: str = "lowercase") -> WordPiece:
 
 def changed(**parts) -> WordPiece:
     """The lower-case tokenizer with other parts of its tokenizer.json."""
-    return WordPiece(json.dumps({**json.loads(trained()._json), **parts}))
+    return WordPiece(json.dumps({**json.loads(trained().to_json()), **parts}))
 
 
 def assert_as_the_library(tokenizer: WordPiece, batch: list[str], **options: bool) -> None:
     """Ids and offsets of the graph, of Python, and of the library itself are the same."""
-    library = Library.from_str(tokenizer._json)
+    library = Library.from_str(tokenizer.to_json())
     library.no_truncation()
     library.no_padding()
     library.encode_special_tokens = not options.get("parse_special", True)
@@ -152,7 +152,7 @@ def test_a_vocabulary_alone_is_the_same_tokenizer(kind, tmp_path):
     if kind == "cased":
         (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     loaded = load_tokenizer(tmp_path)
-    assert json.loads(loaded._json) == json.loads(tokenizer._json)
+    assert json.loads(loaded.to_json()) == json.loads(tokenizer.to_json())
     assert loaded.special_tokens == tokenizer.special_tokens
 
 
@@ -170,7 +170,7 @@ def test_a_vocabulary_that_is_none(lines, message, tmp_path):
 
 
 def test_training_gives_the_same_tokenizer_again_and_says_what_is_wrong(caplog):
-    assert WordPiece.train(texts(), 300)._json == WordPiece.train(texts(), 300)._json
+    assert WordPiece.train(texts(), 300).to_json() == WordPiece.train(texts(), 300).to_json()
     assert WordPiece.train(texts(), 300).vocab_size == 300
     assert WordPiece.train(["a b"], 100).vocab_size < 100
     assert "too small for a vocabulary of 100" in caplog.text
@@ -201,7 +201,7 @@ def test_what_the_graph_cannot_do_is_refused_by_name(parts, message):
 
 
 def controlled(*tokens: str, clean: bool, unknown: str | None = None) -> WordPiece:
-    content = json.loads(trained()._json)
+    content = json.loads(trained().to_json())
     vocab, size = content["model"]["vocab"], trained().vocab_size
     content["model"]["vocab"] = vocab | {token: size + i for i, token in enumerate(tokens)}
     content["normalizer"]["clean_text"] = clean
@@ -217,7 +217,9 @@ def test_control_characters_in_the_vocabulary_are_refused_where_they_stay_in_a_t
     with pytest.raises(ValueError, match="the unknown token '\\\\x02', which has a control"):
         controlled("\x02", clean=True, unknown="\x02").graph()
     cleaned = controlled(token, clean=True)
-    specification = read_word_piece_specification(cleaned._json, cleaned._added_tokens)
+    specification = read_word_piece_specification(
+        cleaned.to_json(), Library.from_str(cleaned.to_json()).get_added_tokens_decoder()
+    )
     assert token not in specification.vocab and "the" in specification.vocab
     assert cleaned.vocab_size == trained().vocab_size + 1
     if token != "\x11":
@@ -232,7 +234,7 @@ def test_how_letters_are_treated_is_written_as_the_normalizer_has_it(tmp_path):
         ("cased", (False, None, True)),
         ("no accents, cased", (False, True, True)),
     ):
-        tokenizer = WordPiece(trained(kind)._json)  # whose settings say nothing
+        tokenizer = WordPiece(trained(kind).to_json())  # whose settings say nothing
         tokenizer.settings["do_lower_case"] = "wrong"
         tokenizer.save(tmp_path)
         settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
@@ -267,7 +269,7 @@ def test_a_class_that_would_treat_text_otherwise_is_not_written(changes, tmp_pat
 def test_a_token_is_as_tokenizer_json_writes_it():
     added = {"id": 420, "content": "Fox\u4e2d", "single_word": False, "lstrip": False}
     added |= {"rstrip": False, "normalized": True, "special": True}
-    content = json.loads(trained()._json)
+    content = json.loads(trained().to_json())
     added["id"] = trained().vocab_size
     tokenizer = changed(added_tokens=[*content["added_tokens"], added])
     assert tokenizer.token(added["id"]) == "Fox\u4e2d"
@@ -287,10 +289,10 @@ def test_other_models_are_refused():
 
 
 def test_combining_characters_that_change_places_are_found():
-    normalizer = json.dumps(json.loads(trained()._json)["normalizer"])
+    normalizer = json.dumps(json.loads(trained().to_json())["normalizer"])
     assert bert_characters.changing_places(normalizer, "ab\u302e\U0001d165") != ""
     assert bert_characters.changing_places(normalizer, "ab\u302e\u302f\u0301") == ""
-    model = json.loads(trained()._json)["model"]
+    model = json.loads(trained().to_json())["model"]
     model["vocab"] |= {"\u302e": 900, "\U0001d165": 901}
     with pytest.raises(ValueError, match=r"U\+302E and U\+1D165|U\+1D165 and U\+302E"):
         changed(model=model).graph()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.conftest import make_documents
+from tests.data.documents import make_documents
 from tfllm.config import ModelConfig, PrepareConfig
 from tfllm.data import PreparedData
 from tfllm.tasks import prepare

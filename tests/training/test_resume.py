@@ -6,24 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from tests.training.conftest import SETTINGS
+from tests.training.last_checkpoint import last_state, progress
 from tfllm.config import ConfigError, PrepareConfig
 from tfllm.tasks import prepare
 from tfllm.tasks.language_model.language_modeling import LanguageModeling
 from tfllm.training import CheckpointError, train
 from tfllm.training.run_folder import RunFolder
 from tfllm.training.run_settings import resumed
-
-
-def last_state(folder):
-    checkpoint = max((folder / "checkpoints").glob("step-*"))
-    return checkpoint.name, load_file(checkpoint / "state.safetensors"), progress(checkpoint)
-
-
-def progress(checkpoint):
-    return json.loads((checkpoint / "progress.json").read_text())
 
 
 def assert_same_end(folder, whole_run):

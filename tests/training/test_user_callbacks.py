@@ -10,7 +10,7 @@ import pytest
 
 from tests.rounding import in_double
 from tests.training.conftest import SETTINGS
-from tests.training.test_resume import last_state
+from tests.training.last_checkpoint import last_state
 from tfllm.config import ConfigError, PrepareConfig
 from tfllm.tasks import prepare
 from tfllm.tasks.language_model.language_modeling import LanguageModeling

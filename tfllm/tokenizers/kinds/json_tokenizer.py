@@ -90,6 +90,10 @@ class JsonTokenizer(StoredTokenizer):
         tokenizer.settings.pop(MADE_FROM, None)
         return tokenizer
 
+    def to_json(self) -> str:
+        """The text of its tokenizer.json, as `save` writes it."""
+        return self._json
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write tokenizer.json.
 
