@@ -14,6 +14,7 @@ from tfllm.generation.option_inputs import OPTION_DTYPES
 from tfllm.generation.options import MOST_STOP_BYTES
 from tfllm.generation.sampling import SamplingOptions
 from tfllm.generation.stop_strings import StopStrings
+from tfllm.tokenizers.graph.ragged_rows import first_of_rows, joined_rows, where_set
 
 
 class Request(NamedTuple):
@@ -52,9 +53,9 @@ def read_request(
         refused: string `[B]`, the known error of a row, or empty. Defaults to none.
     """
     # An empty prompt begins a document, after the token that ended the previous one.
-    starts = tf.cast(prompts.row_lengths() == 0, tf.int64)
-    first = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(starts)], start_id), starts)
-    prompts = tf.concat([first, prompts], axis=1)
+    prompts = prompts.with_row_splits_dtype(tf.int64)
+    is_empty = prompts.row_lengths() == 0
+    prompts = joined_rows(where_set(tf.fill(tf.shape(is_empty), start_id), is_empty), prompts)
     lengths = tf.cast(prompts.row_lengths(), tf.int32)
     error = row_errors(lengths, options, context)
     limits = options["max_new_tokens"]
@@ -74,7 +75,7 @@ def read_request(
     rows = option_rows()
     return Request(
         # A prompt with an error must not determine the width at which others are computed.
-        prompts=shortened(prompts, tf.where(bad, 1, lengths), context),
+        prompts=first_of_rows(prompts, tf.where(bad, 1, lengths)),
         limits=tf.where(bad, 0, limits),
         options=SamplingOptions(
             **{
@@ -87,11 +88,6 @@ def read_request(
         error=error,
         prompt_tokens=lengths,
     )
-
-
-def shortened(ids: tf.RaggedTensor, lengths: tf.Tensor, most: int) -> tf.RaggedTensor:
-    """Keep the first `lengths` ids of each row; `most` is at least every length that is kept."""
-    return tf.RaggedTensor.from_tensor(ids[:, :most].to_tensor(), tf.cast(lengths, tf.int64))
 
 
 def row_errors(lengths: tf.Tensor, options: dict[str, tf.Tensor], context: int) -> tf.Tensor:

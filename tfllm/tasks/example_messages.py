@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfllm.tokenizers.graph.ragged_rows import flagged
+
 MOST_FIELDS = 1000
 """maximum number of fields in a message; a row with more is refused, to bound the time"""
 _TAG_BYTES = 5
@@ -78,10 +80,8 @@ def example_texts(serialized: tf.Tensor, names: Sequence[str]) -> ExampleTexts:
     num_entries = tf.size(entries.begin, tf.int64)
     key = _last(keys, keys.message, num_entries)
     is_kind = kinds.number <= len(_KINDS)  # other fields are unknown
-    numbers = tf.boolean_mask(kinds.number, is_kind)
-    kind_of_entry = _last_value(
-        numbers, tf.boolean_mask(tf.gather(values.message, kinds.message), is_kind), num_entries
-    )
+    numbers, numbered = flagged(is_kind, kinds.number, tf.gather(values.message, kinds.message))
+    kind_of_entry = _last_value(numbers, numbered, num_entries)
     string, _ = _chosen(strings, 1, entry_of_list)
     entry_of_string = tf.gather(entry_of_list, string.message)
     count = tf.math.unsorted_segment_sum(
@@ -128,8 +128,7 @@ def _feature(
     # Of two entries with the same name, the later one counts.
     chosen = tf.math.unsorted_segment_max(tf.where(is_named, number, -1), entries.row, num_rows)
     there = chosen >= 0
-    row = tf.boolean_mask(tf.range(num_rows), there)
-    entry = tf.boolean_mask(chosen, there)
+    row, entry = flagged(there, tf.range(num_rows), chosen)
     kind = tf.gather(entries.kind, entry)
     count = tf.gather(entries.count, entry)
     good = (kind == 1) & (count == 1)
@@ -199,11 +198,8 @@ def _field_columns(content: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor) -> li
         fine = good_tag & (tag // 8 > 0) & (tag < 2**32)
         fine &= ((is_varint | is_bytes) & good_value) | (is_fixed & (next_place <= end))
         found = fine & is_bytes
-        columns = (tf.gather(message, active), tag // 8, after, next_place)
-        written = [
-            array.write(step, tf.boolean_mask(column, found))
-            for array, column in zip(arrays, columns, strict=True)
-        ]
+        columns = flagged(found, tf.gather(message, active), tag // 8, after, next_place)
+        written = [array.write(step, column) for array, column in zip(arrays, columns, strict=True)]
         at = active[:, tf.newaxis]
         place = tf.tensor_scatter_nd_update(place, at, tf.where(fine, next_place, end))
         good = tf.tensor_scatter_nd_update(good, at, fine)
@@ -239,7 +235,7 @@ def _varint(
 def _chosen(fields: _Fields, number: int, rows: tf.Tensor) -> tuple[_Fields, tf.Tensor]:
     """The fields with a given number, and the row of each; `rows` are those of the messages."""
     chosen = fields.number == number
-    found = _Fields(*(tf.boolean_mask(column, chosen) for column in fields))
+    found = _Fields(*flagged(chosen, *fields))
     return found, tf.gather(rows, found.message)
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import tensorflow as tf
 
+from tfllm.tokenizers.graph.ragged_rows import equal_rows, first_of_rows, joined_rows
+
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
     from tfllm.tokenizers.graph.tokenizer_graph import TokenizerGraph
@@ -40,14 +42,14 @@ def encoder_inputs(
     lengths = tf.cast(first.row_lengths(), tf.int32)
     if second_text is None:
         kept = tf.minimum(lengths, sequence_length - 2)
-        rows = surrounded(tokenizer, first_tokens(first, kept))
+        rows = surrounded(tokenizer, first_of_rows(first, kept))
         return EncoderInputs(rows, lengths - kept)
     second = graph.tokenize(second_text, add_special=False, parse_special=False)
     second_lengths = tf.cast(second.row_lengths(), tf.int32)
     room = sequence_length - 3
     kept = tf.minimum(lengths, tf.maximum(room - second_lengths, room - room // 2))
     second_kept = tf.minimum(second_lengths, room - kept)
-    rows = surrounded(tokenizer, first_tokens(first, kept), first_tokens(second, second_kept))
+    rows = surrounded(tokenizer, first_of_rows(first, kept), first_of_rows(second, second_kept))
     return EncoderInputs(rows, lengths - kept + second_lengths - second_kept)
 
 
@@ -65,12 +67,11 @@ def surrounded(tokenizer: Tokenizer, *parts: tf.RaggedTensor) -> dict[str, tf.Te
         `EncoderInputs`.
     """
     shown = [part.with_row_splits_dtype(tf.int64) for part in parts]
-    batch = tf.cast(shown[0].nrows(), tf.int32)
     begin, end = (
-        tf.fill([batch, 1], tf.constant(id_, tf.int32))
-        for id_ in map(tokenizer.special_id, ("cls_token", "sep_token"))
+        equal_rows([tokenizer.special_id(name)], shown[0].nrows())
+        for name in ("cls_token", "sep_token")
     )
-    ids = tf.concat([begin, *(x for part in shown for x in (part, end))], 1)
+    ids = joined_rows(begin, *(x for part in shown for x in (part, end)))
     token_ids = ids.to_tensor()
     places = tf.range(tf.shape(token_ids)[1])
     mask = places < tf.cast(ids.row_lengths(), tf.int32)[:, tf.newaxis]
@@ -91,16 +92,3 @@ def is_blank(text: tf.Tensor) -> tf.Tensor:
 def blank_error(text: tf.Tensor, name: str = "text") -> tf.Tensor:
     """The output `error` for blank texts, which are refused; "" for the others."""
     return tf.where(is_blank(text), f"the {name} is empty", "")
-
-
-def first_tokens(ids: tf.RaggedTensor, numbers: tf.Tensor) -> tf.RaggedTensor:
-    """The first tokens of each row.
-
-    Args:
-        ids: token ids, int32 [B, (T)].
-        numbers: number of tokens to keep, at most the length of the row, int32 [B].
-    """
-    places = tf.cast(tf.ragged.range(ids.row_lengths()).flat_values, tf.int32)
-    limits = tf.repeat(numbers, tf.cast(ids.row_lengths(), tf.int32))
-    kept = tf.boolean_mask(ids.flat_values, places < limits)
-    return tf.RaggedTensor.from_row_lengths(kept, numbers, validate=False)

@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from tfllm.models.heads.masked_language_model import MaskedLanguageModel
 from tfllm.models.token_masking import TokenMasking, mask_tokens
-from tfllm.tasks.encoder.encoder_inputs import first_tokens, surrounded
+from tfllm.tasks.encoder.encoder_inputs import surrounded
 from tfllm.tasks.encoder.encoder_text_model import EncoderTextModel
 from tfllm.tasks.text_model import MAX_OPEN_BATCH, text_function
+from tfllm.tokenizers.graph.ragged_rows import first_of_rows
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
@@ -100,7 +101,7 @@ class GapFilling(EncoderTextModel):
         ids = self._graph.tokenize(text, add_special=False, parse_special=True)
         num_tokens = tf.cast(ids.row_lengths(), tf.int32)
         lengths = tf.minimum(num_tokens, self.sequence_length - 2)
-        inputs = surrounded(self.tokenizer, first_tokens(ids, lengths))
+        inputs = surrounded(self.tokenizer, first_of_rows(ids, lengths))
         del inputs["token_type_ids"]  # all are 0
         return inputs, ids, num_tokens - lengths
 

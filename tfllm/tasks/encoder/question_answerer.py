@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from tfllm.models.heads.span_classifier import SpanClassifier
-from tfllm.tasks.encoder.encoder_inputs import blank_error, first_tokens, surrounded
+from tfllm.tasks.encoder.encoder_inputs import blank_error, surrounded
 from tfllm.tasks.encoder.encoder_text_model import EncoderTextModel
 from tfllm.tasks.encoder.text_spans import cut_out
 from tfllm.tasks.encoder.windows import in_chunks, tokens_of, windows_in_graph
 from tfllm.tasks.text_model import text_function
+from tfllm.tokenizers.graph.ragged_rows import first_of_rows
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.base import Tokenizer
@@ -77,7 +78,7 @@ class QuestionAnswerer(EncoderTextModel):
         )
         asked_lengths = tf.cast(asked.row_lengths(), tf.int32)
         kept = tf.minimum(asked_lengths, question_room(self.sequence_length))
-        asked = first_tokens(asked, kept)
+        asked = first_of_rows(asked, kept)
         room = self.sequence_length - SPECIAL_TOKENS - kept
         windows = windows_in_graph(tf.cast(ids.row_lengths(), tf.int32), room, room // OVERLAP)
         number = tf.size(windows.rows)

@@ -18,6 +18,7 @@ from tfllm.tasks.encoder.text_spans import cut_out
 from tfllm.tasks.encoder.windows import in_chunks, tokens_of, windows_in_graph
 from tfllm.tasks.json_rows import json_lists, json_numbers, json_objects, json_strings
 from tfllm.tasks.text_model import plain, text_function
+from tfllm.tokenizers.graph.ragged_rows import flagged
 from tfllm.tokenizers.kinds.word_piece import WordPiece
 
 if TYPE_CHECKING:
@@ -109,9 +110,7 @@ class SpanTagger(EncoderTextModel):
         word = tf.cumsum(tf.cast(is_word, tf.int32)) - 1
         num_words = tf.reduce_sum(tf.cast(is_word, tf.int32))
         ends = tf.math.unsorted_segment_max(ends, word, num_words)
-        tags, scores, rows, begins = (
-            tf.boolean_mask(x, is_word) for x in (tags, scores, rows, begins)
-        )
+        tags, scores, rows, begins = flagged(is_word, tags, scores, rows, begins)
 
         # Spans: a word whose tag is not O continues the span before it, or begins a new one.
         label = (tags + 1) // 2  # 0 is no label
@@ -124,7 +123,7 @@ class SpanTagger(EncoderTextModel):
         num_spans = tf.reduce_sum(tf.cast(starts, tf.int32))
         ends = tf.math.unsorted_segment_max(tf.boolean_mask(ends, inside), span, num_spans)
         scores = tf.math.unsorted_segment_mean(tf.boolean_mask(scores, inside), span, num_spans)
-        begins, rows, label = (tf.boolean_mask(x, starts) for x in (begins, rows, label))
+        begins, rows, label = flagged(starts, begins, rows, label)
         texts, ends = cut_out(tf.gather(text, rows), begins, ends)
 
         spans = json_objects(

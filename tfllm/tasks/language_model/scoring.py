@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.generation.decoding import Decoder
-from tfllm.generation.requests import shortened
 from tfllm.tasks.json_rows import json_lists, json_numbers
+from tfllm.tokenizers.graph.ragged_rows import first_of_rows
 
 _MOST_LOSS = 88.0  # the exponential of more is infinite in float32, which JSON cannot represent
 
@@ -41,7 +41,7 @@ def token_scores(
     rule = f"the text must have at most {context} tokens, the model's context; it has "
     error = tf.where(too_long, tf.strings.join([rule, tf.strings.as_string(lengths)]), "")
     lengths = tf.where(too_long, 0, lengths)
-    scored = shortened(ids, lengths, context)
+    scored = first_of_rows(ids, lengths)
     labels = scored.to_tensor(default_value=-1)
     # At least one column, since all texts may be empty.
     missing = tf.maximum(1 - tf.shape(labels)[1], 0)

@@ -19,9 +19,9 @@ from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
 from tfllm.generation.stream_state import valid_text
 from tfllm.generation.token_rules import TokenRules
 from tfllm.models.encoder_decoder import EncoderDecoder
-from tfllm.tasks.encoder.encoder_inputs import first_tokens
 from tfllm.tasks.text_model import TextModel, sequence_length_of, text_function
 from tfllm.tokenizers.base import Tokenizer
+from tfllm.tokenizers.graph.ragged_rows import equal_rows, first_of_rows, joined_rows
 
 _LEAST_SCORE = -3.4e38
 """score of a text that was not found, since JSON has no infinity"""
@@ -189,8 +189,8 @@ class SequenceGeneration(TextModel):
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         kept = tf.minimum(lengths, self.sequence_length - 1)
         kept = tf.where(error == "", kept, 0)
-        end = tf.fill([tf.shape(text)[0], 1], tf.constant(self.tokenizer.end_token_id, tf.int32))
-        source = tf.concat([first_tokens(ids, kept), end], 1)
+        end = equal_rows([self.tokenizer.end_token_id], ids.nrows())
+        source = joined_rows(first_of_rows(ids, kept), end)
         most = 2 * kept + 16
         if settings.max_new_tokens:
             most = tf.fill(tf.shape(kept), settings.max_new_tokens)

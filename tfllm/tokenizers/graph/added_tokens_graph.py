@@ -14,6 +14,7 @@ import tensorflow_text as tf_text
 
 from tfllm.tokenizers.added_tokens import SPACE_PATTERN, AddedToken, word_characters
 from tfllm.tokenizers.graph.frozen_table import FrozenTable
+from tfllm.tokenizers.graph.ragged_rows import joined_values, where_set
 from tfllm.tokenizers.specification.character_classes import CharacterSet
 
 _FINGERPRINTS = 2**62
@@ -184,16 +185,11 @@ class _Cut(tf.Module):
         if self._any_lstrip or self._any_rstrip:
             parts, index, row_splits = self._stripped(parts, index, row_splits)
         new_ids = tf.where(index >= 0, tf.gather(self._ids, tf.maximum(index, 0)), -1)
-        whole = tf.cast(~is_text, tf.int64)
-        old = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(segments, ~is_text), whole)
-        old_ids = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(ids, ~is_text), whole)
-        new = tf.RaggedTensor.from_row_splits(parts, row_splits, validate=False)
-        strings = tf.concat([old, new], 1)
-        return (
-            strings.values,
-            tf.concat([old_ids, new.with_values(new_ids)], 1).values,
-            tf.gather(strings.row_splits, row_segments),
+        old, old_ids = (where_set(values, ~is_text) for values in (segments, ids))
+        splits, strings, string_ids = joined_values(
+            [old.row_splits, row_splits], [old.values, parts], [old_ids.values, new_ids]
         )
+        return strings, string_ids, tf.gather(splits, row_segments)
 
     def _single(self, parts: tf.Tensor, index: tf.Tensor, row_splits: tf.Tensor) -> tf.Tensor:
         """Drop the index of `single_word` tokens that are next to a character of a word."""

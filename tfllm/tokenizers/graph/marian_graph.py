@@ -15,6 +15,7 @@ from tfllm.tokenizers.graph.added_tokens_graph import (
     string_table,
     variable,
 )
+from tfllm.tokenizers.graph.ragged_rows import joined_rows, where_set
 from tfllm.tokenizers.graph.tokenizer_graph import TokenizerGraph
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
 
@@ -69,14 +70,9 @@ class MarianGraph(TokenizerGraph):
         )
         rest = tf.strings.regex_replace(segments, rf"\A{self._code}", "", replace_global=False)
         pieces = self._kernel.tokenize(tf.where(has_code, rest, segments))
-        codes = tf.RaggedTensor.from_row_lengths(
-            tf.boolean_mask(code, has_code), tf.cast(has_code, tf.int64), validate=False
-        )
-        found = tf.concat([codes, pieces], axis=1)
-        tokens = tf.RaggedTensor.from_row_lengths(
-            tf.boolean_mask(ids, ~is_text), tf.cast(~is_text, tf.int64), validate=False
-        )
-        both = tf.concat([tokens, found.with_values(self._numbered(found.values))], axis=1)
+        found = joined_rows(where_set(code, has_code), pieces)
+        numbered = found.with_values(self._numbered(found.values))
+        both = joined_rows(where_set(ids, ~is_text), numbered)
         return both.values, tf.gather(both.row_splits, row_segments)
 
     def _numbered(self, pieces: tf.Tensor) -> tf.Tensor:

@@ -9,6 +9,7 @@ import tensorflow_text as tf_text
 
 from tfllm.tokenizers.added_tokens import AddedToken, stand_in_for_nul
 from tfllm.tokenizers.graph.added_tokens_graph import AddedTokenCuts
+from tfllm.tokenizers.graph.ragged_rows import joined_rows, where_set
 from tfllm.tokenizers.graph.spaced_text_graph import SpacedTextGraph, with_space
 from tfllm.tokenizers.leading_space import LeadingSpace
 from tfllm.tokenizers.specification.split_pattern import UnsupportedTokenizer
@@ -61,10 +62,7 @@ class SentencePieceGraph(SpacedTextGraph):
         if self._other_space:
             segments = tf.strings.regex_replace(segments, f"[{self._other_space}]", " ")
         encoded = self._kernel.tokenize(tf.where(is_text, segments, ""))
-        tokens = tf.RaggedTensor.from_row_lengths(
-            tf.boolean_mask(ids, ~is_text), tf.cast(~is_text, tf.int64), validate=False
-        )
-        both = tf.concat([tokens, encoded], axis=1)
+        both = joined_rows(where_set(ids, ~is_text), encoded)
         return both.values, tf.gather(both.row_splits, row_segments)
 
 

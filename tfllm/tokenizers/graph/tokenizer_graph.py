@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.tokenizers.graph.added_tokens_graph import AddedTokenCuts, Special, variable
+from tfllm.tokenizers.graph.ragged_rows import equal_rows, joined_rows
 
 
 class TokenizerGraph(tf.Module):
@@ -96,13 +97,8 @@ class TokenizerGraph(tf.Module):
             ids = tf.RaggedTensor.from_row_splits(values, row_splits, validate=False)
             if not add_special or not (self._begin or self._end):
                 return ids
-            begin, end = (
-                tf.RaggedTensor.from_tensor(
-                    tf.tile(tf.constant(x, tf.int32, [1, len(x)]), [tf.shape(text)[0], 1])
-                )
-                for x in (self._begin, self._end)
-            )
-            return tf.concat([begin, ids, end], axis=1)
+            begin, end = (equal_rows(x, ids.nrows()) for x in (self._begin, self._end))
+            return joined_rows(begin, ids, end)
 
     def _encode(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor]:
         """Encode valid UTF-8, string [B]: int32 [tokens], and int64 [B + 1], where each text's

@@ -18,6 +18,7 @@ from tfllm.tokenizers.added_tokens import SPACE_PATTERN
 from tfllm.tokenizers.graph.added_tokens_graph import AddedTokenCuts, variable
 from tfllm.tokenizers.graph.normalization import to_nfc
 from tfllm.tokenizers.graph.precompiled_graph import PrecompiledGraph
+from tfllm.tokenizers.graph.ragged_rows import joined_rows, where_set
 from tfllm.tokenizers.graph.spaced_text_graph import SpacedTextGraph, with_space
 from tfllm.tokenizers.leading_space import SPACE, LeadingSpace
 from tfllm.tokenizers.specification.metaspace_specification import Prepend, Replace
@@ -82,10 +83,7 @@ class UnigramGraph(SpacedTextGraph):
         of_parts = tf.RaggedTensor.from_row_splits(
             found.values, tf.gather(found.row_splits, splits), validate=False
         )
-        tokens = tf.RaggedTensor.from_row_lengths(
-            tf.boolean_mask(added, ~is_text), tf.cast(~is_text, tf.int64), validate=False
-        )
-        both = tf.concat([tokens, of_parts], axis=1)
+        both = joined_rows(where_set(added, ~is_text), of_parts)
         return both.values, tf.gather(both.row_splits, rows)
 
     def _parts(self, stretches: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -17,6 +17,13 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from tfllm.tokenizers.graph.added_tokens_graph import AddedTokenCuts, Special, variable
+from tfllm.tokenizers.graph.ragged_rows import (
+    equal_rows,
+    flagged,
+    joined_rows,
+    joined_values,
+    where_set,
+)
 from tfllm.tokenizers.graph.tokenizer_graph import TokenizerGraph, one_function_each, utf8_length
 from tfllm.tokenizers.specification.bert_characters import (
     ALONE,
@@ -117,12 +124,7 @@ class WordPieceGraph(TokenizerGraph):
         self, ragged: tf.RaggedTensor, begin: list[int], end: list[int]
     ) -> tf.RaggedTensor:
         batch = ragged.nrows()
-
-        def column(values: list[int]) -> tf.RaggedTensor:
-            row = tf.constant(values, tf.int32, [1, len(values)])
-            return tf.RaggedTensor.from_tensor(tf.tile(row, [batch, 1]))
-
-        return tf.concat([column(begin), ragged, column(end)], 1)
+        return joined_rows(equal_rows(begin, batch), ragged, equal_rows(end, batch))
 
     def _encode(self, text: tf.Tensor, special: Special) -> tuple[tf.Tensor, tf.Tensor]:
         words = self._words(text, special)
@@ -163,9 +165,8 @@ class WordPieceGraph(TokenizerGraph):
         apart = (kinds == ALONE) | (kinds == SPACE)
         after = tf.concat([edge, apart[:-1] | (part[1:] != part[:-1])], 0)
         in_words = kinds != SPACE
-        starts_word = tf.boolean_mask(after | apart, in_words)
-        values, sources, segment, part = (
-            tf.boolean_mask(x, in_words) for x in (values, sources, segment, part)
+        starts_word, values, sources, segment, part = flagged(
+            in_words, after | apart, values, sources, segment, part
         )
         word_begins = tf.where(starts_word)[:, 0]
         splits = tf.concat([word_begins, [tf.size(values, tf.int64)]], 0)
@@ -198,19 +199,15 @@ class WordPieceGraph(TokenizerGraph):
         pieces, starts, ends = tokenizer.tokenize_with_offsets(
             tf.where(is_fixed, "", words.strings)
         )
-        pieces = pieces.with_values(tf.gather(self._ids, pieces.values))
-        one = tf.cast(is_fixed, tf.int64)
-        lengths = tf.strings.length(words.strings)
-
-        def with_fixed(of_pieces: tf.RaggedTensor, of_fixed: tf.Tensor) -> tf.RaggedTensor:
-            values = tf.boolean_mask(of_fixed, is_fixed)
-            kept = tf.RaggedTensor.from_row_lengths(values, one, validate=False)
-            return tf.concat([kept, of_pieces], 1)
-
-        ids = with_fixed(pieces, words.fixed)
-        starts = with_fixed(_int32(starts), tf.zeros_like(lengths))
-        ends = with_fixed(_int32(ends), lengths)
-        return ids.values, starts.values, ends.values, ids.row_splits
+        fixed = where_set(words.fixed, is_fixed)
+        (lengths,) = flagged(is_fixed, tf.strings.length(words.strings))
+        splits, ids, begins, ends = joined_values(
+            [fixed.row_splits, pieces.row_splits],
+            [fixed.values, tf.gather(self._ids, pieces.values)],
+            [tf.zeros_like(fixed.values), tf.cast(starts.values, tf.int32)],
+            [lengths, tf.cast(ends.values, tf.int32)],
+        )
+        return ids, begins, ends, splits
 
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, "ids")], autograph=False)
     def _detokenize(self, ids: tf.Tensor) -> tf.Tensor:
@@ -289,7 +286,3 @@ def _places(
     first = tf.searchsorted(byte_ends, starts + shift, side="right")
     last = tf.searchsorted(byte_ends, ends + shift)
     return tf.gather(words.begins, first), tf.gather(words.ends, last)
-
-
-def _int32(ragged: tf.RaggedTensor) -> tf.RaggedTensor:
-    return ragged.with_values(tf.cast(ragged.values, tf.int32))
