@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import inspect
 import os
@@ -45,18 +44,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             source = inspect.getsource(item.function)  # type: ignore[attr-defined]
             if any(word in source + item.nodeid for word in ("bfloat16", '"int8"')):
                 item.add_marker(pytest.mark.half_precision)
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Python looks for garbage less often, and not among all that was imported.
-
-    Tracing makes so many objects that it would look at every turn. What measures memory or time
-    runs alone, in no worker, and there Python does as it does for users.
-    """
-    if hasattr(session.config, "workerinput"):
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(autouse=True)
