@@ -110,5 +110,5 @@ def test_a_projection_of_integers_is_one_of_their_values_and_takes_adapters():
             variable.assign(keras.random.normal(variable.shape, seed=7))
         layer.use_adapter("a")
     assert_rounded(whole(x), eighth(x), 10 + 4)
-    with pytest.raises(ValueError, match="these are int8. Load the base model with"):
+    with pytest.raises(ValueError, match=r"these are int8\. Load the base model with"):
         eighth.merge_adapter("a")

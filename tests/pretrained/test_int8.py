@@ -152,7 +152,7 @@ def test_an_adapter_is_merged_into_floats_alone():
     model.add_adapter(LoraConfig(rank=2))
     for weight in model.trainable_weights:
         weight.assign(keras.random.normal(weight.shape, 0, 0.1, seed=3))
-    with pytest.raises(ValueError, match="these are int8. Load the base model with"):
+    with pytest.raises(ValueError, match=r"these are int8\. Load the base model with"):
         model.merge_adapter()
     ids = token_ids("gpt2")
     merged = model.with_dtype("float32")
