@@ -14,12 +14,12 @@ class SizeTable(Mapping[str, dict[str, Any]], Generic[Config]):
     """The sizes of one kind of model. As a mapping: a size's name to its configuration's values.
 
     Args:
-        kind: of the models, for errors, such as "decoder".
-        config_class: of their architecture, such as `ModelConfig`.
-        families: family to what its sizes have in common.
-        columns: the fields that the values of a row are of.
-        rows: family to a size's name to its row: a value for each column, then, where it is
-            needed, a dictionary of what differs from the family.
+        kind: kind of model, for errors, such as "decoder".
+        config_class: class of the architecture, such as `ModelConfig`.
+        families: for each family, the fields that its sizes have in common.
+        columns: names of the fields in a row.
+        rows: for each family, its sizes by name. A row has a value for each column and, if needed,
+            a dictionary of the fields that differ from the family's.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class SizeTable(Mapping[str, dict[str, Any]], Generic[Config]):
         """The architecture of a size, with some of its fields given.
 
         Args:
-            name: of the size, a key of the table.
-            fields: of `config_class`, over the size's, such as `vocab_size`.
+            name: name of the size, a key of the table.
+            fields: fields of `config_class` that replace the size's, such as `vocab_size`.
 
         Raises:
             ConfigError: no size of that name, no such field, or values that do not fit together.
