@@ -181,10 +181,17 @@ def of_precision(frozen: bool, regularized: bool, last_rows: int | None, dtype: 
         batches_of(Case(last_rows=last_rows)),
         dtype.removeprefix("mixed_"),
         clip_norm=0.5,
-        extra_loss=regularization if regularized else None,
+        gradients_of=functools.partial(
+            reference.loss_and_gradients_of, extra_loss=regularization if regularized else None
+        ),
     )
-    paths = [v.path.partition("/")[2] for v in new_model(frozen).trainable_variables]
-    return bounds.losses, dict(zip(paths, bounds.weights, strict=True))
+    return bounds.losses, by_path(new_model(frozen), bounds.weights)
+
+
+def by_path(model: CausalLM, values: list) -> dict:
+    """Values of the trained weights, by the weight's path below the model."""
+    paths = [v.path.partition("/")[2] for v in model.trainable_variables]
+    return dict(zip(paths, values, strict=True))
 
 
 def loss_bounds(case: Case, wanted: dict) -> np.ndarray:
@@ -200,13 +207,20 @@ def loss_bounds(case: Case, wanted: dict) -> np.ndarray:
 def weight_bounds(case: Case, wanted: dict) -> dict[str, np.ndarray]:
     """By how much each weight may be off; one that is not trained, not at all."""
     key = (case.frozen, case.regularized, case.last_rows, case.dtype)
-    bounds = {name: np.zeros_like(value) for name, value in wanted["weights"].items()}
-    for name, bound in of_precision(*key)[1].items():
+    trained = of_precision(*key)[1]
+    if case.dtype == "float32":
+        trained = of_both_sides(trained, wanted)
+    return {name: np.zeros_like(value) for name, value in wanted["weights"].items()} | trained
+
+
+def of_both_sides(bounds: dict, wanted: dict) -> dict[str, np.ndarray]:
+    """Bounds of trained weights where what is compared with is as precise."""
+    both = {}
+    for name, bound in bounds.items():
         # An update rounds the weight three times; it may have been larger before.
         largest = np.maximum(np.abs(wanted["before"][name]), np.abs(wanted["weights"][name]))
-        own = rounding(3 * 20) * largest
-        bounds[name] = SIDES * bound + own if case.dtype == "float32" else bound
-    return bounds
+        both[name] = SIDES * bound + rounding(3 * 20) * largest
+    return both
 
 
 SAME_NUMBERS = [t for t, case in CASES.items() if not case.dropout and case.poison is None]
@@ -263,9 +277,8 @@ def assert_same_weights(state: dict, wanted: dict, case: Case) -> None:
     assert np.median(together) < 0.2 * np.median(moved)  # a fault is a step of 3e-3 or more
 
 
-def assert_same_state(given: dict, wanted: dict, case: Case) -> None:
+def assert_same_state(given: dict, wanted: dict, case: Case, bounds: dict) -> None:
     """That weights and AdamW's moments are the same but for the order of the gradients' sums."""
-    bounds = weight_bounds(case, expectation(case))
     # Through the model, back, and over the tokens.
     additions = 2 * additions_of(new_model(False).config, 8) + case.rows * 8
     for name, value in wanted.items():
@@ -286,54 +299,89 @@ def test_all_workers_have_the_same_weights_bit_for_bit(topology, trained):
                 np.testing.assert_array_equal(other[name], value, err_msg=f"{title}: {name}")
 
 
-WITHOUT_DROPOUT = CASES["even-last-batch"]
-"""as far as rounding is concerned, the cases with dropout are like it, but for `SCALED`"""
-SCALED = (1 / (1 - CASES["dropout"].dropout)) ** 2
-"""what is kept is scaled up, there and back, and so is what rounding has changed of it"""
-
-
-@functools.cache
-def expected_with_dropout(replicas: int) -> dict[str, np.ndarray]:
-    """The weights after an eager loop in which each replica's rows get that replica's masks."""
+def new_dropping_model() -> CausalLM:
     case = CASES["dropout"]
     model = CausalLM({**CONFIG, "dropout": case.dropout}, seed=3)
     model.gradient_accumulation = case.accumulation
     model.compile("sgd")  # counts the steps, on which the masks depend
-    optimizer = new_optimizer()
+    return model
+
+
+def dropped_gradients(model: CausalLM, replicas: int, traced: bool = False):
+    """A function of a step and its batch: loss and gradients in an eager loop in which each
+    replica's rows get that replica's masks."""
     variables = [v.value for v in model.trainable_variables]
-    for step, batch in enumerate(batches_of(case)):
-        model.optimizer.iterations.assign(step)
-        sums, tokens = [0.0] * len(variables), batch[2].sum()
-        for replica, rows in enumerate(np.split(np.arange(case.rows), replicas)):
+    rows_of = np.split(np.arange(CASES["dropout"].rows), replicas)
+
+    def sums_of(x, y, w):
+        total, sums = 0.0, [0.0] * len(variables)
+        for replica, rows in enumerate(rows_of):
             model._seed_dropout(types.SimpleNamespace(replica_id_in_sync_group=replica))
-            for part in np.split(rows, case.accumulation):
-                x, y, w = (t[part] for t in batch)
+            for part in np.split(rows, model.gradient_accumulation):
                 with tf.GradientTape() as tape:
-                    logits = model(x, training=True)
-                    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-                    loss = tf.reduce_sum(losses * w)
+                    logits = model(tf.gather(x, part), training=True)
+                    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                        tf.gather(y, part), logits
+                    )
+                    loss = tf.reduce_sum(losses * tf.gather(w, part))
                 found = tape.gradient(loss, variables)
-                sums = [
-                    s + tf.convert_to_tensor(g).numpy() for s, g in zip(sums, found, strict=True)
-                ]
-        gradients = reference.clipped([s.astype(np.float64) / tokens for s in sums], 0.5)
+                sums = [s + tf.convert_to_tensor(g) for s, g in zip(sums, found, strict=True)]
+                total += loss
+        return total, sums
+
+    sums_of = tf.function(sums_of) if traced else sums_of
+
+    def loss_and_gradients(step, batch):
+        model.optimizer.iterations.assign(step)
+        total, sums = sums_of(*map(tf.constant, batch))
+        tokens = batch[2].sum()
+        return float(total) / tokens, [s.numpy().astype(np.float64) / tokens for s in sums]
+
+    return loss_and_gradients
+
+
+@functools.cache
+def expected_with_dropout(replicas: int) -> dict:
+    model, optimizer = new_dropping_model(), new_optimizer()
+    loss_and_gradients, before = dropped_gradients(model, replicas), weights_of(model)
+    variables = [v.value for v in model.trainable_variables]
+    for step, batch in enumerate(batches_of(CASES["dropout"])):
+        gradients = reference.clipped(loss_and_gradients(step, batch)[1], 0.5)
         weights = optimizer.update([v.numpy().astype(np.float64) for v in variables], gradients)
         for variable, weight in zip(variables, weights, strict=True):
             variable.assign(weight.astype(np.float32))
-    return weights_of(model)
+    return {"before": before, "weights": weights_of(model)}
+
+
+@functools.cache
+def bounds_with_dropout(replicas: int) -> dict[str, np.ndarray]:
+    """By how much each weight may be off after training with dropout.
+
+    Masks decide which gradients are small, whose rounding AdamW enlarges, so that what the model
+    without dropout would give tells nothing.
+    """
+    bounds = reference.precision_bounds(
+        new_dropping_model,
+        new_optimizer,
+        batches_of(CASES["dropout"]),
+        "float32",
+        clip_norm=0.5,
+        gradients_of=functools.partial(dropped_gradients, replicas=replicas, traced=True),
+    )
+    by_name = by_path(new_dropping_model(), bounds.weights)
+    return of_both_sides(by_name, expected_with_dropout(replicas))
 
 
 @pytest.mark.slow
 @EVERYWHERE
 def test_each_replica_drops_what_an_eager_loop_drops_for_it(topology, trained):
     replicas = max(TOPOLOGIES[topology][1:])
-    wanted = expected_with_dropout(replicas)
+    wanted, bounds = expected_with_dropout(replicas)["weights"], bounds_with_dropout(replicas)
     _, state = found(trained(topology), "dropout")
-    bounds = weight_bounds(WITHOUT_DROPOUT, expectation(WITHOUT_DROPOUT))
     for name, value in wanted.items():
-        assert_within(state[name], value, SCALED * bounds[name], name)
+        assert_within(state[name], value, bounds[name], name)
     if replicas > 1:  # the masks are not those of one replica
-        of_one = expected_with_dropout(1)
+        of_one = expected_with_dropout(1)["weights"]
         assert max(np.abs(of_one[n] - value).max() for n, value in wanted.items()) > 1e-3
 
 
@@ -343,7 +391,9 @@ def test_dropout_is_reproducible_and_does_something(topology, trained):
     _, once = found(trained(topology), "dropout")
     _, again = found(trained(topology), "dropout-again")
     _, without = found(trained(topology), "even-last-batch")
-    assert_same_state(again, once, WITHOUT_DROPOUT)  # only who adds first may differ
+    # Only who adds first may differ.
+    bounds = bounds_with_dropout(max(TOPOLOGIES[topology][1:]))
+    assert_same_state(again, once, CASES["dropout"], bounds)
     difference = [np.abs(once[n] - without[n]).max() for n in once if "optimizer" not in n]
     assert max(difference) > 1e-3
     with_xla, _ = found(trained(topology), "dropout-xla")
@@ -378,6 +428,7 @@ def test_shared_optimizer_state_is_the_whole_state_in_parts(topology, trained):
     whole, state = found(trained(topology), "float32-2-micro")
     shared, parts = found(trained(topology), "shards")
     assert state.keys() == parts.keys()
-    assert_same_state(parts, state, CASES["shards"])  # gradients are added in another order
+    case = CASES["shards"]  # gradients are added in another order
+    assert_same_state(parts, state, case, weight_bounds(case, expectation(case)))
     assert whole["state_bytes"] == 8 * whole["num_trainable"]
     assert shared["state_bytes"] <= (1 / replicas + 0.05) * whole["state_bytes"]

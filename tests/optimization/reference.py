@@ -155,8 +155,30 @@ class PrecisionBounds:
             assert_within(a, b, bound, a.path)
 
 
+def loss_and_gradients_of(model, extra_loss=None):
+    """A function of a step and its batch: the loss, and the gradients of the trained weights."""
+    variables = [v.value for v in model.trainable_variables]
+
+    @tf.function
+    def loss_and_gradients(x, y, w):
+        with tf.GradientTape() as tape:
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x))
+            loss = tf.reduce_sum(losses * w) / tf.reduce_sum(w)
+            loss += 0.0 if extra_loss is None else extra_loss(model)
+        return loss, [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+
+    return lambda step, batch: loss_and_gradients(*map(tf.constant, batch))
+
+
 def precision_bounds(
-    make_model, make_optimizer, batches, dtype, *, clip_norm=None, extra_loss=None, moments=False
+    make_model,
+    make_optimizer,
+    batches,
+    dtype,
+    *,
+    clip_norm=None,
+    gradients_of=loss_and_gradients_of,
+    moments=False,
 ):
     """By how much training may differ that multiplies in `dtype` and keeps its weights in float32.
 
@@ -164,6 +186,10 @@ def precision_bounds(
     other weights would give. So TRIALS trainings by the independent loop, in float32, compute each
     step with weights moved by 2 u of `dtype`, up or down, and update those that were not moved.
     Weights that are not trained are moved, too.
+
+    Args:
+        gradients_of: a model to a function of a step and its batch, which gives the loss and the
+            gradients.
 
     Returns:
         DEVIATIONS standard deviations of each step's loss, of each gradient norm and of each
@@ -177,22 +203,16 @@ def precision_bounds(
     first = [v.numpy().astype(np.float64) for v in variables]
     fixed = [(v.value, v.numpy()) for v in model.non_trainable_weights if v.dtype == "float32"]
 
-    @tf.function
-    def loss_and_gradients(x, y, w):
-        with tf.GradientTape() as tape:
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x))
-            loss = tf.reduce_sum(losses * w) / tf.reduce_sum(w)
-            loss += 0.0 if extra_loss is None else extra_loss(model)
-        return loss, [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+    loss_and_gradients = gradients_of(model)
 
     def trained(most):
         optimizer, weights, losses, norms = make_optimizer(), first, [], []
-        for batch in batches:
+        for step, batch in enumerate(batches):
             for variable, weight in [*zip(variables, weights, strict=True), *fixed]:
                 signs = random.choice([-1, 1], size=weight.shape)
                 variable.assign((weight * (1 + most * signs)).astype(np.float32))
-            loss, gradients = loss_and_gradients(*map(tf.constant, batch))
-            gradients = [g.numpy().astype(np.float64) for g in gradients]
+            loss, gradients = loss_and_gradients(step, batch)
+            gradients = [np.asarray(g, np.float64) for g in gradients]
             norms.append(global_norm(gradients))
             if clip_norm is not None:
                 gradients = clipped(gradients, clip_norm)
