@@ -89,7 +89,7 @@ class TableDecoder:
     continues_prompts = True
     never_generated: tuple[int, ...] = ()
     weights = ()
-    memory_structure = 0
+    cache_structure = 0
 
     def __init__(self, vocab_size: int, *, spread: float = 2.0, seed: int = 0) -> None:
         self.vocab_size = vocab_size
@@ -123,19 +123,19 @@ class TableDecoder:
             )
         return self._next(number, state.token)
 
-    def repeated(self, memory, num):
-        return tf.repeat(memory, num)
+    def repeated(self, cache, num):
+        return tf.repeat(cache, num)
 
-    def reordered(self, memory, parents):
+    def reordered(self, cache, parents):
         self.swaps.append(1)
-        return tf.gather(memory, parents)
+        return tf.gather(cache, parents)
 
-    def has_room(self, state):
+    def fits_cache(self, state):
         return tf.constant(True)
 
-    def with_room(self, state):
-        return state.memory
+    def extended_cache(self, state):
+        return state.cache
 
     def step(self, state):
         self.steps.append(1)
-        return self._next(state.memory, state.token)
+        return self._next(state.cache, state.token)

@@ -40,9 +40,9 @@ NEVER = {"transformer": (), "t5": (), "marian": (1,)}
 
 
 @pytest.fixture(autouse=True)
-def little_room(monkeypatch):
+def small_capacity(monkeypatch):
     """Caches and texts must grow."""
-    monkeypatch.setattr(decoding, "FIRST_ROOM", 2)
+    monkeypatch.setattr(decoding, "INITIAL_CAPACITY", 2)
 
 
 def run(decoder, prompts, limits, options, *, ends=(END,)):

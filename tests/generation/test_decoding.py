@@ -53,13 +53,13 @@ def logits_seen(monkeypatch):
     return logits
 
 
-@pytest.mark.parametrize("room", [1, 64])  # of a cache that grows, and of one that need not
+@pytest.mark.parametrize("capacity", [1, 64])  # of a cache that grows, and of one that need not
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cached_logits_are_those_of_the_full_forward_pass(
-    name, dtype, room, logits_seen, monkeypatch
+    name, dtype, capacity, logits_seen, monkeypatch
 ):
-    monkeypatch.setattr(decoding, "FIRST_ROOM", room)
+    monkeypatch.setattr(decoding, "INITIAL_CAPACITY", capacity)
     state = run(name, PROMPTS, [6] * 4, dtype=dtype)
     for row, (prompt, tokens) in enumerate(zip(PROMPTS, tokens_of(state), strict=True)):
         assert len(tokens) == 6
@@ -166,24 +166,24 @@ def test_a_prompt_costs_its_own_length(monkeypatch):
 
     monkeypatch.setattr(gpt, "hidden_states", spy)
     run("llama", [PROMPTS[0]], [4])
-    # Once with the prompt, then a token at a time; the cache has room for both.
+    # Once with the prompt, then a token at a time; both fit in the cache.
     assert widths == [(7, 11), (1, 11), (1, 11), (1, 11)]
 
 
 def test_a_token_costs_no_more_than_twice_the_tokens_so_far(monkeypatch):
     """Nor does a large limit cost anything that is not used."""
-    monkeypatch.setattr(decoding, "FIRST_ROOM", 2)
+    monkeypatch.setattr(decoding, "INITIAL_CAPACITY", 2)
     gpt = model("llama")
-    original, slots = gpt.hidden_states, []
+    original, lengths = gpt.hidden_states, []
 
     def spy(token_ids, **options):
-        slots.append(options["cache"].keys_values[0].shape[3])
+        lengths.append(options["cache"].keys_values[0].shape[3])
         return original(token_ids, **options)
 
     monkeypatch.setattr(gpt, "hidden_states", spy)
     state = run("llama", [PROMPTS[1]], [11])
-    assert slots == [3, 3, 3, 5, 5, 9, 9, 9, 9, 12, 12]
-    slots.clear()
+    assert lengths == [3, 3, 3, 5, 5, 9, 9, 9, 9, 12, 12]
+    lengths.clear()
     end = tokens_of(state)[0][3]
     ended = run("llama", [PROMPTS[1]], [40], end=end)
-    assert len(slots) <= 4 and ended.memory.keys_values[0].shape[3] <= 5
+    assert len(lengths) <= 4 and ended.cache.keys_values[0].shape[3] <= 5

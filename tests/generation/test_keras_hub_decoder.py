@@ -34,8 +34,8 @@ def quick(names):
 
 
 @pytest.fixture(autouse=True)
-def little_room(monkeypatch):
-    monkeypatch.setattr(decoding, "FIRST_ROOM", 2)
+def small_capacity(monkeypatch):
+    monkeypatch.setattr(decoding, "INITIAL_CAPACITY", 2)
 
 
 def test_every_architecture_of_this_keras_hub_is_decoded_or_refused():

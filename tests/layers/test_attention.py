@@ -189,31 +189,31 @@ def test_a_window_counts_tokens_and_not_padding(rng):
     padded = np.asarray(layer(x, padding_mask=mask, rotary=rotary))
     assert_rounded(padded[mask], alone[0], ADDITIONS)
     cache, given = tf.zeros([2, 1, 2, 12, E // 4]), []
-    for slot in range(12):
-        step = tuple(table[:, :, slot : slot + 1] for table in rotary)
+    for index in range(12):
+        step = tuple(table[:, :, index : index + 1] for table in rotary)
         y, cache = layer(
-            x[:, slot : slot + 1],
+            x[:, index : index + 1],
             padding_mask=mask,
             rotary=step,
             cache=cache,
-            cache_index=tf.constant(slot),
+            cache_index=tf.constant(index),
         )
         given.append(y)
     assert_rounded(np.concatenate(given, 1)[mask], alone[0], ADDITIONS)
 
 
 @pytest.mark.parametrize("chunks", [[7], [3, 4], [1] * 7, [4, 1, 2]], ids=str)
-@pytest.mark.parametrize("first_slot", ["python 0", "tensor 0"])
+@pytest.mark.parametrize("first_index", ["python 0", "tensor 0"])
 @pytest.mark.parametrize("options", [{}, {"sliding_window": 3, "query_key_norm": True}], ids=str)
-def test_a_cache_gives_what_the_full_pass_gives(options, chunks, first_slot, rng):
+def test_a_cache_gives_what_the_full_pass_gives(options, chunks, first_index, rng):
     layer = MultiHeadAttention(4, num_kv_heads=2, rope_theta=1e4, causal=True, **options)
     x = rng.normal(size=(B, T, E)).astype("float32")
     full = np.asarray(layer(x))
     cache = tf.zeros([2, B, 2, T + 3, E // 4]) + 7.0  # what is not written yet must not be read
     done, pieces = 0, []
     for size in chunks:
-        slot = 0 if done == 0 and first_slot == "python 0" else tf.constant(done)
-        y, cache = layer(x[:, done : done + size], cache=cache, cache_index=slot)
+        index = 0 if done == 0 and first_index == "python 0" else tf.constant(done)
+        y, cache = layer(x[:, done : done + size], cache=cache, cache_index=index)
         pieces.append(y)
         done += size
     assert_rounded(np.concatenate(pieces, 1), full, ADDITIONS)
@@ -233,8 +233,8 @@ def test_a_cache_in_a_graph_with_unknown_sizes(rng):
         ],
         autograph=False,
     )
-    def step(x, cache, slot):
-        return layer(x, cache=cache, cache_index=slot)
+    def step(x, cache, index):
+        return layer(x, cache=cache, cache_index=index)
 
     y1, cache = step(x[:, :4], tf.zeros([2, B, 2, T, E // 4]), 0)
     y2, _ = step(x[:, 4:], cache, 4)

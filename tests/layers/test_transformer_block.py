@@ -152,8 +152,8 @@ def test_a_cache_gives_what_the_full_pass_gives(chunks, rng):
     full = np.asarray(block(x))
     cache, done, pieces = tf.zeros([2, B, 2, 8, 4]), 0, []
     for size in chunks:
-        slot = tf.constant(done) if done else 0
-        y, cache = block(x[:, done : done + size], cache=cache, cache_index=slot)
+        index = tf.constant(done) if done else 0
+        y, cache = block(x[:, done : done + size], cache=cache, cache_index=index)
         pieces.append(y)
         done += size
     assert_rounded(np.concatenate(pieces, 1), full, ADDITIONS)

@@ -122,7 +122,7 @@ def test_both_are_the_logits_in_float64_but_for_the_rounding_of_one_side(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_greedy_decoding_with_caches_is_that_of_transformers(name, monkeypatch):
     """Each step's logits and the tokens; the caches grow on the way."""
-    monkeypatch.setattr(decoding, "FIRST_ROOM", 3)
+    monkeypatch.setattr(decoding, "INITIAL_CAPACITY", 3)
     logits, tokens = [], []
 
     def choose(given, *_):

@@ -124,8 +124,8 @@ def run_decode(name, prompts, steps, dtype="float32"):
 def steps_of(monkeypatch):
     """Decode: the tokens that were chosen and the logits of each step. `forced` are chosen so."""
 
-    def decode(name, prompts, num_steps, forced=None, dtype="float32", first_room=64):
-        monkeypatch.setattr(decoding, "FIRST_ROOM", first_room)
+    def decode(name, prompts, num_steps, forced=None, dtype="float32", initial_capacity=64):
+        monkeypatch.setattr(decoding, "INITIAL_CAPACITY", initial_capacity)
         chosen, logits = [], []
 
         def choose(given, *_):
@@ -148,7 +148,7 @@ def test_cached_decoding_of_prompts_of_other_lengths_is_that_of_transformers(nam
     lengths, expected = recorded(name)["prompt_lengths"], recorded(name)["generated"]
     rows = recorded(name)["token_ids"]
     prompts = [row[:n].tolist() for row, n in zip(rows, lengths, strict=True)]
-    tokens, logits = steps_of(name, prompts, expected.shape[1], first_room=3)
+    tokens, logits = steps_of(name, prompts, expected.shape[1], initial_capacity=3)
     close(logits, recorded(name)["generated_logits"], bounds(name).max())
     np.testing.assert_array_equal(tokens, expected)
 

@@ -337,7 +337,7 @@ def test_pieces_join_to_the_text_of_a_random_model(seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_cache_that_grows_changes_no_text(name, monkeypatch):
-    monkeypatch.setattr(decoding, "FIRST_ROOM", 2)
+    monkeypatch.setattr(decoding, "INITIAL_CAPACITY", 2)
     of = TextGeneration(model(name), tokenizer())
     options = {"max_new_tokens": 20, "temperature": 1.0, "seed": 2}
     expected = task(name).generate(PROMPTS, **options)

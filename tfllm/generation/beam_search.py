@@ -41,8 +41,8 @@ from tfllm.generation.decoding import (
     Decoder,
     DecodingState,
     NextLogits,
-    first_room,
-    more_room,
+    added_capacity,
+    initial_capacity,
     most_new_tokens,
     without_never_generated,
 )
@@ -109,16 +109,17 @@ def beam_search(
     def running(beams: _Beams) -> tf.Tensor:
         return tf.reduce_any(beams.decoding.ends == RUNNING)
 
-    def has_room(beams: _Beams) -> tf.Tensor:
-        return decoder.has_room(beams.decoding) & search.has_room(beams)
+    def fits(beams: _Beams) -> tf.Tensor:
+        return decoder.fits_cache(beams.decoding) & search.fits_texts(beams)
 
     def until_full(beams: _Beams) -> tuple[_Beams]:
         decoding = beams.decoding
-        roomy = beams._replace(decoding=decoding._replace(memory=decoder.with_room(decoding)))
+        cache = decoder.extended_cache(decoding)
+        beams = beams._replace(decoding=decoding._replace(cache=cache))
         return tf.while_loop(
-            lambda beams: running(beams) & has_room(beams),
+            lambda beams: running(beams) & fits(beams),
             lambda beams: (search.advance(beams, decoder.step(beams.decoding)),),
-            (search.with_room(roomy),),
+            (search.with_extended_texts(beams),),
             parallel_iterations=1,
         )
 
@@ -160,7 +161,7 @@ class _Search:
         batch, width, best = self.batch, self.width, self.options.num_best
         lengths = tf.cast(self.prompts.row_lengths(), tf.int32)
         state = DecodingState(
-            memory=(),
+            cache=(),
             prompt_lengths=lengths,
             limits=self.limits,
             step=tf.zeros([batch], tf.int32),
@@ -176,14 +177,14 @@ class _Search:
             return None if tensor is None else tf.repeat(tensor, width, axis=0)
 
         fields = {n: of_beams(t) for n, t in state._asdict().items() if isinstance(t, tf.Tensor)}
-        memory = self.decoder.repeated(given.memory, width)
-        room = first_room(self.limits)
+        cache = self.decoder.repeated(given.cache, width)
+        capacity = initial_capacity(self.limits)
         beams = _Beams(
-            decoding=state._replace(memory=memory, **fields),
+            decoding=state._replace(cache=cache, **fields),
             log_probs=tf.one_hot(tf.zeros([batch], tf.int32), width, 0.0, _NEVER),
-            token_ids=_shaped(tf.zeros(tf.stack([batch, width, room]), tf.int32), width),
+            token_ids=_shaped(tf.zeros(tf.stack([batch, width, capacity]), tf.int32), width),
             best=BeamResult(
-                _shaped(tf.zeros(tf.stack([batch, best, room]), tf.int32), best),
+                _shaped(tf.zeros(tf.stack([batch, best, capacity]), tf.int32), best),
                 tf.zeros([batch, best], tf.int32),
                 tf.fill([batch, best], _NEVER),
                 tf.fill([batch, best], _NEVER),
@@ -192,25 +193,25 @@ class _Search:
             num_complete=tf.zeros([batch], tf.int32),
         )
         logits, taken = of_beams(given.logits), of_beams(given.taken)
-        return self.advance(beams, NextLogits(memory, logits, taken))
+        return self.advance(beams, NextLogits(cache, logits, taken))
 
-    def has_room(self, beams: _Beams) -> tf.Tensor:
-        """Whether there is room for the next token in the texts."""
+    def fits_texts(self, beams: _Beams) -> tf.Tensor:
+        """Whether the next token fits in the tensors of the texts."""
         running = beams.decoding.ends == RUNNING
         most = tf.reduce_max(tf.where(running, beams.decoding.step, 0))
         return most < tf.shape(beams.token_ids)[2]
 
-    def with_room(self, beams: _Beams) -> _Beams:
-        """Make room for more tokens, if there is none for the next."""
-        room = tf.shape(beams.token_ids)[2]
-        more = tf.where(self.has_room(beams), 0, more_room(room, self.limits))
-        padding = tf.pad(tf.reshape(more, [1, 1]), [[2, 0], [1, 0]])
+    def with_extended_texts(self, beams: _Beams) -> _Beams:
+        """Extend the tensors of the texts if the next token does not fit."""
+        capacity = tf.shape(beams.token_ids)[2]
+        added = tf.where(self.fits_texts(beams), 0, added_capacity(capacity, self.limits))
+        padding = tf.pad(tf.reshape(added, [1, 1]), [[2, 0], [1, 0]])
 
-        def longer(ids: tf.Tensor) -> tf.Tensor:
+        def extended(ids: tf.Tensor) -> tf.Tensor:
             return _shaped(tf.pad(ids, padding), ids.shape[1])
 
-        best = beams.best._replace(token_ids=longer(beams.best.token_ids))
-        return beams._replace(token_ids=longer(beams.token_ids), best=best)
+        best = beams.best._replace(token_ids=extended(beams.best.token_ids))
+        return beams._replace(token_ids=extended(beams.token_ids), best=best)
 
     def advance(self, beams: _Beams, given: NextLogits) -> _Beams:
         """Choose each row's next beams from the decoder's logits."""
@@ -244,15 +245,15 @@ class _Search:
 
         flat_parents = tf.reshape(parents + tf.range(self.batch)[:, tf.newaxis] * width, [-1])
         swapped = tf.reduce_any((parents != own) & (kept > _NEVER) & taken)
-        memory = tf.cond(
+        cache = tf.cond(
             swapped,
-            lambda: self.decoder.reordered(given.memory, flat_parents),
-            lambda: given.memory,
+            lambda: self.decoder.reordered(given.cache, flat_parents),
+            lambda: given.cache,
         )
         steps = of_beams(step[:, 0])
         return _Beams(
             decoding=decoding._replace(
-                memory=memory,
+                cache=cache,
                 step=steps,
                 token=tf.where(of_beams(taken[:, 0]), tf.reshape(tokens, [-1]), decoding.token),
                 counts=steps,

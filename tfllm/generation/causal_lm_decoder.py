@@ -5,10 +5,10 @@ own tokens, and entries that are not its own (the gap after a shorter prompt) ar
 gives the same result alone and in a batch with other lengths.
 
 The beams of a row share the entries of its prompt, and each sees those of its own text
-(`beam_slots`).
+(`beam_cache_indices`).
 
-Shape letters: B batch, P longest prompt, S length of the cache (P and the room for new tokens), V
-vocabulary, K beams of a row.
+Shape letters: B batch, P longest prompt, S length of the cache (P and the capacity for new tokens),
+V vocabulary, K beams of a row.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfllm.generation.beam_slots import BeamSlots, first_slots
-from tfllm.generation.decoding import DecodingState, NextLogits, first_room, more_room
+from tfllm.generation.beam_cache_indices import BeamCacheIndices, initial_indices
+from tfllm.generation.decoding import DecodingState, NextLogits, added_capacity, initial_capacity
 from tfllm.layers.masks import bias_of
 from tfllm.layers.quantized import is_int8
 from tfllm.models.causal_lm import Cache, CausalLM
 from tfllm.optimization.linear_cross_entropy import token_losses
 
 
-class Slots(NamedTuple):
-    """The keys and values of the tokens so far."""
+class CausalLMCache(NamedTuple):
+    """The cache of the tokens so far."""
 
     keys_values: tuple[tf.Tensor, ...]
     """each layer's cache, `[2, B, kv heads, S, D]`"""
-    prompt_slots: tf.Tensor
+    prompt_length: tf.Tensor
     """int32 scalar: P, the length of the prompts in the cache"""
-    slot: tf.Tensor
+    next_index: tf.Tensor
     """int32 scalar: the next cache index to write"""
-    beams: BeamSlots | tuple[()] = ()
+    beams: BeamCacheIndices | tuple[()] = ()
     """in a beam search: the entries that each beam sees; then B counts prompts rather than beams"""
 
 
@@ -57,7 +57,7 @@ class CausalLMDecoder:
         self.vocab_size: int = model.config.vocab_size
         self.context: int = model.config.max_sequence_length
         self.dtype: str = "int8" if is_int8(model.dtype_policy) else model.compute_dtype
-        self.memory_structure = Slots((0,) * len(model.blocks), 0, 0)
+        self.cache_structure = CausalLMCache((0,) * len(model.blocks), 0, 0)
 
     @property
     def weights(self) -> list[tf.Variable]:
@@ -71,60 +71,61 @@ class CausalLMDecoder:
     def begin(self, state: DecodingState, prompts: tf.RaggedTensor) -> NextLogits:
         """Run all prompts at once."""
         lengths = state.prompt_lengths
-        prompt_slots = tf.maximum(tf.reduce_max(lengths), 1)  # reduce_max of no rows is negative
+        prompt_length = tf.maximum(tf.reduce_max(lengths), 1)  # reduce_max of no rows is negative
         token_ids = prompts.to_tensor(shape=[None, None])
         batch, width = tf.unstack(tf.shape(token_ids))
-        token_ids = tf.pad(token_ids, [[0, 0], [0, prompt_slots - width]])  # for no rows, again
-        cache = self.model.empty_cache(batch, prompt_slots + first_room(state.limits))
+        token_ids = tf.pad(token_ids, [[0, 0], [0, prompt_length - width]])  # for no rows, again
+        cache = self.model.empty_cache(batch, prompt_length + initial_capacity(state.limits))
         hidden, cache = self.model.hidden_states(token_ids, cache=cache)
         logits = self.model.logits(tf.gather(hidden, lengths - 1, axis=1, batch_dims=1))
-        return NextLogits(Slots(cache.keys_values, prompt_slots, prompt_slots), logits)
+        return NextLogits(CausalLMCache(cache.keys_values, prompt_length, prompt_length), logits)
 
-    def has_room(self, state: DecodingState) -> tf.Tensor:
-        """Whether the cache has room for the last token."""
-        return state.memory.slot < tf.shape(state.memory.keys_values[0])[3]
+    def fits_cache(self, state: DecodingState) -> tf.Tensor:
+        """Whether the last token fits in the cache."""
+        return state.cache.next_index < tf.shape(state.cache.keys_values[0])[3]
 
-    def with_room(self, state: DecodingState) -> Slots:
-        """The cache, extended if it has no room for the last token."""
-        memory = state.memory
-        room = tf.shape(memory.keys_values[0])[3] - memory.prompt_slots
-        num = memory.beams.num if memory.beams else 1  # entries of each token
-        more = tf.where(self.has_room(state), 0, more_room(room // num, state.limits))
-        longer = self._lengthened(memory, num * more)
-        return longer._replace(beams=memory.beams.lengthened(more)) if memory.beams else longer
+    def extended_cache(self, state: DecodingState) -> CausalLMCache:
+        """The cache, extended if the last token does not fit."""
+        cache = state.cache
+        num_entries = tf.shape(cache.keys_values[0])[3] - cache.prompt_length
+        num_beams = cache.beams.num_beams if cache.beams else 1
+        added = added_capacity(num_entries // num_beams, state.limits)
+        added = tf.where(self.fits_cache(state), 0, added)
+        extended = self._extended(cache, num_beams * added)
+        return extended._replace(beams=cache.beams.extended(added)) if cache.beams else extended
 
-    def _lengthened(self, memory: Slots, more: tf.Tensor) -> Slots:
+    def _extended(self, cache: CausalLMCache, added: tf.Tensor) -> CausalLMCache:
         """Append so many empty entries to the cache."""
-        padding = tf.pad(tf.reshape(more, [1, 1]), [[3, 1], [1, 0]])  # at the end of the time axis
-        two, batch, heads, _, dim = memory.keys_values[0].shape
-        return memory._replace(
+        padding = tf.pad(tf.reshape(added, [1, 1]), [[3, 1], [1, 0]])  # at the end of the time axis
+        two, batch, heads, _, dim = cache.keys_values[0].shape
+        return cache._replace(
             keys_values=tuple(
                 tf.ensure_shape(tf.pad(layer, padding), [two, batch, heads, None, dim])
-                for layer in memory.keys_values
+                for layer in cache.keys_values
             )
         )
 
-    def repeated(self, memory: Slots, num: int) -> Slots:
+    def repeated(self, cache: CausalLMCache, num: int) -> CausalLMCache:
         """The cache for `num` beams of each row, with that many times as many empty entries."""
-        _, batch, _, slots, _ = tf.unstack(tf.shape(memory.keys_values[0]))
-        room = slots - memory.prompt_slots
-        memory = self._lengthened(memory, (num - 1) * room)
-        return memory._replace(beams=first_slots(batch, num, room))
+        _, batch, _, length, _ = tf.unstack(tf.shape(cache.keys_values[0]))
+        capacity = length - cache.prompt_length
+        cache = self._extended(cache, (num - 1) * capacity)
+        return cache._replace(beams=initial_indices(batch, num, capacity))
 
-    def reordered(self, memory: Slots, parents: tf.Tensor) -> Slots:
+    def reordered(self, cache: CausalLMCache, parents: tf.Tensor) -> CausalLMCache:
         """The cache in which each beam sees the entries of the one that it continues."""
-        assert memory.beams
-        return memory._replace(beams=memory.beams.reordered(parents))
+        assert cache.beams
+        return cache._replace(beams=cache.beams.reordered(parents))
 
     def step(self, state: DecodingState) -> NextLogits:
         """Write the last token of all rows at the next cache index, or indices."""
-        if state.memory.beams:
+        if state.cache.beams:
             return self._beam_step(state)
-        keys_values, prompt_slots, slot, _ = state.memory
-        slots = tf.range(tf.shape(keys_values[0])[3])
-        own_prompt = slots < state.prompt_lengths[:, tf.newaxis]
-        allowed = own_prompt | ((slots >= prompt_slots) & (slots <= slot))
-        positions = state.prompt_lengths + slot - prompt_slots
+        keys_values, prompt_length, index, _ = state.cache
+        indices = tf.range(tf.shape(keys_values[0])[3])
+        own_prompt = indices < state.prompt_lengths[:, tf.newaxis]
+        allowed = own_prompt | ((indices >= prompt_length) & (indices <= index))
+        positions = state.prompt_lengths + index - prompt_length
         bias, window_bias = self._biases(allowed, positions, state)
         if self.model.config.positions == "learned":
             # A row that has ended at the context keeps counting while others continue.
@@ -134,10 +135,11 @@ class CausalLMDecoder:
             positions=positions[:, tf.newaxis],
             bias=bias,
             window_bias=window_bias,
-            cache=Cache(keys_values, slot),
+            cache=Cache(keys_values, index),
         )
         return NextLogits(
-            Slots(cache.keys_values, prompt_slots, slot + 1), self.model.logits(hidden[:, 0])
+            CausalLMCache(cache.keys_values, prompt_length, index + 1),
+            self.model.logits(hidden[:, 0]),
         )
 
     def _biases(
@@ -152,33 +154,33 @@ class CausalLMDecoder:
         if any(windows):
             # A window counts a row's own tokens: a prompt's indices are its positions, new tokens
             # are as far apart as their indices, and the gap after a shorter prompt does not count.
-            _, prompt_slots, slot, _ = state.memory
-            slots = tf.range(tf.shape(allowed)[1])
-            own = tf.where(slots < prompt_slots, positions[:, tf.newaxis], slot)
-            near = allowed & (own - slots < config.sliding_window)
+            _, prompt_length, index, _ = state.cache
+            indices = tf.range(tf.shape(allowed)[1])
+            own = tf.where(indices < prompt_length, positions[:, tf.newaxis], index)
+            near = allowed & (own - indices < config.sliding_window)
             window_bias = bias_of(near, self.model.compute_dtype)[:, tf.newaxis, tf.newaxis]
         return bias, window_bias
 
     def _beam_step(self, state: DecodingState) -> NextLogits:
         """Write the last tokens of each row's beams at its next indices."""
-        keys_values, prompt_slots, slot, beams = state.memory
-        num, config = beams.num, self.model.config
-        place = (slot - prompt_slots) // num
+        keys_values, prompt_length, index, beams = state.cache
+        num, config = beams.num_beams, self.model.config
+        token_index = (index - prompt_length) // num
         lengths = tf.reshape(state.prompt_lengths, [-1, num])[:, :1]
-        beams = beams.with_token(place)
-        own_prompt = tf.range(prompt_slots) < lengths
+        beams = beams.with_token(token_index)
+        own_prompt = tf.range(prompt_length) < lengths
         own_prompt = tf.repeat(own_prompt[:, tf.newaxis], num, axis=1)
-        allowed = tf.concat([own_prompt, beams.visible(place)], -1)
+        allowed = tf.concat([own_prompt, beams.visible(token_index)], -1)
         windows = [config.has_window(i) for i in range(config.num_layers)]
         bias = window_bias = None
         if not all(windows):
             bias = bias_of(allowed, self.model.compute_dtype)[:, tf.newaxis]
-        positions = lengths + place
+        positions = lengths + token_index
         if any(windows):
-            new_slots = tf.shape(allowed)[2] - prompt_slots
-            of_prompt = tf.zeros_like(lengths) + tf.range(prompt_slots)
-            of_slots = tf.concat([of_prompt, lengths + tf.range(new_slots) // num], 1)
-            near = allowed & (positions - of_slots < config.sliding_window)[:, tf.newaxis]
+            num_new = tf.shape(allowed)[2] - prompt_length
+            prompt_positions = tf.zeros_like(lengths) + tf.range(prompt_length)
+            key_positions = tf.concat([prompt_positions, lengths + tf.range(num_new) // num], 1)
+            near = allowed & (positions - key_positions < config.sliding_window)[:, tf.newaxis]
             window_bias = bias_of(near, self.model.compute_dtype)[:, tf.newaxis]
         if config.positions == "learned":
             positions = tf.minimum(positions, self.context - 1)
@@ -187,10 +189,12 @@ class CausalLMDecoder:
             positions=tf.repeat(positions, num, axis=1),
             bias=bias,
             window_bias=window_bias,
-            cache=Cache(keys_values, slot),
+            cache=Cache(keys_values, index),
         )
         logits = self.model.logits(tf.reshape(hidden, [-1, config.embedding_dim]))
-        return NextLogits(Slots(cache.keys_values, prompt_slots, slot + num, beams), logits)
+        return NextLogits(
+            CausalLMCache(cache.keys_values, prompt_length, index + num, beams), logits
+        )
 
     def token_losses(self, token_ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """The negative log-probability of each label, without storing all logits."""

@@ -19,14 +19,14 @@ from tfllm.generation.token_rules import NO_RULES, TokenRules
 RUNNING, STOP, LENGTH = 0, 1, 2
 """State of a row: it has not ended; it ended at an end token or a stop string; or at its limit."""
 
-FIRST_ROOM = 64
-"""Number of new tokens for which a cache has room at first."""
+INITIAL_CAPACITY = 64
+"""Number of new tokens that fit in a new cache."""
 
 
 class DecodingState(NamedTuple):
     """The state of a generation between two tokens."""
 
-    memory: Any
+    cache: Any
     """the decoder's cache of the tokens so far: a nest of tensors"""
     prompt_lengths: tf.Tensor
     """int32 [B]"""
@@ -49,7 +49,7 @@ class DecodingState(NamedTuple):
 class NextLogits(NamedTuple):
     """The result of a decoder's step."""
 
-    memory: Any
+    cache: Any
     logits: tf.Tensor
     """float32 [B, V or more]"""
     taken: tf.Tensor | None = None
@@ -89,7 +89,7 @@ class Decoder(Protocol):
         """All variables that its methods read."""
 
     @property
-    def memory_structure(self) -> Any:
+    def cache_structure(self) -> Any:
         """A nest with the structure of the cache and any values."""
 
     def with_dtype(self, dtype: str) -> Decoder:
@@ -103,14 +103,14 @@ class Decoder(Protocol):
             prompts: Prompts that are within the model's context.
         """
 
-    def repeated(self, memory: Any, num: int) -> Any:
+    def repeated(self, cache: Any, num: int) -> Any:
         """The cache for `num` beams of each row, which are adjacent: B * num rows.
 
         What all beams of a row share, such as the keys and values of a prompt or a source, need not
-        be copied: see `beam_slots`.
+        be copied: see `beam_cache_indices`.
         """
 
-    def reordered(self, memory: Any, parents: tf.Tensor) -> Any:
+    def reordered(self, cache: Any, parents: tf.Tensor) -> Any:
         """The cache, from `repeated`, in which each beam continues one of its row's beams.
 
         Args:
@@ -119,13 +119,13 @@ class Decoder(Protocol):
         """
 
     def step(self, state: DecodingState) -> NextLogits:
-        """Run each row's last token; `has_room` must be true."""
+        """Run each row's last token; `fits_cache` must be true."""
 
-    def has_room(self, state: DecodingState) -> tf.Tensor:
-        """Whether the cache has room for the last token, a bool scalar."""
+    def fits_cache(self, state: DecodingState) -> tf.Tensor:
+        """Whether the last token fits in the cache, a bool scalar."""
 
-    def with_room(self, state: DecodingState) -> Any:
-        """The cache, extended if it has no room for the last token."""
+    def extended_cache(self, state: DecodingState) -> Any:
+        """The cache, extended if the last token does not fit."""
 
     def token_losses(self, token_ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """The negative log-probability of each label.
@@ -146,18 +146,18 @@ class StopRule(Protocol):
         """String `[B]` to bool `[B]`."""
 
 
-def first_room(limits: tf.Tensor) -> tf.Tensor:
-    """The number of new tokens for which a cache has room at first, int32 scalar.
+def initial_capacity(limits: tf.Tensor) -> tf.Tensor:
+    """The number of new tokens that fit in a new cache, int32 scalar.
 
-    Each token attends to all entries of a cache, so it begins with room for a few new tokens and
-    doubles that room when it is full: a large `max_new_tokens` costs nothing until it is used.
+    Each token attends to all entries of a cache, so it begins with capacity for a few new tokens,
+    which is doubled when it is full: a large `max_new_tokens` costs nothing until it is used.
     """
-    return tf.minimum(tf.maximum(tf.reduce_max(limits), 1), FIRST_ROOM)
+    return tf.minimum(tf.maximum(tf.reduce_max(limits), 1), INITIAL_CAPACITY)
 
 
-def more_room(room: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
-    """The number of entries to add to a full cache with `room` for new tokens, int32 scalar."""
-    return tf.minimum(2 * room, tf.maximum(tf.reduce_max(limits), room)) - room
+def added_capacity(capacity: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
+    """The number of entries to add to a full cache with a capacity for new tokens, int32 scalar."""
+    return tf.minimum(2 * capacity, tf.maximum(tf.reduce_max(limits), capacity)) - capacity
 
 
 def most_new_tokens(decoder: Decoder, lengths: tf.Tensor) -> tf.Tensor:
@@ -214,7 +214,7 @@ def begin(
     else:
         seen = tf.zeros([batch, token_bytes.shape[0]], tf.int32)
     state = DecodingState(
-        memory=(),
+        cache=(),
         prompt_lengths=lengths,
         limits=limits,
         step=tf.zeros([batch], tf.int32),
@@ -246,7 +246,7 @@ def advance(
     stops: StopRule,
     token_rules: TokenRules = NO_RULES,
 ) -> DecodingState:
-    """Run the last token, for which the cache must have room, and choose each row's next one."""
+    """Run the last token, which must fit in the cache, and choose each row's next one."""
     return _choose(
         decoder,
         state,
@@ -259,9 +259,9 @@ def advance(
     )
 
 
-def with_room(decoder: Decoder, state: DecodingState) -> DecodingState:
-    """The state, with its cache extended if it has no room for the last token."""
-    return state._replace(memory=decoder.with_room(state))
+def with_extended_cache(decoder: Decoder, state: DecodingState) -> DecodingState:
+    """The state, with its cache extended if the last token does not fit."""
+    return state._replace(cache=decoder.extended_cache(state))
 
 
 def _choose(
@@ -297,7 +297,7 @@ def _choose(
     ends = tf.where(taken & stops(text), STOP, ends)
     rows = tf.range(tf.shape(token)[0])
     return state._replace(
-        memory=given.memory,
+        cache=given.cache,
         step=state.step + more,
         token=token,
         counts=counts,
@@ -333,9 +333,9 @@ def decode(
 
     def until_full(state: DecodingState) -> tuple[DecodingState]:
         return tf.while_loop(
-            lambda state: running(state) & decoder.has_room(state),
+            lambda state: running(state) & decoder.fits_cache(state),
             lambda state: (advance(decoder, state, options, **rules),),
-            (with_room(decoder, state),),
+            (with_extended_cache(decoder, state),),
             parallel_iterations=1,
         )
 

@@ -23,7 +23,13 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfllm.generation.decoding import RUNNING, DecodingState, NextLogits, first_room, more_room
+from tfllm.generation.decoding import (
+    RUNNING,
+    DecodingState,
+    NextLogits,
+    added_capacity,
+    initial_capacity,
+)
 from tfllm.pretrained.keras_hub.models import in_one_dtype, with_dtype
 from tfllm.pretrained.keras_hub.without_xla import without_xla
 
@@ -36,10 +42,10 @@ _ROUNDING = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """Allowed difference of logits, as a share of their standard deviation."""
 
 
-class Columns(NamedTuple):
+class KerasHubCache(NamedTuple):
     """The cache of KerasHub's model for the tokens so far."""
 
-    cache: tuple[tf.Tensor, ...]
+    tensors: tuple[tf.Tensor, ...]
     """KerasHub's cache, flattened"""
     prompts: tf.Tensor
     """int32 [B, P]"""
@@ -71,7 +77,7 @@ class KerasHubDecoder:
         self.dtype: str = model.backbone.compute_dtype
         self._leaves, self._structure = _cache_leaves(self)
         self._recurrent = any(leaf.time_axis is None for leaf in self._leaves)
-        self.memory_structure = Columns((0,) * len(self._leaves), 0, 0)
+        self.cache_structure = KerasHubCache((0,) * len(self._leaves), 0, 0)
         _check_against_forward_pass(self)
 
     @property
@@ -90,15 +96,15 @@ class KerasHubDecoder:
         token_ids = prompts.to_tensor(shape=[None, None])
         missing = columns - tf.shape(token_ids)[1]
         token_ids = tf.pad(token_ids, [[0, 0], [0, missing]])  # for no rows, again
-        room = first_room(state.limits)
+        capacity = initial_capacity(state.limits)
         if self._recurrent:
             shortest = tf.reduce_min(tf.where(state.ends == RUNNING, lengths, columns))
-            cache, taken = self._one_by_one(token_ids, columns + room, shortest - 1)
+            cache, taken = self._one_by_one(token_ids, columns + capacity, shortest - 1)
         else:
             mask = tf.range(columns) < lengths[:, tf.newaxis]
             cache = tf.nest.flatten(self.build_cache(token_ids, mask))
-            cache, taken = self._longer(cache, room), columns
-        return self.step(state._replace(memory=Columns(cache, token_ids, taken)))
+            cache, taken = self._extended(cache, capacity), columns
+        return self.step(state._replace(cache=KerasHubCache(cache, token_ids, taken)))
 
     def _one_by_one(
         self, token_ids: tf.Tensor, columns: tf.Tensor, taken: tf.Tensor
@@ -121,33 +127,33 @@ class KerasHubDecoder:
         )
         return tuple(cache), column
 
-    def has_room(self, state: DecodingState) -> tf.Tensor:
+    def fits_cache(self, state: DecodingState) -> tf.Tensor:
         """Whether the cache has the next column."""
-        return self._next_column(state) < self._num_columns(state.memory.cache)
+        return self._next_column(state) < self._num_columns(state.cache.tensors)
 
-    def with_room(self, state: DecodingState) -> Columns:
+    def extended_cache(self, state: DecodingState) -> KerasHubCache:
         """The cache, extended if it does not have the next column."""
-        memory = state.memory
-        room = self._num_columns(memory.cache) - tf.shape(memory.prompts)[1]
-        more = tf.where(self.has_room(state), 0, more_room(room, state.limits))
-        return memory._replace(cache=self._longer(memory.cache, more))
+        cache = state.cache
+        capacity = self._num_columns(cache.tensors) - tf.shape(cache.prompts)[1]
+        added = tf.where(self.fits_cache(state), 0, added_capacity(capacity, state.limits))
+        return cache._replace(tensors=self._extended(cache.tensors, added))
 
-    def repeated(self, memory: Columns, num: int) -> Columns:
+    def repeated(self, cache: KerasHubCache, num: int) -> KerasHubCache:
         """The cache for `num` beams of each row."""
-        return Columns(
-            self._shaped([tf.repeat(leaf, num, axis=0) for leaf in memory.cache]),
-            tf.repeat(memory.prompts, num, axis=0),
-            memory.column,
+        return KerasHubCache(
+            self._shaped([tf.repeat(leaf, num, axis=0) for leaf in cache.tensors]),
+            tf.repeat(cache.prompts, num, axis=0),
+            cache.column,
         )
 
-    def reordered(self, memory: Columns, parents: tf.Tensor) -> Columns:
+    def reordered(self, cache: KerasHubCache, parents: tf.Tensor) -> KerasHubCache:
         """The cache in which each beam continues its parent."""
-        cache = self._shaped([tf.gather(leaf, parents) for leaf in memory.cache])
-        return memory._replace(cache=cache)
+        tensors = self._shaped([tf.gather(leaf, parents) for leaf in cache.tensors])
+        return cache._replace(tensors=tensors)
 
     def step(self, state: DecodingState) -> NextLogits:
         """Run the next column of all rows."""
-        cache, prompts, _ = state.memory
+        cache, prompts, _ = state.cache
         positions = _positions(state)
         column = tf.minimum(self._next_column(state), self._num_columns(cache) - 1)
         prompt_column = tf.minimum(column, tf.shape(prompts)[1] - 1)
@@ -155,7 +161,7 @@ class KerasHubDecoder:
         tokens = tf.where(at_column, state.token, prompts[:, prompt_column])
         logits, cache = self.call_with_cache(tokens[:, tf.newaxis], cache, column)
         return NextLogits(
-            Columns(cache, prompts, column + 1),
+            KerasHubCache(cache, prompts, column + 1),
             logits[:, 0],
             taken=at_column & (state.ends == RUNNING),
         )
@@ -218,15 +224,15 @@ class KerasHubDecoder:
         pairs = zip(cache, self._leaves, strict=True)
         return tuple(tf.ensure_shape(tensor, leaf.shape) for tensor, leaf in pairs)
 
-    def _longer(self, cache: Sequence[tf.Tensor], more: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def _extended(self, cache: Sequence[tf.Tensor], added: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Append empty columns to the cache."""
-        longer = []
+        extended = []
         for tensor, leaf in zip(cache, self._leaves, strict=True):
             if leaf.time_axis is not None:
                 around = [leaf.time_axis, len(leaf.shape) - 1 - leaf.time_axis]
-                tensor = tf.pad(tensor, tf.pad(tf.reshape(more, [1, 1]), [around, [1, 0]]))
-            longer.append(tensor)
-        return self._shaped(longer)
+                tensor = tf.pad(tensor, tf.pad(tf.reshape(added, [1, 1]), [around, [1, 0]]))
+            extended.append(tensor)
+        return self._shaped(extended)
 
     def _num_columns(self, cache: tuple[tf.Tensor, ...]) -> tf.Tensor:
         for tensor, leaf in zip(cache, self._leaves, strict=True):
@@ -236,7 +242,7 @@ class KerasHubDecoder:
 
     def _next_column(self, state: DecodingState) -> tf.Tensor:
         if self._recurrent:
-            return state.memory.column
+            return state.cache.column
         return tf.reduce_min(tf.where(state.ends == RUNNING, _positions(state), _NONE_LEFT))
 
 
@@ -335,7 +341,7 @@ def _check_against_forward_pass(decoder: KerasHubDecoder) -> None:
         if not decoder._recurrent:
             begun = _CHECKED // 2
             cache = decoder.build_cache(tokens[:, :begun], tf.ones([1, begun], tf.bool))
-            cache = decoder._longer(tf.nest.flatten(cache), tf.constant(_CHECKED - begun))
+            cache = decoder._extended(tf.nest.flatten(cache), tf.constant(_CHECKED - begun))
         logits = []
         for column in range(begun, _CHECKED):
             one, cache = decoder.call_with_cache(tokens[:, column : column + 1], cache, column)

@@ -1,6 +1,6 @@
 """Forbid tokens that would repeat a sequence of tokens of the same text (Paulus et al., 2017).
 
-Shape letters: R rows, P longest prompt, T tokens that there is room for, V vocabulary.
+Shape letters: R rows, P longest prompt, T capacity of a text in tokens, V vocabulary.
 """
 
 from __future__ import annotations

@@ -34,11 +34,11 @@ def packed(
 ) -> dict[str, tf.Tensor]:
     """The whole state by name, and what a caller reads: `text`, `done` and the counts."""
     decoding = {f"decoding_{name}": value for name, value in state._asdict().items()}
-    memory = tf.nest.flatten(decoding.pop("decoding_memory"))
+    cache = tf.nest.flatten(decoding.pop("decoding_cache"))
     done = state.ends != RUNNING
     return {
         **decoding,
-        **{f"memory_{i}": value for i, value in enumerate(memory)},
+        **{f"cache_{i}": value for i, value in enumerate(cache)},
         **{f"option_{name}": value for name, value in options._asdict().items()},
         "stop": stops.joined,
         "text": tf.where(
@@ -50,7 +50,7 @@ def packed(
 
 
 def unpacked(
-    state: dict[str, tf.Tensor], memory_structure: Any
+    state: dict[str, tf.Tensor], cache_structure: Any
 ) -> tuple[DecodingState, SamplingOptions, StopStrings, tf.Tensor]:
     """The inverse of `packed`, for a decoder with this structure of its cache."""
     decoding = {
@@ -58,11 +58,12 @@ def unpacked(
         for name, value in state.items()
         if name.startswith("decoding_")
     }
-    places = range(len(tf.nest.flatten(memory_structure)))
-    memory = tf.nest.pack_sequence_as(memory_structure, [state[f"memory_{i}"] for i in places])
+    num_tensors = len(tf.nest.flatten(cache_structure))
+    tensors = [state[f"cache_{i}"] for i in range(num_tensors)]
+    cache = tf.nest.pack_sequence_as(cache_structure, tensors)
     options = SamplingOptions(*(state[f"option_{name}"] for name in SamplingOptions._fields))
     return (
-        DecodingState(memory=memory, **decoding),
+        DecodingState(cache=cache, **decoding),
         options,
         StopStrings(state["stop"]),
         state["error"],

@@ -170,11 +170,11 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         source_mask = inputs.get("source_mask")
         options = {"training": training, "return_weights": return_weights}
         states, of_encoder = self._encoded(inputs["source_ids"], source_mask, **options)
-        places = tf.range(tf.shape(token_ids)[1])
+        positions = tf.range(tf.shape(token_ids)[1])
         mask = attention_bias(query_time=tf.shape(token_ids)[1], dtype=self.compute_dtype)
         x, of_decoder = self.decoder(
-            self._embedded(token_ids, places, training),
-            bias=self.decoder.biased(mask, places, places),
+            self._embedded(token_ids, positions, training),
+            bias=self.decoder.with_position_bias(mask, positions, positions),
             contexts=states,
             context_bias=self.source_bias(source_mask),
             **options,
@@ -204,9 +204,9 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         self, source_ids: Any, source_mask: Any, **options: Any
     ) -> tuple[tf.Tensor, list[Any]]:
         source_ids = self._checked(source_ids, "source")
-        places = tf.range(tf.shape(source_ids)[1])
-        bias = self.encoder.biased(self.source_bias(source_mask), places, places)
-        x = self._embedded(source_ids, places, options["training"])
+        positions = tf.range(tf.shape(source_ids)[1])
+        bias = self.encoder.with_position_bias(self.source_bias(source_mask), positions, positions)
+        x = self._embedded(source_ids, positions, options["training"])
         return self.encoder(x, bias=bias, **options)
 
     def source_bias(self, source_mask: tf.Tensor | None) -> tf.Tensor:
@@ -232,8 +232,8 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         caches: tuple[tf.Tensor, ...],
         cache_index: int | tf.Tensor,
         *,
-        place: tf.Tensor,
-        key_places: tf.Tensor,
+        position: tf.Tensor,
+        key_positions: tf.Tensor,
         mask: tf.Tensor,
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         """One decoding step, for one or several texts per row.
@@ -243,21 +243,21 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
             source: result of `encoded_source`.
             caches: keys and values of earlier tokens, `[2, B, N, C, D]` for each block.
             cache_index: int32 scalar, the first of the K cache positions that are written.
-            place: int32 scalar, position of the tokens in their texts.
-            key_places: int32 `[C]`, position in its text of the token at each cache position.
+            position: int32 scalar, position of the tokens in their texts.
+            key_positions: int32 `[C]`, position in its text of the token at each cache position.
             mask: `[1 or B, 1, K, C]`, added to the attention scores.
 
         Returns:
             states `[B * K, E]` in the compute dtype, and the new caches.
         """
         num = token_ids.shape[1]
-        place = tf.reshape(place, [1])
-        x = self._embedded(token_ids, place, training=False)
+        position = tf.reshape(position, [1])
+        x = self._embedded(token_ids, position, training=False)
         if num == 1:  # `[B, E]`: fewer operations, whose overhead exceeds their arithmetic
             x = tf.squeeze(x, 1)
         x, caches = self.decoder(
             x,
-            bias=self.decoder.biased(mask, place, key_places),
+            bias=self.decoder.with_position_bias(mask, position, key_positions),
             context_bias=source.bias,
             context_keys_values=source.keys_values,
             caches=caches,
@@ -284,13 +284,13 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         return weights
 
     def _embedded(
-        self, token_ids: tf.Tensor, places: tf.Tensor, training: bool | None
+        self, token_ids: tf.Tensor, positions: tf.Tensor, training: bool | None
     ) -> tf.Tensor:
         x = tf.cast(self.token_embedding(token_ids), tf.float32)
         if self.config.scaled_embedding:
             x *= math.sqrt(self.config.embedding_dim)
         if self.positions is not None:
-            x += self.positions(x, places)
+            x += self.positions(x, positions)
         if training and self.config.dropout:
             x = dropout(x, self.config.dropout, next_seed(self.seed_generator))
         return x

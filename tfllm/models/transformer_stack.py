@@ -92,7 +92,7 @@ class TransformerStack(ShapeShown, keras.layers.Layer):
         """The shape of x."""
         return input_shape
 
-    def biased(
+    def with_position_bias(
         self, mask: tf.Tensor | None, queries: tf.Tensor, keys: tf.Tensor
     ) -> tf.Tensor | None:
         """The bias to add to the scores: the mask and the relative positions, if there are any.
@@ -126,7 +126,7 @@ class TransformerStack(ShapeShown, keras.layers.Layer):
 
         Args:
             x: float32 `[B, T, E]` (or `[B, E]`, one token per row).
-            bias: result of `biased`.
+            bias: result of `with_position_bias`.
             contexts: for a decoder, the encoder's states `[B, S, E]`, unless their keys and values
                 are given.
             context_bias: `[1 or B, 1, 1, S]`, added to the scores of cross-attention.

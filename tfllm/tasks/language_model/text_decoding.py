@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.config import GenerationConfig
-from tfllm.generation.decoding import Decoder, advance, begin, decode, with_room
+from tfllm.generation.decoding import Decoder, advance, begin, decode, with_extended_cache
 from tfllm.generation.option_inputs import OPTION_DTYPES
 from tfllm.generation.requests import Request, read_request
 from tfllm.generation.sampling import SamplingOptions
@@ -113,8 +113,8 @@ class TextDecoding:
 
     def next_token(self, state: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The state after the next token."""
-        decoding, options, stops, error = unpacked(state, self._decoder.memory_structure)
-        decoding = with_room(self._decoder, decoding)
+        decoding, options, stops, error = unpacked(state, self._decoder.cache_structure)
+        decoding = with_extended_cache(self._decoder, decoding)
         decoding = advance(self._decoder, decoding, options, stops=stops, **self._rules)
         return packed(decoding, options, stops, error)
 
