@@ -85,7 +85,7 @@ def main() -> None:
 
         from tfllm.charts import model_charts as charts
         from tfllm.data.reading.table_records import read_table
-        from tfllm.evaluation.measured import measured
+        from tfllm.evaluation.metric_values import metric_values
         from tfllm.tasks import evaluate, load, task_named
         from tfllm.training import train
 
@@ -104,7 +104,7 @@ def main() -> None:
     answers = predict_tfidf(
         [r["text"] for r in first], [r["label"] for r in first], [r["text"] for r in later]
     )
-    found: dict[str, Any] = {BASELINE: measured(definition.measures(later, answers))}
+    found: dict[str, Any] = {BASELINE: metric_values(definition.metrics(later, answers))}
 
     name = "bert-tiny from scratch" if options.quick else "MiniLM, fine-tuned"
     start = time.perf_counter()
@@ -127,16 +127,16 @@ def main() -> None:
     result = evaluate(
         run.folder, test, task="classification", out=options.out / "predictions.jsonl"
     )
-    found[name] = result.measures
+    found[name] = result.metrics
     print(f"answered {result.num_records / result.seconds:,.0f} texts/s\n")
 
-    for system, measures in found.items():
-        print(f"{system}\n{table({m.name: m.format() for m in measures})}")
+    for system, metrics in found.items():
+        print(f"{system}\n{table({m.name: m.format() for m in metrics})}")
     bars = {
         m.name: {system: (of[i].value, of[i].low, of[i].high) for system, of in found.items()}
-        for i, m in enumerate(result.measures)
+        for i, m in enumerate(result.metrics)
     }
-    figure = charts.measure_bars(
+    figure = charts.metric_bars(
         bars, title=test.stem if own else "Later mails", baselines=[BASELINE]
     )
     drawn = [charts.save(figure, pictures / "03_classification.png", dpi=80)]

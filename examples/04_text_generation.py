@@ -96,9 +96,9 @@ def main() -> int:
     for name, losses in names.items():
         rows[name] = "".join(
             f"{'{:.4g} ({:.4g} to {:.4g})'.format(*confidence_interval(m)):24}"
-            for m in losses.measures()
+            for m in losses.metrics()
         )
-    fewer = [b.minus(a) for a, b in zip(found.measures(), baseline.measures(), strict=True)]
+    fewer = [b.minus(a) for a, b in zip(found.metrics(), baseline.metrics(), strict=True)]
     rows["less than the n-gram model by"] = "".join(
         f"{'{:.3g} ({:.3g} to {:.3g})'.format(*confidence_interval(m)):24}" for m in fewer
     )
@@ -116,7 +116,7 @@ def main() -> int:
         for row in map(json.loads, lines)
         if row.get("validation_perplexity") is not None
     }
-    level = baseline.measures()[0].value
+    level = baseline.metrics()[0].value
     figure = charts.learning_curves(
         {
             f"{options.size}, from scratch": curve,

@@ -58,8 +58,8 @@ def main() -> None:
     with quiet_start():
         from tfllm.charts import model_charts as charts
         from tfllm.config import PrepareConfig
-        from tfllm.evaluation.measured import measured
-        from tfllm.evaluation.text_measures import bleu, chrf
+        from tfllm.evaluation.metric_values import metric_values
+        from tfllm.evaluation.text_metrics import bleu, chrf
         from tfllm.tasks import evaluate, load
         from tfllm.training import train
 
@@ -84,7 +84,7 @@ def main() -> None:
     table = WordTable([v["english"] for v in learned], [v["spanish"] for v in learned])
     references = [verse["spanish"] for verse in held_out]
     by_word = [table.translate(verse["english"]) for verse in held_out]
-    found = {"word by word": measured([bleu(references, by_word), chrf(references, by_word)])}
+    found = {"word by word": metric_values([bleu(references, by_word), chrf(references, by_word)])}
 
     # 3. The Transformer.
     run = train(
@@ -109,21 +109,21 @@ def main() -> None:
         flush=True,
     )
     evaluation = evaluate(options.out / "run", test, out=options.out / "predictions.jsonl")
-    found["Transformer, beam 4"] = list(evaluation.measures)
+    found["Transformer, beam 4"] = list(evaluation.metrics)
 
     # 4. Both, with confidence intervals over the choice of verses.
-    names = [measure.name for measure in found["word by word"]]
+    names = [metric.name for metric in found["word by word"]]
     print("\n" + " " * 20 + "".join(f"{name:>22}" for name in names))
-    for system, measures in found.items():
-        cells = "".join(f"{m.value:>8.1f} [{m.low:.1f}, {m.high:.1f}]" for m in measures)
+    for system, metrics in found.items():
+        cells = "".join(f"{m.value:>8.1f} [{m.low:.1f}, {m.high:.1f}]" for m in metrics)
         print(f"{system:<20}{cells}")
-    for measure in found["word by word"]:
-        print(f"{measure.name}: {measure.note}")
-    figure = charts.measure_bars(
+    for metric in found["word by word"]:
+        print(f"{metric.name}: {metric.note}")
+    figure = charts.metric_bars(
         {
             name: {
-                system: (measures[i].value, measures[i].low, measures[i].high)
-                for system, measures in found.items()
+                system: (metrics[i].value, metrics[i].low, metrics[i].high)
+                for system, metrics in found.items()
             }
             for i, name in enumerate(names)
         },

@@ -180,8 +180,8 @@ def main() -> None:
         from pretrained import smollm2
 
         from tfllm.charts import model_charts as charts
-        from tfllm.evaluation.measured import measured
-        from tfllm.evaluation.text_measures import rouge
+        from tfllm.evaluation.metric_values import metric_values
+        from tfllm.evaluation.text_metrics import rouge
 
     if not (options.quick or options.from_nothing):
         smollm2()  # if it is not installed, better to fail now than after the download
@@ -196,11 +196,11 @@ def main() -> None:
 
     # 2. All systems, with confidence intervals over the choice of packages.
     references = [pair["summary"] for pair in held_out]
-    results = {name: measured(rouge(references, given)) for name, given in found.items()}
-    names = [measure.name for measure in results[BASELINE]]
+    results = {name: metric_values(rouge(references, given)) for name, given in found.items()}
+    names = [metric.name for metric in results[BASELINE]]
     print("\n" + " " * 20 + "".join(f"{name:>22}" for name in names))
-    for name, measures in results.items():
-        cells = "".join(f"{m.value:>8.1f} [{m.low:.1f}, {m.high:.1f}]" for m in measures)
+    for name, metrics in results.items():
+        cells = "".join(f"{m.value:>8.1f} [{m.low:.1f}, {m.high:.1f}]" for m in metrics)
         print(f"{name:<20}{cells}")
     print(f"ROUGE: {results[BASELINE][0].note}")
     rows = [
@@ -208,11 +208,11 @@ def main() -> None:
         for i, pair in enumerate(held_out)
     ]
     print(f"\nall summaries: {write(rows, options.out / 'predictions.jsonl')}")
-    figure = charts.measure_bars(
+    figure = charts.metric_bars(
         {
             name: {
-                system: (measures[i].value, measures[i].low, measures[i].high)
-                for system, measures in results.items()
+                system: (metrics[i].value, metrics[i].low, metrics[i].high)
+                for system, metrics in results.items()
             }
             for i, name in enumerate(names)
         },

@@ -68,7 +68,7 @@ def main() -> None:
         from pretrained import minilm
 
         from tfllm.data.reading.table_records import read_table
-        from tfllm.evaluation.measured import measured
+        from tfllm.evaluation.metric_values import metric_values
         from tfllm.tasks import evaluate, load, task_named
         from tfllm.training import train
 
@@ -83,7 +83,7 @@ def main() -> None:
     print(f"{len(seen):,} questions to train on, {len(unseen):,} to evaluate on")
 
     found: dict[str, Any] = {
-        BASELINE: measured(definition.measures(unseen, overlapping_sentences(unseen)))
+        BASELINE: metric_values(definition.metrics(unseen, overlapping_sentences(unseen)))
     }
 
     name = "bert-tiny from scratch" if options.quick else "MiniLM, fine-tuned"
@@ -105,11 +105,11 @@ def main() -> None:
     result = evaluate(
         run.folder, test, task="question_answering", out=options.out / "predictions.jsonl"
     )
-    found[name] = result.measures
+    found[name] = result.metrics
     print(f"answered {result.num_records / result.seconds:,.0f} questions/s\n")
 
-    for system, measures in found.items():
-        print(f"{system}\n{table({m.name: m.format() for m in measures})}")
+    for system, metrics in found.items():
+        print(f"{system}\n{table({m.name: m.format() for m in metrics})}")
     task = load(run.folder)
     print(f"\n{CONTEXT}")
     for question in ASK:

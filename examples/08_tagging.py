@@ -69,7 +69,7 @@ def main() -> None:
         from pretrained import minilm
 
         from tfllm.data.reading.table_records import read_table
-        from tfllm.evaluation.measured import measured
+        from tfllm.evaluation.metric_values import metric_values
         from tfllm.tasks import evaluate, load, task_named
         from tfllm.training import train
 
@@ -84,7 +84,7 @@ def main() -> None:
     print(f"{len(seen):,} texts to train on, {len(unseen):,} with {number:,} spans to find")
 
     answers = FrequentTags(seen).predict(unseen)
-    found: dict[str, Any] = {BASELINE: measured(definition.measures(unseen, answers))}
+    found: dict[str, Any] = {BASELINE: metric_values(definition.metrics(unseen, answers))}
 
     name = "bert-tiny from scratch" if options.quick else "MiniLM, fine-tuned"
     start = time.perf_counter()
@@ -103,11 +103,11 @@ def main() -> None:
     seconds = time.perf_counter() - start
     print(f"{name}: {run.step} updates in {seconds:.0f} s, {run.tokens_per_second:,.0f} tokens/s")
     result = evaluate(run.folder, test, task="tagging", out=options.out / "predictions.jsonl")
-    found[name] = result.measures
+    found[name] = result.metrics
     print(f"answered {result.num_records / result.seconds:,.0f} texts/s\n")
 
-    for system, measures in found.items():
-        print(f"{system}\n{table({m.name: m.format() for m in measures})}")
+    for system, metrics in found.items():
+        print(f"{system}\n{table({m.name: m.format() for m in metrics})}")
     for text, spans in zip(SAY, load(run.folder).tag(SAY), strict=True):
         print(f"\n{text}")
         for span in spans:

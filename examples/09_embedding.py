@@ -88,8 +88,8 @@ def main() -> None:
         from pretrained import minilm
 
         from tfllm.charts import model_charts as charts
-        from tfllm.evaluation.measured import measured
-        from tfllm.evaluation.retrieval_measures import mean_reciprocal_rank, ranked, recall_at
+        from tfllm.evaluation.metric_values import metric_values
+        from tfllm.evaluation.retrieval_metrics import mean_reciprocal_rank, ranked, recall_at
         from tfllm.tasks import evaluate, load
         from tfllm.training import train
 
@@ -116,14 +116,14 @@ def main() -> None:
     right = [{documents.index(pair.positive)} for pair in held_out]
     rankings = ranked(scores)
     found = {
-        "TF-IDF cosine": measured(
+        "TF-IDF cosine": metric_values(
             [recall_at(10, right, rankings), mean_reciprocal_rank(right, rankings)]
         )
     }
 
     # 3. MiniLM without and with fine-tuning.
     model = minilm()
-    found["MiniLM as it comes"] = list(evaluate(model, test, task="embedding").measures)
+    found["MiniLM as it comes"] = list(evaluate(model, test, task="embedding").metrics)
     run = train(
         data,
         options.out / "run",
@@ -137,18 +137,18 @@ def main() -> None:
         verbose=False,
     )
     print(f"fine-tuned: {run.step} updates, {time.perf_counter() - start:.0f} s so far", flush=True)
-    found["MiniLM, fine-tuned"] = list(evaluate(options.out / "run", test).measures)
+    found["MiniLM, fine-tuned"] = list(evaluate(options.out / "run", test).metrics)
 
-    names = [measure.name for measure in found["TF-IDF cosine"]]
+    names = [metric.name for metric in found["TF-IDF cosine"]]
     print("\n" + " " * 20 + "".join(f"{name:>26}" for name in names))
-    for name, measures in found.items():
-        cells = "".join(f"{m.value:>10.3f} [{m.low:.3f}, {m.high:.3f}]" for m in measures)
+    for name, metrics in found.items():
+        cells = "".join(f"{m.value:>10.3f} [{m.low:.3f}, {m.high:.3f}]" for m in metrics)
         print(f"{name:<20}{cells}")
-    figure = charts.measure_bars(
+    figure = charts.metric_bars(
         {
             name: {
-                system: (measures[i].value, measures[i].low, measures[i].high)
-                for system, measures in found.items()
+                system: (metrics[i].value, metrics[i].low, metrics[i].high)
+                for system, metrics in found.items()
             }
             for i, name in enumerate(names)
         },

@@ -70,7 +70,7 @@ def main() -> None:
 
         from tfllm.charts import model_charts as charts
         from tfllm.data.reading.table_records import Record
-        from tfllm.evaluation.measured import measured
+        from tfllm.evaluation.metric_values import metric_values
         from tfllm.tasks import evaluate, task_named
         from tfllm.training import train
 
@@ -108,8 +108,8 @@ def main() -> None:
             validate_every=10_000,
             verbose=False,
         )
-        measures = ", ".join(f"{m.name} {m.format()}" for m in pretraining.task_measures)
-        said(f"pretrained on {len(unlabelled):,} mails, {pretraining.step} updates: {measures}")
+        metrics = ", ".join(f"{m.name} {m.format()}" for m in pretraining.task_metrics)
+        said(f"pretrained on {len(unlabelled):,} mails, {pretraining.step} updates: {metrics}")
         begins["pretrained here"] = (str(options.out / "pretrained"), 2e-4)
         begins["the small one from scratch"] = (small, 5e-4)
 
@@ -128,7 +128,7 @@ def main() -> None:
                 [row["text"] for row in later],
             )
             records = [Record(row) for row in later]
-            found = {BASELINE: measured(definition.measures(records, answers))}
+            found = {BASELINE: metric_values(definition.metrics(records, answers))}
             for name, (model, learning_rate) in begins.items():
                 folder = options.out / "run"
                 shutil.rmtree(folder, ignore_errors=True)
@@ -145,7 +145,7 @@ def main() -> None:
                     seed=draw,
                     verbose=False,
                 )
-                found[name] = list(evaluate(folder, test).measures)
+                found[name] = list(evaluate(folder, test).metrics)
             for name, of in found.items():
                 values[name][size].append(next(m.value for m in of if m.name == "macro F1"))
             said(f"draw {draw + 1}, {size} mails")

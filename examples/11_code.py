@@ -79,7 +79,7 @@ def main() -> int:
         from tfllm.charts import model_charts as charts
         from tfllm.evaluation.bootstrap import confidence_interval
         from tfllm.evaluation.document_losses import DocumentLosses, document_losses
-        from tfllm.evaluation.text_measures import first_line, next_line_match
+        from tfllm.evaluation.text_metrics import first_line, next_line_match
         from tfllm.tasks import load
     quick = options.quick
     out = Path(options.out)
@@ -146,19 +146,19 @@ def main() -> int:
         for text in before
     ]
     model = f"{options.size}, from scratch"
-    measures = {
-        f"{ORDER}-gram, Kneser-Ney": (baseline.measures()[1], counted_lines),
-        model: (found.measures()[1], said["alone"]),
+    metrics = {
+        f"{ORDER}-gram, Kneser-Ney": (baseline.metrics()[1], counted_lines),
+        model: (found.metrics()[1], said["alone"]),
         f"{model}, lines behind given": (None, said["filled"]),
     }
     rows = {"": f"{'bits per byte':26}{'next line exactly right':26}"}
     shown = {}
-    for name, (bits, texts) in measures.items():
+    for name, (bits, texts) in metrics.items():
         exact = confidence_interval(next_line_match(wanted, texts))
         shown[name] = exact
         left = "{:.4g} ({:.4g} to {:.4g})".format(*confidence_interval(bits)) if bits else ""
         rows[name] = f"{left:26}" + "{:.1f} % ({:.1f} to {:.1f})".format(*exact)
-    gained = baseline.measures()[1].minus(found.measures()[1])
+    gained = baseline.metrics()[1].minus(found.metrics()[1])
     rows["fewer bits than the n-gram model"] = "{:.3g} ({:.3g} to {:.3g})".format(
         *confidence_interval(gained)
     )
@@ -174,7 +174,7 @@ def main() -> int:
             print(f" =  {wanted[i]}")
             print("    " + behind[i].strip("\n").split("\n")[0])
 
-    figure = charts.measure_bars(
+    figure = charts.metric_bars(
         {"next line exactly right, %": shown}, baselines=[f"{ORDER}-gram, Kneser-Ney"],
         title="Lines of held-out modules",
     )  # fmt: skip

@@ -41,7 +41,7 @@ def main() -> int:
     with quiet_start():
         from tfllm.charts import model_charts as charts
         from tfllm.evaluation.bootstrap import confidence_interval
-        from tfllm.evaluation.measures import mean
+        from tfllm.evaluation.metrics import mean
         from tfllm.text_mining.knowledge_graph import NEAR
         from tfllm.text_mining.text_mining import mine
     if options.data:

@@ -39,7 +39,7 @@ def test_the_baseline_takes_the_sentence_with_most_words_in_common_and_is_measur
     answers = overlapping_sentences([record])
     assert answers == [{"answer": "The road did open."}]
     task = task_named("question_answering")
-    f1, exact = task.measures([{**record, "answer": "The road did open"}], answers)
+    f1, exact = task.metrics([{**record, "answer": "The road did open"}], answers)
     assert (f1.value, exact.value) == (100, 100)
 
 

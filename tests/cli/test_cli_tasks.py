@@ -40,7 +40,7 @@ def test_train_tells_the_measures_on_the_validation_records(run, capsys):
     told = capsys.readouterr().out
     assert "accuracy" in told and "macro F1" in told
     assert "on 20 validation records" in told
-    assert json.loads((run / "run" / "run.json").read_text())["result"]["measures"]
+    assert json.loads((run / "run" / "run.json").read_text())["result"]["metrics"]
 
 
 def test_evaluate_writes_every_answer(run, capsys):
@@ -50,12 +50,12 @@ def test_evaluate_writes_every_answer(run, capsys):
     assert main([*command, "--columns", "text=review_text", "label=stars"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["num_records"] == 20
-    names = [measure["name"] for measure in result["measures"]]
+    names = [metric["name"] for metric in result["metrics"]]
     assert names == ["accuracy", "macro F1", "expected calibration error"]
     lines = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
     assert [set(line) >= {"text", "label", "prediction"} for line in lines] == [True] * 20
     right = sum(line["prediction"]["label"] == line["label"] for line in lines) / 20
-    assert result["measures"][0]["value"] == in_double(right)
+    assert result["metrics"][0]["value"] == in_double(right)
     assert main(command) == 1
     error = capsys.readouterr().err
     assert "no column 'text'" in error and "--columns text=NAME" in error

@@ -58,8 +58,8 @@ def test_learning_curves_are_sorted_and_have_their_bands():
 
 
 def test_bars_have_lengths_intervals_and_a_grey_baseline():
-    measures = {"BLEU": {"model": (20.0, 18.0, 23.0), "table": 5.0}, "chrF": {"model": 40.0}}
-    figure = model_charts.measure_bars(measures, baselines=["table"])
+    metrics = {"BLEU": {"model": (20.0, 18.0, 23.0), "table": 5.0}, "chrF": {"model": 40.0}}
+    figure = model_charts.metric_bars(metrics, baselines=["table"])
     bleu, chrf = figure.axes
     assert [bar.get_width() for bar in bleu.patches] == [20.0, 5.0]
     assert [bar.get_width() for bar in chrf.patches] == [40.0]
@@ -74,7 +74,7 @@ def test_bars_have_lengths_intervals_and_a_grey_baseline():
 
 def test_an_unknown_baseline_is_refused():
     with pytest.raises(ValueError, match="baselines must be names"):
-        model_charts.measure_bars({"F1": {"model": 1.0}}, baselines=["other"])
+        model_charts.metric_bars({"F1": {"model": 1.0}}, baselines=["other"])
     with pytest.raises(ValueError, match="every curve needs values"):
         model_charts.learning_curves({"model": {}}, x_label="", y_label="")
 
@@ -134,7 +134,7 @@ def test_boxes_at_one_place_are_parted():
 
 
 def test_a_picture_is_a_png_and_the_same_each_time(tmp_path):
-    figures = [model_charts.measure_bars({"F1": {"model": 0.5}}) for _ in range(2)]
+    figures = [model_charts.metric_bars({"F1": {"model": 0.5}}) for _ in range(2)]
     first, second = (
         model_charts.save(f, tmp_path / "new" / f"{i}.png") for i, f in enumerate(figures)
     )

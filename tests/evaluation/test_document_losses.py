@@ -49,7 +49,7 @@ def test_every_token_counts_once_with_what_its_window_shows(model, tokenizer, le
         assert result.losses[i] == about(total, additions)
         assert result.num_tokens[i] == num
     assert result.num_bytes.tolist() == [len(text.encode()) for text in TEXTS]
-    perplexity, bits = result.measures()
+    perplexity, bits = result.metrics()
     assert np.log(perplexity.value) == in_double(result.losses.sum() / result.num_tokens.sum())
     assert bits.value == in_double(result.losses.sum() / np.log(2) / result.num_bytes.sum())
 

@@ -112,9 +112,9 @@ def test_a_run_ends_with_a_model_of_its_task_and_measures(name, trained):
     made = trained(name)
     assert made.run.step == 2
     assert np.isfinite(made.run.validation_loss)
-    assert made.run.task_measures
-    for measure in made.run.task_measures:
-        assert measure.low <= measure.high or np.isnan(measure.value)
+    assert made.run.task_metrics
+    for metric in made.run.task_metrics:
+        assert metric.low <= metric.high or np.isnan(metric.value)
     ours = json.loads((made.run.model_folder / "tfllm.json").read_text())
     assert ours["task"]["name"] == name
     assert ours["task"]["information"]["sequence_length"] == 24
@@ -139,7 +139,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(name, trained, folder, monkey
         patch.setattr(RunCallback, "on_train_batch_begin", stop)
         stopped = run_of(name, made.data, folder / f"{name}-again")
     assert (stopped.interrupted_by, stopped.step) == ("SIGTERM", 1)
-    monkeypatch.setattr(type(task_named(name)), "most_measured", 0)  # takes a while
+    monkeypatch.setattr(type(task_named(name)), "max_evaluated_records", 0)  # takes a while
     run = train(made.data, folder / f"{name}-again", resume=True, verbose=False)
     assert run.step == 2
     for here, there in zip(
@@ -259,7 +259,7 @@ def test_evaluation_keeps_every_answer(name, trained, tmp_path):
     assert len(lines) == len(records)
     assert all("prediction" in line and line["where"] for line in lines)
     json.dumps(found.to_dict(), allow_nan=False)
-    assert [m.name for m in found.measures] == [m.name for m in made.run.task_measures]
+    assert [m.name for m in found.metrics] == [m.name for m in made.run.task_metrics]
 
 
 @every_task

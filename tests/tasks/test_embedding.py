@@ -105,15 +105,15 @@ def test_a_text_should_find_the_positives_of_all_its_records():
         positive = vectors[int(row["positive"][1:])]
         predictions.append({"vector": near.tolist(), "positive_vector": positive.tolist()})
     predictions[12]["vector"] = predictions[12]["positive_vector"] = vectors[3].tolist()
-    recall, rank = Embedding().measures(rows, predictions)
+    recall, rank = Embedding().metrics(rows, predictions)
     assert (recall.name, recall.value) == ("recall@10", 1.0)
     assert (rank.name, rank.value) == ("MRR", 1.0)
     predictions[5]["vector"] = (-vectors[5]).tolist()  # the last of all
-    recall, rank = Embedding().measures(rows, predictions)
+    recall, rank = Embedding().metrics(rows, predictions)
     assert recall.value == in_double(12 / 13)
     assert rank.value == in_double((12 + 1 / 12) / 13)
     predictions[5]["vector"] = [0.0] * 12  # refused: it finds nothing, not what comes first
-    recall, rank = Embedding().measures(rows, predictions)
+    recall, rank = Embedding().metrics(rows, predictions)
     assert (recall.value, rank.value) == (in_double(12 / 13), in_double(12 / 13))
 
 
@@ -123,11 +123,11 @@ def test_scores_are_compared_with_cosines():
         {"vector": [1.0, 0.0], "positive_vector": [cosine, (1 - cosine**2) ** 0.5]}
         for cosine in (0.9, -0.5, 0.1)
     ]
-    (measure,) = Embedding().measures(rows, predictions)
-    assert (measure.name, measure.value) == ("Spearman", in_double(1.0))
+    (metric,) = Embedding().metrics(rows, predictions)
+    assert (metric.name, metric.value) == ("Spearman", in_double(1.0))
     rows[1]["score"] = "high"
     with pytest.raises(ValueError, match="line 2: a score must be a number; received 'high'"):
-        Embedding().measures(rows, predictions)
+        Embedding().metrics(rows, predictions)
 
 
 @pytest.mark.parametrize("score", ["high", "nan"])

@@ -117,7 +117,7 @@ def test_a_score_is_that_of_the_hidden_tokens(task, tokenizer):
         chosen = logits[np.arange(len(labels)), labels].sum()
         assert given["log_prob"][row] == about(chosen, ADDITIONS)
     predictions = task.predict([{"text": text} for text in TEXTS if text])
-    accuracy, perplexity = MaskedText().measures([], predictions)
+    accuracy, perplexity = MaskedText().metrics([], predictions)
     total = given["num_hidden"].sum()
     assert accuracy.value == in_double(given["num_right"].sum() / total)
     assert perplexity.value == about(np.exp(-given["log_prob"].sum() / total), len(TEXTS))
@@ -127,7 +127,7 @@ def test_a_score_is_that_of_the_hidden_tokens(task, tokenizer):
 @pytest.mark.slow
 def test_what_it_learned_is_where_other_tasks_begin(tmp_path, monkeypatch):
     monkeypatch.setattr("tfllm.training.worker_run.matmul_peak", lambda dtype: 1e9)
-    monkeypatch.setattr(MaskedText, "most_measured", 0)
+    monkeypatch.setattr(MaskedText, "max_evaluated_records", 0)
     words = ["lovely", "great", "awful", "poor"]
     rows = [{"text": f"a {words[i % 4]} day {i}", "label": "ab"[i % 2]} for i in range(24)]
     data = tmp_path / "data.jsonl"

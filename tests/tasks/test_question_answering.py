@@ -12,7 +12,7 @@ from tests.rounding import about, in_double
 from tests.tasks.oracles import Oracle
 from tests.tasks.tiny_cases import ADDITIONS, TINY_ENCODER
 from tfllm.data.reading.table_records import Record, read_table
-from tfllm.evaluation.measured import measured
+from tfllm.evaluation.metric_values import metric_values
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.heads.span_classifier import SpanClassifier
 from tfllm.tasks.encoder.question_answerer import (
@@ -273,14 +273,14 @@ def test_measures_and_remarks(tokenizer):
     records = [Record(row) for row in rows]
     found = {
         m.name: m.value
-        for m in measured(QuestionAnswering().measures(records, served.predict(records)))
+        for m in metric_values(QuestionAnswering().metrics(records, served.predict(records)))
     }
     assert found["exact match"] == in_double(100 / 3)
     assert found["F1"] == in_double((100 + 200 / 3) / 3)
     # What was refused is wrong, also where no answer would have been right.
     records = [Record({"question": "", "context": "Rome 1923", "answer": None})]
-    measures = QuestionAnswering().measures(records, served.predict(records))
-    assert [measure.value for measure in measures] == [0, 0]
+    metrics = QuestionAnswering().metrics(records, served.predict(records))
+    assert [metric.value for metric in metrics] == [0, 0]
     records = [Record(row) for row in rows]
     (remark,) = QuestionAnswering().remarks(records, served)
     assert "1 of 3 questions have no answer" in remark

@@ -279,7 +279,7 @@ def run(tmp_path_factory):
     records = CASES["translation"].records()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tfllm.training.worker_run.matmul_peak", lambda dtype: 1e9)
-        patch.setattr(Translation, "most_measured", 0)
+        patch.setattr(Translation, "max_evaluated_records", 0)
         return train(
             write(folder / "data.jsonl", records),
             folder / "run",
@@ -406,7 +406,7 @@ def test_settings_that_are_none_are_refused(served, settings, message):
         served.with_settings(settings)
 
 
-# ------------------------------------------------------------------ measures
+# ------------------------------------------------------------------ metrics
 
 
 def test_measures_are_those_of_their_packages():
@@ -417,19 +417,19 @@ def test_measures_are_those_of_their_packages():
     ]
     said = ["the cat sat on the big red mat", "late"]
     references = [[record["translation"] for record in records]]
-    bleu, chrf = Translation().measures(records, [{"translation": s, "error": ""} for s in said])
+    bleu, chrf = Translation().metrics(records, [{"translation": s, "error": ""} for s in said])
     value = sacrebleu.corpus_bleu(said, references).score
     assert bleu.value == in_double(value)
     assert value != in_double(sacrebleu.corpus_bleu(references[0], [said]).score)
     value = sacrebleu.corpus_chrf(said, references).score
     assert chrf.value == in_double(value)
-    found = Summarization().measures(records, [{"summary": s, "error": ""} for s in said])
+    found = Summarization().metrics(records, [{"summary": s, "error": ""} for s in said])
     kinds = ["rouge1", "rouge2", "rougeL"]
     scorer = RougeScorer(kinds, use_stemmer=True)
     scores = [scorer.score(*pair) for pair in zip(references[0], said, strict=True)]
-    for kind, measure in zip(kinds, found, strict=True):
+    for kind, metric in zip(kinds, found, strict=True):
         value = 100 * np.mean([score[kind].fmeasure for score in scores])
-        assert measure.value == in_double(value)
+        assert metric.value == in_double(value)
 
 
 def test_evaluation_measures_the_answers_that_it_writes(trained, tmp_path):
@@ -443,7 +443,7 @@ def test_evaluation_measures_the_answers_that_it_writes(trained, tmp_path):
     assert said[-1] == "" and any(said)
     references = [[row["translation"] for row in rows]]
     scores = [f(said, references).score for f in (sacrebleu.corpus_bleu, sacrebleu.corpus_chrf)]
-    assert [measure.value for measure in found.measures] == in_double(scores)
+    assert [metric.value for metric in found.metrics] == in_double(scores)
     assert said == [answer["translation"] for answer in trained.predict(rows)]
 
 
@@ -568,8 +568,8 @@ def test_the_tokenizers_of_measures_are_settings_of_their_tasks(monkeypatch, cap
     records = [Record({"translation": zh, "summary": zh}, "record 1")]
     given = [{"translation": zh, "summary": zh}]
     (bleu, _), rouge = (
-        task_named("translation").measures(records, given, bleu_tokenizer="char"),
-        task_named("summarization").measures(records, given, rouge_tokenizer="english"),
+        task_named("translation").metrics(records, given, bleu_tokenizer="char"),
+        task_named("summarization").metrics(records, given, rouge_tokenizer="english"),
     )
     assert "tok:char|" in bleu.note and rouge[0].value == 0
     with pytest.raises(ValueError, match="rouge_tokenizer is not for the task translation"):

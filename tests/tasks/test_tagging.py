@@ -11,7 +11,7 @@ from tests.tasks.oracles import Oracle, one_hot_logits
 from tests.tasks.tiny_cases import prepare_task
 from tfllm.config import ConfigError, PrepareConfig
 from tfllm.data.reading.table_records import Record, read_table
-from tfllm.evaluation.measured import measured
+from tfllm.evaluation.metric_values import metric_values
 from tfllm.tasks.encoder.span_labels import Span, read_spans, tags_of, token_tags
 from tfllm.tasks.encoder.span_tagger import SpanTagger
 from tfllm.tasks.encoder.tagging import Tagging
@@ -261,7 +261,7 @@ def test_measures_and_remarks(tokenizer):
     ]
     served = tagger(tokenizer, KNOWN, 32)
     found = {
-        m.name: m.value for m in measured(Tagging().measures(records, served.predict(records)))
+        m.name: m.value for m in metric_values(Tagging().metrics(records, served.predict(records)))
     }
     assert found == {"span F1": 0.5, "span precision": 0.5, "span recall": 0.5}
     (remark,) = Tagging().remarks(records, served)

@@ -403,7 +403,7 @@ def test_preferences_are_learned(preference_run, base, pairs):
     assert all(0 <= accuracy <= 1 for accuracy in accuracies)
     assert not lines_of(preference_run.folder, "perplexity")
     assert preference_run.validation_perplexity is None
-    assert set(preference_run.validation_measures) == {"accuracy", "margin"}
+    assert set(preference_run.validation_metrics) == {"accuracy", "margin"}
     adapted = pretrained.load(base).model
     load_adapter(adapted, preference_run.adapter_folder)
     ids = np.arange(20).reshape(2, 10)

@@ -119,8 +119,8 @@ def learning_curves(
     return figure
 
 
-def measure_bars(
-    measures: Mapping[str, Mapping[str, Interval | float]],
+def metric_bars(
+    metrics: Mapping[str, Mapping[str, Interval | float]],
     *,
     title: str = "",
     baselines: Sequence[str] = (),
@@ -128,7 +128,7 @@ def measure_bars(
     """Compare several systems, with a panel for each metric and confidence intervals.
 
     Args:
-        measures: For each metric, the value, or (value, low, high), of each system.
+        metrics: For each metric, the value, or (value, low, high), of each system.
         title: Title above all panels. Defaults to none.
         baselines: Systems to draw grey. Defaults to none.
 
@@ -136,17 +136,17 @@ def measure_bars(
         ImportError: If matplotlib is not installed.
         ValueError: If there is no metric, one has no systems, or a baseline is unknown.
     """
-    _check_names(measures, (), "measure")
-    systems = list(dict.fromkeys(system for of in measures.values() for system in of))
-    _check_names({system: measures for system in systems}, baselines, "system")
+    _check_names(metrics, (), "metric")
+    systems = list(dict.fromkeys(system for of in metrics.values() for system in of))
+    _check_names({system: metrics for system in systems}, baselines, "system")
     names = [textwrap.fill(system, 26) for system in systems]
     height = 0.75 + 0.42 * len(systems) + 0.14 * sum(name.count("\n") for name in names)
     longest = max(len(line) for name in names for line in name.split("\n"))
-    width = 0.5 + 0.075 * longest + 2.4 * len(measures)
+    width = 0.5 + 0.075 * longest + 2.4 * len(metrics)
     colours = {name: colour for name, colour, _ in _styles(dict.fromkeys(systems), baselines)}
     with figure_of(max(width, 4.5), height + (0.35 if title else 0)) as figure:
-        panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
-        for axes, (measure, of) in zip(panels, measures.items(), strict=True):
+        panels = np.atleast_1d(figure.subplots(1, len(metrics), sharey=True))
+        for axes, (metric, of) in zip(panels, metrics.items(), strict=True):
             for system, given in of.items():
                 value, low, high = _triple(given)
                 place = systems.index(system)
@@ -163,7 +163,7 @@ def measure_bars(
             axes.tick_params(axis="y", length=0)
             axes.locator_params(axis="x", nbins=4)
             axes.grid(False, axis="y")
-            axes.set_title(measure)
+            axes.set_title(metric)
         if title:
             figure.suptitle(title, fontweight="bold")
     return figure

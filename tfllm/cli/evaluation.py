@@ -208,18 +208,18 @@ def _evaluate_harness(options: argparse.Namespace) -> None:
     if hasattr(options, "batch_size"):
         given["batch_size"] = options.batch_size
     result = run_harness(options.harness, model, options.data, **given)
-    measured = result.measured()
+    values = result.metric_values()
     if hasattr(options, "predictions"):
         result.save(options.predictions)
     if getattr(options, "json", False):
         notes = {"notes": list(result.notes)} if result.notes else {}
-        print(json.dumps({"harness": result.harness, "measures": [*map(vars, measured)], **notes}))
+        print(json.dumps({"harness": result.harness, "metrics": [*map(vars, values)], **notes}))
         return
-    rows = {f"examples of {result.harness}": f"{measured[0].num_examples:,}"}
-    for measure in measured:
-        error = measure.standard_error
-        note = measure.note + ("" if error is None else f"; standard error {error:.4g}")
-        rows[measure.name] = f"{measure.format()}  ({note})"
+    rows = {f"examples of {result.harness}": f"{values[0].num_examples:,}"}
+    for metric in values:
+        error = metric.standard_error
+        note = metric.note + ("" if error is None else f"; standard error {error:.4g}")
+        rows[metric.name] = f"{metric.format()}  ({note})"
     if hasattr(options, "predictions"):
         rows["answers"] = str(options.predictions)
     print(table(rows))

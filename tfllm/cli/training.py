@@ -222,15 +222,15 @@ def _print_results(run: TrainedRun) -> None:
         rows["best validation loss"] = f"{found.validation_loss:.4f}"
     if found.validation_perplexity is not None:
         rows["best validation perplexity"] = perplexity(found.validation_perplexity)
-    for name, value in run.validation_measures.items():
+    for name, value in run.validation_metrics.items():
         rows[f"last validation's {name}"] = f"{value:.3f}"
-    for measure in run.task_measures:
-        rows[measure.name] = f"{measure.format()} on {measure.num_examples:,} validation records"
+    for metric in run.task_metrics:
+        rows[metric.name] = f"{metric.format()} on {metric.num_examples:,} validation records"
     if run.adapter_folder is not None:
         rows["adapter"] = str(run.adapter_folder)
     rows["model"] = str(run.model_folder)
     print(table(rows))
-    for warning in dict.fromkeys(m.warning for m in run.task_measures if m.warning):
+    for warning in dict.fromkeys(m.warning for m in run.task_metrics if m.warning):
         print(f"note: {warning}")
 
 

@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 
-from tfllm.evaluation.measures import Measure
+from tfllm.evaluation.metrics import Metric
 
 _MOST_DRAWS = 2**23
 """maximum number of example indices drawn at once, which take 64 MB"""
 
 
 def confidence_interval(
-    measure: Measure, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    metric: Metric, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
     """The value of a metric and its bootstrap percentile interval (Efron, 1979).
 
@@ -21,7 +21,7 @@ def confidence_interval(
     is too narrow for a handful of examples, or a value at the end of its range.
 
     Args:
-        measure: the metric, with at least one example.
+        metric: the metric, with at least one example.
         level: confidence level. Defaults to 0.95.
         resamples: number of bootstrap resamples. Defaults to 1000.
         seed: random seed of the resampling. Defaults to 0.
@@ -36,32 +36,32 @@ def confidence_interval(
         raise ValueError(f"level must lie between 0 and 1, such as 0.95; received {level}")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1; received {resamples}")
-    values = resampled(measure, resamples=resamples, seed=seed)
+    values = resampled(metric, resamples=resamples, seed=seed)
     values = values[~np.isnan(values)]  # the metric may be undefined on a resample
     if not len(values):
-        return measure.value, math.nan, math.nan
+        return metric.value, math.nan, math.nan
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return measure.value, float(low), float(high)
+    return metric.value, float(low), float(high)
 
 
-def resampled(measure: Measure, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+def resampled(metric: Metric, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
     """Values of a metric on examples drawn with replacement, float `[resamples]`.
 
     Raises:
         ValueError: there is no example.
     """
-    measure.check()
+    metric.check()
     random = np.random.default_rng(seed)
-    num = measure.num_examples
+    num = metric.num_examples
     at_once = max(1, _MOST_DRAWS // num)
     values = []
     for begin in range(0, resamples, at_once):
         drawn = random.integers(0, num, (min(at_once, resamples - begin), num))
-        if measure.statistics is None or measure.combine is None:
-            values.append(np.asarray([measure.of(row) for row in drawn], np.float64))
+        if metric.statistics is None or metric.combine is None:
+            values.append(np.asarray([metric.of(row) for row in drawn], np.float64))
             continue
         rows = np.arange(len(drawn))[:, None]
         counts = np.bincount((rows * num + drawn).ravel(), minlength=drawn.size)
-        sums = counts.reshape(drawn.shape) @ measure.statistics
-        values.append(np.asarray(measure.combine(sums), np.float64))
+        sums = counts.reshape(drawn.shape) @ metric.statistics
+        values.append(np.asarray(metric.combine(sums), np.float64))
     return np.concatenate(values)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfllm.evaluation.likelihood_measures import bits_per_byte, perplexity
-from tfllm.evaluation.measures import Measure
+from tfllm.evaluation.likelihood_metrics import bits_per_byte, perplexity
+from tfllm.evaluation.metrics import Metric
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.decoding import Decoder
 from tfllm.models.causal_lm import CausalLM
@@ -27,7 +27,7 @@ class DocumentLosses(NamedTuple):
     num_bytes: np.ndarray
     """UTF-8 bytes of each document, int64 `[N]`"""
 
-    def measures(self) -> list[Measure]:
+    def metrics(self) -> list[Metric]:
         """Perplexity and bits per byte."""
         return [
             perplexity(self.losses, self.num_tokens),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfllm.evaluation.measured import Measured
+from tfllm.evaluation.metric_values import MetricValue
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class RecordEvaluation(Evaluation):
     """Metrics of a model's answers to records.
 
     Examples:
-        >>> from tfllm.evaluation.measured import Measured
-        >>> accuracy = Measured("accuracy", 0.9, low=0.75, high=1.0, num_examples=20)
+        >>> from tfllm.evaluation.metric_values import MetricValue
+        >>> accuracy = MetricValue("accuracy", 0.9, low=0.75, high=1.0, num_examples=20)
         >>> result = RecordEvaluation("classification", 20, 0, (accuracy,), (), 4.0, None, ())
         >>> result.rows()
         {'records of classification': '20', 'accuracy': '0.9 [0.75, 1]', 'records/s': '5.0'}
@@ -52,7 +52,7 @@ class RecordEvaluation(Evaluation):
     num_records: int
     num_errors: int
     """number of records that the model refused, which count as wrong"""
-    measures: tuple[Measured, ...]
+    metrics: tuple[MetricValue, ...]
     notes: tuple[str, ...]
     """notes, such as on records that were skipped or labels that the model does not know"""
     seconds: float
@@ -66,8 +66,8 @@ class RecordEvaluation(Evaluation):
         rows = {f"records of {self.task}": f"{self.num_records:,}"}
         if self.num_errors:
             rows["refused, which counts as wrong"] = f"{self.num_errors:,}"
-        for measure in self.measures:
-            rows[measure.name] = measure.format() + (f"  ({measure.note})" if measure.note else "")
+        for metric in self.metrics:
+            rows[metric.name] = metric.format() + (f"  ({metric.note})" if metric.note else "")
         rows["records/s"] = f"{self.num_records / max(self.seconds, 1e-9):,.1f}"
         if self.predictions is not None:
             rows["answers"] = str(self.predictions)

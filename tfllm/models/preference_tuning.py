@@ -43,7 +43,7 @@ class PreferenceTuning(TrainingStep):
         >>> history = tuning.fit(x, ids, sample_weight=np.ones([1, 2, 4]), verbose=0)
     """
 
-    measures = ("accuracy", "margin")
+    step_metrics = ("accuracy", "margin")
     is_log_loss = False
 
     def __init__(self, model: CausalLM, *, beta: float = 0.1, **kwargs: Any) -> None:

@@ -96,13 +96,13 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
         self.votes_to_stop: tf.Variable | None = None
         self._class_weights = None
         self.perplexity = Perplexity()
-        self.measured = {name: keras.metrics.Mean(name) for name in self.measures}
+        self.step_means = {name: keras.metrics.Mean(name) for name in self.step_metrics}
 
     optimizer: Any
 
     # ---- what a model may define
 
-    measures: tuple[str, ...] = ()
+    step_metrics: tuple[str, ...] = ()
     """names of the further sums of `loss_sums`; each is logged as a mean, weighted like the loss"""
     is_log_loss = True
     """whether the loss is a mean of negative log-probabilities, so that it has a perplexity"""
@@ -114,7 +114,7 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
     def loss_sums(
         self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool, logits: Any = None
     ) -> tuple[tf.Tensor, ...]:
-        """Sum over tokens of weight · loss, the sum of weights, and a sum for each of `measures`.
+        """Sum over tokens of weight · loss, the sum of weights, and one for each of `step_metrics`.
 
         All are float32 scalars. `logits` are given if they have already been computed for metrics.
         """
@@ -193,14 +193,14 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
 
     def _no_sums(self) -> list[tf.Tensor]:
         """Zeros in the shape of the results of `_sums`."""
-        given = 0 if self._given_loss is not None else len(self.measures)
+        given = 0 if self._given_loss is not None else len(self.step_metrics)
         return [tf.zeros([])] * (3 + given)
 
     def _sums(self, x: Any, y: tf.Tensor, weights: tf.Tensor, *, training: bool) -> tuple:
-        """Sums over tokens: what is minimized, only the loss, the weights, and `measures`."""
+        """Sums over tokens: what is minimized, only the loss, the weights, and `step_metrics`."""
         keras_internals.forget_losses(self)  # of an earlier graph
         given, metrics = self._given_loss, keras_internals.metrics_of_user(self)
-        outputs, measured = None, []
+        outputs, metric_sums = None, []
         if given is not None or metrics is not None:
             outputs = self(x, training=training)
         y, weights = self._counted(y, weights, outputs, training)
@@ -208,7 +208,7 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
             metrics.update_state(y, outputs, weights)
         if given is None:
             known = {} if outputs is None else {"logits": outputs}
-            loss_sum, weight_sum, *measured = self.loss_sums(
+            loss_sum, weight_sum, *metric_sums = self.loss_sums(
                 x, y, _spread(weights, y), training=training, **known
             )
         else:
@@ -225,7 +225,7 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
         objective_sum = loss_sum
         for extra in self.losses:
             objective_sum += tf.reduce_sum(tf.cast(extra, tf.float32)) * weight_sum
-        return objective_sum, loss_sum, weight_sum, *measured
+        return objective_sum, loss_sum, weight_sum, *metric_sums
 
     def _counted(
         self, y: Any, weights: tf.Tensor, outputs: Any, training: bool
@@ -281,11 +281,14 @@ class TrainingStep(StepLoop, FitArguments, keras.Model):
 
     def _logged(self, local: list[tf.Tensor], total: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         """Add this replica's sums to the epoch's; return this step's means over all replicas."""
-        objective, loss, weight, *measured = local
+        objective, loss, weight, *metric_sums = local
         keras_internals.count_loss(self, tf.math.divide_no_nan(objective, weight), weight)
         step = {"loss": tf.math.divide_no_nan(total[0], total[_WEIGHT])}
-        for name, mine, of_all in zip(self.measures, measured, total[_WEIGHT + 1 :], strict=False):
-            self.measured[name].update_state(
+        of_all_replicas = total[_WEIGHT + 1 :]
+        for name, mine, of_all in zip(
+            self.step_metrics, metric_sums, of_all_replicas, strict=False
+        ):
+            self.step_means[name].update_state(
                 tf.math.divide_no_nan(mine, weight), sample_weight=weight
             )
             step[name] = tf.math.divide_no_nan(of_all, total[_WEIGHT])

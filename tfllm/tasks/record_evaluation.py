@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 from tfllm.data.reading.table_records import Column, Record, Source, read_table
 from tfllm.evaluation.evaluation import RecordEvaluation
-from tfllm.evaluation.measured import measured
-from tfllm.evaluation.measures import Measure
+from tfllm.evaluation.metric_values import metric_values
+from tfllm.evaluation.metrics import Metric
 from tfllm.files import atomic_file
 from tfllm.tasks.text_model import MAX_OPEN_BATCH, TextModel
 
 
-class MeasuredTask(Protocol):
+class EvaluatedTask(Protocol):
     """Interface of a task for evaluation, implemented by `RecordTask`."""
 
     @property
@@ -30,9 +30,9 @@ class MeasuredTask(Protocol):
     def remarks(self, records: Sequence[Record], served: TextModel) -> list[str]:
         """Remarks about the records on which a model is evaluated."""
 
-    def measures(
+    def metrics(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
-    ) -> list[Measure]:
+    ) -> list[Metric]:
         """Metrics of the predictions, the most important first."""
 
     def pictures(
@@ -42,7 +42,7 @@ class MeasuredTask(Protocol):
 
 
 def evaluate_records(
-    task: MeasuredTask,
+    task: EvaluatedTask,
     model: TextModel,
     data: Source,
     *,
@@ -51,7 +51,7 @@ def evaluate_records(
     skip_bad_records: bool = False,
     out: str | Path | None = None,
     batch_size: int = MAX_OPEN_BATCH,
-    **measure_settings: Any,
+    **metric_settings: Any,
 ) -> RecordEvaluation:
     """Answer records as a server would, and compute metrics with 95 % intervals.
 
@@ -66,8 +66,8 @@ def evaluate_records(
         out: .jsonl file to which every record is written, with its answer as `prediction`; pictures
             of the task are written next to it.
         batch_size: records per batch. Defaults to 32.
-        measure_settings: settings of the task's metrics: `bleu_tokenizer` for translation,
-            `rouge_tokenizer` for summarization (`tfllm.evaluation.text_measures`).
+        metric_settings: settings of the task's metrics: `bleu_tokenizer` for translation,
+            `rouge_tokenizer` for summarization (`tfllm.evaluation.text_metrics`).
 
     Returns:
         The metrics.
@@ -94,8 +94,8 @@ def evaluate_records(
             f"{num_cut:,} of {len(predictions):,} records are longer than the model's maximum "
             "length and were truncated (see truncated_tokens of each answer)"
         )
-    measures = measured(task.measures(table.records, predictions, **measure_settings))
-    notes += dict.fromkeys(measure.warning for measure in measures if measure.warning)
+    metrics = metric_values(task.metrics(table.records, predictions, **metric_settings))
+    notes += dict.fromkeys(metric.warning for metric in metrics if metric.warning)
     pictures: list[Path] = []
     path = None if out is None else Path(out)
     if path is not None:
@@ -106,7 +106,7 @@ def evaluate_records(
         task=task.name,
         num_records=len(predictions),
         num_errors=sum(bool(prediction.get("error")) for prediction in predictions),
-        measures=tuple(measures),
+        metrics=tuple(metrics),
         notes=tuple(notes),
         seconds=seconds,
         predictions=path,

@@ -23,7 +23,7 @@ from tfllm.data.reading.table_records import Column, Record, Source
 from tfllm.data.shards.padding import padded_width
 from tfllm.data.shards.splits import RowBatch
 from tfllm.evaluation.evaluation import RecordEvaluation
-from tfllm.evaluation.measured import Measured, measured
+from tfllm.evaluation.metric_values import MetricValue, metric_values
 from tfllm.pretrained.model_folder import model_folder
 from tfllm.pretrained.model_kinds import kind_of_config
 from tfllm.pretrained.model_source import open_source
@@ -33,7 +33,7 @@ from tfllm.tasks.task import Task
 
 if TYPE_CHECKING:
     from tfllm.data.reading.sources import SourceFile
-    from tfllm.evaluation.measures import Measure
+    from tfllm.evaluation.metrics import Metric
     from tfllm.optimization.training_step import TrainingStep
     from tfllm.pretrained import Pretrained
     from tfllm.tasks.text_model import TextModel
@@ -57,12 +57,12 @@ class RecordTask(Task):
     kind_of_model: ClassVar[str]
     """noun for models with the task's `config_class`, for errors: "encoder (a BERT)" """
     columns: ClassVar[Mapping[str, Column]]
-    """columns of a record, by the names that `examples` and `measures` use"""
+    """columns of a record, by the names that `examples` and `metrics` use"""
     token_features: ClassVar[tuple[str, ...]] = ("token_ids",)
     """names of the arrays of an example whose elements count as tokens, for the throughput"""
     least_sequence_length: ClassVar[int] = 1
     """the smallest sequence length that leaves room for text"""
-    most_measured: ClassVar[int] = 2000
+    max_evaluated_records: ClassVar[int] = 2000
     """maximum number of validation records that are evaluated at the end of a run"""
     prepare_settings: ClassVar[tuple[str, ...]] = (
         *("vocab_size", "tokenizer", "sequence_length", "validation_fraction", "validation"),
@@ -209,7 +209,7 @@ class RecordTask(Task):
 
         Weights are float32, products have `dtype_policy(training.precision)`. Every worker creates
         the same model in the scope of its strategy. The model defines its `loss_sums` and
-        `measures`.
+        `metrics`.
         """
 
     def fitted(
@@ -236,14 +236,14 @@ class RecordTask(Task):
         ]
         return 6.0 * sum(math.prod(v.shape) for v in kernels)
 
-    def measured(self, model: TrainingStep, data: PreparedData) -> tuple[Measured, ...]:
+    def task_metrics(self, model: TrainingStep, data: PreparedData) -> tuple[MetricValue, ...]:
         """Metrics of the model's answers to the validation records."""
         assert isinstance(data, TaskData)
-        records = data.validation_records()[: self.most_measured]
+        records = data.validation_records()[: self.max_evaluated_records]
         if not records:
             return ()
         answered = self.text_model(model, data.tokenizer, data.information).predict(records)
-        return tuple(measured(self.measures(records, answered)))
+        return tuple(metric_values(self.metrics(records, answered)))
 
     def save(
         self,
@@ -303,9 +303,9 @@ class RecordTask(Task):
         """The text model, whose functions are called locally, exported and served."""
 
     @abstractmethod
-    def measures(
+    def metrics(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
-    ) -> list[Measure]:
+    ) -> list[Metric]:
         """Metrics of predictions, the most important one first.
 
         Args:

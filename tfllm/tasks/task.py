@@ -10,7 +10,7 @@ The steps of a run in order, each worker with the same task:
 1. The chief prepares the records (`prepare_config`, `preparation`), unless they are prepared.
 2. `architecture` and `fitted`: the model, on every worker; `check_data`, if it is pretrained.
 3. `batched`: the data, whose rows are batched.
-4. `measured`: the metrics of answers to the validation records.
+4. `task_metrics`: the metrics of answers to the validation records.
 5. `save`: the finished model, in a folder that names its task.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tfllm.data.reading.sources import SourceFile
     from tfllm.data.reading.table_records import Column
     from tfllm.evaluation.evaluation import Evaluation
-    from tfllm.evaluation.measured import Measured
+    from tfllm.evaluation.metric_values import MetricValue
     from tfllm.optimization.training_step import TrainingStep
     from tfllm.pretrained import Pretrained
     from tfllm.tasks.text_model import TextModel
@@ -340,7 +340,7 @@ class Task(ABC):
             settings: settings in `evaluate_settings`.
         """
 
-    def measured(self, model: TrainingStep, data: PreparedData) -> tuple[Measured, ...]:
+    def task_metrics(self, model: TrainingStep, data: PreparedData) -> tuple[MetricValue, ...]:
         """Metrics of a finished model besides its loss."""
         return ()
 

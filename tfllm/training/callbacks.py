@@ -93,7 +93,7 @@ class RunCallback(keras.callbacks.Callback):
         self._skipped_in_a_row = 0
         self._updates = 0
         self.wants_to_stop = False
-        self.validation_measures: dict[str, float] = {}
+        self.validation_metrics: dict[str, float] = {}
 
     def validate_now(self) -> None:
         """Measure the validation loss, and save a checkpoint if it is the best so far.
@@ -120,19 +120,19 @@ class RunCallback(keras.callbacks.Callback):
         elif best or progress.stopped:
             self._checkpoint()
 
-    def _validated(self, measured: dict[str, float]) -> bool:
+    def _validated(self, metrics: dict[str, float]) -> bool:
         """Log the results of a validation; returns whether its loss is the best so far."""
         progress = self.progress
-        progress.validation_loss = loss = measured.pop("loss")
-        self.validation_measures = measured
+        progress.validation_loss = loss = metrics.pop("loss")
+        self.validation_metrics = metrics
         if not math.isfinite(loss):
             raise LossIsNaN(self._nan_message(f"the validation loss is {loss}"))
         if self.writer:
             if self.model.is_log_loss:
-                measured = {"perplexity": exp(loss), **measured}
-            named = {f"validation_{name}": value for name, value in measured.items()}
+                metrics = {"perplexity": exp(loss), **metrics}
+            named = {f"validation_{name}": value for name, value in metrics.items()}
             self.writer.log({"validation_loss": loss, **named})
-            others = "".join(f", {name} {value:.2f}" for name, value in measured.items())
+            others = "".join(f", {name} {value:.2f}" for name, value in metrics.items())
             self.writer.say(f"step {progress.step}: validation loss {loss:.4f}{others}")
         best = loss < progress.best_validation_loss
         if best:
@@ -214,7 +214,7 @@ class RunCallback(keras.callbacks.Callback):
             self.throughput.count_tracing(seconds)
         self._compiled = True
         if self.writer:
-            values = {"loss": loss, **{name: float(logs[name]) for name in self.model.measures}}
+            values = {"loss": loss, **{name: float(logs[name]) for name in self.model.step_metrics}}
             if self.model.is_log_loss:
                 values["perplexity"] = exp(loss)
             self._show(values, rates, logs, steps)
@@ -239,7 +239,7 @@ class RunCallback(keras.callbacks.Callback):
         """
         if not self.users:
             return False
-        named = {name: float(logs[name]) for name in self.model.measures if name in logs}
+        named = {name: float(logs[name]) for name in self.model.step_metrics if name in logs}
         self.users.batch_end(self.progress.step - 1, {"loss": loss, **named})
         if self.agreed is None:
             return bool(self.model.stop_training)
@@ -279,7 +279,7 @@ class RunCallback(keras.callbacks.Callback):
 
     def _in_a_line(self, values: dict[str, float]) -> str:
         shown = [f"loss {values['loss']:.3f}"]
-        shown += [f"{name} {values[name]:.2f}" for name in self.model.measures]
+        shown += [f"{name} {values[name]:.2f}" for name in self.model.step_metrics]
         if "gradient_norm" in values:
             shown.append(f"norm {values['gradient_norm']:.2f}")
         if "tokens_per_second" in values:

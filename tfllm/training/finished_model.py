@@ -52,8 +52,8 @@ def write_finished(
         "skipped_steps": run.skipped_steps,
         "stopped_early": run.stopped_early,
     }
-    if run.task_measures:
-        summary["measures"] = [dataclasses.asdict(measure) for measure in run.task_measures]
+    if run.task_metrics:
+        summary["metrics"] = [dataclasses.asdict(metric) for metric in run.task_metrics]
     model = run.model
     if run.adapter_folder is not None:
         assert settings.base is not None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfllm.distribution.strategy import BatchPlan
-from tfllm.evaluation.measured import Measured
+from tfllm.evaluation.metric_values import MetricValue
 from tfllm.optimization.training_step import TrainingStep
 from tfllm.training.callbacks import exp
 
@@ -67,9 +67,9 @@ class TrainedRun:
     """whether this process wrote the run's files"""
     is_log_loss: bool = True
     """whether the loss is a mean of negative log-probabilities, so that it has a perplexity"""
-    validation_measures: dict[str, float] = field(default_factory=dict)
+    validation_metrics: dict[str, float] = field(default_factory=dict)
     """further metrics of this process' last validation: for preferences, accuracy and margin"""
-    task_measures: tuple[Measured, ...] = ()
+    task_metrics: tuple[MetricValue, ...] = ()
     """metrics of the finished model on the validation records of a task; only on the chief"""
 
     history: dict[str, list[float]] = field(default_factory=dict)

@@ -72,7 +72,7 @@ def train(
 
     Files are prepared once, in `RUN/data`. A hash chooses the records that are held out for
     validation, unless `validation` gives them. For tasks with columns, the finished model is
-    evaluated on these records (`TrainedRun.task_measures`).
+    evaluated on these records (`TrainedRun.task_metrics`).
 
     Args:
         data: folder that `tfllm.prepare` wrote; or files, folders and globs to prepare, with the

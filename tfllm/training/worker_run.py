@@ -309,11 +309,11 @@ class WorkerRun:
             return None
         steps = self._rows.num_validation_batches
         rows = self._rows.validation(steps)
-        measured = ("loss", *model.measures)
+        names = ("loss", *model.step_metrics)
 
         def validate() -> dict[str, float]:
             logs = model.evaluate(rows, steps=steps, verbose=0, return_dict=True)
-            return {name: float(logs[name]) for name in measured}
+            return {name: float(logs[name]) for name in names}
 
         return validate
 
@@ -371,11 +371,11 @@ class WorkerRun:
             time_shares=throughput.shares,
             is_chief=self.worker == 0,
             is_log_loss=model.is_log_loss,
-            validation_measures=callback.validation_measures,
+            validation_metrics=callback.validation_metrics,
             history=history_of(progress.history),
             stopped_early=progress.stopped,
-            task_measures=(
-                self.task.measured(trained, self.data)
+            task_metrics=(
+                self.task.task_metrics(trained, self.data)
                 if self.worker == 0 and not callback.interrupted
                 else ()
             ),

@@ -29,7 +29,7 @@ def test_choices_from_the_command_line(folder, tmp_path, capsys):
     assert main([*command, "--limit", "2", "--predictions", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["harness"] == "multiple_choice"
-    first = told["measures"][0]
+    first = told["metrics"][0]
     assert first["name"] == "acc_norm"
     assert first["num_examples"] == 2
     answers = [json.loads(line) for line in out.read_text().splitlines()]

@@ -18,7 +18,7 @@ from tfllm.evaluation.harness.humaneval import (
     program_of,
 )
 from tfllm.evaluation.harness.multiple_choice import multiple_choice
-from tfllm.evaluation.measures import mean
+from tfllm.evaluation.metrics import mean
 
 
 class Known:
@@ -82,7 +82,7 @@ def test_the_likeliest_choice_is_chosen_raw_and_a_byte():
             },
         ],
     )
-    values = {measure.name: measure.value for measure in result.measures}
+    values = {metric.name: metric.value for metric in result.metrics}
     assert values == {"acc_norm": 1.0, "acc": 0.5, "acc_bytes": 0.5}
     assert result.predictions[0]["log_probs"] == [-4.0, -6.0]
     assert [p["chosen"] for p in result.predictions] == [0, 0]
@@ -128,7 +128,7 @@ def test_hellaswag_and_arc_files(tmp_path):
         )
     )  # fmt: skip
     result = multiple_choice(Known(likes=likes), tmp_path / "a.jsonl")
-    assert [m.value for m in result.measures] == [0, 0, 0]
+    assert [m.value for m in result.metrics] == [0, 0, 0]
     (tmp_path / "wiki.jsonl").write_text(
         json.dumps(
             {"activity_label": "Cooking", "ctx": "[header] How [title] Boil. water",
@@ -149,7 +149,7 @@ def test_hellaswag_and_arc_files(tmp_path):
     )  # fmt: skip
     template = "Q: {context}\nA:"
     result = multiple_choice(Known(likes=likes), tmp_path / "b.jsonl", template=template)
-    assert [m.value for m in result.measures] == [1, 1, 1]
+    assert [m.value for m in result.metrics] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ RECORDS = [
 def test_answers_are_cut_out_and_compared():
     model = Known({"1 + 1": "I think 2.", "2 + 2": "5", "9 + 9": "9 + 9 = 18.0"})
     result = exact_match(model, RECORDS, batch_size=2)
-    assert result.measures[0].value == in_double(2 / 3)
+    assert result.metrics[0].value == in_double(2 / 3)
     assert [p["extracted"] for p in result.predictions] == [2.0, 5.0, 18.0]
     assert [p["right"] for p in result.predictions] == [True, False, True]
     _, options = model.asked[0]
@@ -230,7 +230,7 @@ def test_answers_are_cut_out_and_compared():
 def test_shots_stand_before_and_are_not_measured():
     model = Known({"9 + 9?\nAnswer:": "18", "2 + 2?\nAnswer:": "3"})
     result = exact_match(model, RECORDS, num_shots=1, limit=1)
-    assert result.measures[0].num_examples == 1
+    assert result.metrics[0].num_examples == 1
     assert model.asked[0][0] == [
         "Question: 1 + 1?\nAnswer: It is\n#### 2\n\nQuestion: 2 + 2?\nAnswer:"
     ]
@@ -241,7 +241,7 @@ def test_shots_stand_before_and_are_not_measured():
 def test_shots_of_a_chat_are_turns():
     model = KnownChat({"9 + 9": "18", "2 + 2": "4"})
     result = exact_match(model, RECORDS, num_shots=1, chat=True, template="{question}")
-    assert result.measures[0].value == 1
+    assert result.metrics[0].value == 1
     roles = [[m["role"] for m in conversation] for conversation in model.conversations]
     assert roles == [["user", "assistant", "user"]] * 2
     with pytest.raises(ValueError, match="chat needs a model with a chat template"):
@@ -253,7 +253,7 @@ def test_an_answer_that_does_not_fit_the_rule(tmp_path):
     file.write_text('{"question": "Who?", "answer": "She"}\n')
     with pytest.raises(ValueError, match=r"a\.jsonl.*must fit the rule 'number'; received 'She'"):
         exact_match(Known(), file)
-    assert exact_match(Known({"Who": "she.\nYes"}), file, extract="line").measures[0].value == 1
+    assert exact_match(Known({"Who": "she.\nYes"}), file, extract="line").metrics[0].value == 1
 
 
 def test_a_tiny_model_answers(task):
@@ -294,8 +294,8 @@ def test_functions_are_run_against_their_tests():
     answers = {"area": "\n    return math.pi * r * r", "twice": "\n    return x"}
     model = Known(answers)
     result = humaneval(model, [PROBLEM, OTHER], allow_code_execution=True)
-    assert result.measures[0].name == "pass@1"
-    assert result.measures[0].value == 0.5
+    assert result.metrics[0].name == "pass@1"
+    assert result.metrics[0].value == 0.5
     assert [(p["task_id"], p["passed"]) for p in result.predictions] == [
         ("test/0", True),
         ("test/1", False),
@@ -326,7 +326,7 @@ def test_samples_have_seeds_of_their_own_and_are_estimated_together():
         Seeded(), [OTHER], allow_code_execution=True, num_samples=3, ks=(1, 2), temperature=0.8,
         seed=7,
     )  # fmt: skip
-    assert [m.value for m in result.measures] == in_double([1 / 3, 2 / 3])
+    assert [m.value for m in result.metrics] == in_double([1 / 3, 2 / 3])
     assert [p["passed"] for p in result.predictions] == [False, True, False]
 
 
@@ -352,7 +352,7 @@ def test_canonical_solutions_pass_and_others_fail():
 
 def test_a_tiny_model_writes_programs(task):
     result = humaneval(task, [OTHER], allow_code_execution=True, max_new_tokens=4)
-    assert result.measures[0].value == 0
+    assert result.metrics[0].value == 0
 
 
 # ------------------------------------------------------------------ what they share
@@ -360,7 +360,7 @@ def test_a_tiny_model_writes_programs(task):
 
 def test_results_are_told_and_written(tmp_path):
     result = HarnessResult("x", [mean("hits", [1, 0, 1, 1], note="by hand")], [{"a": "é"}])
-    (hits,) = result.measured()
+    (hits,) = result.metric_values()
     assert (hits.value, hits.note) == (0.75, "by hand")
     assert hits.low < hits.value <= hits.high
     assert result.save(tmp_path / "out" / "p.jsonl").read_text(encoding="utf-8") == '{"a": "é"}\n'

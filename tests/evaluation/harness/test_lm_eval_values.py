@@ -62,8 +62,8 @@ def bound(task):
     return lambda pairs: np.array([bounds()[tuple(pair)] for pair in pairs])
 
 
-def values_of(measures):
-    found = {m.name: (m.value, m.standard_error) for m in measures}
+def values_of(metrics):
+    found = {m.name: (m.value, m.standard_error) for m in metrics}
     return {n: pair for n, pair in found.items()}
 
 
@@ -97,7 +97,7 @@ def test_texts_that_are_generated_until_a_stop_string(task, recorded):
 
 
 def test_choices_have_its_acc_and_acc_norm_with_their_standard_errors(task, recorded):
-    found = values_of(multiple_choice(task, CHOICES, batch_size=5).measures)
+    found = values_of(multiple_choice(task, CHOICES, batch_size=5).metrics)
     for metric in ("acc", "acc_norm", "acc_bytes"):
         value, error = found[metric]
         assert value == in_double(recorded["tasks"][f"choices/{metric},none"])
@@ -114,7 +114,7 @@ def test_answers_have_its_exact_match(task, recorded):
         stop=UNTIL,
         max_new_tokens=MAX_GEN_TOKS,
     )
-    value, error = values_of(result.measures)["exact_match"]
+    value, error = values_of(result.metrics)["exact_match"]
     assert value == in_double(recorded["tasks"]["answers/exact_match,last"])
     assert error == in_double(recorded["tasks"]["answers/exact_match_stderr,last"])
     assert "4 of 4 records are longer than the model's context" in result.notes[0]
@@ -122,10 +122,10 @@ def test_answers_have_its_exact_match(task, recorded):
 
 def test_documents_have_its_perplexities(task, recorded):
     result = rolling_perplexity(task, [{"text": text} for text in TEXTS])
-    for measure in result.measures:
-        expected = recorded["tasks"][f"documents/{measure.name},none"]
+    for metric in result.metrics:
+        expected = recorded["tasks"][f"documents/{metric.name},none"]
         # As far as the losses of the texts may be off, which are all held in the test above.
-        assert measure.value == about(expected, 2000)
+        assert metric.value == about(expected, 2000)
 
 
 # ------------------------------------------------------------------ served models

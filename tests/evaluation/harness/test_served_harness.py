@@ -43,7 +43,7 @@ def client(server, request):
 
 def test_choices_are_scored_alike(local, client):
     own, served = (multiple_choice(model, CHOICES, batch_size=3) for model in (local, client))
-    assert [measure.value for measure in served.measures] == [m.value for m in own.measures]
+    assert [metric.value for metric in served.metrics] == [m.value for m in own.metrics]
     additions = additions_of(local.model.config, 64) + local.tokenizer.vocab_size
     for ours, theirs in zip(own.predictions, served.predictions, strict=True):
         assert theirs["chosen"] == ours["chosen"]
@@ -55,4 +55,4 @@ def test_answers_are_generated_alike(local, client, asked_as_chat):
     settings = {"num_shots": 1, "max_new_tokens": 5, "batch_size": 2, "chat": asked_as_chat}
     own, served = (exact_match(model, QUESTIONS, **settings) for model in (local, client))
     assert served.predictions == own.predictions
-    assert [measure.value for measure in served.measures] == [m.value for m in own.measures]
+    assert [metric.value for metric in served.metrics] == [m.value for m in own.metrics]

@@ -11,8 +11,8 @@ import regex
 from tfllm.data.reading.table_records import Column, Source
 from tfllm.evaluation.harness.harness import HarnessResult, cut_note, in_batches, read_records
 from tfllm.evaluation.harness.prompts import continuations, room_for_answers
-from tfllm.evaluation.measures import mean
-from tfllm.evaluation.text_measures import normalized
+from tfllm.evaluation.metrics import mean
+from tfllm.evaluation.text_metrics import normalized
 
 COLUMNS = {
     "question": Column(("prompt", "input", "problem")),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from tfllm.data.reading.table_records import Column, Record, Source, read_table
-from tfllm.evaluation.measured import Measured, measured
-from tfllm.evaluation.measures import Measure
+from tfllm.evaluation.metric_values import MetricValue, metric_values
+from tfllm.evaluation.metrics import Metric
 from tfllm.files import atomic_file
 
 
@@ -33,22 +33,22 @@ class HarnessResult:
     """The result of a harness.
 
     Examples:
-        >>> from tfllm.evaluation.measures import mean
+        >>> from tfllm.evaluation.metrics import mean
         >>> result = HarnessResult("exact_match", [mean("exact_match", [1, 0, 1, 1])], [])
-        >>> result.measured()[0].value
+        >>> result.metric_values()[0].value
         0.75
     """
 
     harness: str
-    measures: list[Measure]
+    metrics: list[Metric]
     predictions: list[dict[str, Any]]
     """for each record its content, the model's answer, and whether that is correct"""
     notes: tuple[str, ...] = ()
     """notes on the metrics, such as that contexts were truncated"""
 
-    def measured(self) -> list[Measured]:
+    def metric_values(self) -> list[MetricValue]:
         """The values of the metrics with their intervals."""
-        return measured(self.measures)
+        return metric_values(self.metrics)
 
     def save(self, path: str | Path) -> Path:
         """Write the predictions, a JSON object per line; the file is written atomically."""

@@ -13,7 +13,7 @@ from tfllm.evaluation.harness.code_execution import Limits, run_programs
 from tfllm.evaluation.harness.exact_match import replies
 from tfllm.evaluation.harness.harness import HarnessResult, cut_note, in_batches, read_records
 from tfllm.evaluation.harness.prompts import continuations, room_for_answers
-from tfllm.evaluation.measures import Measure, check_lengths, mean
+from tfllm.evaluation.metrics import Metric, check_lengths, mean
 
 COLUMNS = {
     "prompt": Column(),
@@ -121,13 +121,13 @@ def humaneval(
             )
     note = "greedy" if not settings["temperature"] else f"temperature {settings['temperature']:g}"
     note += f", {num_samples} samples" * (num_samples > 1) + ", chat" * chat
-    measures = [pass_at(k, right, [num_samples] * len(right), note=note) for k in ks]
-    return HarnessResult("humaneval", measures, predictions, cut_note(num_cut, len(records)))
+    metrics = [pass_at(k, right, [num_samples] * len(right), note=note) for k in ks]
+    return HarnessResult("humaneval", metrics, predictions, cut_note(num_cut, len(records)))
 
 
 def pass_at(
     k: int, num_right: Sequence[int], num_samples: Sequence[int], *, note: str = ""
-) -> Measure:
+) -> Metric:
     """pass@k, the fraction of problems that one of k programs solves: 1 - C(n - c, k) / C(n, k).
 
     Its mean over problems is an unbiased estimate (Chen et al., 2021).
@@ -136,7 +136,7 @@ def pass_at(
         k: number of programs.
         num_right: c, the number of correct programs for each problem.
         num_samples: n, the number of programs for each problem, at least k.
-        note: as in `Measure.note`.
+        note: as in `Metric.note`.
 
     Raises:
         ValueError: a problem has fewer samples than k.

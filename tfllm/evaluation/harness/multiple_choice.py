@@ -12,7 +12,7 @@ import regex
 from tfllm.data.reading.table_records import Column, Record, Source
 from tfllm.evaluation.harness.harness import HarnessResult, ScoresText, cut_note, read_records
 from tfllm.evaluation.harness.log_likelihood import log_likelihoods
-from tfllm.evaluation.measures import mean
+from tfllm.evaluation.metrics import mean
 
 COLUMNS = {
     "context": Column(("ctx", "question", "prompt", "query", "goal")),

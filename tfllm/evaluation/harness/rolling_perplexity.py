@@ -12,7 +12,7 @@ import regex
 from tfllm.data.reading.table_records import Column, Source
 from tfllm.evaluation.harness.harness import HarnessResult, read_records
 from tfllm.evaluation.harness.log_likelihood import rolling_log_likelihoods
-from tfllm.evaluation.measures import Measure, of_sums
+from tfllm.evaluation.metrics import Metric, of_sums
 
 COLUMNS = {"text": Column(("page", "document", "content"))}
 """columns of a record"""
@@ -53,7 +53,7 @@ def rolling_perplexity(
         {"text": text, "log_prob": one.log_prob, "num_tokens": one.num_tokens}
         for text, one in zip(texts, found, strict=True)
     ]
-    measures = [
+    metrics = [
         _perplexity("word_perplexity", losses, words, "exp of the loss per word"),
         _perplexity("byte_perplexity", losses, num_bytes, "exp of the loss per UTF-8 byte"),
         of_sums(
@@ -64,10 +64,10 @@ def rolling_perplexity(
             higher_is_better=False,
         ),
     ]
-    return HarnessResult("rolling_perplexity", measures, predictions)
+    return HarnessResult("rolling_perplexity", metrics, predictions)
 
 
-def _perplexity(name: str, losses: np.ndarray, counts: np.ndarray, note: str) -> Measure:
+def _perplexity(name: str, losses: np.ndarray, counts: np.ndarray, note: str) -> Metric:
     return of_sums(
         name,
         np.stack([losses, counts], 1),

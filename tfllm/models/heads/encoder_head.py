@@ -165,7 +165,7 @@ class LabelledHead(EncoderHead):
         ValueError: there are fewer than two labels, or the names do not match their number.
     """
 
-    measures = ("accuracy",)
+    step_metrics = ("accuracy",)
 
     def __init__(
         self,

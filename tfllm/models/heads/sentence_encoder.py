@@ -57,7 +57,7 @@ class SentenceEncoder(EncoderHead):
         TensorShape([2, 16])
     """
 
-    measures = ("accuracy",)
+    step_metrics = ("accuracy",)
     labels_are_classes = False
     pooler = "kept"  # other programs expect that a BertModel has one
 

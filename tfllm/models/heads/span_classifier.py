@@ -37,7 +37,7 @@ class SpanClassifier(EncoderHead):
         TensorShape([2, 5, 2])
     """
 
-    measures = ("accuracy",)
+    step_metrics = ("accuracy",)
     labels_are_classes = False
 
     def _build_head(self) -> None:

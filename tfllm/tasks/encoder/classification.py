@@ -20,7 +20,7 @@ from tfllm.tasks.encoder.unknown_labels import label_place, unknown_labels
 from tfllm.tasks.record_task import Example
 
 if TYPE_CHECKING:
-    from tfllm.evaluation.measures import Measure
+    from tfllm.evaluation.metrics import Metric
     from tfllm.tokenizers.base import Tokenizer
 
 _MOST_LABELS = 10_000
@@ -111,11 +111,11 @@ class Classification(EncoderTask):
         """A `SequenceClassifier` with the names of the labels."""
         return SequenceClassifier(encoder, label_names=information["labels"], **options)
 
-    def measures(
+    def metrics(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
-    ) -> list[Measure]:
+    ) -> list[Metric]:
         """Accuracy, macro-F1 and the expected calibration error."""
-        from tfllm.evaluation.label_measures import accuracy, calibration_error, macro_f1
+        from tfllm.evaluation.label_metrics import accuracy, calibration_error, macro_f1
 
         references = [record["label"] for record in records]
         predicted = [prediction["label"] or None for prediction in predictions]
@@ -137,7 +137,7 @@ class Classification(EncoderTask):
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]], folder: Path
     ) -> list[Path]:
         """Draw the confusion matrix, if matplotlib is installed and there are few enough labels."""
-        from tfllm.evaluation.label_measures import confusion_matrix
+        from tfllm.evaluation.label_metrics import confusion_matrix
 
         labels = sorted({record["label"] for record in records})
         if len(labels) > _MOST_DRAWN or importlib.util.find_spec("matplotlib") is None:

@@ -24,7 +24,7 @@ from tfllm.tasks.record_task import Example
 
 if TYPE_CHECKING:
     from tfllm.config import TrainingConfig
-    from tfllm.evaluation.measures import Measure
+    from tfllm.evaluation.metrics import Metric
     from tfllm.optimization.training_step import TrainingStep
     from tfllm.tokenizers.base import Tokenizer
 
@@ -134,14 +134,14 @@ class Embedding(EncoderTask):
         assert isinstance(made, SentenceEncoder)
         return SentenceEncoder(made.encoder, seed=training.seed, **source.config[SETTINGS])
 
-    def measures(
+    def metrics(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
-    ) -> list[Measure]:
+    ) -> list[Metric]:
         """Recall@10 and mean reciprocal rank among all positives; Spearman correlation of scores.
 
         A text that occurs in several records should find the positives of all of them.
         """
-        from tfllm.evaluation.retrieval_measures import (
+        from tfllm.evaluation.retrieval_metrics import (
             recall_from_ranks,
             reciprocal_rank_from_ranks,
         )
@@ -152,13 +152,13 @@ class Embedding(EncoderTask):
         )
         texts, positives = _of_length_one(texts), _of_length_one(positives)
         scored = [i for i, record in enumerate(records) if record.get("score") is not None]
-        measures = []
+        metrics = []
         if len(scored) < len(records):
             ranks = _ranks(records, texts, positives, set(scored))
-            measures += [recall_from_ranks(10, ranks), reciprocal_rank_from_ranks(ranks)]
+            metrics += [recall_from_ranks(10, ranks), reciprocal_rank_from_ranks(ranks)]
         if scored:
-            measures.append(_spearman(records, texts, positives, scored))
-        return measures
+            metrics.append(_spearman(records, texts, positives, scored))
+        return metrics
 
 
 def _of_length_one(vectors: np.ndarray) -> np.ndarray:
@@ -171,7 +171,7 @@ def _ranks(
     records: Sequence[Record], texts: np.ndarray, positives: np.ndarray, scored: set[int]
 ) -> list[np.ndarray]:
     """Ranks of the relevant positives for the text of each pair."""
-    from tfllm.evaluation.retrieval_measures import ranks_among
+    from tfllm.evaluation.retrieval_metrics import ranks_among
 
     pairs = [i for i in range(len(records)) if i not in scored]
     documents: dict[str, int] = {}
@@ -193,8 +193,8 @@ def _ranks(
 
 def _spearman(
     records: Sequence[Record], texts: np.ndarray, positives: np.ndarray, scored: Sequence[int]
-) -> Measure:
-    from tfllm.evaluation.retrieval_measures import spearman
+) -> Metric:
+    from tfllm.evaluation.retrieval_metrics import spearman
 
     scores = []
     for i in scored:

@@ -18,7 +18,7 @@ from tfllm.tasks.encoder.gap_filling import GapFilling, token_masking
 from tfllm.tasks.record_task import Example
 
 if TYPE_CHECKING:
-    from tfllm.evaluation.measures import Measure
+    from tfllm.evaluation.metrics import Metric
     from tfllm.tokenizers.base import Tokenizer
 
 
@@ -89,11 +89,11 @@ class MaskedText(EncoderTask):
         found.masking = token_masking(tokenizer, training.seed)
         return found
 
-    def measures(
+    def metrics(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
-    ) -> list[Measure]:
+    ) -> list[Metric]:
         """Accuracy and perplexity on masked tokens."""
-        from tfllm.evaluation.measures import of_sums
+        from tfllm.evaluation.metrics import of_sums
 
         names = ("num_right", "log_prob", "num_hidden")
         sums = np.array([[p[name] for name in names] for p in predictions], np.float64)

@@ -22,7 +22,7 @@ from tfllm.tasks.encoder.windows import windows_of
 from tfllm.tasks.record_task import Example
 
 if TYPE_CHECKING:
-    from tfllm.evaluation.measures import Measure
+    from tfllm.evaluation.metrics import Metric
     from tfllm.tokenizers.base import Tokenizer
 
 
@@ -123,11 +123,11 @@ class QuestionAnswering(EncoderTask):
             np.ones(spans.shape, np.float32),
         )
 
-    def measures(
+    def metrics(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
-    ) -> list[Measure]:
+    ) -> list[Metric]:
         """F1 and exact match with the best of several answers, as in SQuAD's evaluation."""
-        from tfllm.evaluation.text_measures import exact_match, token_f1
+        from tfllm.evaluation.text_metrics import exact_match, token_f1
 
         references = [[text for text, _ in answers_of(r)] or [""] for r in records]
         predicted = [None if p.get("error") else p["answer"] for p in predictions]

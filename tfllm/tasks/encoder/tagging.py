@@ -19,7 +19,7 @@ from tfllm.tasks.encoder.windows import windows_of
 from tfllm.tasks.record_task import Example
 
 if TYPE_CHECKING:
-    from tfllm.evaluation.measures import Measure
+    from tfllm.evaluation.metrics import Metric
     from tfllm.tokenizers.base import Tokenizer
 
 
@@ -99,11 +99,11 @@ class Tagging(EncoderTask):
         """A `TokenClassifier` of the tags O, B- and I-."""
         return TokenClassifier(encoder, label_names=tags_of(information["labels"]), **options)
 
-    def measures(
+    def metrics(
         self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
-    ) -> list[Measure]:
+    ) -> list[Metric]:
         """F1, precision and recall of spans, which must match in both ends and the label."""
-        from tfllm.evaluation.label_measures import span_f1, span_precision, span_recall
+        from tfllm.evaluation.label_metrics import span_f1, span_precision, span_recall
 
         predicted = [
             [(span["begin"], span["end"], span["label"]) for span in prediction["spans"]]

@@ -62,7 +62,7 @@ class SequenceToSequenceTask(RecordTask):
         "final_learning_rate": 0.0,
     }
     pretrained_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 3e-4, "epochs": 3.0}
-    most_measured: ClassVar[int] = 200
+    max_evaluated_records: ClassVar[int] = 200
     label_smoothing: ClassVar[float] = 0.1
     """label smoothing in the training of a new model (Vaswani et al., 2017)"""
     search_defaults: ClassVar[Mapping[str, Any]] = {}

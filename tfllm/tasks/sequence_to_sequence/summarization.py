@@ -9,7 +9,7 @@ from tfllm.data.reading.table_records import Column, Record
 from tfllm.tasks.sequence_to_sequence.sequence_to_sequence import SequenceToSequenceTask
 
 if TYPE_CHECKING:
-    from tfllm.evaluation.measures import Measure
+    from tfllm.evaluation.metrics import Metric
 
 
 class Summarization(SequenceToSequenceTask):
@@ -36,13 +36,13 @@ class Summarization(SequenceToSequenceTask):
 
     evaluate_settings = (*SequenceToSequenceTask.evaluate_settings, "rouge_tokenizer")
 
-    def measures(
+    def metrics(
         self,
         records: Sequence[Record],
         predictions: Sequence[Mapping[str, Any]],
         *,
         rouge_tokenizer: str = "auto",
-    ) -> list[Measure]:
+    ) -> list[Metric]:
         """ROUGE-1, ROUGE-2 and ROUGE-L, averaged over the summaries.
 
         Args:
@@ -50,7 +50,7 @@ class Summarization(SequenceToSequenceTask):
             predictions: predicted summaries.
             rouge_tokenizer: tokenizer, as in `rouge`. Defaults to "auto".
         """
-        from tfllm.evaluation.text_measures import rouge
+        from tfllm.evaluation.text_metrics import rouge
 
         references = [record[self.target] for record in records]
         given = [prediction[self.target] for prediction in predictions]

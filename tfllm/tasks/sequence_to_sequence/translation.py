@@ -9,7 +9,7 @@ from tfllm.data.reading.table_records import Column, Record
 from tfllm.tasks.sequence_to_sequence.sequence_to_sequence import SequenceToSequenceTask
 
 if TYPE_CHECKING:
-    from tfllm.evaluation.measures import Measure
+    from tfllm.evaluation.metrics import Metric
 
 
 class Translation(SequenceToSequenceTask):
@@ -33,13 +33,13 @@ class Translation(SequenceToSequenceTask):
 
     evaluate_settings = (*SequenceToSequenceTask.evaluate_settings, "bleu_tokenizer")
 
-    def measures(
+    def metrics(
         self,
         records: Sequence[Record],
         predictions: Sequence[Mapping[str, Any]],
         *,
         bleu_tokenizer: str = "auto",
-    ) -> list[Measure]:
+    ) -> list[Metric]:
         """Corpus BLEU and chrF, with sacrebleu's signatures.
 
         Args:
@@ -47,7 +47,7 @@ class Translation(SequenceToSequenceTask):
             predictions: predicted translations.
             bleu_tokenizer: tokenizer, as in `bleu`. Defaults to "auto".
         """
-        from tfllm.evaluation.text_measures import bleu, chrf
+        from tfllm.evaluation.text_metrics import bleu, chrf
 
         references = [record[self.target] for record in records]
         given = [prediction[self.target] for prediction in predictions]

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tfllm.evaluation.bootstrap import confidence_interval
-from tfllm.evaluation.measures import Measure
+from tfllm.evaluation.metrics import Metric
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricValue:
     """The value of a metric with its confidence interval."""
 
     name: str
@@ -35,30 +35,30 @@ class Measured:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
-def measured(measures: Iterable[Measure], *, resamples: int = 1000) -> list[Measured]:
+def metric_values(metrics: Iterable[Metric], *, resamples: int = 1000) -> list[MetricValue]:
     """Compute the value of each metric with its 95 % interval.
 
     Args:
-        measures: metrics with at least one example each.
+        metrics: metrics with at least one example each.
         resamples: number of bootstrap resamples. Defaults to 1000.
 
     Raises:
         ValueError: there is no example.
     """
     found = []
-    for measure in measures:
-        value, low, high = confidence_interval(measure, resamples=resamples)
+    for metric in metrics:
+        value, low, high = confidence_interval(metric, resamples=resamples)
         found.append(
-            Measured(
-                measure.name,
+            MetricValue(
+                metric.name,
                 value,
                 low,
                 high,
-                measure.num_examples,
-                measure.note,
-                measure.higher_is_better,
-                measure.standard_error,
-                measure.warning,
+                metric.num_examples,
+                metric.note,
+                metric.higher_is_better,
+                metric.standard_error,
+                metric.warning,
             )
         )
     return found

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tfllm.evaluation.measures import Measure, check_lengths, divide, mean, of_sums
+from tfllm.evaluation.metrics import Metric, check_lengths, divide, mean, of_sums
 
 
-def accuracy(references: Sequence[Hashable], predictions: Sequence[Hashable]) -> Measure:
+def accuracy(references: Sequence[Hashable], predictions: Sequence[Hashable]) -> Metric:
     """Accuracy: the fraction of correct predictions.
 
     Args:
@@ -21,7 +21,7 @@ def accuracy(references: Sequence[Hashable], predictions: Sequence[Hashable]) ->
     return mean("accuracy", [r == p for r, p in zip(references, predictions, strict=True)])
 
 
-def macro_f1(references: Sequence[Hashable], predictions: Sequence[Hashable]) -> Measure:
+def macro_f1(references: Sequence[Hashable], predictions: Sequence[Hashable]) -> Metric:
     """Macro F1: the mean over labels of the harmonic mean of precision and recall.
 
     As in scikit-learn, only labels that occur in the references or predictions count: a label that
@@ -53,7 +53,7 @@ def calibration_error(
     confidences: Sequence[float],
     *,
     num_bins: int = 15,
-) -> Measure:
+) -> Metric:
     """Expected calibration error, with bins of equal width (Guo et al., 2017).
 
     Args:
@@ -90,7 +90,7 @@ def calibration_error(
 
 def span_f1(
     references: Sequence[Collection[Hashable]], predictions: Sequence[Collection[Hashable]]
-) -> Measure:
+) -> Metric:
     """F1 over the spans of all texts; a span is correct if its ends and its label are.
 
     Args:
@@ -104,14 +104,14 @@ def span_f1(
 
 def span_precision(
     references: Sequence[Collection[Hashable]], predictions: Sequence[Collection[Hashable]]
-) -> Measure:
+) -> Metric:
     """Precision: the fraction of predicted spans that are correct; 0 if none are predicted."""
     return _spans("span precision", references, predictions, lambda s: divide(s[:, 0], s[:, 1]))
 
 
 def span_recall(
     references: Sequence[Collection[Hashable]], predictions: Sequence[Collection[Hashable]]
-) -> Measure:
+) -> Metric:
     """Recall: the fraction of true spans that are predicted; 0 if there are none."""
     return _spans("span recall", references, predictions, lambda s: divide(s[:, 0], s[:, 2]))
 
@@ -144,7 +144,7 @@ def confusion_matrix(
     return counts
 
 
-def _spans(name: str, references: Any, predictions: Any, combine: Any) -> Measure:
+def _spans(name: str, references: Any, predictions: Any, combine: Any) -> Metric:
     check_lengths(references, predictions)
     pairs = [(set(r), set(p)) for r, p in zip(references, predictions, strict=True)]
     rows = [(len(r & p), len(p), len(r)) for r, p in pairs]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfllm.evaluation.measures import Measure, check_lengths, of_sums
+from tfllm.evaluation.metrics import Metric, check_lengths, of_sums
 
 _MOST_LOSS = 700.0
 """larger losses are capped, since their exponential is infinite"""
@@ -15,7 +15,7 @@ _MOST_LOSS = 700.0
 
 def perplexity(
     losses: Sequence[float] | np.ndarray, num_tokens: Sequence[int] | np.ndarray
-) -> Measure:
+) -> Metric:
     """Perplexity: exp of the mean loss per token; comparable between models with one tokenizer.
 
     Args:
@@ -34,7 +34,7 @@ def perplexity(
 
 def bits_per_byte(
     losses: Sequence[float] | np.ndarray, num_bytes: Sequence[int] | np.ndarray
-) -> Measure:
+) -> Metric:
     """Bits per byte: the loss in bits per UTF-8 byte of text; comparable between tokenizers.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from tfllm.evaluation.measures import Measure, check_lengths, divide, mean, of_sums
+from tfllm.evaluation.metrics import Metric, check_lengths, divide, mean, of_sums
 from tfllm.evaluation.word_segmentation import (
     bleu_tokenizer,
     is_english,
@@ -23,7 +23,7 @@ References = Sequence[str] | Sequence[Sequence[str]]
 """reference of each example, or several references, each of which is correct"""
 
 
-def bleu(references: References, predictions: Sequence[str], *, tokenize: str = "auto") -> Measure:
+def bleu(references: References, predictions: Sequence[str], *, tokenize: str = "auto") -> Metric:
     """Corpus BLEU (Papineni et al., 2002), 0 to 100, as sacrebleu computes it.
 
     Its note is sacrebleu's signature, which names the tokenizer.
@@ -40,45 +40,45 @@ def bleu(references: References, predictions: Sequence[str], *, tokenize: str = 
         ValueError: sacrebleu has no such tokenizer.
     """
     columns = _columns("BLEU", references, predictions)
-    metrics = _sacrebleu()
+    sacrebleu_metrics = _sacrebleu()
     if tokenize == "auto":
         tokenize = bleu_tokenizer([reference for column in columns for reference in column])
-    elif tokenize not in metrics.BLEU.TOKENIZERS:
+    elif tokenize not in sacrebleu_metrics.BLEU.TOKENIZERS:
         raise ValueError(
             f"BLEU's tokenizer must be auto or one of sacrebleu's, "
-            f"{', '.join(sorted(metrics.BLEU.TOKENIZERS))}; received {tokenize!r}"
+            f"{', '.join(sorted(sacrebleu_metrics.BLEU.TOKENIZERS))}; received {tokenize!r}"
         )
-    metric = metrics.BLEU(tokenize=tokenize)
+    scorer = sacrebleu_metrics.BLEU(tokenize=tokenize)
     if not columns:
-        return Measure("BLEU", 0, lambda indices: 0.0)
+        return Metric("BLEU", 0, lambda indices: 0.0)
     # The counts of each sentence, as a corpus of its own; their sums are those of the corpus.
     rows = []
     for prediction, *given in zip(predictions, *columns, strict=True):
-        found = metric.corpus_score([prediction], [[reference] for reference in given])
+        found = scorer.corpus_score([prediction], [[reference] for reference in given])
         rows.append([found.sys_len, found.ref_len, *found.counts, *found.totals])
 
     def combine(sums: np.ndarray) -> np.ndarray:
-        orders = metric.max_ngram_order
+        orders = scorer.max_ngram_order
         return np.asarray([
-            metric.compute_bleu(
+            scorer.compute_bleu(
                 counts[:orders],
                 counts[orders:],
                 sys_len,
                 ref_len,
-                smooth_method=metric.smooth_method,
-                smooth_value=metric.smooth_value,
-                effective_order=metric.effective_order,
+                smooth_method=scorer.smooth_method,
+                smooth_value=scorer.smooth_value,
+                effective_order=scorer.effective_order,
                 max_ngram_order=orders,
             ).score
             for sys_len, ref_len, *counts in np.rint(sums).astype(np.int64).tolist()
         ])  # fmt: skip
 
-    measure = of_sums("BLEU", rows, combine, note=metric.get_signature().format())
+    metric = of_sums("BLEU", rows, combine, note=scorer.get_signature().format())
     lengths = [
-        max(len(metric.tokenizer(reference).split()) for reference in given)
+        max(len(scorer.tokenizer(reference).split()) for reference in given)
         for given in zip(*columns, strict=True)
     ]
-    return dataclasses.replace(measure, warning=_bleu_warning(lengths, tokenize))
+    return dataclasses.replace(metric, warning=_bleu_warning(lengths, tokenize))
 
 
 def _bleu_warning(lengths: Sequence[int], tokenize: str) -> str:
@@ -105,7 +105,7 @@ def _no_tokens(name: str, number: int, total: int, tokenizer: str) -> str:
     )
 
 
-def chrf(references: References, predictions: Sequence[str], *, word_order: int = 0) -> Measure:
+def chrf(references: References, predictions: Sequence[str], *, word_order: int = 0) -> Metric:
     """Corpus chrF (Popović, 2015), 0 to 100, as sacrebleu computes it.
 
     Args:
@@ -117,27 +117,27 @@ def chrf(references: References, predictions: Sequence[str], *, word_order: int 
         ImportError: sacrebleu is not installed.
     """
     name = "chrF" + "+" * word_order
-    metric = _sacrebleu().CHRF(word_order=word_order)
+    scorer = _sacrebleu().CHRF(word_order=word_order)
     columns = _columns(name, references, predictions)
     if not columns:
-        return Measure(name, 0, lambda indices: 0.0)
-    metric.corpus_score(list(predictions[:1]), [column[:1] for column in columns])
+        return Metric(name, 0, lambda indices: 0.0)
+    scorer.corpus_score(list(predictions[:1]), [column[:1] for column in columns])
     empty = sum(not any(map(str.strip, given)) for given in zip(*columns, strict=True))
     rows = []
     for prediction, *several in zip(predictions, *columns, strict=True):
-        given = _ngrams(prediction, metric.char_order, word_order)
-        matches = [_matches(_ngrams(r, metric.char_order, word_order), given) for r in several]
-        scores = _mean_f(np.asarray(matches, np.float64), metric.beta)
+        given = _ngrams(prediction, scorer.char_order, word_order)
+        matches = [_matches(_ngrams(r, scorer.char_order, word_order), given) for r in several]
+        scores = _mean_f(np.asarray(matches, np.float64), scorer.beta)
         rows.append(matches[int(scores.argmax())])  # the best of several references
-    measure = of_sums(
+    metric = of_sums(
         name,
         rows,
-        lambda sums: _mean_f(sums, metric.beta),
+        lambda sums: _mean_f(sums, scorer.beta),
         # The signature needs a scored corpus, for the number of references.
-        note=metric.get_signature().format(),
+        note=scorer.get_signature().format(),
     )
     return dataclasses.replace(
-        measure, warning=_no_tokens(name, empty, len(predictions), "of characters")
+        metric, warning=_no_tokens(name, empty, len(predictions), "of characters")
     )
 
 
@@ -197,7 +197,7 @@ def rouge(
     kinds: Sequence[str] = ("rouge1", "rouge2", "rougeL"),
     use_stemmer: bool = True,
     tokenizer: str | Callable[[str], list[str]] = "auto",
-) -> list[Measure]:
+) -> list[Metric]:
     """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004), 0 to 100, as rouge-score computes it.
 
     The notes name the tokenizer.
@@ -241,7 +241,7 @@ def rouge(
     scores = [scorer.score(r, p) for r, p in zip(references, predictions, strict=True)]
     empty = sum(not tokens.tokenize(reference) for reference in references)
     named = tokenizer if isinstance(tokenizer, str) else "given"
-    measures = [
+    metrics = [
         mean(
             f"ROUGE-{kind.removeprefix('rouge')}",
             [100 * score[kind].fmeasure for score in scores],
@@ -250,7 +250,7 @@ def rouge(
         for kind in kinds
     ]
     warning = _no_tokens("ROUGE", empty, len(references), named)
-    return [dataclasses.replace(measure, warning=warning) for measure in measures]
+    return [dataclasses.replace(metric, warning=warning) for metric in metrics]
 
 
 ROUGE_TOKENIZERS = ("auto", "english", "unicode")
@@ -264,7 +264,7 @@ class _Tokens:
         self.tokenize = function
 
 
-def exact_match(references: References, predictions: Sequence[str | None]) -> Measure:
+def exact_match(references: References, predictions: Sequence[str | None]) -> Metric:
     """Percentage of answers that equal a reference, after SQuAD's normalization.
 
     Args:
@@ -279,7 +279,7 @@ def exact_match(references: References, predictions: Sequence[str | None]) -> Me
     ])  # fmt: skip
 
 
-def token_f1(references: References, predictions: Sequence[str | None]) -> Measure:
+def token_f1(references: References, predictions: Sequence[str | None]) -> Metric:
     """Mean F1 between the words of the answer and the best reference, 0 to 100.
 
     As in SQuAD 2.0, if one is empty after normalization, F1 is 1 if both are, otherwise 0.
@@ -296,7 +296,7 @@ def token_f1(references: References, predictions: Sequence[str | None]) -> Measu
     ])  # fmt: skip
 
 
-def next_line_match(references: Sequence[str], predictions: Sequence[str]) -> Measure:
+def next_line_match(references: Sequence[str], predictions: Sequence[str]) -> Metric:
     """Percentage of completions whose first line equals that of the reference.
 
     White space at the end of a line is ignored, but not at its beginning, as in Python.

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from tfllm.evaluation.measures import Measure, check_lengths, mean
+from tfllm.evaluation.metrics import Metric, check_lengths, mean
 
 _MOST_SCORES = 1 << 22
 """maximum number of query-document scores held at once; with their order they take 50 MB"""
@@ -27,7 +27,7 @@ def ranked(scores: np.ndarray, most: int | None = None) -> np.ndarray:
 
 def recall_at(
     k: int, relevant: Sequence[Collection[int]], rankings: Sequence[Sequence[int]] | np.ndarray
-) -> Measure:
+) -> Metric:
     """Recall@k: fraction of the relevant documents among the k best, averaged over queries.
 
     Args:
@@ -44,7 +44,7 @@ def recall_at(
 
 def mean_reciprocal_rank(
     relevant: Sequence[Collection[int]], rankings: Sequence[Sequence[int]] | np.ndarray
-) -> Measure:
+) -> Metric:
     """Mean reciprocal rank (MRR) of the first relevant document, 0 where none is found.
 
     Args:
@@ -84,7 +84,7 @@ def ranks_among(
     return ranks
 
 
-def recall_from_ranks(k: int, ranks: Sequence[np.ndarray]) -> Measure:
+def recall_from_ranks(k: int, ranks: Sequence[np.ndarray]) -> Metric:
     """`recall_at` from the ranks of the relevant documents.
 
     Args:
@@ -100,7 +100,7 @@ def recall_from_ranks(k: int, ranks: Sequence[np.ndarray]) -> Measure:
     return mean(f"recall@{k}", [float((given <= k).mean()) for given in ranks])
 
 
-def reciprocal_rank_from_ranks(ranks: Sequence[np.ndarray]) -> Measure:
+def reciprocal_rank_from_ranks(ranks: Sequence[np.ndarray]) -> Metric:
     """`mean_reciprocal_rank` from the ranks of the relevant documents.
 
     Args:
@@ -113,7 +113,7 @@ def reciprocal_rank_from_ranks(ranks: Sequence[np.ndarray]) -> Measure:
     return mean("MRR", [float(1 / given.min()) for given in ranks])
 
 
-def spearman(references: Sequence[float], predictions: Sequence[float]) -> Measure:
+def spearman(references: Sequence[float], predictions: Sequence[float]) -> Metric:
     """Spearman's rank correlation, -1 to 1; equal values have the mean of their ranks.
 
     It is 0 if all references or all predictions are equal.
@@ -131,7 +131,7 @@ def spearman(references: Sequence[float], predictions: Sequence[float]) -> Measu
         size = np.sqrt((first**2).sum() * (second**2).sum())
         return float((first * second).sum() / size) if size else 0.0
 
-    return Measure("Spearman", len(true), of)
+    return Metric("Spearman", len(true), of)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

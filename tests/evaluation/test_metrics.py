@@ -10,9 +10,9 @@ import scipy.stats
 from sklearn import metrics
 
 from tests.rounding import in_double
-from tfllm.evaluation import retrieval_measures
+from tfllm.evaluation import retrieval_metrics
 from tfllm.evaluation.bootstrap import confidence_interval, resampled
-from tfllm.evaluation.label_measures import (
+from tfllm.evaluation.label_metrics import (
     accuracy,
     calibration_error,
     confusion_matrix,
@@ -21,10 +21,10 @@ from tfllm.evaluation.label_measures import (
     span_precision,
     span_recall,
 )
-from tfllm.evaluation.likelihood_measures import bits_per_byte, perplexity
-from tfllm.evaluation.measured import measured
-from tfllm.evaluation.measures import Measure, mean, of_sums
-from tfllm.evaluation.retrieval_measures import (
+from tfllm.evaluation.likelihood_metrics import bits_per_byte, perplexity
+from tfllm.evaluation.metric_values import metric_values
+from tfllm.evaluation.metrics import Metric, mean, of_sums
+from tfllm.evaluation.retrieval_metrics import (
     mean_reciprocal_rank,
     ranked,
     ranks_among,
@@ -33,7 +33,7 @@ from tfllm.evaluation.retrieval_measures import (
     reciprocal_rank_from_ranks,
     spearman,
 )
-from tfllm.evaluation.text_measures import (
+from tfllm.evaluation.text_metrics import (
     bleu,
     chrf,
     exact_match,
@@ -74,12 +74,12 @@ def picked(values, indices):
 # ------------------------------------------------------------------ the bootstrap
 
 
-def loop_only(measure):
-    """The same measure without its sums."""
-    return Measure(measure.name, measure.num_examples, measure.of)
+def loop_only(metric):
+    """The same metric without its sums."""
+    return Metric(metric.name, metric.num_examples, metric.of)
 
 
-MEASURES = {
+METRICS = {
     "mean": mean("length", [len(t) for t in TRUE]),
     "macro": macro_f1(TRUE, GIVEN),
     "calibration": calibration_error(TRUE, GIVEN, RANDOM.uniform(0.2, 1, 60)),
@@ -89,26 +89,26 @@ MEASURES = {
 }
 
 
-@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
-def test_sums_are_resampled_as_the_examples_themselves(measure):
-    found = resampled(measure, resamples=40, seed=3)
-    assert found == in_double(resampled(loop_only(measure), resamples=40, seed=3))
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_sums_are_resampled_as_the_examples_themselves(metric):
+    found = resampled(metric, resamples=40, seed=3)
+    assert found == in_double(resampled(loop_only(metric), resamples=40, seed=3))
 
 
 @pytest.mark.parametrize("name", ["mean", "macro"])
 def test_the_interval_is_that_of_scipy(name):
-    measure = MEASURES[name]
+    metric = METRICS[name]
     reference = scipy.stats.bootstrap(
-        (np.arange(measure.num_examples),),
-        lambda rows: measure.of(rows),
+        (np.arange(metric.num_examples),),
+        lambda rows: metric.of(rows),
         vectorized=False,
         n_resamples=500,
         confidence_level=0.9,
         method="percentile",
         rng=np.random.default_rng(7),
     ).confidence_interval
-    value, low, high = confidence_interval(measure, level=0.9, resamples=500, seed=7)
-    assert value == measure.of(np.arange(measure.num_examples))
+    value, low, high = confidence_interval(metric, level=0.9, resamples=500, seed=7)
+    assert value == metric.of(np.arange(metric.num_examples))
     assert (low, high) == in_double((reference.low, reference.high))  # of the same draws
     assert low < value < high
 
@@ -125,9 +125,9 @@ def test_the_interval_of_a_mean_is_as_wide_as_its_standard_error_says():
 
 
 def test_draws_in_several_parts_are_the_same(monkeypatch):
-    whole = resampled(MEASURES["mean"], resamples=50)
+    whole = resampled(METRICS["mean"], resamples=50)
     monkeypatch.setattr("tfllm.evaluation.bootstrap._MOST_DRAWS", 60 * 7)
-    np.testing.assert_array_equal(resampled(MEASURES["mean"], resamples=50), whole)
+    np.testing.assert_array_equal(resampled(METRICS["mean"], resamples=50), whole)
 
 
 def test_resamples_in_which_a_measure_is_undefined_do_not_count():
@@ -154,13 +154,13 @@ def test_a_difference_is_paired():
 )
 def test_a_wrong_argument_is_told(given, message):
     with pytest.raises(ValueError, match=message):
-        confidence_interval(MEASURES["mean"], **given)
+        confidence_interval(METRICS["mean"], **given)
 
 
-@pytest.mark.parametrize("measure", [accuracy([], []), bleu([], []), spearman([], [])])
-def test_no_example_has_no_value(measure):
+@pytest.mark.parametrize("metric", [accuracy([], []), bleu([], []), spearman([], [])])
+def test_no_example_has_no_value(metric):
     with pytest.raises(ValueError, match=r"at least one example; received 0"):
-        confidence_interval(measure)
+        confidence_interval(metric)
 
 
 def test_as_many_predictions_as_references():
@@ -194,10 +194,10 @@ def test_a_missing_prediction_is_wrong_and_no_label():
 
 def test_calibration_by_hand():
     given = ["a", "b", "a", "a"]
-    measure = calibration_error(["a"] * 4, given, [0.95, 0.85, 0.45, 0.5], num_bins=10)
+    metric = calibration_error(["a"] * 4, given, [0.95, 0.85, 0.45, 0.5], num_bins=10)
     # (0.9, 1]: 1 - 0.95; (0.8, 0.9]: 0.85; (0.4, 0.5]: two, 1 - 0.475
-    assert measure.value == in_double((0.05 + 0.85 + 2 * 0.525) / 4)
-    assert measure.note == "10 bins of equal width"
+    assert metric.value == in_double((0.05 + 0.85 + 2 * 0.525) / 4)
+    assert metric.note == "10 bins of equal width"
     assert calibration_error(["a", "a"], ["a", None], [1.0, 0.0]).value == 0
     with pytest.raises(ValueError, match=r"probabilities, 0 to 1; received \[1.5\]"):
         calibration_error(["a", "a"], ["a", "a"], [0.5, 1.5])
@@ -219,15 +219,15 @@ def test_spans_by_hand():
 @pytest.mark.parametrize("indices", [[0, 1, 2, 3, 4], [4, 0, 0, 1, 2]])
 def test_bleu_and_chrf_against_sacrebleu(indices):
     true, given = picked(REFERENCES, indices), picked(PREDICTIONS, indices)
-    measure = bleu(REFERENCES, PREDICTIONS)
-    assert measure.of(np.array(indices)) == in_double(sacrebleu.corpus_bleu(given, [true]).score)
-    assert "tok:13a" in measure.note
-    assert f"version:{sacrebleu.__version__}" in measure.note
+    metric = bleu(REFERENCES, PREDICTIONS)
+    assert metric.of(np.array(indices)) == in_double(sacrebleu.corpus_bleu(given, [true]).score)
+    assert "tok:13a" in metric.note
+    assert f"version:{sacrebleu.__version__}" in metric.note
     for order in (0, 2):
-        measure = chrf(REFERENCES, PREDICTIONS, word_order=order)
+        metric = chrf(REFERENCES, PREDICTIONS, word_order=order)
         expected = sacrebleu.corpus_chrf(given, [true], word_order=order).score
-        assert measure.of(np.array(indices)) == in_double(expected)
-    assert measure.name == "chrF++"
+        assert metric.of(np.array(indices)) == in_double(expected)
+    assert metric.name == "chrF++"
 
 
 WORDS = ["the", "cat", "(sat", "on)", "“mat”", ".", "don't", "x", "中文", "été", "2.0,", "cats"]
@@ -244,19 +244,19 @@ def test_every_resample_of_bleu_and_chrf_is_what_sacrebleu_says_of_it(num_refere
     predictions = texts(20)
     columns = [texts(20) for _ in range(num_references)]
     references = list(zip(*columns, strict=True))
-    for measure, metric in [
+    for metric, scorer in [
         (bleu(references, predictions), sacrebleu.BLEU()),
         (chrf(references, predictions), sacrebleu.CHRF()),
         (chrf(references, predictions, word_order=2), sacrebleu.CHRF(word_order=2)),
     ]:
         for indices in [np.arange(20), *random.integers(0, 20, (30, 20)), *np.arange(20)[:, None]]:
-            expected = metric.corpus_score(
+            expected = scorer.corpus_score(
                 picked(predictions, indices), [picked(column, indices) for column in columns]
             )
-            assert measure.of(indices) == in_double(expected.score)
-        assert measure.note == metric.get_signature().format()
-        assert measure.combine(measure.statistics) == in_double(
-            [measure.of(np.array([i])) for i in range(20)]
+            assert metric.of(indices) == in_double(expected.score)
+        assert metric.note == scorer.get_signature().format()
+        assert metric.combine(metric.statistics) == in_double(
+            [metric.of(np.array([i])) for i in range(20)]
         )
 
 
@@ -279,8 +279,8 @@ def test_a_perfect_answer_in_any_script_has_full_marks_and_another_has_not(scrip
     text, tokenizer = SCRIPTS[script]
     found = [bleu([text], [text]), chrf([text], [text]), *rouge([text], [text])]
     found += [token_f1([text], [text]), exact_match([text], [text])]
-    assert [measure.value for measure in found] == in_double([100] * len(found))
-    assert not any(measure.warning for measure in found)
+    assert [metric.value for metric in found] == in_double([100] * len(found))
+    assert not any(metric.warning for metric in found)
     assert f"tok:{tokenizer}|" in found[0].note
     others = [other for name, (other, _) in SCRIPTS.items() if name != script]
     for other in others:
@@ -318,7 +318,7 @@ def test_references_without_tokens_are_warned_of():
     assert "BLEU: 1 of 2 references have no token" in bleu(texts, texts).warning
     assert "chrF: 1 of 2 references" in chrf(texts, texts).warning
     assert "ROUGE: 1 of 2 references" in rouge(["yes sir", "?!"], ["yes", "no"])[0].warning
-    (shown,) = measured([bleu(texts, texts)])
+    (shown,) = metric_values([bleu(texts, texts)])
     assert "1 of 2" in shown.warning
 
 
@@ -412,8 +412,8 @@ def test_ranks_in_blocks_are_those_of_the_whole_ranking(monkeypatch):
         sizes.append(len(scores))
         return ranked(scores)
 
-    monkeypatch.setattr(retrieval_measures, "ranked", counted)
-    monkeypatch.setattr(retrieval_measures, "_MOST_SCORES", 5 * 40 + 1)
+    monkeypatch.setattr(retrieval_metrics, "ranked", counted)
+    monkeypatch.setattr(retrieval_metrics, "_MOST_SCORES", 5 * 40 + 1)
     ranks = ranks_among(queries, documents, relevant)
     assert sizes == [5, 5, 5, 5, 3]
     for given, order, right in zip(ranks, rankings.tolist(), relevant, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """A metric of a set of predictions, as a function of the examples that count.
 
     `of` takes indices of examples, which may repeat, as the bootstrap needs. Most metrics depend
@@ -57,7 +57,7 @@ class Measure:
         if self.num_examples < 1:
             raise ValueError(f"{self.name} must be measured on at least one example; received 0")
 
-    def minus(self, other: Measure) -> Measure:
+    def minus(self, other: Metric) -> Metric:
         """The difference from another metric on the same examples.
 
         Both are resampled together, which is a paired comparison: its interval is narrower than
@@ -71,7 +71,7 @@ class Measure:
                 f"two metrics must have the same examples to be compared; {self.name} has "
                 f"{self.num_examples}, {other.name} {other.num_examples}"
             )
-        return Measure(
+        return Metric(
             f"{self.name} - {other.name}",
             self.num_examples,
             lambda indices: self.of(indices) - other.of(indices),
@@ -86,7 +86,7 @@ def of_sums(
     *,
     note: str = "",
     higher_is_better: bool = True,
-) -> Measure:
+) -> Metric:
     """Create a metric that is a function of sums over examples.
 
     Args:
@@ -94,8 +94,8 @@ def of_sums(
         statistics: statistics of each example, `[N, K]`.
         combine: function from sums, `[R, K]`, to values, `[R]`; NaN, as from a division by 0, means
             undefined.
-        note: as in `Measure.note`.
-        higher_is_better: as in `Measure.higher_is_better`.
+        note: as in `Metric.note`.
+        higher_is_better: as in `Metric.higher_is_better`.
     """
     rows = np.asarray(statistics, np.float64)
     rows = rows if rows.ndim == 2 else rows.reshape(0, 1)  # there is no example
@@ -104,7 +104,7 @@ def of_sums(
         with np.errstate(divide="ignore", invalid="ignore"):
             return combine(sums)
 
-    return Measure(
+    return Metric(
         name,
         len(rows),
         lambda indices: float(values(rows[indices].sum(0, keepdims=True))[0]),
@@ -115,19 +115,19 @@ def of_sums(
     )
 
 
-def mean(name: str, values: Iterable[float], *, note: str = "") -> Measure:
+def mean(name: str, values: Iterable[float], *, note: str = "") -> Metric:
     """Create a metric that is the mean of a value per example.
 
     Args:
         name: name of the metric.
         values: value of each example.
-        note: as in `Measure.note`.
+        note: as in `Metric.note`.
     """
     given = np.asarray(list(values), np.float64)
-    measure = of_sums(
+    metric = of_sums(
         name, np.stack([given, np.ones_like(given)], 1), lambda s: s[:, 0] / s[:, 1], note=note
     )
-    return dataclasses.replace(measure, values=given)
+    return dataclasses.replace(metric, values=given)
 
 
 def check_lengths(references: Sized, predictions: Sized) -> None:
