@@ -1,4 +1,4 @@
-"""What a size was called before, a preset, still names one: flags, settings, files, the command."""
+"""Old names still work, in flags, settings, files and commands: a size was called a preset."""
 
 import json
 
@@ -7,7 +7,8 @@ import pytest
 from tests.generation.toy_text_models import TEXTS
 from tfllm.cli import main
 from tfllm.cli.parsing import command_line, parse
-from tfllm.cli.settings import settings
+from tfllm.cli.settings import settings, settings_among
+from tfllm.config import GenerationConfig
 
 TRAIN = ["train", "--data", "d", "--out", "r"]
 
@@ -74,12 +75,37 @@ def test_the_old_command_lists_the_sizes(capsys):
     assert "llama-15m" in listed and "bert-mini" in listed and "t5-small" in listed
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--not-followed", "none"],
+        ["--set", "not_followed=none"],
+        ["--set", "generation.not_followed=none"],
+    ],
+)
+def test_settings_that_are_not_supported_were_called_not_followed(words, tmp_path):
+    expected = {"unsupported_settings": "none"}
+    options = parse(["export", "m", "e", *words])
+    assert settings(options, "generation")["generation"] == expected
+    file = tmp_path / "generation.toml"
+    file.write_text("[generation]\nnot_followed = []\n")
+    options = parse(["export", "m", "e", "--config", str(file)])
+    assert settings(options, "generation")["generation"] == {"unsupported_settings": []}
+    assert settings_among(["Hi", "not_followed=none"], "tfllm generate m") == (
+        ["Hi"],
+        ["not_followed=none"],
+    )
+    config = GenerationConfig(unsupported_settings=("guidance_scale=2",))
+    assert config.with_options({"not_followed": ()}).unsupported_settings == ()
+
+
 def test_no_help_shows_an_old_name():
     parser, commands = command_line()
     texts = [parser.format_help()]
     for command in commands.values():
         texts += [command.format_help(), command.format_full_help()]
-    assert not [text for text in texts if "preset" in text]
+    for old in ("preset", "not-followed"):
+        assert not [text for text in texts if old in text]
 
 
 def test_a_run_that_was_begun_with_the_old_name_goes_on_with_either(

@@ -299,7 +299,7 @@ def test_bad_lines_of_text_are_skipped_too(run, tmp_path):
     assert data.train.num_documents + data.validation.num_documents == 10
 
 
-# ------------------------------------------------------------------ what is followed or refused
+# ------------------------------------------------------------------ what is supported or refused
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +337,7 @@ def test_tools_and_calls_are_rendered_by_the_template(run, tmp_path, calling_fol
     assert "keys of records that were ignored: 'parallel_tool_calls' (1)" in data.describe()
 
 
-def test_weights_of_0_labels_of_false_and_nulls_are_followed(run, tmp_path, chat):
+def test_weights_of_0_labels_of_false_and_nulls_are_supported(run, tmp_path, chat):
     texts = make_documents(12, longest=10)
     turns = [user(texts[0]), assistant(texts[1]), user(texts[2]), assistant(texts[3])]
     nulls = [{**m, "tool_calls": None, "name": None, "refusal": None} for m in turns]

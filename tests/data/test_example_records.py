@@ -9,7 +9,7 @@ from tfllm.config import ConfigError
 from tfllm.data.reading.example_records import ExampleReader
 from tfllm.data.reading.json_records import BadRecord, JsonRecord
 from tfllm.data.reading.preference_records import PreferenceReader
-from tfllm.data.reading.record_keys import FOLLOWED, MESSAGE_REASONING, MESSAGE_WEIGHTS, REFUSED
+from tfllm.data.reading.record_keys import MESSAGE_REASONING, MESSAGE_WEIGHTS, REFUSED, SUPPORTED
 from tfllm.data.reading.record_kinds import kind_of_record
 
 QA = [user("q"), assistant("a")]
@@ -241,7 +241,7 @@ TURNS = [user("h"), assistant("i"), user("j"), assistant("k")]
     ],
     ids=str,
 )  # fmt: skip
-def test_keys_with_a_meaning_are_followed(record, messages, variables):
+def test_keys_with_a_meaning_are_supported(record, messages, variables):
     made = example(record)
     assert made.conversations == (messages,) and made.variables == variables
     assert kind_of_record(record, "text") == "examples"
@@ -297,7 +297,7 @@ def test_keys_with_a_meaning_are_followed(record, messages, variables):
     ],
     ids=str,
 )  # fmt: skip
-def test_keys_that_are_not_followed_are_refused_by_name(record, message):
+def test_unsupported_keys_are_refused_by_name(record, message):
     with pytest.raises(BadRecord, match=r"^f\.jsonl, line 3.*" + message):
         example(record)
 
@@ -384,5 +384,5 @@ def test_the_documentation_names_every_key_with_a_meaning():
     text = (Path(__file__).parents[2] / "docs" / "fine_tuning.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
     first = {key for row in rows for key in re.findall(r"`(.*?)`", row)}
-    assert {key for keys in FOLLOWED.values() for key in keys} | set(REFUSED) <= first
+    assert {key for keys in SUPPORTED.values() for key in keys} | set(REFUSED) <= first
     assert {*MESSAGE_WEIGHTS, *MESSAGE_REASONING, "function_call", "refusal"} <= first

@@ -75,7 +75,7 @@ def test_token_ids_follow_the_options_that_texts_follow():
         ended = {"end_token_ids": free[0], **kept}
         assert len(model.generate(prompt, min_new_tokens=2, **ended)) >= 2
         with pytest.raises(ValueError, match="bad_words_ids"):
-            model.generate(prompt, not_followed=("bad_words_ids=[[1, 2]]",), **kept)
+            model.generate(prompt, unsupported_settings=("bad_words_ids=[[1, 2]]",), **kept)
     assert model.generate(prompt, end_token_ids=free[0], max_new_tokens=4).tolist() == []
 
 

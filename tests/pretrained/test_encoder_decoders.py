@@ -302,7 +302,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "key", "value"), REFUSED)
-def test_what_is_not_followed_is_refused(name, key, value):
+def test_what_is_not_supported_is_refused(name, key, value):
     values = json.loads((REFERENCES / name / "config.json").read_text())
     with pytest.raises(ConfigError, match=r"config\.json"):
         changed = {**values, key: value}

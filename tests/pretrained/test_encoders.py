@@ -254,7 +254,7 @@ def test_no_weight_is_missing_or_left_over(folder_of, tmp_path):
         ({"num_attention_heads": 4}, r"divisible by num_heads \(4\); received 18"),
     ],
 )
-def test_what_is_not_followed_is_refused_by_its_name(changes, error, folder_of):
+def test_what_is_not_supported_is_refused_by_its_name(changes, error, folder_of):
     with pytest.raises(ConfigError, match=rf"config\.json.*{error}"):
         pretrained.load(folder_of("sequence", **changes))
 

@@ -102,11 +102,11 @@ def test_a_given_max_new_tokens_comes_before_max_length(loaded):
         ({"num_beams": 2, "do_sample": True}, r"num_beams=2 \(with do_sample=True\)"),
     ],
 )
-def test_what_is_not_followed_is_refused_by_name_where_text_is_made(folder_with, written, named):
+def test_what_is_not_supported_is_refused_by_name_where_text_is_made(folder_with, written, named):
     folder = folder_with(**written)
     task = TextGeneration.load(folder)
     for refused in (task.generate, task.stream, task.n_best):
-        with pytest.raises(ConfigError, match=rf"asks for .*{named}.*give not_followed=\(\)"):
+        with pytest.raises(ConfigError, match=rf"asks for .*{named}.*unsupported_settings=\(\)"):
             refused("a")
     with pytest.raises(ConfigError, match=named):
         task.check_exportable()
@@ -114,9 +114,9 @@ def test_what_is_not_followed_is_refused_by_name_where_text_is_made(folder_with,
     messages = [{"role": "user", "content": "a"}]
     with pytest.raises(ConfigError, match=named):
         chat.reply(messages)
-    allowed = task.with_settings({"not_followed": "none"})
-    followed = {"num_beams": 1, "temperature": 0.0, "top_k": 0}  # do_sample samples among 50
-    assert dataclasses.replace(allowed.generation, **followed) == GenerationConfig()
+    allowed = task.with_settings({"unsupported_settings": "none"})
+    supported = {"num_beams": 1, "temperature": 0.0, "top_k": 0}  # do_sample samples among 50
+    assert dataclasses.replace(allowed.generation, **supported) == GenerationConfig()
     allowed.check_exportable()
     again = pretrained.save(
         task.model, folder.parent / "again", task.tokenizer, generation=task.generation
@@ -125,11 +125,11 @@ def test_what_is_not_followed_is_refused_by_name_where_text_is_made(folder_with,
     assert written.items() <= kept.items()
 
 
-def test_a_model_whose_settings_are_not_followed_is_scored_and_asked_without_them(folder_with):
+def test_a_model_whose_settings_are_not_supported_is_scored_and_asked_without_them(folder_with):
     task = TextGeneration.load(folder_with(guidance_scale=1.5))
     assert task.score("a b")["num_tokens"] == 3
     greedy = {"temperature": 0, "max_new_tokens": 4}
-    assert task.generate("a", not_followed=(), **greedy) == Task(
+    assert task.generate("a", unsupported_settings=(), **greedy) == Task(
         task.model, task.tokenizer
     ).generate("a", **greedy)
 
@@ -145,7 +145,7 @@ def test_a_model_whose_settings_are_not_followed_is_scored_and_asked_without_the
 def test_what_changes_nothing_is_kept_and_stops_nothing(folder_with, written):
     folder = folder_with(**written)
     model, tokenizer, generation = pretrained.load(folder)
-    assert generation.not_followed == ()
+    assert generation.unsupported_settings == ()
     again = pretrained.save(model, folder.parent / "again", tokenizer, generation=generation)
     kept = json.loads((again / "generation_config.json").read_text())
     assert written.items() <= kept.items()
@@ -213,7 +213,7 @@ def test_values_of_an_encoder_decoder_are_checked(tmp_path, written, message):
         search_of(tmp_path)
 
 
-def test_a_forced_end_of_an_encoder_decoder_is_followed(tmp_path):
+def test_a_forced_end_of_an_encoder_decoder_is_supported(tmp_path):
     """As older folders of Marian have it: in config.json alone."""
     values = {"model_type": "marian", "forced_eos_token_id": 0, "max_length": 512}
     (tmp_path / "config.json").write_text(json.dumps(values))
@@ -230,21 +230,21 @@ def test_zero_is_a_value_and_a_suppressed_end_is_not_forced(read):
         return {name: value for name, value in settings.items() if value not in ((), [])}
 
     for name in ("guidance_scale", "forced_bos_token_id", "max_time", "encoder_repetition_penalty"):
-        assert f"{name}=0" in found(**{name: 0})["not_followed"]
+        assert f"{name}=0" in found(**{name: 0})["unsupported_settings"]
     nothing = {"diversity_penalty": 0, "encoder_no_repeat_ngram_size": 0, "penalty_alpha": 0.0}
-    assert "not_followed" not in found(**nothing, token_healing=False)
+    assert "unsupported_settings" not in found(**nothing, token_healing=False)
     # transformers 5.24 suppresses after it has forced: of [3, 5] the 5 is left, of [3] nothing.
     both = found(forced_eos_token_id=[3, 5], suppress_tokens=[3])
-    assert list(both["forced_eos_token_id"]) == [5] and "not_followed" not in both
-    (refused,) = found(forced_eos_token_id=3, suppress_tokens=[2, 3])["not_followed"]
+    assert list(both["forced_eos_token_id"]) == [5] and "unsupported_settings" not in both
+    (refused,) = found(forced_eos_token_id=3, suppress_tokens=[2, 3])["unsupported_settings"]
     assert refused.startswith("forced_eos_token_id=[3] (which suppress_tokens")
     bad = found(forced_eos_token_id=3, bad_words_ids=[[3]])  # it forces after bad words
-    assert list(bad["forced_eos_token_id"]) == [3] and "not_followed" not in bad
+    assert list(bad["forced_eos_token_id"]) == [3] and "unsupported_settings" not in bad
 
 
 def test_a_repetition_penalty_of_0_is_refused_by_name():
     written = {"repetition_penalty": 0, "forced_bos_token_id": 4, "scale_embedding": True}
     refused = search_settings(written, is_config=True, is_marian=True)
-    assert refused == {"not_followed": ["repetition_penalty=0", "forced_bos_token_id=4"]}
+    assert refused == {"unsupported_settings": ["repetition_penalty=0", "forced_bos_token_id=4"]}
     with pytest.raises(ConfigError, match=r"repetition_penalty must be .* above 0; received 0"):
         from_hugging_face({"repetition_penalty": 0}, {}, "here")

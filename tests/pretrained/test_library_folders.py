@@ -173,7 +173,7 @@ def change(folder, name, **values):
         ),
     ],
 )
-def test_what_is_not_followed_is_refused_by_name(sentence, file, values, message):
+def test_what_is_not_supported_is_refused_by_name(sentence, file, values, message):
     folder = sentence()
     change(folder, file, **values)
     with pytest.raises(ValueError, match=message):

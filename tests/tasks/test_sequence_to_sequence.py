@@ -543,9 +543,9 @@ def test_texts_are_searched_as_the_folder_says(folder_of, tmp_path, name):
         assert settings("translation") == SearchSettings(**found)
     say(path, repetition_penalty=1.2)
     refused = load(folder, task="translation")
-    with pytest.raises(ValueError, match=r"asks for repetition_penalty=1\.2.*not_followed=\(\)"):
+    with pytest.raises(ValueError, match=r"repetition_penalty=1\.2.*unsupported_settings=\(\)"):
         refused.predict([{"text": "a"}])
-    refused.with_settings({"not_followed": ()}).predict([{"text": "a"}])
+    refused.with_settings({"unsupported_settings": ()}).predict([{"text": "a"}])
     path.unlink()
     assert settings("translation") == SearchSettings(num_beams=7, length_penalty=0.5)
     say(path, num_beams=0)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from tfllm.cli.help import Parser
-from tfllm.cli.settings import FLAG, SECTIONS
+from tfllm.cli.settings import FLAG, OLD_NAMES, SECTIONS
 from tfllm.config import field_docs, field_types
 
 RunCommand = Callable[[argparse.Namespace], int | None]
@@ -129,6 +129,10 @@ def add_fields(group: Any, section: str, names: Sequence[str], *, defaults: bool
             options["action"] = "append"
         flag = "--" + field.name.replace("_", "-")
         group.add_argument(flag, dest=f"{FLAG}{section}.{field.name}", **options)
+    for old, new in OLD_NAMES.get(section, {}).items():
+        if new in names:
+            flag = "--" + old.replace("_", "-")
+            group.add_argument(flag, dest=f"{FLAG}{section}.{old}", help=argparse.SUPPRESS)
 
 
 def _shown(default: Any) -> str:

@@ -24,6 +24,7 @@ from tfllm.config import (
     unknown_name,
 )
 from tfllm.config.data import check_encoding
+from tfllm.config.generation import OLD_NAMES as OLD_OPTIONS
 from tfllm.config.reading import renamed
 
 SECTIONS: dict[str, type] = {
@@ -32,7 +33,9 @@ SECTIONS: dict[str, type] = {
     "training": TrainingConfig,
     "generation": GenerationConfig,
 }
-"""Of a settings file. `model` may also name a `size`, which was called `preset`."""
+"""Of a settings file. `model` may also name a `size`."""
+OLD_NAMES: dict[str, dict[str, str]] = {"model": {"preset": "size"}, "generation": OLD_OPTIONS}
+"""for each section, old names of settings to their present names"""
 FLAG = "setting:"
 """prefix of the parser's destination of a setting's flag; SECTION.NAME follows"""
 
@@ -44,7 +47,14 @@ def names_of(section: str) -> list[str]:
 
 def _has(section: str, name: str) -> bool:
     """Whether a section has a key, by its present or its old name."""
-    return name in names_of(section) or (section, name) == ("model", "preset")
+    return name in names_of(section) or name in OLD_NAMES.get(section, {})
+
+
+def _present_names(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a section with their old names replaced by the present ones."""
+    for old, new in OLD_NAMES.get(section, {}).items():
+        values = renamed(values, old, new)
+    return values
 
 
 def pair(word: str, noun: str = "a setting", form: str = "KEY=VALUE") -> tuple[str, str]:
@@ -87,8 +97,8 @@ def settings(options: argparse.Namespace, *sections: str) -> dict[str, dict[str,
     found = {
         section: {
             **file.get(section, {}),
-            **renamed(assigned[section], "preset", "size"),
-            **renamed(flags[section], "preset", "size"),
+            **_present_names(section, assigned[section]),
+            **_present_names(section, flags[section]),
         }
         for section in sections
     }
@@ -156,7 +166,7 @@ def settings_among(words: Sequence[str], example: str) -> tuple[list[str], list[
     Raises:
         ConfigError: a word looks like a misspelt setting.
     """
-    names = names_of("generation")
+    names = [*names_of("generation"), *OLD_OPTIONS]
     texts, assignments = [], []
     for word in words:
         key, equals, value = word.partition("=")
@@ -241,14 +251,14 @@ def _file_sections(path: str) -> dict[str, dict[str, Any]]:
         if section not in SECTIONS:
             raise ConfigError(unknown_name("section", section, SECTIONS, path))
         where = f"{path}, section [{section}]"
-        types: dict[str, Any] = {**field_types(SECTIONS[section]), "size": str, "preset": str}
+        types: dict[str, Any] = {**field_types(SECTIONS[section]), "size": str}
         for key in values:
             if not _has(section, key):
                 raise ConfigError(unknown_name("setting", key, names_of(section), where))
         try:
             for key, value in values.items():
-                read_value(key, value, types[key])
-            file[section] = renamed(values, "preset", "size")
+                read_value(key, value, types[OLD_NAMES.get(section, {}).get(key, key)])
+            file[section] = _present_names(section, values)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
     return file

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tfllm.config.reading import build, to_dict
+from tfllm.config.reading import build, renamed, to_dict
 from tfllm.config.rules import AT_LEAST_0, AT_LEAST_1, ConfigError, Interval, require
 
 LENGTH_PENALTIES = Interval("must lie in [-5, 5]", -5, 5)
@@ -20,7 +20,9 @@ LENGTH_PENALTIES = Interval("must lie in [-5, 5]", -5, 5)
 NO_LIMIT = 2**31 - 1
 """value of `max_new_tokens` when `max_length`, or the model's context length, is the limit"""
 _LARGEST_FLOAT32 = 3.4e38
-_TEXTS = ("stop", "not_followed")
+OLD_NAMES = {"not_followed": "unsupported_settings"}
+"""old name of an option to its present name"""
+_TEXTS = ("stop", "unsupported_settings")
 
 
 @dataclass(frozen=True)
@@ -66,21 +68,34 @@ def option_rows(cls: type | None = None) -> dict[str, OptionRow]:
     return {field.name: field.metadata["row"] for field in fields}
 
 
-def check_followed(not_followed: tuple[str, ...]) -> None:
+def check_supported(unsupported_settings: tuple[str, ...]) -> None:
     """Refuse to generate if settings of a model folder that change the text are not supported.
 
     Args:
-        not_followed: the unsupported settings.
+        unsupported_settings: the settings, such as "guidance_scale=2".
 
     Raises:
         ConfigError: there are such settings.
     """
-    if not_followed:
+    if unsupported_settings:
+        asked = ", ".join(unsupported_settings)
         raise ConfigError(
-            f"the model's folder asks for {', '.join(not_followed)}, which changes the text and is "
-            "not supported. To generate without it, give not_followed=() (on the command line "
-            "not_followed=none), or remove it from generation_config.json"
+            f"the model's folder asks for {asked}, which changes the text and is not supported. To "
+            "generate without it, give unsupported_settings=() (on the command line "
+            "unsupported_settings=none), or remove it from generation_config.json"
         )
+
+
+def present_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with their old names replaced by the present ones.
+
+    Raises:
+        ConfigError: an option is given by both.
+    """
+    found = dict(options)
+    for old, new in OLD_NAMES.items():
+        found = renamed(found, old, new)
+    return found
 
 
 def check_options(config: Any) -> None:
@@ -97,8 +112,8 @@ def check_options(config: Any) -> None:
         if isinstance(value, list | tuple) and name not in _TEXTS:
             require(all(i >= 0 for i in value), f"{name} must be token ids (0 or above)", value)
             object.__setattr__(config, name, tuple(value))
-    kept = tuple(text for text in config.not_followed if text not in ("", "none"))
-    object.__setattr__(config, "not_followed", kept)
+    kept = tuple(text for text in config.unsupported_settings if text not in ("", "none"))
+    object.__setattr__(config, "unsupported_settings", kept)
 
 
 @dataclass(frozen=True)
@@ -180,7 +195,7 @@ class GenerationConfig:
     forced_eos_token_id: tuple[int, ...] = option((), of_task=True)
     """ids of tokens, one of which must be generated last if the text reaches its limit, even if it
     is suppressed"""
-    not_followed: tuple[str, ...] = option((), of_task=True)
+    unsupported_settings: tuple[str, ...] = option((), of_task=True)
     """settings in the model's folder that are not supported and would change the text: nothing is
     generated until this is () (on the command line: none)"""
     # The content of the generation_config.json that this was read from, so that its other keys are
@@ -216,18 +231,19 @@ class GenerationConfig:
         Raises:
             ConfigError: an option is unknown or out of range.
         """
+        options = present_names(options)
         values = {**to_dict(self), **options}
         if options.get("max_length") and "max_new_tokens" not in options:
             values["max_new_tokens"] = NO_LIMIT
         return build(GenerationConfig, values)
 
-    def check_followed(self) -> None:
+    def check_supported(self) -> None:
         """Refuse to generate if the model's folder asks for settings that are not supported.
 
         Raises:
             ConfigError: there are such settings.
         """
-        check_followed(self.not_followed)
+        check_supported(self.unsupported_settings)
 
     @property
     def ends_at_max_length(self) -> bool:

@@ -19,7 +19,7 @@ _NO_MATTER = {
     *("fan_in_fan_out", "megatron_core", "loftq_config", "eva_config", "runtime_config"),
     *("corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying"),
 }
-_FOLLOWED = {
+_SUPPORTED = {
     *("peft_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "use_rslora"),
     *("rank_pattern", "alpha_pattern", "init_lora_weights"),
 }
@@ -77,7 +77,7 @@ def read_adapter_config(folder: Path) -> AdapterSettings:
             "another kind of adapter"
         )
     for key, value in values.items():
-        if key not in _NO_MATTER | _FOLLOWED and value not in _NOTHING:
+        if key not in _NO_MATTER | _SUPPORTED and value not in _NOTHING:
             raise ValueError(
                 f"{path}: {key} changes what the adapter computes and is not supported; received "
                 f"{value!r}. Merge the adapter with PEFT and load the model"

@@ -95,7 +95,7 @@ def _token_ids(
     else:
         defaults = generation or GenerationConfig()
     config = defaults.with_options(options)
-    config.check_followed()
+    config.check_supported()
     if config.stop or config.num_samples > 1:
         raise ConfigError(
             "stop and num_samples are for texts; for token ids, give end_token_ids, and repeat "

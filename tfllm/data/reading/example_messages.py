@@ -25,7 +25,7 @@ _OTHER_ROLES = {
 """names of roles in ShareGPT's and other formats"""
 _CALLS = ("function_call", "tool_call")
 """roles of ShareGPT's format whose value is a tool call as JSON"""
-_FOLLOWED = ("role", "content", "tool_calls", *MESSAGE_WEIGHTS, *MESSAGE_REASONING)
+_SUPPORTED = ("role", "content", "tool_calls", *MESSAGE_WEIGHTS, *MESSAGE_REASONING)
 
 
 class MessageReader:
@@ -108,7 +108,7 @@ class MessageReader:
                 _set_weight(made, key, value, what, where)
             elif key in MESSAGE_REASONING:
                 made[key] = string(value, f"{key} of {what}", where)
-            elif key not in _FOLLOWED and self._reads(key):
+            elif key not in _SUPPORTED and self._reads(key):
                 made[key] = value
             else:
                 self.unused[key] += 1

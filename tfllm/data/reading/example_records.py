@@ -50,7 +50,7 @@ class ExampleReader:
 
     Args:
         text_field: key of a text.
-        columns: maps names of `record_keys.FOLLOWED` to keys in the files.
+        columns: maps names of `record_keys.SUPPORTED` to keys in the files.
         ignored: keys to ignore although they have a meaning.
         has_template: whether there is a chat template, so that transcripts become conversations.
         reads: tells whether the chat template reads a key of a message.

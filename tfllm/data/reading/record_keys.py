@@ -14,7 +14,7 @@ from tfllm.config import ConfigError, unknown_name
 from tfllm.data.reading.conversation_strings import is_messages
 from tfllm.data.reading.json_records import BadRecord, JsonRecord
 
-FOLLOWED: dict[str, tuple[str, ...]] = {
+SUPPORTED: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation"),
     "prompt": ("prompt", "instruction", "question", "query"),
     "response": ("response", "completion", "output", "answer"),
@@ -89,11 +89,11 @@ class RecordKeys:
     """Finds the parts of a record by its keys.
 
     Args:
-        columns: maps names of `FOLLOWED` to keys in the files.
+        columns: maps names of `SUPPORTED` to keys in the files.
         ignored: keys that are ignored, whatever they mean.
 
     Raises:
-        ConfigError: `columns` has a name that is not in `FOLLOWED`.
+        ConfigError: `columns` has a name that is not in `SUPPORTED`.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class RecordKeys:
         self._order: dict[str, int] = {}
         self._names: dict[str, str] = {}
         for name in columns or {}:
-            if name not in FOLLOWED:
-                raise ConfigError(unknown_name("column", name, FOLLOWED))
+            if name not in SUPPORTED:
+                raise ConfigError(unknown_name("column", name, SUPPORTED))
         self.columns = dict(columns or {})
-        for name, keys in FOLLOWED.items():
+        for name, keys in SUPPORTED.items():
             for key in () if name in self.columns else keys:
                 self._names[key] = name
         for name, key in self.columns.items():
@@ -116,7 +116,7 @@ class RecordKeys:
         self._order = {key: number for number, key in enumerate(self._names)}
 
     def found(self, record: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Maps names of `FOLLOWED` to the keys of this record with that meaning.
+        """Maps names of `SUPPORTED` to the keys of this record with that meaning.
 
         Keys are compared without case. Keys with blank values are left out unless all are blank.
         """

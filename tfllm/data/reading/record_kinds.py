@@ -9,7 +9,7 @@ from typing import Any, Literal
 from tfllm.config import ConfigError, PrepareConfig
 from tfllm.data.reading.example_messages import speaker_key
 from tfllm.data.reading.json_records import key_of
-from tfllm.data.reading.record_keys import FOLLOWED, RecordKeys
+from tfllm.data.reading.record_keys import SUPPORTED, RecordKeys
 from tfllm.data.reading.sources import SourceFile, records
 from tfllm.data.reading.table_files import table_columns
 
@@ -126,7 +126,7 @@ def _is_known_table(file: SourceFile, config: PrepareConfig, kind: Kind) -> bool
 def _unknown_table(file: SourceFile, config: PrepareConfig) -> ValueError:
     columns = ", ".join(map(repr, table_columns(file.path, file.encoding)[:20]))
     known = "; ".join(
-        f"{name} ({', '.join(FOLLOWED[name])})" for name in ("prompt", "response", "messages")
+        f"{name} ({', '.join(SUPPORTED[name])})" for name in ("prompt", "response", "messages")
     )
     return ValueError(
         f"{file.path} is a table without a known column; its columns are {columns}. Known columns "

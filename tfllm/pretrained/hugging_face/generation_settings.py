@@ -1,9 +1,9 @@
 """Convert `generation_config.json` of a model folder to `GenerationConfig` and back.
 
-Each key is either supported, or changes nothing, or is listed in `not_followed`; then nothing is
-generated until the user chooses to continue without it. A saved folder has all keys that it was
-loaded with. `transformers` has no keys for some of our settings, and warns about others in greedy
-search; these are stored under "generation" in `tfllm.json`.
+Each key is either supported, or changes nothing, or is listed in `unsupported_settings`; then
+nothing is generated until the user chooses to continue without it. A saved folder has all keys that
+it was loaded with. `transformers` has no keys for some of our settings, and warns about others in
+greedy search; these are stored under "generation" in `tfllm.json`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ALIKE = (
     *("no_repeat_ngram_size", "min_new_tokens", "min_length", "renormalize_logits"),
     *("suppress_tokens", "begin_suppress_tokens"),
 )
-_FOLLOWED = {
+_SUPPORTED = {
     *_ALIKE,
     *_SAMPLING,
     *("do_sample", "stop_strings", "bad_words_ids", "early_stopping"),
@@ -76,7 +76,9 @@ _IN_CONFIG = {
 """Generation keys that an old config.json may have."""
 
 
-def not_followed(written: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> list[str]:
+def unsupported_keys(
+    written: Mapping[str, Any], more: Mapping[str, Any] | None = None
+) -> list[str]:
     """The keys that change the text and are not supported, each as "key=value".
 
     Args:
@@ -87,8 +89,8 @@ def not_followed(written: Mapping[str, Any], more: Mapping[str, Any] | None = No
     neutral = {**_NEUTRAL, **(more or {})}
     found = []
     for key, value in written.items():
-        followed = (key in _FOLLOWED and key not in (more or {})) or key in _NO_MATTER
-        if followed or _says_nothing(value) or (key in neutral and value == neutral[key]):
+        supported = (key in _SUPPORTED and key not in (more or {})) or key in _NO_MATTER
+        if supported or _says_nothing(value) or (key in neutral and value == neutral[key]):
             continue
         if key in _OF_SAMPLING and not written.get("do_sample"):
             continue
@@ -145,11 +147,11 @@ def to_hugging_face(config: GenerationConfig | None) -> tuple[dict[str, Any], di
     values = dataclasses.asdict(config)
     is_same = stored and build(GenerationConfig, _read(stored, values)) == config
     if stored and not is_same:
-        known = {*_FOLLOWED, *(entry.partition("=")[0] for entry in not_followed(stored))}
-        kept = {entry.partition("=")[0] for entry in config.not_followed}
+        known = {*_SUPPORTED, *(entry.partition("=")[0] for entry in unsupported_keys(stored))}
+        kept = {entry.partition("=")[0] for entry in config.unsupported_settings}
         stored = {key: v for key, v in stored.items() if key not in known or key in kept}
     default = GenerationConfig()
-    del values["not_followed"]
+    del values["unsupported_settings"]
     written: dict[str, Any] = {"do_sample": config.temperature > 0}
     for name in (*_ALIKE, "early_stopping", "forced_eos_token_id"):
         value = values.pop(name)
@@ -210,7 +212,7 @@ def _read(written: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]
     apart = _searches_otherwise(written)
     for entry in apart:
         values.pop(entry.partition("=")[0], None)
-    values["not_followed"] = (*not_followed(written), *apart)
+    values["unsupported_settings"] = (*unsupported_keys(written), *apart)
     return values
 
 
@@ -264,6 +266,6 @@ def search_settings(
     if written.get("early_stopping") is True:
         found["early_stopping"] = True
     of_decoders = {"do_sample": False, "repetition_penalty": 1.0, "stop_strings": None}
-    if refused := not_followed(written, of_decoders):
-        found["not_followed"] = refused
+    if refused := unsupported_keys(written, of_decoders):
+        found["unsupported_settings"] = refused
     return found

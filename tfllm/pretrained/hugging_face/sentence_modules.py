@@ -118,15 +118,15 @@ def read_modules(folder: Path) -> SentenceModules:
     return SentenceModules(pooling, normalize, texts)
 
 
-def _expect(where: Path, key: str, value: Any, followed: Any) -> None:
+def _expect(where: Path, key: str, value: Any, supported: Any) -> None:
     """Refuse a value that would change vectors.
 
     Raises:
         ValueError: If it is neither the supported value nor empty.
     """
-    if value not in (None, {}, followed):
+    if value not in (None, {}, supported):
         raise ValueError(
-            f"{where}: {key} is only supported as {followed!r}; received {value!r}. {_ADVICE}"
+            f"{where}: {key} is only supported as {supported!r}; received {value!r}. {_ADVICE}"
         )
 
 

@@ -68,7 +68,7 @@ def row_options(
         values = {n: v[i] if n in per_row else v for n, v in options.items()}
         configs.append(build(GenerationConfig, {**to_dict(defaults), **values}))
     for config in configs:
-        config.check_followed()
+        config.check_supported()
     return configs
 
 

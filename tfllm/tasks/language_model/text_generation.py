@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from tfllm.config import GenerationConfig
+from tfllm.config.generation import present_names
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.decoding import Decoder
 from tfllm.generation.option_inputs import option_specs, option_tensors, row_tensors
@@ -301,6 +302,7 @@ class TextGeneration(TextModel):
 
     def _with_fixed(self, options: dict[str, Any]) -> tuple[TextGeneration, dict[str, Any]]:
         """The model with those options set that are fixed for a task, and the other options."""
+        options = present_names(options)
         fixed = {name: value for name, value in options.items() if name in OF_TASK}
         if not fixed:
             return self, options
@@ -360,7 +362,7 @@ class TextGeneration(TextModel):
 
     def check_exportable(self) -> None:
         """Refuse settings of the model's folder that are not supported."""
-        self.generation.check_followed()
+        self.generation.check_supported()
 
     def warmup_requests(self, texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
         """Warm-up requests for each signature."""

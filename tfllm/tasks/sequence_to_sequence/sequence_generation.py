@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.config import build
-from tfllm.config.generation import check_followed, check_options, like
+from tfllm.config.generation import check_options, check_supported, like, present_names
 from tfllm.config.rules import AT_LEAST_0
 from tfllm.generation.beam_options import BeamOptions
 from tfllm.generation.beam_search import BeamResult, beam_search
@@ -52,7 +52,7 @@ class SearchSettings:
     """stop as soon as num_beams texts are complete, even if a better one could follow"""
     renormalize_logits: bool = like("renormalize_logits", False)
     """renormalize the probabilities over the tokens that are still allowed"""
-    not_followed: tuple[str, ...] = like("not_followed", ())
+    unsupported_settings: tuple[str, ...] = like("unsupported_settings", ())
     """settings in the model's folder that are not supported and would change the text: nothing is
     generated until this is ()"""
 
@@ -115,7 +115,7 @@ class SequenceGeneration(TextModel):
     @functools.cached_property
     def signatures(self) -> dict[str, Any]:
         """`serving_default` and `n_best`."""
-        check_followed(self.settings.not_followed)
+        check_supported(self.settings.unsupported_settings)
         return {
             "serving_default": text_function(self._best, self.input_name),
             "n_best": text_function(self._n_best, self.input_name),
@@ -134,7 +134,7 @@ class SequenceGeneration(TextModel):
 
     def with_settings(self, settings: Mapping[str, Any]) -> SequenceGeneration:
         """A copy with some fields of `SearchSettings` changed."""
-        values = {**dataclasses.asdict(self.settings), **settings}
+        values = {**dataclasses.asdict(self.settings), **present_names(settings)}
         return self._with(self.decoder, build(SearchSettings, values))
 
     def _with(self, decoder: EncoderDecoderDecoder, settings: SearchSettings) -> SequenceGeneration:
