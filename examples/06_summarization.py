@@ -12,10 +12,10 @@ with a low-rank adapter. A synopsis takes two thirds of its words from its text,
 mostly choosing and copying, for which a pretrained model needs few pairs. The baseline is the first
 sentence of the text, which in such a description says nearly everything.
 
---from-nothing trains an encoder-decoder (the task "summarization") on all pairs instead; so does
+--from-scratch trains an encoder-decoder (the task "summarization") on all pairs instead; so does
 --quick, with a tiny one and the packages of this computer.
 
-Usage: python examples/06_summarization.py [--quick] [--from-nothing] [--pairs N] [--epochs N]
+Usage: python examples/06_summarization.py [--quick] [--from-scratch] [--pairs N] [--epochs N]
                                            [--descriptions FILE ...] [--out FOLDER]
 """
 
@@ -134,7 +134,7 @@ def fine_tune(
     return {**found, "SmolLM2, fine-tuned": replies(load(run.model_folder), held_out)}
 
 
-def from_nothing(
+def from_scratch(
     learned: list[Pair], held_out: list[Pair], options: argparse.Namespace
 ) -> dict[str, list[str]]:
     """The summaries of an encoder-decoder that was only trained on the pairs."""
@@ -167,7 +167,11 @@ def from_nothing(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a minute: few pairs, a tiny model")
-    parser.add_argument("--from-nothing", action="store_true", help="do not use SmolLM2")
+    parser.add_argument("--from-scratch", action="store_true", help="do not use SmolLM2")
+    # Its old name.
+    parser.add_argument(
+        "--from-nothing", action="store_true", dest="from_scratch", help=argparse.SUPPRESS
+    )
     parser.add_argument("--pairs", type=int, default=3000, help="number of pairs for SmolLM2")
     parser.add_argument("--epochs", type=float, help="default: 1, from scratch 10")
     parser.add_argument("--descriptions", type=Path, nargs="+", help="Translation-en and Packages")
@@ -183,7 +187,7 @@ def main() -> None:
         from tfllm.evaluation.metric_values import metric_values
         from tfllm.evaluation.text_metrics import rouge
 
-    if not (options.quick or options.from_nothing):
+    if not (options.quick or options.from_scratch):
         smollm2()  # if it is not installed, better to fail now than after the download
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
@@ -191,7 +195,7 @@ def main() -> None:
     # 1. Pairs, the first sentence, and the model.
     learned, held_out = read_pairs(options)
     found = {BASELINE: [first_sentence(pair["text"]) for pair in held_out]}
-    system = from_nothing if options.quick or options.from_nothing else fine_tune
+    system = from_scratch if options.quick or options.from_scratch else fine_tune
     found |= system(learned, held_out, options)
 
     # 2. All systems, with confidence intervals over the choice of packages.

@@ -90,8 +90,8 @@ def main() -> None:
     # 1. The initial weights. A few updates from scratch need a higher learning rate.
     begins: dict[str, tuple[Any, float]] = {}
     if not quick:
-        nothing = {"num_layers": 6, "embedding_dim": 384, "num_heads": 12}
-        begins = {"MiniLM": (minilm(), 1e-4), "the same from scratch": (nothing, 5e-4)}
+        new = {"num_layers": 6, "embedding_dim": 384, "num_heads": 12}
+        begins = {"MiniLM": (minilm(), 1e-4), "the same from scratch": (new, 5e-4)}
     if quick or options.pretrain:
         # Hidden words in mails without labels: pretraining with tfllm.
         small: Any = {**SMALL, "num_layers": 1, "embedding_dim": 64} if quick else SMALL

@@ -149,7 +149,7 @@ def main() -> int:
     metrics = {
         f"{ORDER}-gram, Kneser-Ney": (baseline.metrics()[1], counted_lines),
         model: (found.metrics()[1], said["alone"]),
-        f"{model}, lines behind given": (None, said["filled"]),
+        f"{model}, with the lines after it": (None, said["filled"]),
     }
     rows = {"": f"{'bits per byte':26}{'next line exactly right':26}"}
     shown = {}

@@ -139,7 +139,7 @@ needs_descriptions = pytest.mark.skipif(
 @pytest.mark.slow
 @pytest.mark.exhaustive
 @needs_descriptions
-def test_the_example_learns_from_nothing_and_measures(tmp_path):
+def test_the_example_learns_from_scratch_and_measures(tmp_path):
     rouge, answers = ran(tmp_path, "--quick")
     assert list(rouge) == ["first sentence", "Transformer, beam 4"]
     assert 20 < rouge["first sentence"] < 50

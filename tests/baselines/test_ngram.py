@@ -93,7 +93,7 @@ def test_it_completes_what_it_has_seen():
     assert model.complete([1, 2], lambda token: False, most=3) == [3, 4, 5]
 
 
-def test_a_longer_context_foretells_better():
+def test_a_longer_context_predicts_better():
     text = ([1, 2, 3] * 3 + [2, 1, 4]) * 20
     losses = [
         NgramModel([text[:180]], VOCAB, order).losses(text[180:]).mean() for order in (1, 2, 4)

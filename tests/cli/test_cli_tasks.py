@@ -34,7 +34,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_train_tells_the_measures_on_the_validation_records(run, capsys):
+def test_train_reports_the_metrics_on_the_validation_records(run, capsys):
     capsys.readouterr()
     assert main(["train", "--data", "x", "--out", str(run / "run"), "--resume"]) == 0
     told = capsys.readouterr().out

@@ -99,12 +99,17 @@ def test_settings_that_are_not_supported_were_called_not_followed(words, tmp_pat
     assert config.with_options({"not_followed": ()}).unsupported_settings == ()
 
 
+def test_report_opens_no_browser_with_the_old_flag_either():
+    for flag in ("--no-browser", "--open-nothing"):
+        assert parse(["report", "run", flag]).no_browser
+
+
 def test_no_help_shows_an_old_name():
     parser, commands = command_line()
     texts = [parser.format_help()]
     for command in commands.values():
         texts += [command.format_help(), command.format_full_help()]
-    for old in ("preset", "not-followed"):
+    for old in ("preset", "not-followed", "open-nothing"):
         assert not [text for text in texts if old in text]
 
 

@@ -41,7 +41,7 @@ def test_each_example_with_something_to_learn_has_one_place(length, examples):
     kept = [i for i in range(len(examples)) if first[i] <= length]
     assert sorted(packing.order.tolist()) == kept
     assert packing.num_left_out == len(examples) - len(kept)
-    assert packing.num_cut == sum(sizes[i] > length + 1 for i in kept)
+    assert packing.num_truncated == sum(sizes[i] > length + 1 for i in kept)
     places = [min(int(n) - 1, length) for n in sizes]
     rows = [packing.examples(row) for row in range(packing.num_rows)]
     assert all(row and sum(places[i] for i in row) <= length for row in rows)

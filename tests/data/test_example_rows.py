@@ -60,7 +60,7 @@ def test_every_example_stands_whole_in_one_row_and_its_replies_alone_are_learned
     packings = [split.packing(length) for split in (train, validation)]
     assert sum(p.num_left_out for p in packings) == lost
     longer = [ids for ids, _ in expected(chat, 10**6) if len(ids) > length + 1]
-    assert sum(p.num_cut for p in packings) == len(longer) - lost
+    assert sum(p.num_truncated for p in packings) == len(longer) - lost
     if length == 24:
         assert lost > 20  # else nothing is tested
 
@@ -132,7 +132,7 @@ def test_what_is_cut_and_left_out_is_told(examples, caplog):
     (record,) = [r for r in caplog.records if "left out" in r.message]  # once
     packing = examples.train.packing(24)
     assert f"would remain of them: {packing.num_left_out} " in record.message
-    assert f"truncated at their end: {packing.num_cut}; left out" in examples.describe(24)
+    assert f"truncated at their end: {packing.num_truncated}; left out" in examples.describe(24)
     assert "left out" not in examples.describe(2000)
 
 

@@ -131,6 +131,7 @@ def test_on_the_host_network_the_job_is_named():
     [
         ({"TFLLM_WORKERS": ""}, "TFLLM_SERVICE is set, but TFLLM_WORKERS is not"),
         ({"TFLLM_SERVICE": ""}, "TFLLM_WORKERS is set, but TFLLM_SERVICE is not"),
+        ({"JOB_COMPLETION_INDEX": ""}, "TFLLM_WORKERS and TFLLM_SERVICE are set, but JOB"),
         ({"JOB_COMPLETION_INDEX": ""}, "but JOB_COMPLETION_INDEX is not"),
         ({"TFLLM_WORKERS": "2"}, "below TFLLM_WORKERS (2); received 2"),
         ({"TFLLM_WORKERS": "two"}, "TFLLM_WORKERS must be a whole number; received 'two'"),

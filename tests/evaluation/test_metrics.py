@@ -130,7 +130,7 @@ def test_draws_in_several_parts_are_the_same(monkeypatch):
     np.testing.assert_array_equal(resampled(METRICS["mean"], resamples=50), whole)
 
 
-def test_resamples_in_which_a_measure_is_undefined_do_not_count():
+def test_resamples_in_which_a_metric_is_undefined_do_not_count():
     rare = of_sums("share", [[0, 0], [0, 0], [1, 2]], lambda s: s[:, 0] / s[:, 1])
     assert confidence_interval(rare) == (0.5, 0.5, 0.5)
     never = of_sums("share", [[0, 0]], lambda s: s[:, 0] / s[:, 1])

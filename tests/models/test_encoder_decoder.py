@@ -162,7 +162,7 @@ def test_it_learns_to_copy(name, dtype):
 
 @pytest.mark.parametrize("name", ["transformer", "t5"])
 def test_states_begin_at_a_deviation_of_about_one(name, rng):
-    """So that training from nothing does: neither logits nor attention begin saturated."""
+    """So that training from scratch works: neither logits nor attention begin saturated."""
     config = {"embedding_dim": 64, "head_dim": 16, "num_heads": 4, "feed_forward_dim": 256}
     model = made(name, config={**config, "num_layers": 3, "num_decoder_layers": 3})
     inputs, _, _ = data_of(rng)

@@ -170,14 +170,14 @@ def test_the_encoder_is_taken_out_of_any_of_them(name):
 def test_no_encoder_is_taken_out_of_a_causal_model(tmp_path):
     config = ModelConfig(vocab_size=11, embedding_dim=4, num_layers=1, num_heads=1)
     folder = pretrained.save(CausalLM(config), tmp_path / "model")
-    with pytest.raises(ValueError, match=r"read from a BERT.*received a CausalLM"):
+    with pytest.raises(ValueError, match=r"read from a BERT.*received the class CausalLM"):
         pretrained.load_encoder(folder)
 
 
 def test_no_text_is_generated_by_an_encoder():
     from tfllm.tasks import TextGeneration
 
-    with pytest.raises(ValueError, match=r"causal language model; .*model holds a Encoder"):
+    with pytest.raises(ValueError, match=r"causal language model; .* of the class Encoder"):
         TextGeneration.load(REFERENCES / "model")
 
 

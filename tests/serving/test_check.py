@@ -268,7 +268,7 @@ def test_a_fault_in_the_file_is_found_and_nothing_else(fault, copy):
     assert codes(report) == {fault.split()[0]}
     assert codes(report, severity) == codes(report)
     assert report.ok == (severity != "error")
-    assert all(finding.mend for finding in report.findings)
+    assert all(finding.fix for finding in report.findings)
 
 
 @pytest.mark.parametrize(
@@ -821,5 +821,5 @@ def test_a_memory_limit_below_what_the_model_took_is_an_error(copy):
         path.write_text("\n".join(lines))
         found = [f for f in check(copy).of("error") if f.code == "memory_limit"]
         assert [f.what.split()[0] for f in found] == [name]
-        assert "0.06 GiB" in found[0].what and "--measure" in found[0].mend
+        assert "0.06 GiB" in found[0].what and "--measure" in found[0].fix
         path.write_text(given)

@@ -67,7 +67,7 @@ def test_the_graph_makes_the_inputs_that_training_made(tokenizer, length, pairs)
     seconds = [*TEXTS[1:], TEXTS[0]] if pairs else [None] * len(TEXTS)
     graph = tokenizer.graph()
     second = tf.constant(seconds) if pairs else None
-    inputs, num_cut = encoder_inputs(tokenizer, graph, tf.constant(TEXTS), second, length)
+    inputs, num_truncated = encoder_inputs(tokenizer, graph, tf.constant(TEXTS), second, length)
     for row, (text, other) in enumerate(zip(TEXTS, seconds, strict=True)):
         wanted = encoded_texts(tokenizer, text, other, length)
         mask = inputs["padding_mask"][row].numpy()
@@ -75,7 +75,7 @@ def test_the_graph_makes_the_inputs_that_training_made(tokenizer, length, pairs)
         for name in ("token_ids", "token_type_ids"):
             given = inputs[name][row].numpy()[mask]
             np.testing.assert_array_equal(given, wanted[name], err_msg=f"{name} of {text!r}")
-        assert num_cut[row] == wanted["truncated"][0]
+        assert num_truncated[row] == wanted["truncated"][0]
 
 
 def test_labels_are_those_of_training_in_the_alphabets_order():

@@ -108,7 +108,7 @@ def test_a_definition_says_what_it_is(name):
 
 
 @every_task
-def test_a_run_ends_with_a_model_of_its_task_and_measures(name, trained):
+def test_a_run_ends_with_a_model_of_its_task_and_metrics(name, trained):
     made = trained(name)
     assert made.run.step == 2
     assert np.isfinite(made.run.validation_loss)

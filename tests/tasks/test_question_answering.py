@@ -263,7 +263,7 @@ def test_an_input_that_is_none_is_missing(tokenizer):
         served.predict([record])
 
 
-def test_measures_and_remarks(tokenizer):
+def test_metrics_and_remarks(tokenizer):
     served = oracle(tokenizer, "Rome", "1923", 64, may_be_unanswered=False)
     rows = [
         {"question": "when?", "context": "built in Rome 1923", "answer": "Rome 1923"},

@@ -409,7 +409,7 @@ def test_settings_that_are_none_are_refused(served, settings, message):
 # ------------------------------------------------------------------ metrics
 
 
-def test_measures_are_those_of_their_packages():
+def test_metrics_are_those_of_their_packages():
     """With the references as references: swapped, BLEU is another."""
     records = [
         Record({"text": "a", "translation": t, "summary": t})
@@ -559,7 +559,7 @@ def test_a_model_of_another_task_is_refused(run, folder_of):
             load(folder, task="summarization")
 
 
-def test_the_tokenizers_of_measures_are_settings_of_their_tasks(monkeypatch, capsys):
+def test_the_tokenizers_of_metrics_are_settings_of_their_tasks(monkeypatch, capsys):
     from tfllm.cli import main
     from tfllm.data.reading.table_records import Record
     from tfllm.tasks import evaluate, evaluating, task_named

@@ -254,7 +254,7 @@ def test_a_wrong_span_of_a_validation_record_is_no_matter_of_training(tmp_path):
     assert "must not go beyond the training" not in str(caught.value)
 
 
-def test_measures_and_remarks(tokenizer):
+def test_metrics_and_remarks(tokenizer):
     records = [
         Record({"text": "so Anna", "spans": [[3, 7, "PERSON"]]}),
         Record({"text": "Anna so", "spans": [[0, 4, "ANIMAL"]]}),

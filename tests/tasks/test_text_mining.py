@@ -209,7 +209,7 @@ def test_nothing_gives_nothing_and_bad_settings_are_refused():
         mine([], min_count=0)
     with pytest.raises(ValueError, match="min_log_likelihood"):
         mine([], min_log_likelihood=float("nan"))
-    with pytest.raises(ValueError, match="document 2 is a bytes"):
+    with pytest.raises(ValueError, match="document 2 is of the type bytes"):
         mine(["a", b"b"])
 
 

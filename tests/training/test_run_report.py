@@ -244,6 +244,18 @@ def test_only_settings_that_differ_are_listed(write):
 # ---- drawing
 
 
+def test_a_run_whose_metrics_were_called_measures_is_compared_with_one_of_today(write, tmp_path):
+    value = {"name": "accuracy", "value": 0.9, "low": 0.8, "high": 1.0, "num_examples": 20}
+    lines = [step(1, seconds=1.0), validation(1, 3.0)]
+    folders = [
+        write(key, lines, {"model": MODEL, "result": {"steps": 1, key: [value]}})
+        for key in ("measures", "metrics")
+    ]
+    runs = read_runs(folders)
+    assert [run.finished for run in runs] == [True, True] and not differences(runs)
+    assert report(folders, tmp_path / "out").exists()
+
+
 def test_smoothing_keeps_a_straight_line_and_removes_noise(rng):
     places = list(range(1000))
     line = [5 - 0.002 * x for x in places]

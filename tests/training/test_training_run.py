@@ -217,7 +217,7 @@ def test_a_model_is_a_size_with_other_fields_or_refused_by_field(data):
         ({"num_layers": 2.5}, r"num_layers must be a whole number; received 2\.5"),
         ({"layers": 2}, "unknown setting 'layers' in size llama-4m; did you mean 'num_layers'"),
         ({"size": "llama-1m", "preset": "llama-4m"}, "preset is the old name of size"),
-        (3, "must be a size's name, a mapping of fields, .* or a ModelConfig; received int"),
+        (3, "must be a size's name, a mapping .* or an instance of ModelConfig; received int"),
     ):
         with pytest.raises(ConfigError, match=rule):
             LanguageModeling().architecture(wrong, data, asked)

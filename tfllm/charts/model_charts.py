@@ -176,7 +176,7 @@ def attention_map(
     *,
     causal: bool = False,
     title: str = "",
-    x_label: str = "looks at",
+    x_label: str = "attends to",
     y_label: str = "",
     names: Sequence[str] | None = None,
 ) -> Figure:

@@ -28,9 +28,13 @@ def add_commands(add: AddCommand) -> None:
         "--x", choices=["tokens", "step", "seconds"], default="tokens", help="horizontal axis"
     )
     report.add_argument(
-        "--open-nothing",
+        "--no-browser",
         action="store_true",
         help="do not open the page in a browser (it is never opened without a desktop)",
+    )
+    # Its old name.
+    report.add_argument(
+        "--open-nothing", action="store_true", dest="no_browser", help=argparse.SUPPRESS
     )
 
 
@@ -40,7 +44,7 @@ def _report(options: argparse.Namespace) -> None:
     page = report(options.runs, options.out, x=options.x)
     print(f"wrote {page} and {page.with_suffix('.png')}")
     desktop = sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}
-    if desktop and sys.stdout.isatty() and not getattr(options, "open_nothing", False):
+    if desktop and sys.stdout.isatty() and not getattr(options, "no_browser", False):
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())

@@ -251,13 +251,14 @@ def _file_sections(path: str) -> dict[str, dict[str, Any]]:
         if section not in SECTIONS:
             raise ConfigError(unknown_name("section", section, SECTIONS, path))
         where = f"{path}, section [{section}]"
+        old = OLD_NAMES.get(section, {})
         types: dict[str, Any] = {**field_types(SECTIONS[section]), "size": str}
         for key in values:
             if not _has(section, key):
                 raise ConfigError(unknown_name("setting", key, names_of(section), where))
         try:
             for key, value in values.items():
-                read_value(key, value, types[OLD_NAMES.get(section, {}).get(key, key)])
+                read_value(key, value, types[old.get(key) or key])
             file[section] = _present_names(section, values)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None

@@ -16,7 +16,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,7 +198,7 @@ def _kubernetes(environ: Mapping[str, str]) -> Cluster | None:
     missing = [n for n in (*_KUBERNETES, "JOB_COMPLETION_INDEX") if not environ.get(n)]
     if missing:
         raise ConfigError(
-            f"{' and '.join(given)} is set, but {' and '.join(missing)} is not: the workers of an "
+            f"{_are(given)} set, but {_are(missing)} not: the workers of an "
             "Indexed Job need TFLLM_WORKERS (the number of its completions) and TFLLM_SERVICE (its "
             "headless Service), and Kubernetes sets JOB_COMPLETION_INDEX (completionMode: Indexed)"
         )
@@ -237,3 +237,8 @@ def _check_against_slurm(cluster: Cluster, environ: Mapping[str, str]) -> None:
             f"{cluster.source} and Slurm must give a task the same number; received "
             f"{cluster.index} and SLURM_PROCID={index}; unset one of them (Slurm alone is enough)"
         )
+
+
+def _are(names: Sequence[str]) -> str:
+    """The names with their verb: "A is", or "A and B are"."""
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"

@@ -112,7 +112,7 @@ class ModelVerbs(QuantizeMethods, ShapeShown):
             ValueError: always.
         """
         raise ValueError(
-            f"low-rank adapters (LoRA) are for a CausalLM; a {type(self).__name__} is trained whole"
+            f"low-rank adapters (LoRA) are for a CausalLM; {type(self).__name__} is trained whole"
         )
 
 

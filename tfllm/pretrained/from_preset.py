@@ -64,15 +64,15 @@ def from_preset(cls: Any, source: str | Path, *, may_be_size: bool = True, **opt
         )
     if not issubclass(cls, EncoderHead) or not hasattr(model, "encoder"):
         raise ValueError(
-            f"{source} holds a {type(model).__name__}, which {type(model).__name__}.from_preset "
-            f"gives; received {cls.__name__}"
+            f"{source} holds a model of the class {type(model).__name__}, which "
+            f"{type(model).__name__}.from_preset gives; received {cls.__name__}"
         )
     encoder, tokenizer = load_encoder(source, **how)
     made = cls(encoder)  # one that needs a number of labels says so
     if made.weights[len(encoder.weights) :]:
         warnings.warn(
-            f"{source} holds a {type(model).__name__}: the head of the {cls.__name__} is new, and "
-            "has to be trained",
+            f"{source} holds a model of the class {type(model).__name__}: the head of the "
+            f"{cls.__name__} is new, and has to be trained",
             stacklevel=4,
         )
     made.attach(tokenizer)

@@ -123,7 +123,7 @@ def load_encoder(
     if not isinstance(encoder, Encoder):
         raise ValueError(
             f"{source.where}: an encoder can only be read from a BERT, with or without a head; "
-            f"received a {type(model).__name__}"
+            f"received the class {type(model).__name__}"
         )
     return encoder, tokenizer
 

@@ -88,11 +88,11 @@ def evaluate_records(
     predictions = model.predict(table.records, batch_size=batch_size)
     seconds = time.perf_counter() - start
     notes = [*table.notes, *task.remarks(table.records, model)]
-    num_cut = sum(bool(prediction.get("truncated_tokens")) for prediction in predictions)
-    if num_cut:
+    num_truncated = sum(bool(prediction.get("truncated_tokens")) for prediction in predictions)
+    if num_truncated:
         notes.append(
-            f"{num_cut:,} of {len(predictions):,} records are longer than the model's maximum "
-            "length and were truncated (see truncated_tokens of each answer)"
+            f"{num_truncated:,} of {len(predictions):,} records are longer than the model's "
+            "maximum length and were truncated (see truncated_tokens of each answer)"
         )
     metrics = metric_values(task.metrics(table.records, predictions, **metric_settings))
     notes += dict.fromkeys(metric.warning for metric in metrics if metric.warning)

@@ -60,7 +60,7 @@ class RecordTask(Task):
     """columns of a record, by the names that `examples` and `metrics` use"""
     token_features: ClassVar[tuple[str, ...]] = ("token_ids",)
     """names of the arrays of an example whose elements count as tokens, for the throughput"""
-    least_sequence_length: ClassVar[int] = 1
+    min_sequence_length: ClassVar[int] = 1
     """the smallest sequence length that leaves room for text"""
     max_evaluated_records: ClassVar[int] = 2000
     """maximum number of validation records that are evaluated at the end of a run"""
@@ -190,8 +190,8 @@ class RecordTask(Task):
         config: Any = kind.read(source.config, source.where, None)[0]
         if not isinstance(config, self.config_class):
             raise ConfigError(
-                f"{self.name} needs an {self.kind_of_model}; {source.where} is a "
-                f"{source.config.get('model_type')}"
+                f"{self.name} needs an {self.kind_of_model}; the model_type of "
+                f"{source.where} is {source.config.get('model_type')!r}"
             )
         return config
 

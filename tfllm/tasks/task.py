@@ -210,7 +210,7 @@ class Task(ABC):
         elif model is not None:
             raise ConfigError(
                 f"the model of {self.name} must be a size's name, a mapping of fields, the path of "
-                f"a pretrained model or a {self.config_class.__name__}; received "
+                f"a pretrained model or an instance of {self.config_class.__name__}; received "
                 f"{type(model).__name__}"
             )
         length = training.sequence_length

@@ -63,7 +63,10 @@ class TextModel(tf.Module):
         """
         found = model_verbs.call("load", path, **options)
         if not isinstance(found, cls):
-            raise ValueError(f"{path} is a {type(found).__name__}, not a {cls.__name__}")
+            raise ValueError(
+                f"{path} must hold a model of the class {cls.__name__}; it holds one of the class "
+                f"{type(found).__name__}"
+            )
         return found
 
     # ---- what subclasses must define

@@ -81,7 +81,8 @@ def mine(
     for number, document in enumerate(documents):
         if not isinstance(document, str):
             raise ValueError(
-                f"documents must be texts; document {number + 1} is a {type(document).__name__}"
+                f"documents must be texts; document {number + 1} is of the type "
+                f"{type(document).__name__}"
             )
         found += sentences(document, number)
     mentions, kinds = _mentions(found, tagger)

@@ -71,7 +71,7 @@ def test_log_likelihoods_of_continuations(task, recorded, bound):
     found = log_likelihoods(task, PAIRS, batch_size=4)
     given = [one.log_prob for one in found]
     assert_within(given, recorded["log_likelihoods"], bound(PAIRS))
-    assert [one.num_cut > 0 for one in found] == [context == LONG for context, _ in PAIRS]
+    assert [one.num_truncated > 0 for one in found] == [context == LONG for context, _ in PAIRS]
 
 
 def test_a_context_and_its_space_are_the_same_with_the_space_on_either_side(task, bound):
@@ -91,9 +91,9 @@ def test_rolling_log_likelihoods_of_documents(task, recorded):
 @SECOND_IS_SLOW
 def test_texts_that_are_generated_until_a_stop_string(task, recorded):
     options = {"temperature": 0.0, "max_new_tokens": MAX_GEN_TOKS, "stop": list(UNTIL)}
-    texts, num_cut = continuations(task, PROMPTS, options, 2)
+    texts, num_truncated = continuations(task, PROMPTS, options, 2)
     assert texts == recorded["generated"]
-    assert num_cut == 1
+    assert num_truncated == 1
 
 
 def test_choices_have_its_acc_and_acc_norm_with_their_standard_errors(task, recorded):
@@ -156,14 +156,14 @@ def test_a_served_model_gives_the_same_wherever_its_text_fits(task, recorded, bo
 def test_a_served_models_context_is_cut_and_the_run_goes_on(task, recorded, bound):
     place = PAIRS.index([LONG, " and the mat"])
     (found,) = log_likelihoods(ServedScores(task), [PAIRS[place]])
-    assert 0 < found.num_cut < len(LONG)
+    assert 0 < found.num_truncated < len(LONG)
     # Cut between characters, not tokens, so a little of the context may differ.
     assert found.log_prob == pytest.approx(recorded["log_likelihoods"][place], rel=0.5)
-    exact = task.score((LONG + " and the mat")[found.num_cut :])
-    own = exact["token_log_probs"][task.score(LONG.rstrip()[found.num_cut :])["num_tokens"] :]
+    exact = task.score((LONG + " and the mat")[found.num_truncated :])
+    own = exact["token_log_probs"][task.score(LONG.rstrip()[found.num_truncated :])["num_tokens"] :]
     assert_within(found.log_prob, sum(own), bound([PAIRS[place]])[0])
-    texts, num_cut = continuations(ServedScores(task), [LONG], {"max_new_tokens": 3}, 1)
-    assert num_cut == 1 and len(texts) == 1
+    texts, num_truncated = continuations(ServedScores(task), [LONG], {"max_new_tokens": 3}, 1)
+    assert num_truncated == 1 and len(texts) == 1
 
 
 def test_other_errors_of_a_served_model_end_the_run():

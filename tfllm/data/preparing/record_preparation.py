@@ -59,7 +59,7 @@ class ExampleMaker(Protocol):
         """Names of the arrays of an example whose elements are counted as tokens."""
 
     @property
-    def least_sequence_length(self) -> int:
+    def min_sequence_length(self) -> int:
         """The smallest sequence length that leaves room for text."""
 
     def information(self, records: Sequence[Record]) -> dict[str, Any]:
@@ -119,9 +119,9 @@ class RecordPreparation:
         bar: Callable[..., Any],
     ) -> None:
         assert config.sequence_length is not None
-        if config.sequence_length < task.least_sequence_length:
+        if config.sequence_length < task.min_sequence_length:
             raise ConfigError(
-                f"sequence_length must be at least {task.least_sequence_length} for "
+                f"sequence_length must be at least {task.min_sequence_length} for "
                 f"{task.name}; received {config.sequence_length}"
             )
         self._task = task

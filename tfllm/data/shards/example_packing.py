@@ -16,7 +16,7 @@ class Packing:
     """int64 [examples kept]: indices of the examples, row by row, in file order within a row"""
     starts: np.ndarray
     """int64 [rows + 1]: position in `order` at which each row begins"""
-    num_cut: int
+    num_truncated: int
     """number of examples that are longer than a row and truncated"""
     num_left_out: int
     """number of examples left out because no learned token would remain after truncation"""
@@ -60,7 +60,7 @@ def pack_examples(
     return Packing(
         order=kept[order],
         starts=np.searchsorted(rows[order], np.arange(num_rows + 1)),
-        num_cut=int((num_tokens[kept] > sequence_length + 1).sum()),
+        num_truncated=int((num_tokens[kept] > sequence_length + 1).sum()),
         num_left_out=len(num_tokens) - len(kept),
         num_labels=int(places.sum()),
     )

@@ -104,8 +104,8 @@ class ExampleRows(SequenceRows):
         packing = self.packing(sequence_length)
         share = packing.num_labels / max(packing.num_rows * sequence_length, 1)
         text = f"{self.split}: {packing.num_rows:,} rows of {sequence_length:,}, {share:.1%} filled"
-        if packing.num_cut:
-            text += f"; longer examples, truncated at their end: {packing.num_cut:,}"
+        if packing.num_truncated:
+            text += f"; longer examples, truncated at their end: {packing.num_truncated:,}"
         if packing.num_left_out:
             text += (
                 f"; left out, since nothing to learn would remain of them: "

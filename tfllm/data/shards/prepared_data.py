@@ -111,7 +111,7 @@ class PreparedData:
                 )
         for split in (data.train, data.validation):
             for reader in split.readers:
-                reader.look()
+                reader.check_file()
         return data
 
     def verify(self, part: tuple[int, int] = (0, 1), *, show_progress: bool = False) -> None:

@@ -44,7 +44,7 @@ class ShardReader:
         """Whether the file is open."""
         return self._file is not None
 
-    def look(self) -> None:
+    def check_file(self) -> None:
         """Check that the file exists and has the right size; from now on it must not change.
 
         Raises:

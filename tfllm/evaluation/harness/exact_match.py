@@ -9,7 +9,12 @@ from typing import Any
 import regex
 
 from tfllm.data.reading.table_records import Column, Source
-from tfllm.evaluation.harness.harness import HarnessResult, cut_note, in_batches, read_records
+from tfllm.evaluation.harness.harness import (
+    HarnessResult,
+    in_batches,
+    read_records,
+    truncation_note,
+)
 from tfllm.evaluation.harness.prompts import continuations, room_for_answers
 from tfllm.evaluation.metrics import mean
 from tfllm.evaluation.text_metrics import normalized
@@ -97,7 +102,7 @@ def exact_match(
 
     examples = [(ask(str(shot["question"])), str(shot["answer"])) for shot in shots]
     questions = [ask(str(record["question"])) for record in records]
-    num_cut = 0
+    num_truncated = 0
     if chat:
 
         def answer(some: list[str]) -> list[str]:
@@ -107,7 +112,7 @@ def exact_match(
     else:
         before = "".join(f"{question} {given}\n\n" for question, given in examples)
         prompts = [before + question for question in questions]
-        texts, num_cut = continuations(model, prompts, settings, batch_size)
+        texts, num_truncated = continuations(model, prompts, settings, batch_size)
     given = [rule(text) for text in texts]
     right = [e == g for e, g in zip(expected, given, strict=True)]
     predictions = [
@@ -119,7 +124,7 @@ def exact_match(
         "exact_match",
         [mean("exact_match", right, note=shown)],
         predictions,
-        cut_note(num_cut, len(records)),
+        truncation_note(num_truncated, len(records)),
     )
 
 

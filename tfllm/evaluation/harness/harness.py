@@ -120,11 +120,11 @@ def in_batches(
     return answers
 
 
-def cut_note(num_cut: int, num_records: int) -> tuple[str, ...]:
+def truncation_note(num_truncated: int, num_records: int) -> tuple[str, ...]:
     """A note on records that were longer than the model's context; empty if there are none."""
-    if not num_cut:
+    if not num_truncated:
         return ()
     return (
-        f"{num_cut:,} of {num_records:,} records are longer than the model's context and were "
-        "truncated at their beginning, as in lm-evaluation-harness",
+        f"{num_truncated:,} of {num_records:,} records are longer than the model's context and "
+        "were truncated at their beginning, as in lm-evaluation-harness",
     )

@@ -11,7 +11,12 @@ import regex
 from tfllm.data.reading.table_records import Column, Record, Source
 from tfllm.evaluation.harness.code_execution import Limits, run_programs
 from tfllm.evaluation.harness.exact_match import replies
-from tfllm.evaluation.harness.harness import HarnessResult, cut_note, in_batches, read_records
+from tfllm.evaluation.harness.harness import (
+    HarnessResult,
+    in_batches,
+    read_records,
+    truncation_note,
+)
 from tfllm.evaluation.harness.prompts import continuations, room_for_answers
 from tfllm.evaluation.metrics import Metric, check_lengths, mean
 
@@ -87,14 +92,14 @@ def humaneval(
     prompts = [str(record["prompt"]).rstrip() for record in records]
     programs: list[list[str]] = [[] for _ in records]
     texts: list[list[str]] = [[] for _ in records]
-    num_cut = 0
+    num_truncated = 0
     for sample in range(num_samples):
         wanted = {**settings, "seed": settings.get("seed", 0) + sample}
         if chat:
             given = in_batches(prompts, lambda some, w=wanted: _replies(model, some, w), batch_size)
         else:
             stopped = {**wanted, "stop": list(STOPS)}
-            given, num_cut = continuations(model, prompts, stopped, batch_size)
+            given, num_truncated = continuations(model, prompts, stopped, batch_size)
         for i, text in enumerate(given):
             body = function_of_reply(text) if chat else text
             texts[i].append(text)
@@ -122,7 +127,8 @@ def humaneval(
     note = "greedy" if not settings["temperature"] else f"temperature {settings['temperature']:g}"
     note += f", {num_samples} samples" * (num_samples > 1) + ", chat" * chat
     metrics = [pass_at(k, right, [num_samples] * len(right), note=note) for k in ks]
-    return HarnessResult("humaneval", metrics, predictions, cut_note(num_cut, len(records)))
+    notes = truncation_note(num_truncated, len(records))
+    return HarnessResult("humaneval", metrics, predictions, notes)
 
 
 def pass_at(

@@ -28,7 +28,7 @@ class LogLikelihood(NamedTuple):
     """sum of the log-probabilities of the continuation's tokens, in nats"""
     num_tokens: int
     """number of tokens in the continuation"""
-    num_cut: int
+    num_truncated: int
     """number of tokens (for a served model: characters) cut off at the beginning of the context to
     fit into the model's context"""
 
@@ -181,12 +181,12 @@ def _served(model: Any, pairs: Sequence[tuple[str, str]], batch_size: int) -> li
     scores = dict(zip(texts, found, strict=True))
     results = []
     for before, whole in zip(befores, wholes, strict=True):
-        score, num_cut = scores[whole]
-        context = before[num_cut:]
+        score, num_truncated = scores[whole]
+        context = before[num_truncated:]
         num_before = 0
         if context:
-            of_context = scores[context][0] if not num_cut else model.score([context])[0]
+            of_context = scores[context][0] if not num_truncated else model.score([context])[0]
             num_before = of_context["num_tokens"]
         own = score["token_log_probs"][num_before:]
-        results.append(LogLikelihood(float(np.sum(own, dtype=np.float64)), len(own), num_cut))
+        results.append(LogLikelihood(float(np.sum(own, dtype=np.float64)), len(own), num_truncated))
     return results

@@ -10,7 +10,12 @@ import numpy as np
 import regex
 
 from tfllm.data.reading.table_records import Column, Record, Source
-from tfllm.evaluation.harness.harness import HarnessResult, ScoresText, cut_note, read_records
+from tfllm.evaluation.harness.harness import (
+    HarnessResult,
+    ScoresText,
+    read_records,
+    truncation_note,
+)
 from tfllm.evaluation.harness.log_likelihood import log_likelihoods
 from tfllm.evaluation.metrics import mean
 
@@ -80,10 +85,10 @@ def multiple_choice(
     given = iter(log_likelihoods(model, pairs, batch_size=batch_size))
     right: dict[str, list[bool]] = {"acc": [], "acc_norm": [], "acc_bytes": []}
     predictions = []
-    num_cut = 0
+    num_truncated = 0
     for record, (original, texts), answer in zip(records, choices, answers, strict=True):
         found = [next(given) for _ in texts]
-        num_cut += any(one.num_cut for one in found)
+        num_truncated += any(one.num_truncated for one in found)
         log_probs = np.asarray([one.log_prob for one in found])
         sizes = {
             "acc": [1] * len(texts),
@@ -114,7 +119,7 @@ def multiple_choice(
         "multiple_choice",
         [mean(name, right[name], note=note) for name, note in notes.items()],
         predictions,
-        cut_note(num_cut, len(records)),
+        truncation_note(num_truncated, len(records)),
     )
 
 

@@ -45,7 +45,7 @@ def continuations(
             lambda some: fitting(lambda texts: model.generate(texts, **options), some),
             batch_size,
         )
-        return [text for text, _ in found], sum(bool(num_cut) for _, num_cut in found)
+        return [text for text, _ in found], sum(bool(num_truncated) for _, num_truncated in found)
     room = model.decoder.context - options["max_new_tokens"]
     if room < 1:
         raise ValueError(

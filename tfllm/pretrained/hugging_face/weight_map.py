@@ -243,7 +243,7 @@ def stored_weights(model: Any, table: WeightMap) -> list[StoredWeight]:
     unknown = [variable.path for variable in model.weights if id(variable) not in known]
     if unknown:
         raise ValueError(
-            f"a model folder only holds the weights of a {type(model).__name__}; "
+            f"a model folder only holds the weights of the class {type(model).__name__}; "
             f"received a model with additional ones: {', '.join(unknown)}"
         )
     return stored

@@ -39,11 +39,11 @@ def judge(
             yield Finding("info", "xla_not_disabled", what, "check on Linux")
         elif event["event"] == "op_library_failed":
             what = f"{Path(event['path']).name} did not load: {event['error']}"
-            mend = "install the tensorflow-text that fits tensorflow"
-            yield Finding("warning", "op_library_failed", what, mend)
+            fix = "install the tensorflow-text that fits tensorflow"
+            yield Finding("warning", "op_library_failed", what, fix)
         elif event["event"] == "load_failed":
-            mend = "see the findings about its files and ops, or load it with tf.saved_model.load"
-            yield Finding("error", "load_failed", _first_lines(event["error"]), mend)
+            fix = "see the findings about its files and ops, or load it with tf.saved_model.load"
+            yield Finding("error", "load_failed", _first_lines(event["error"]), fix)
         elif event["event"] == "begin":
             running, kind = requests[event["id"]].name, requests[event["id"]].kind
     if ended == "timeout":

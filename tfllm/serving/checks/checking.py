@@ -65,7 +65,7 @@ def check(path: str | Path, *, run: bool = True, timeout: float = TIMEOUT_SECOND
     try:
         graph = SavedModelGraph.read(folder)
     except SavedModelError as error:
-        findings.append(Finding("error", error.code, str(error), error.mend))
+        findings.append(Finding("error", error.code, str(error), error.fix))
         return CheckReport(folder, sort_findings(findings))
     findings += check_files(folder, graph)
     findings += check_signatures(graph)

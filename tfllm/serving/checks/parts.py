@@ -41,7 +41,7 @@ def check_widths(folder: Path, graph: SavedModelGraph, seen: Widths) -> Iterator
             said = "?" if shape is None else [-1 if dim is None else dim for dim in shape]
             shown = seen.get((name, key), "it did not differ between the requests that were run")
             what = f"output {key!r} of {name} has no fixed width (its shape is {said}; {shown})"
-            mend = (
+            fix = (
                 "give it a fixed width and the count, or one string a row, such as a JSON list; "
                 "or take enable_large_batch_splitting out of the batching parameters"
             )
@@ -53,7 +53,7 @@ def check_widths(folder: Path, graph: SavedModelGraph, seen: Widths) -> Iterator
                     f"{what}, and {names} makes TensorFlow Serving split requests of many rows: it "
                     "joins the parts by the shape of the first, so rows get wrong values, or the "
                     "server crashes",
-                    mend,
+                    fix,
                 )
             else:
                 yield Finding(
@@ -61,7 +61,7 @@ def check_widths(folder: Path, graph: SavedModelGraph, seen: Widths) -> Iterator
                     "open_width",
                     f"{what}: its width depends on the rows of other clients in the batch, and "
                     "with enable_large_batch_splitting a server would give wrong values",
-                    mend,
+                    fix,
                 )
 
 

@@ -21,7 +21,7 @@ class Finding:
     """the rule's name, such as `growing_table`"""
     what: str
     """what was found, with names and counts of ops, functions, inputs and outputs"""
-    mend: str = ""
+    fix: str = ""
     """what to do about it"""
 
 
@@ -76,7 +76,7 @@ class CheckReport:
         indent = " " * 10
         for finding in self.findings:
             lines.append(f"\n{finding.severity:<8}  {finding.code}")
-            for label, text in (("", finding.what), ("mend: ", finding.mend)):
+            for label, text in (("", finding.what), ("fix: ", finding.fix)):
                 if text:
                     lines += textwrap.wrap(
                         label + " ".join(text.split()),
@@ -98,7 +98,7 @@ class CheckReport:
             "ready_seconds": self.ready_seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
             "findings": [
-                {"severity": f.severity, "code": f.code, "what": f.what, "mend": f.mend}
+                {"severity": f.severity, "code": f.code, "what": f.what, "fix": f.fix}
                 for f in self.findings
             ],
         }

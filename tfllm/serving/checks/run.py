@@ -50,8 +50,8 @@ def check_run(folder: Path, graph: SavedModelGraph, timeout: float) -> CheckedRu
     findings += signatures_not_run(graph, requests)
     if not tensorflow_libraries():
         what = "this TensorFlow has no C library to run the model with, so only its files were read"
-        mend = "check on Linux or macOS with TensorFlow's own wheel"
-        return CheckedRun([*findings, Finding("warning", "not_run", what, mend)])
+        fix = "check on Linux or macOS with TensorFlow's own wheel"
+        return CheckedRun([*findings, Finding("warning", "not_run", what, fix)])
     events, ended = run_requests(folder, graph, requests, timeout)
     findings += judge(events, ended, requests, graph, timeout)
     results = {event["id"]: event for event in events if event["event"] == "end"}

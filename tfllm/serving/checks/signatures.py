@@ -65,7 +65,7 @@ def _type(what: str, side: str, info: Any) -> Iterator[Finding]:
     dtype = types_pb2.DataType.Name(info.dtype)
     if dtype in JSON_TYPES:
         return
-    mend = {
+    fix = {
         "DT_HALF": "cast to float32",
         "DT_BFLOAT16": "cast to float32",
         "DT_COMPLEX64": "give the real and the imaginary part as separate outputs",
@@ -79,7 +79,7 @@ def _type(what: str, side: str, info: Any) -> Iterator[Finding]:
         "type_not_in_json",
         f"{what} is {dtype[3:].lower()}, which TensorFlow Serving's REST cannot "
         f"{'read' if side == 'input' else 'write'}",
-        mend,
+        fix,
     )
 
 

@@ -21,12 +21,12 @@ def warmup_requests(folder: Path, graph: SavedModelGraph) -> tuple[list[Request]
     path = folder / WARMUP_FILE
     if not path.is_file():
         return [], []
-    mend = "write them again, with the inputs and the types of the signature"
+    fix = "write them again, with the inputs and the types of the signature"
     try:
         logs, records = read_warmup_requests(path)
     except WarmupError as error:
         return [], [
-            Finding("error", "warmup_unreadable", f"{WARMUP_FILE}: {error}; the load fails", mend)
+            Finding("error", "warmup_unreadable", f"{WARMUP_FILE}: {error}; the load fails", fix)
         ]
     findings = []
     if records > MAX_RECORDS:
@@ -52,7 +52,7 @@ def warmup_requests(folder: Path, graph: SavedModelGraph) -> tuple[list[Request]
                 wrong = f"is a {log.kind} log without examples"
         if wrong:
             what = f"warm-up record {index} {wrong}, so the load fails"
-            findings.append(Finding("error", "warmup_misfit", what, mend))
+            findings.append(Finding("error", "warmup_misfit", what, fix))
             continue
         assert log.inputs is not None
         names = log.output_filter or tuple(sorted(graph.signatures[log.signature].outputs))

@@ -21,9 +21,9 @@ LOADING = "(loading)"
 class SavedModelError(ValueError):
     """`saved_model.pb` is missing, cannot be parsed, or has no graph to serve."""
 
-    def __init__(self, code: str, message: str, mend: str) -> None:
+    def __init__(self, code: str, message: str, fix: str) -> None:
         super().__init__(message)
-        self.code, self.mend = code, mend
+        self.code, self.fix = code, fix
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tfllm.data.shards.splits import RowBatch
 from tfllm.models.heads.sequence_classifier import SequenceClassifier
 from tfllm.tasks.encoder.encoder_task import EncoderTask, encoded_texts
 from tfllm.tasks.encoder.text_classifier import TextClassifier
-from tfllm.tasks.encoder.unknown_labels import label_place, unknown_labels
+from tfllm.tasks.encoder.unknown_labels import label_index, unknown_labels
 from tfllm.tasks.record_task import Example
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Classification(EncoderTask):
         sequence_length: int,
     ) -> list[Example]:
         """One example: `token_ids`, `token_type_ids`, and `label` [1], the index of the label."""
-        label = label_place(record["label"], information["labels"])
+        label = label_index(record["label"], information["labels"])
         second = record.get("second_text")
         if (second is not None) != information["pairs"]:
             raise UnknownInTraining(

@@ -18,7 +18,7 @@ class EncoderInputs(NamedTuple):
 
     inputs: dict[str, tf.Tensor]
     """`token_ids` and `token_type_ids` int32, `padding_mask` bool, all [B, T], T for the longest"""
-    num_cut: tf.Tensor
+    num_truncated: tf.Tensor
     """number of tokens that were cut off, int32 [B]"""
 
 
@@ -42,21 +42,24 @@ def encoder_inputs(
     lengths = tf.cast(first.row_lengths(), tf.int32)
     if second_text is None:
         kept = tf.minimum(lengths, sequence_length - 2)
-        rows = surrounded(tokenizer, first_of_rows(first, kept))
+        rows = inputs_with_special_tokens(tokenizer, first_of_rows(first, kept))
         return EncoderInputs(rows, lengths - kept)
     second = graph.tokenize(second_text, add_special=False, parse_special=False)
     second_lengths = tf.cast(second.row_lengths(), tf.int32)
     room = sequence_length - 3
     kept = tf.minimum(lengths, tf.maximum(room - second_lengths, room - room // 2))
     second_kept = tf.minimum(second_lengths, room - kept)
-    rows = surrounded(tokenizer, first_of_rows(first, kept), first_of_rows(second, second_kept))
+    parts = first_of_rows(first, kept), first_of_rows(second, second_kept)
+    rows = inputs_with_special_tokens(tokenizer, *parts)
     return EncoderInputs(rows, lengths - kept + second_lengths - second_kept)
 
 
-def surrounded(tokenizer: Tokenizer, *parts: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+def inputs_with_special_tokens(
+    tokenizer: Tokenizer, *parts: tf.RaggedTensor
+) -> dict[str, tf.Tensor]:
     """Join parts as [CLS] first [SEP], or [CLS] first [SEP] second [SEP].
 
-    `tfllm.tasks.encoder.encoder_task.surrounded_ids` does the same in Python.
+    `tfllm.tasks.encoder.encoder_task.example_with_special_tokens` does the same in Python.
 
     Args:
         tokenizer: tokenizer of the model.

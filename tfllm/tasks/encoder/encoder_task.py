@@ -48,7 +48,7 @@ class EncoderTask(RecordTask):
         "final_learning_rate": 0.0,
     }
     pretrained_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5}
-    least_sequence_length: ClassVar[int] = 8  # [CLS] and up to two [SEP] are among them
+    min_sequence_length: ClassVar[int] = 8  # [CLS] and up to two [SEP] are among them
 
     head_class: ClassVar[Callable[..., TrainingStep]]
     """class of a head that needs no information from the training records"""
@@ -133,13 +133,13 @@ def encoded_texts(
     if second is not None:
         parts.append(second[: room - keep])
         cut += len(second) - len(parts[1])
-    return surrounded_ids(tokenizer, *parts) | {TRUNCATED: np.array([cut], np.int32)}
+    return example_with_special_tokens(tokenizer, *parts) | {TRUNCATED: np.array([cut], np.int32)}
 
 
-def surrounded_ids(tokenizer: Tokenizer, *parts: Sequence[int]) -> Example:
+def example_with_special_tokens(tokenizer: Tokenizer, *parts: Sequence[int]) -> Example:
     """Join parts as [CLS] first [SEP], or [CLS] first [SEP] second [SEP].
 
-    `tfllm.tasks.encoder.encoder_inputs.surrounded` does the same in a graph.
+    `tfllm.tasks.encoder.encoder_inputs.inputs_with_special_tokens` does the same in a graph.
 
     Returns:
         `token_ids`, and `token_type_ids` (1 for the second part and its end).

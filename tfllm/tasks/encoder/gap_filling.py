@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfllm.models.heads.masked_language_model import MaskedLanguageModel
 from tfllm.models.token_masking import TokenMasking, mask_tokens
-from tfllm.tasks.encoder.encoder_inputs import surrounded
+from tfllm.tasks.encoder.encoder_inputs import inputs_with_special_tokens
 from tfllm.tasks.encoder.encoder_text_model import EncoderTextModel
 from tfllm.tasks.text_model import MAX_OPEN_BATCH, text_function
 from tfllm.tokenizers.graph.ragged_rows import first_of_rows
@@ -101,12 +101,12 @@ class GapFilling(EncoderTextModel):
         ids = self._graph.tokenize(text, add_special=False, parse_special=True)
         num_tokens = tf.cast(ids.row_lengths(), tf.int32)
         lengths = tf.minimum(num_tokens, self.sequence_length - 2)
-        inputs = surrounded(self.tokenizer, first_of_rows(ids, lengths))
+        inputs = inputs_with_special_tokens(self.tokenizer, first_of_rows(ids, lengths))
         del inputs["token_type_ids"]  # all are 0
         return inputs, ids, num_tokens - lengths
 
     def _fill(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        inputs, ids_of_text, num_cut = self._encoded(text)
+        inputs, ids_of_text, num_truncated = self._encoded(text)
         states, _ = self.model.encoder.hidden_states(inputs)
         gaps = inputs["token_ids"] == self._masking.mask_token_id
         gap = tf.argmax(tf.cast(gaps, tf.int32), 1)  # the first
@@ -126,12 +126,12 @@ class GapFilling(EncoderTextModel):
         return {
             "tokens": tf.where(good[:, tf.newaxis], tokens, ""),
             "probabilities": values * tf.cast(good, tf.float32)[:, tf.newaxis],
-            "truncated_tokens": num_cut,
+            "truncated_tokens": num_truncated,
             "error": tf.where(good, "", error),
         }
 
     def _score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        inputs, _, num_cut = self._encoded(text)
+        inputs, _, num_truncated = self._encoded(text)
         given = inputs["token_ids"]
         vocab_size = self.model.config.vocab_size
         rows = mask_tokens(given, inputs["padding_mask"], -1, self._masking, vocab_size)
@@ -146,5 +146,5 @@ class GapFilling(EncoderTextModel):
             "num_hidden": tf.reduce_sum(tf.cast(rows.hidden, tf.int32), 1),
             "num_right": tf.math.unsorted_segment_sum(right, place[:, 0], batch),
             "log_prob": -tf.math.unsorted_segment_sum(losses, place[:, 0], batch),
-            "truncated_tokens": num_cut,
+            "truncated_tokens": num_truncated,
         }

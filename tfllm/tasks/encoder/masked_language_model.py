@@ -13,7 +13,7 @@ from tfllm.data.reading.table_records import Column, Record
 from tfllm.data.shards.splits import RowBatch
 from tfllm.models.heads.masked_language_model import MaskedLanguageModel
 from tfllm.optimization.precision import dtype_policy
-from tfllm.tasks.encoder.encoder_task import EncoderTask, surrounded_ids
+from tfllm.tasks.encoder.encoder_task import EncoderTask, example_with_special_tokens
 from tfllm.tasks.encoder.gap_filling import GapFilling, token_masking
 from tfllm.tasks.record_task import Example
 
@@ -56,7 +56,7 @@ class MaskedText(EncoderTask):
         ids = tokenizer.encode(record["text"], add_special=False, parse_special=False)
         room = sequence_length - 2
         return [
-            surrounded_ids(tokenizer, ids[begin : begin + room])
+            example_with_special_tokens(tokenizer, ids[begin : begin + room])
             for begin in range(0, len(ids), room)
         ]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from tfllm.models.heads.span_classifier import SpanClassifier
-from tfllm.tasks.encoder.encoder_inputs import blank_error, surrounded
+from tfllm.tasks.encoder.encoder_inputs import blank_error, inputs_with_special_tokens
 from tfllm.tasks.encoder.encoder_text_model import EncoderTextModel
 from tfllm.tasks.encoder.text_spans import cut_out
 from tfllm.tasks.encoder.windows import in_chunks, tokens_of, windows_in_graph
@@ -83,7 +83,7 @@ class QuestionAnswerer(EncoderTextModel):
         windows = windows_in_graph(tf.cast(ids.row_lengths(), tf.int32), room, room // OVERLAP)
         number = tf.size(windows.rows)
         shown = tokens_of(windows, ids)
-        inputs = surrounded(self.tokenizer, tf.gather(asked, windows.rows), shown)
+        inputs = inputs_with_special_tokens(self.tokenizer, tf.gather(asked, windows.rows), shown)
         places = tf.range(tf.shape(inputs["token_ids"])[1])
         context_begin = (tf.gather(kept, windows.rows) + 2)[:, tf.newaxis]
         context_end = context_begin + tf.cast(shown.row_lengths(), tf.int32)[:, tf.newaxis]

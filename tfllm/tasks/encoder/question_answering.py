@@ -11,7 +11,7 @@ from tfllm.data.preparing.record_preparation import TRUNCATED, UnknownInTraining
 from tfllm.data.reading.table_records import Column, Record
 from tfllm.data.shards.splits import RowBatch
 from tfllm.models.heads.span_classifier import SpanClassifier
-from tfllm.tasks.encoder.encoder_task import EncoderTask, readable, surrounded_ids
+from tfllm.tasks.encoder.encoder_task import EncoderTask, example_with_special_tokens, readable
 from tfllm.tasks.encoder.question_answerer import (
     OVERLAP,
     SPECIAL_TOKENS,
@@ -85,7 +85,7 @@ class QuestionAnswering(EncoderTask):
             raise UnknownInTraining("all training records have an answer, but this one has none")
         asked = tokenizer.encode(record["question"], parse_special=False, add_special=False)
         most = question_room(sequence_length)
-        num_cut, asked = max(len(asked) - most, 0), asked[:most]
+        num_truncated, asked = max(len(asked) - most, 0), asked[:most]
         ids, offsets = tokenizer.encode_with_offsets(
             record["context"], parse_special=False, add_special=False
         )
@@ -102,10 +102,10 @@ class QuestionAnswering(EncoderTask):
         for window in windows_of(len(ids), room, room // OVERLAP):
             shift = len(asked) + 2 - window.begin
             holds = window.begin <= first and last < window.end
-            example = surrounded_ids(tokenizer, asked, ids[window.begin : window.end])
+            example = example_with_special_tokens(tokenizer, asked, ids[window.begin : window.end])
             span = [first + shift, last + shift] if holds else [0, 0]
             example["span"] = np.array(span, np.int32)
-            example[TRUNCATED] = np.array([num_cut], np.int32)
+            example[TRUNCATED] = np.array([num_truncated], np.int32)
             examples.append(example)
         if answers and not any(example["span"].any() for example in examples):
             raise ValueError(

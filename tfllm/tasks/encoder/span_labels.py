@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tfllm.tasks.encoder.unknown_labels import label_place
+from tfllm.tasks.encoder.unknown_labels import label_index
 
 OUTSIDE = "O"
 _NAMES = {
@@ -113,7 +113,7 @@ def token_tags(
     tags = [-1 if id_ in continuing else 0 for id_ in ids]
     begins, ends = [begin for begin, _ in offsets], [end for _, end in offsets]
     for span in spans:
-        tag = 1 + 2 * label_place(span.label, labels)
+        tag = 1 + 2 * label_index(span.label, labels)
         first, last = bisect_right(ends, span.begin), bisect_left(begins, span.end)
         named = f"{span.begin} to {span.end} ({span.label}: {text[span.begin : span.end]!r:.60})"
         if first >= last:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.models.heads.token_classifier import TokenClassifier
-from tfllm.tasks.encoder.encoder_inputs import blank_error, surrounded
+from tfllm.tasks.encoder.encoder_inputs import blank_error, inputs_with_special_tokens
 from tfllm.tasks.encoder.encoder_text_model import EncoderTextModel
 from tfllm.tasks.encoder.span_labels import tags_of
 from tfllm.tasks.encoder.text_spans import cut_out
@@ -148,7 +148,7 @@ class SpanTagger(EncoderTextModel):
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         room = tf.fill(tf.shape(lengths), tf.constant(room_of(self.sequence_length)))
         windows = windows_in_graph(lengths, room, room // OVERLAP)
-        rows = surrounded(self.tokenizer, tokens_of(windows, ids))
+        rows = inputs_with_special_tokens(self.tokenizer, tokens_of(windows, ids))
 
         def tags(*values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             inputs = dict(zip(rows, values, strict=True))

@@ -11,7 +11,7 @@ from tfllm.data.reading.table_records import Column, Record
 from tfllm.data.shards.padding import padded
 from tfllm.data.shards.splits import RowBatch
 from tfllm.models.heads.token_classifier import TokenClassifier
-from tfllm.tasks.encoder.encoder_task import EncoderTask, readable, surrounded_ids
+from tfllm.tasks.encoder.encoder_task import EncoderTask, example_with_special_tokens, readable
 from tfllm.tasks.encoder.span_labels import Span, read_spans, tags_of, token_tags
 from tfllm.tasks.encoder.span_tagger import OVERLAP, SpanTagger, continuing_ids, room_of
 from tfllm.tasks.encoder.unknown_labels import unknown_labels
@@ -79,7 +79,7 @@ class Tagging(EncoderTask):
         room = room_of(sequence_length)
         examples = []
         for window in windows_of(len(ids), room, room // OVERLAP):
-            example = surrounded_ids(tokenizer, ids[window.begin : window.end])
+            example = example_with_special_tokens(tokenizer, ids[window.begin : window.end])
             inside = range(window.begin, window.end)
             owned = range(window.own_begin, window.own_end)
             counts = [0, *(int(i in owned and tags[i] >= 0) for i in inside), 0]

@@ -106,7 +106,7 @@ class TextClassifier(EncoderTextModel):
         return self._answers(text, second_text)
 
     def _answers(self, text: tf.Tensor, second_text: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        probabilities, num_cut, error = self._probabilities(text, second_text)
+        probabilities, num_truncated, error = self._probabilities(text, second_text)
         # Equal probabilities keep the alphabetical order of the labels.
         values, places = tf.math.top_k(probabilities, tf.shape(probabilities)[1])
         labels = tf.gather(self._label_names, places)
@@ -116,7 +116,7 @@ class TextClassifier(EncoderTextModel):
             "probability": values[:, 0],
             "labels": labels,
             "probabilities": values,
-            "truncated_tokens": num_cut,
+            "truncated_tokens": num_truncated,
             "error": error,
         }
 
@@ -125,14 +125,14 @@ class TextClassifier(EncoderTextModel):
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Probabilities float32 [B, L], 0 for rows with an error; tokens cut off int32 [B]; errors
         string [B]."""
-        inputs, num_cut = encoder_inputs(
+        inputs, num_truncated = encoder_inputs(
             self.tokenizer, self._graph, text, second_text, self.sequence_length
         )
         error = blank_error(text)
         logits = self.model(inputs, training=False)
         probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))
         good = tf.cast(error == "", tf.float32)[:, tf.newaxis]
-        return probabilities * good, num_cut, error
+        return probabilities * good, num_truncated, error
 
     def _classify(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         texts, refused = example_texts(inputs, self._feature_names)

@@ -125,14 +125,14 @@ class TextEmbedding(EncoderTextModel):
 
         def embed(prompt: tf.Tensor, text: tf.Tensor) -> dict[str, tf.Tensor]:
             whole = tf.strings.join([prompt, text])
-            inputs, num_cut = encoder_inputs(
+            inputs, num_truncated = encoder_inputs(
                 self.tokenizer, self._graph, whole, None, self.sequence_length
             )
             del inputs["token_type_ids"]  # all are 0
             error = blank_error(text)
             vectors = self.model(inputs, training=False)
             good = tf.cast(error == "", tf.float32)[:, tf.newaxis]
-            return {"vector": vectors * good, "truncated_tokens": num_cut, "error": error}
+            return {"vector": vectors * good, "truncated_tokens": num_truncated, "error": error}
 
         specs = [tf.TensorSpec([None], tf.string)] * 2
         return tf.function(embed, input_signature=specs, autograph=False)

@@ -10,7 +10,7 @@ from tfllm.data.preparing.record_preparation import UnknownInTraining
 _MOST_LISTED = 10
 
 
-def label_place(label: str, labels: Sequence[str]) -> int:
+def label_index(label: str, labels: Sequence[str]) -> int:
     """The index of a label among those of the training records.
 
     Raises:

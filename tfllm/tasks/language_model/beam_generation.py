@@ -20,7 +20,7 @@ from tfllm.generation.token_rules import TokenRules
 from tfllm.tasks.graph_method import graph_method, text_input
 from tfllm.tasks.language_model.request_rows import checked
 
-LEAST_SCORE = -3.4e38
+MIN_SCORE = -3.4e38
 """score of a text that was not found, since JSON has no infinity"""
 
 
@@ -122,7 +122,7 @@ class BeamGeneration:
                     for name, value in ((name, values[row, i]) for name, values in columns.items())
                 }
                 for i in range(width)
-                if columns["score"][row, i] > LEAST_SCORE / 2
+                if columns["score"][row, i] > MIN_SCORE / 2
             ]
             for row, width in enumerate([columns["score"].shape[1]] * len(columns["score"]))
         ]
@@ -179,8 +179,8 @@ class BeamGeneration:
         found = result.scores > -math.inf
         return {
             "texts": valid_text(tf.strings.reduce_join(pieces, -1)),
-            "scores": tf.maximum(result.scores, LEAST_SCORE),
-            "log_probs": tf.maximum(result.log_probs, LEAST_SCORE),
+            "scores": tf.maximum(result.scores, MIN_SCORE),
+            "log_probs": tf.maximum(result.log_probs, MIN_SCORE),
             "generated_tokens": result.lengths,
             "finish_reason": tf.where(found, tf.where(result.ends == LENGTH, "length", "stop"), ""),
             "prompt_tokens": request.prompt_tokens,

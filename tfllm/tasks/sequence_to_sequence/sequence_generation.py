@@ -23,7 +23,7 @@ from tfllm.tasks.text_model import TextModel, sequence_length_of, text_function
 from tfllm.tokenizers.base import Tokenizer
 from tfllm.tokenizers.graph.ragged_rows import equal_rows, first_of_rows, joined_rows
 
-_LEAST_SCORE = -3.4e38
+_MIN_SCORE = -3.4e38
 """score of a text that was not found, since JSON has no infinity"""
 
 
@@ -169,7 +169,7 @@ class SequenceGeneration(TextModel):
         result, error, _ = self._searched(text, all_beams)
         return {
             self.output_name: self._texts(result),
-            "scores": tf.maximum(result.scores, _LEAST_SCORE),
+            "scores": tf.maximum(result.scores, _MIN_SCORE),
             "error": error,
         }
 

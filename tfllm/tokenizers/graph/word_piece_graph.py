@@ -116,11 +116,11 @@ class WordPieceGraph(TokenizerGraph):
             ):
                 ragged = tf.RaggedTensor.from_row_splits(values, rows, validate=False)
                 if add_special and (self._begin or self._end):
-                    ragged = self._surrounded(ragged, at_begin, at_end)
+                    ragged = self._with_special_tokens(ragged, at_begin, at_end)
                 parts.append(ragged)
             return parts[0], parts[1], parts[2]
 
-    def _surrounded(
+    def _with_special_tokens(
         self, ragged: tf.RaggedTensor, begin: list[int], end: list[int]
     ) -> tf.RaggedTensor:
         batch = ragged.nrows()

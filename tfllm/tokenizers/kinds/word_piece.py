@@ -225,13 +225,13 @@ class WordPiece(JsonTokenizer):
         own = json.loads(usual.to_str())
         parts = ("normalizer", "pre_tokenizer", "decoder", "model")
         try:
-            surrounded = ids_around(content.get("post_processor")) == ids_around(
+            same_special = ids_around(content.get("post_processor")) == ids_around(
                 own["post_processor"]
             )
         except UnsupportedTokenizer:
             return False
         as_usual = all(content.get(part) == own[part] for part in parts)
-        return surrounded and as_usual and names["unk_token"] == unknown
+        return same_special and as_usual and names["unk_token"] == unknown
 
     @property
     def end_token(self) -> str:
