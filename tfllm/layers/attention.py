@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfllm.layers.block_config import AttentionConfig, config_of
 from tfllm.layers.dropout import next_seed, shifted
 from tfllm.layers.key_value_cache import cache_length, is_empty, write_cache
-from tfllm.layers.masks import attention_bias
+from tfllm.layers.masks import AttentionMask
 from tfllm.layers.normalization import QueryKeyNorm
 from tfllm.layers.positions import rotary_tables, rotate
 from tfllm.layers.projection import Projection, forked, quantized_dtype
@@ -49,7 +49,8 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
         segment_ids: int `[B, T]`; tokens attend to their own segment only.
         key_value: instead of a context, the result of `context_key_value` for it.
         bias: `[1 or B, 1 or N, T, S]`, added to the scores. The causal, padding and segment masks
-            are then expected to be part of it. A model computes it once for all its layers.
+            are then expected to be part of it. A model computes it once for all its layers. Or an
+            `AttentionMask`, which long rows have instead.
         rotary: result of `rotary_tables`. Defaults to that for the positions cache_index,
             cache_index + 1, ...
         cache: `[2, B, K, S, D]`, this layer's keys and values of earlier tokens, with room for S.
@@ -178,7 +179,7 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
         padding_mask: tf.Tensor | None = None,
         segment_ids: tf.Tensor | None = None,
         key_value: tuple[tf.Tensor, tf.Tensor] | None = None,
-        bias: tf.Tensor | None = None,
+        bias: tf.Tensor | AttentionMask | None = None,
         rotary: tuple[tf.Tensor, tf.Tensor] | None = None,
         cache: tf.Tensor | None = None,
         cache_index: int | tf.Tensor = 0,
@@ -198,8 +199,8 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
         if x.shape.rank == 3:
             time = x.shape[1] if x.shape[1] is not None else tf.shape(x)[1]
         if bias is None:
-            bias = attention_bias(
-                query_time=time,
+            bias = AttentionMask(
+                time,
                 causal=self.config.causal and not across,
                 sliding_window=None if across else self.config.sliding_window,
                 padding_mask=padding_mask,

@@ -10,7 +10,9 @@ import math
 
 import tensorflow as tf
 
+from tfllm.layers.attention_in_chunks import attention_in_chunks
 from tfllm.layers.dropout import dropout
+from tfllm.layers.masks import AttentionMask
 from tfllm.layers.shapes import shape_of
 
 
@@ -18,7 +20,7 @@ def dot_product_attention(
     query: tf.Tensor,
     key: tf.Tensor,
     value: tf.Tensor,
-    bias: tf.Tensor | None = None,
+    bias: tf.Tensor | AttentionMask | None = None,
     *,
     scaled: bool = True,
     dropout_rate: float = 0.0,
@@ -31,7 +33,8 @@ def dot_product_attention(
         query: float `[B, N, T, D]`.
         key: float `[B, K, S, D]`; K divides N.
         value: float `[B, K, S, D]`.
-        bias: `[1 or B, 1 or N, T or 1, S]`, added to the scores.
+        bias: `[1 or B, 1 or N, T or 1, S]`, added to the scores; or a mask. Rows that are long (see
+            `AttentionMask.is_long`) are computed in chunks, unless the weights are returned.
         scaled: divide the scores by √D. (T5 does not, but has smaller initial weights.)
         dropout_rate: fraction of the attention weights that is dropped; needs `seed`.
         seed: seed of dropout, int32 `[2]`.
@@ -40,6 +43,15 @@ def dot_product_attention(
     Returns:
         float `[B, N, T, D]`, and the weights `[B, N, T, S]` or None.
     """
+    mask = bias if isinstance(bias, AttentionMask) else None
+    if mask is None and query.shape[2] is not None:
+        mask = AttentionMask(query.shape[2], causal=False, bias=bias)
+    if mask is not None and mask.is_long and not return_weights:
+        if scaled:
+            query = query * _scale(query, None)
+        return attention_in_chunks(query, key, value, mask, dropout_rate, seed), None
+    if isinstance(bias, AttentionMask):
+        bias = bias.whole()
     num_heads, head_dim = query.shape[1], query.shape[3]
     num_kv_heads = key.shape[1]
     group = num_heads // num_kv_heads

@@ -14,6 +14,7 @@ from tfllm.layers.attention import MultiHeadAttention
 from tfllm.layers.block_config import BlockConfig, config_of
 from tfllm.layers.dropout import dropout, next_seed, shifted
 from tfllm.layers.feed_forward import FeedForward
+from tfllm.layers.masks import AttentionMask, learned_bias, with_bias
 from tfllm.layers.normalization import norm_layer
 from tfllm.layers.projection import forked, quantized_dtype
 from tfllm.layers.quantized import int8_policy
@@ -132,7 +133,7 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
         context_padding_mask: tf.Tensor | None = None,
         context_bias: tf.Tensor | None = None,
         context_key_value: tuple[tf.Tensor, tf.Tensor] | None = None,
-        bias: tf.Tensor | None = None,
+        bias: tf.Tensor | AttentionMask | None = None,
         rotary: tuple[tf.Tensor, tf.Tensor] | None = None,
         cache: tf.Tensor | None = None,
         cache_index: int | tf.Tensor = 0,
@@ -155,7 +156,7 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
             adapter_seed = next_seed(self.adapter_seed_generator)
         extra: list[tf.Tensor] = []  # the caches or weights that attention returns
 
-        def attend(h: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+        def attend(h: tf.Tensor, bias: Any) -> tf.Tensor:
             given = self.attention(
                 h,
                 padding_mask=padding_mask,
@@ -210,10 +211,16 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
 
         if self.rematerialize and training and cache is None and not return_weights:
             # Only arguments of the recomputed function get a gradient.
-            learned = [bias] if bias is not None and bias.shape[1] != 1 else []
-            if context is None and learned:
-                return tf.recompute_grad(lambda x, bias: run(x, bias=bias))(x, *learned)
-            return tf.recompute_grad(run)(x, *([] if context is None else [context]), *learned)
+            contexts = [] if context is None else [context]
+            learned = learned_bias(bias)
+            if learned is None:
+                return tf.recompute_grad(run)(x, *contexts)
+
+            def run_biased(x: tf.Tensor, learned: tf.Tensor, *contexts: tf.Tensor) -> tf.Tensor:
+                mask = bias if isinstance(bias, AttentionMask) else None
+                return run(x, contexts[0] if contexts else None, with_bias(mask, learned))
+
+            return tf.recompute_grad(run_biased)(x, learned, *contexts)
         x = run(x, context)
         if len(extra) > 1:
             return x, tuple(extra)

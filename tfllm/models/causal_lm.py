@@ -16,7 +16,7 @@ from tfllm.config import ModelConfig, build
 from tfllm.layers.block_config import BlockConfig
 from tfllm.layers.dropout import dropout, named_seed, next_seed
 from tfllm.layers.key_value_cache import cache_length
-from tfllm.layers.masks import attention_bias
+from tfllm.layers.masks import shared_bias
 from tfllm.layers.positions import (
     LearnedPositions,
     SinusoidalPositions,
@@ -28,7 +28,7 @@ from tfllm.layers.quantized import assign_weights
 from tfllm.models.abstract import without_values
 from tfllm.models.adapters import Adapter, AdapterMethods
 from tfllm.models.blocks import final_norm, run_blocks, transformer_blocks
-from tfllm.models.token_ids import checked_tokens, ids_shape
+from tfllm.models.token_ids import checked_tokens, ids_shape, num_tokens
 from tfllm.models.verbs import GenerateVerb
 from tfllm.models.vocabulary import VocabularyMethods, embedding_table
 from tfllm.optimization.linear_cross_entropy import linear_cross_entropy
@@ -193,10 +193,12 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
         token_ids = checked_tokens(given["token_ids"], self.config, decoding=cache is not None)
         segment_ids, padding_mask = given.get("segment_ids"), given.get("padding_mask")
-        time = token_ids.shape[1] if token_ids.shape[1] is not None else tf.shape(token_ids)[1]
+        time = num_tokens(token_ids)
         index = 0 if cache is None else cache.next_index
         if bias is None and window_bias is None:
-            bias, window_bias = self._biases(time, segment_ids, padding_mask, cache)
+            bias, window_bias = self._biases(
+                time, segment_ids, padding_mask, cache, whole=return_weights
+            )
         biases = [window_bias if window else bias for window in self._windows]
         if any(wanted is None for wanted in biases):
             raise ValueError(
@@ -252,13 +254,16 @@ class CausalLM(AdapterMethods, VocabularyMethods, GenerateVerb, TrainingStep):
         segment_ids: tf.Tensor | None,
         padding_mask: tf.Tensor | None,
         cache: Cache | None,
-    ) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+        *,
+        whole: bool,
+    ) -> tuple[Any, Any]:
         """The masks of blocks without and with a sliding window.
 
         Each is computed once for all its blocks, and is None if there are no such blocks.
         """
         bias = functools.partial(
-            attention_bias,
+            shared_bias,
+            whole=whole,
             query_time=time,
             padding_mask=padding_mask,
             segment_ids=segment_ids,

@@ -22,7 +22,7 @@ from tfllm.layers.projection import Projection, forked
 from tfllm.layers.quantized import assign_weights
 from tfllm.models.blocks import run_blocks, transformer_blocks
 from tfllm.models.encoder_config import EncoderConfig
-from tfllm.models.token_ids import checked_tokens, ids_shape
+from tfllm.models.token_ids import checked_tokens, ids_shape, num_tokens
 from tfllm.models.verbs import ModelVerbs
 from tfllm.models.vocabulary import embedding_table
 from tfllm.optimization.labels import checked_ids
@@ -179,7 +179,8 @@ class Encoder(ModelVerbs, TrainingStep):
         token_ids = checked_tokens(given["token_ids"], self.config)
         padding_mask, segment_ids = given.get("padding_mask"), given.get("segment_ids")
         bias = shared_bias(
-            query_time=tf.shape(token_ids)[1],
+            whole=return_weights,
+            query_time=num_tokens(token_ids),
             causal=False,
             padding_mask=padding_mask,
             segment_ids=segment_ids,

@@ -14,13 +14,13 @@ import tensorflow as tf
 
 from tfllm.config import build
 from tfllm.layers.dropout import dropout, named_seed, next_seed
-from tfllm.layers.masks import attention_bias, shared_bias
+from tfllm.layers.masks import shared_bias
 from tfllm.layers.positions import SinusoidalPositions
 from tfllm.layers.projection import forked
 from tfllm.layers.quantized import assign_weights
 from tfllm.models.abstract import without_values
 from tfllm.models.encoder_decoder_config import EncoderDecoderConfig
-from tfllm.models.token_ids import checked_tokens, ids_shape
+from tfllm.models.token_ids import checked_tokens, ids_shape, num_tokens
 from tfllm.models.transformer_stack import TransformerStack
 from tfllm.models.verbs import GenerateVerb
 from tfllm.models.vocabulary import VocabularyMethods, embedding_table
@@ -170,8 +170,9 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         source_mask = inputs.get("source_mask")
         options = {"training": training, "return_weights": return_weights}
         states, of_encoder = self._encoded(inputs["source_ids"], source_mask, **options)
-        positions = tf.range(tf.shape(token_ids)[1])
-        mask = attention_bias(query_time=tf.shape(token_ids)[1], dtype=self.compute_dtype)
+        time = num_tokens(token_ids)
+        positions = tf.range(time)
+        mask = shared_bias(whole=return_weights, query_time=time, dtype=self.compute_dtype)
         x, of_decoder = self.decoder(
             self._embedded(token_ids, positions, training),
             bias=self.decoder.with_position_bias(mask, positions, positions),
@@ -204,8 +205,16 @@ class EncoderDecoder(VocabularyMethods, GenerateVerb, TrainingStep):
         self, source_ids: Any, source_mask: Any, **options: Any
     ) -> tuple[tf.Tensor, list[Any]]:
         source_ids = self._checked(source_ids, "source")
-        positions = tf.range(tf.shape(source_ids)[1])
-        bias = self.encoder.with_position_bias(self.source_bias(source_mask), positions, positions)
+        time = num_tokens(source_ids)
+        mask = shared_bias(
+            whole=options.get("return_weights", False),
+            query_time=time,
+            causal=False,
+            padding_mask=source_mask,
+            dtype=self.compute_dtype,
+        )
+        positions = tf.range(time)
+        bias = self.encoder.with_position_bias(mask, positions, positions)
         x = self._embedded(source_ids, positions, options["training"])
         return self.encoder(x, bias=bias, **options)
 

@@ -17,6 +17,11 @@ def ids_shape(input_shape: Any) -> tuple[int | None, ...]:
     return tuple(input_shape)
 
 
+def num_tokens(token_ids: tf.Tensor) -> int | tf.Tensor:
+    """T of token ids `[B, T]`: a number where it is known, else an int32 scalar."""
+    return tf.shape(token_ids)[1] if token_ids.shape[1] is None else token_ids.shape[1]
+
+
 def checked_tokens(
     token_ids: Any,
     config: Any,

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfllm.layers.block_config import BlockConfig
+from tfllm.layers.masks import AttentionMask, with_bias
 from tfllm.layers.projection import forked
 from tfllm.layers.relative_positions import RelativePositionBias
 from tfllm.layers.shapes import ShapeShown
@@ -92,28 +93,27 @@ class TransformerStack(ShapeShown, keras.layers.Layer):
         """The shape of x."""
         return input_shape
 
-    def with_position_bias(
-        self, mask: tf.Tensor | None, queries: tf.Tensor, keys: tf.Tensor
-    ) -> tf.Tensor | None:
+    def biased(
+        self, mask: tf.Tensor | AttentionMask, queries: tf.Tensor, keys: tf.Tensor
+    ) -> tf.Tensor | AttentionMask:
         """The bias to add to the scores: the mask and the relative positions, if there are any.
 
         Args:
-            mask: `[1 or B, 1, T, S]`, or None.
+            mask: `[1 or B, 1, T, S]`, or an `AttentionMask`.
             queries: int `[T]`, positions of the queries.
             keys: int `[S]`, positions of the keys.
 
         Returns:
-            `[1 or B, 1 or N, T, S]`, or None.
+            `[1 or B, 1 or N, T, S]`, or an `AttentionMask`.
         """
         if self.relative_positions is None:
             return mask
-        relative = self.relative_positions(queries, keys)
-        return relative if mask is None else relative + mask
+        return with_bias(mask, self.relative_positions(queries, keys))
 
     def call(
         self,
         x: tf.Tensor,
-        bias: tf.Tensor,
+        bias: tf.Tensor | AttentionMask,
         contexts: Any = None,
         context_bias: tf.Tensor | None = None,
         context_keys_values: Any = None,
