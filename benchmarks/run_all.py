@@ -13,6 +13,7 @@ SCRIPTS = (
     "translation.py",
     "loss_memory.py",
     "rematerialization.py",
+    "long_attention.py",
     "quantization.py",
     "serving.py",
     "serving_overhead.py",

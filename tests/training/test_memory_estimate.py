@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from tfllm.config import ConfigError, ModelConfig, TrainingConfig
+from tfllm.layers import attention_in_chunks, masks
 from tfllm.models.encoder_config import EncoderConfig
 from tfllm.models.longer_context import with_context
 from tfllm.models.parameter_count import num_parameters
 from tfllm.models.sizes import size
 from tfllm.tasks.language_model.language_modeling import LanguageModeling
-from tfllm.training import train
+from tfllm.training import memory_estimate, train
 from tfllm.training.memory_check import available_memory, check_memory
 from tfllm.training.memory_estimate import estimate_memory, settings_that_fit
 
@@ -49,35 +50,49 @@ def test_weights_gradients_and_optimizer_by_hand():
 
 
 def test_scores_grow_with_the_square_of_the_length_and_the_rest_with_the_rows():
-    def of(rows, length, **settings):
-        return estimate_memory(SMALL, training(sequence_length=length, **settings), rows=rows)
+    encoder = EncoderConfig(4096, 128, 3, 4, 352)
 
-    long, short = of(4, 4096), of(4, 2048)
+    def of(rows, length, **settings):
+        return estimate_memory(encoder, training(sequence_length=length, **settings), rows=rows)
+
+    long, short = of(8, 2048), of(8, 1024)
     # Each number is whole bytes: what is cut off is less than one, here multiplied.
     assert 0 <= long.scores - 4 * short.scores < 4
     rest, rest_short = (e.activations + e.work - e.scores for e in (long, short))
     assert abs(rest - 2 * rest_short) < 2 * 2  # of two such numbers
-    assert of(8, 2048).activations == 2 * short.activations
+    assert of(16, 1024).activations == 2 * short.activations
     # One block's scores and its work, instead of those of all three.
-    recomputed = of(4, 2048, rematerialize=True)
+    recomputed = of(8, 1024, rematerialize=True)
     assert recomputed.scores < short.scores and recomputed.total < short.total
 
 
-def test_the_reported_run_is_refused_with_settings_that_fit(monkeypatch):
-    """A model of 1M parameters at 4,096 tokens, which took 23 GiB and more."""
+def test_scores_of_long_rows_grow_with_the_length_only():
+    long, short = (
+        estimate_memory(SMALL, training(sequence_length=length), rows=16) for length in (4096, 2048)
+    )
+    assert 0 < long.scores == 2 * short.scores
+    assert short.scores < 1.1 * 2**30  # 3 blocks of 2 GiB would be whole
+    assert (memory_estimate.LONG_CAUSAL, memory_estimate.LONG) == (masks.LONG_CAUSAL, masks.LONG)
+    chunks = memory_estimate._CHUNK_ROWS, memory_estimate._MOST_CHUNKS
+    assert chunks == (attention_in_chunks._ROWS, attention_in_chunks._MOST_CHUNKS)
+
+
+def test_a_run_that_is_too_large_is_refused_with_settings_that_fit(monkeypatch):
+    """A model of 1M parameters at 4,096 tokens: 16 rows took 23 GiB before attention in chunks."""
     model = dataclasses.replace(size("llama-1m"), max_sequence_length=4096)
-    config = training(sequence_length=4096, batch_size=16)
-    assert estimate_memory(model, config, rows=16).total > 18 * 2**30
+    config = training(sequence_length=4096, batch_size=64)
+    assert estimate_memory(model, config, rows=16).total < 5 * 2**30
+    assert estimate_memory(model, config, rows=64).total > 15 * 2**30
     monkeypatch.setattr("tfllm.training.memory_check.available_memory", lambda: 8 * 2**30)
     with pytest.raises(ConfigError, match=r"memory of this process is 8 GiB") as refused:
-        check_memory(model, config, rows=16)
+        check_memory(model, config, rows=64)
     told = re.search(r"It would fit with gradient_accumulation=(\d+)", str(refused.value))
     assert told is not None and "memory_check=warn" in str(refused.value)
     count = int(told.group(1))
-    assert estimate_memory(model, config, rows=16 // count).total < 8 * 2**30
+    assert estimate_memory(model, config, rows=64 // count).total < 8 * 2**30
     with pytest.warns(UserWarning, match="It would fit with gradient_accumulation"):
-        check_memory(model, dataclasses.replace(config, memory_check="warn"), rows=16)
-    check_memory(model, dataclasses.replace(config, memory_check="off"), rows=16)
+        check_memory(model, dataclasses.replace(config, memory_check="warn"), rows=64)
+    check_memory(model, dataclasses.replace(config, memory_check="off"), rows=64)
 
 
 def test_what_is_near_is_warned_of(monkeypatch):
@@ -168,6 +183,8 @@ def test_the_estimate_imports_no_tensorflow():
 @pytest.mark.parametrize(
     "changes",
     [
+        {"sequence_length": 512, "batch_size": 16},
+        {"sequence_length": 4096, "batch_size": 4},
         {"sequence_length": 1024},
         {"sequence_length": 1024, "rematerialize": True},
         {"sequence_length": 1024, "gradient_accumulation": 4},

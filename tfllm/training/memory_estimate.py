@@ -26,6 +26,13 @@ _CHUNK_COPIES = 6
 """copies of a chunk: logits, probabilities and parts of their gradient, as measured"""
 _SCORES_AT_WORK = 3.3
 """tensors of the size of the scores that one block's backward pass holds at once, as measured"""
+LONG_CAUSAL, LONG = 1024, 4096
+"""lengths from which on attention of a decoder, and any other, is in chunks of queries, as it is in
+`tfllm.layers.masks`, which needs TensorFlow"""
+_CHUNK_ROWS, _MOST_CHUNKS = 256, 32
+"""queries of a chunk, and how many chunks there are at most"""
+_CHUNKS_AT_WORK = 8
+"""tensors of the size of a chunk's scores that its backward pass holds at once, as measured"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class MemoryEstimate:
     """largest temporary memory: for a chunk of logits, or for the backward pass of one block"""
     scores: int
     """the part of activations and work that is attention scores, which grow quadratically with the
-    sequence length"""
+    sequence length until they are computed in chunks"""
     process: int
     """memory of a process without a model; 0 on a device with its own memory"""
 
@@ -90,18 +97,19 @@ def estimate_memory(
     saved, scores_saved = sizes.block(rows, training.sequence_length, unit)
     stream = 4 * rows * training.sequence_length * sizes.width
     scores = sizes.scores(rows, training.sequence_length, unit)
-    of_block = saved - scores_saved + int(_SCORES_AT_WORK * scores)
+    at_work = _CHUNKS_AT_WORK if sizes.in_chunks(training.sequence_length) else _SCORES_AT_WORK
+    of_block = saved - scores_saved + int(at_work * scores)
     tokens = rows * training.sequence_length
     of_logits = min(4 * tokens * sizes.vocab_size, _LOGITS_CHUNK) * _CHUNK_COPIES
     of_logits += 4 * sizes.vocab_size * sizes.width + 2 * unit * tokens * sizes.width
     if training.rematerialize:  # a block's activations exist only while its gradient is computed
         activations, scores_kept = int(sizes.num_blocks * stream), 0
         of_block += saved
-        scores_at_work = scores_saved + int(_SCORES_AT_WORK * scores)
+        scores_at_work = scores_saved + int(at_work * scores)
     else:
         activations = int(sizes.num_blocks * saved)
         scores_kept = int(sizes.num_blocks * scores_saved)
-        scores_at_work = int(_SCORES_AT_WORK * scores)
+        scores_at_work = int(at_work * scores)
     return MemoryEstimate(
         weights=weights,
         gradients=gradients,
@@ -230,8 +238,15 @@ class _Sizes:
             return int((training.lora_rank or 8) * sides * self.num_blocks)
         return self.num_weights
 
+    def in_chunks(self, length: int) -> bool:
+        """Whether attention is computed in chunks."""
+        return length >= (LONG if self.trained is None else LONG_CAUSAL)
+
     def scores(self, rows: int, length: int, unit: int) -> int:
-        """Bytes of the scores `[B, N, T, T]` of one block."""
+        """Bytes of the scores `[B, N, T, T]` of one block, or of one of its chunks."""
+        if self.in_chunks(length):
+            chunk = max(_CHUNK_ROWS, -(-length // _MOST_CHUNKS))
+            return rows * self.num_heads * chunk * length * 4
         return rows * self.num_heads * length * length * unit
 
     def block(self, rows: int, length: int, unit: int) -> tuple[int, int]:
@@ -242,6 +257,8 @@ class _Sizes:
         kept += unit * tokens * (2 * self.heads_dim + 2 * self.kv_dim)
         # The values before and after the activation, and the gated product.
         kept += (3 if self.gated else 2) * unit * tokens * self.inner
+        if self.in_chunks(length):  # the outputs' log-sum-exp
+            return kept + 4 * tokens * self.num_heads, 0
         scores = self.scores(rows, length, unit)
         if self.dropout:  # the weights before and after dropout; the mask is drawn again
             scores = 2 * scores
