@@ -93,7 +93,7 @@ class TransformerStack(ShapeShown, keras.layers.Layer):
         """The shape of x."""
         return input_shape
 
-    def biased(
+    def with_position_bias(
         self, mask: tf.Tensor | AttentionMask, queries: tf.Tensor, keys: tf.Tensor
     ) -> tf.Tensor | AttentionMask:
         """The bias to add to the scores: the mask and the relative positions, if there are any.
