@@ -54,8 +54,16 @@ def add_commands(add: AddCommand) -> None:
         "--dtype",
         choices=["float32", "bfloat16", "int8"],
         default="float32",
-        help="dtype of weights and matrix products; int8: of the weights only, products in the "
-        "faster of float32 and bfloat16",
+        help="dtype of weights and matrix products; int8: of the weights, and of the products of "
+        "decoding where --int8-kernels has them, others in the faster of float32 and bfloat16",
+    )
+    export.add_argument(
+        "--int8-kernels",
+        choices=["auto", "portable", "onednn"],
+        default="auto",
+        help="how an int8 model decodes; onednn: products of integers, for servers on x86; "
+        "portable: products of floats, slower, for any server; auto: onednn if this machine "
+        "has it",
     )
     export.add_argument(
         "--no-deployment-files",
@@ -102,12 +110,14 @@ def _export(options: argparse.Namespace) -> None:
             f"received {given['num_samples']}"
         )
     with quiet_start():
+        from tfllm.optimization.precision import with_kernels
         from tfllm.serving import export, write_deployment_files
         from tfllm.serving.footprint import footprint
         from tfllm.tasks import load
     adapter = getattr(options, "adapter", None)
     name = getattr(options, "task", None)
-    task = load(options.model, dtype=options.dtype, adapter=adapter, task=name)
+    dtype = with_kernels(options.dtype, options.int8_kernels)
+    task = load(options.model, dtype=dtype, adapter=adapter, task=name)
     if given:
         task = task.with_settings(given)
     if hasattr(options, "prompt_name"):

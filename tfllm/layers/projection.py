@@ -18,6 +18,7 @@ from tfllm.layers.quantized import (
     int8_policy,
     int8_product,
     is_int8,
+    multiplies_integers,
     quantize_rows,
 )
 from tfllm.layers.shapes import shape_of
@@ -169,7 +170,8 @@ class Projection(keras.layers.Layer):
     def _product(self, rows: tf.Tensor, *, few: bool) -> tf.Tensor:
         """rows Wᵀ, `[R, output_dim]`, however W is stored."""
         if is_int8(self.dtype_policy):
-            return int8_product(rows, self.kernel, self.kernel_scale)
+            as_integers = few and multiplies_integers(self.dtype_policy)
+            return int8_product(rows, self.kernel, self.kernel_scale, as_integers=as_integers)
         kernel = tf.convert_to_tensor(self.kernel)
         return tf.matmul(rows, kernel, transpose_b=True) if few else product_with_rows(rows, kernel)
 

@@ -2,8 +2,9 @@
 
 Only the weights are integers: they are cast to the compute dtype when they are used, and the result
 is multiplied by the scale (Dettmers et al., LLM.int8(), 2022, without its outliers). Integers up to
-127 are exact in bfloat16, and so are the scales, so that rounding to integers is the only loss. The
-matrices are not trained; gradients flow through them.
+127 are exact in bfloat16, and so are the scales, so that rounding to integers is the only loss. If
+there are few rows, the integers themselves may be multiplied (`integer_product`). The matrices are
+not trained; gradients flow through them.
 
 Shape letters: R rows of input, I input size, O output size.
 """
@@ -14,6 +15,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+
+from tfllm.layers.integer_product import integer_product, sums_fit
 
 _MOST = 127
 # Number of a matrix's elements that are cast to floats at once: few enough to stay in the
@@ -31,17 +34,24 @@ class Int8Policy(keras.DTypePolicy):
     (Keras' `QuantizedDTypePolicy` requires methods that only Keras' own layers have.)
 
     Args:
-        name: "int8_float32" or "int8_bfloat16".
+        name: "int8_float32" or "int8_bfloat16"; with the suffix "_onednn", products with few
+            rows, as in decoding, are products of integers (`integer_product`).
     """
 
     def _parse_name(self, name: str) -> tuple[str, str]:
         if name not in INT8_POLICIES:
             raise ValueError(f"name must be one of {', '.join(INT8_POLICIES)}; received {name!r}")
-        dtype = name.removeprefix("int8_")
+        dtype = name.removeprefix("int8_").removesuffix(ONEDNN)
         return dtype, dtype
 
 
-INT8_POLICIES = ("int8_float32", "int8_bfloat16")
+ONEDNN = "_onednn"
+INT8_POLICIES = (
+    "int8_float32",
+    "int8_bfloat16",
+    f"int8_float32{ONEDNN}",
+    f"int8_bfloat16{ONEDNN}",
+)
 
 
 def int8_policy(dtype: Any) -> Any:
@@ -52,6 +62,11 @@ def int8_policy(dtype: Any) -> Any:
 def is_int8(policy: Any) -> bool:
     """Whether a dtype policy stores matrices as integers."""
     return isinstance(policy, Int8Policy)
+
+
+def multiplies_integers(policy: Any) -> bool:
+    """Whether under a dtype policy products with few rows are products of integers."""
+    return is_int8(policy) and policy.name.endswith(ONEDNN)
 
 
 def check_int8(mode: str | None, config: Any, what: str) -> None:
@@ -104,13 +119,17 @@ def dequantized(integers: Any, scale: Any, dtype: Any = tf.float32) -> tf.Tensor
     return tf.cast(integers, dtype) * tf.cast(scale, dtype)[:, tf.newaxis]
 
 
-def int8_product(rows: tf.Tensor, integers: Any, scale: Any) -> tf.Tensor:
+def int8_product(
+    rows: tf.Tensor, integers: Any, scale: Any, *, as_integers: bool = False
+) -> tf.Tensor:
     """rows Wᵀ, for W stored as integers and scales.
 
     Args:
         rows: float `[R, I]`.
         integers: int8 `[O, I]`.
         scale: float32 `[O]`.
+        as_integers: whether to multiply integers (`integer_product`), which is faster for few rows.
+            Matrices whose sums might overflow are multiplied as floats. Defaults to False.
 
     Returns:
         `[R, O]` in the dtype of `rows`; only `rows` gets a gradient.
@@ -128,6 +147,8 @@ def int8_product(rows: tf.Tensor, integers: Any, scale: Any) -> tf.Tensor:
             parts = zip(tf.split(upstream, sizes, 1), tf.split(matrix, sizes), strict=True)
             return tf.add_n([tf.matmul(up, tf.cast(part, dtype)) for up, part in parts])
 
+        if as_integers and sums_fit(matrix):
+            return tf.cast(integer_product(rows, matrix) * factors, dtype), gradient
         parts = [
             tf.matmul(rows, tf.cast(part, dtype), transpose_b=True)
             for part in (tf.split(matrix, sizes) if len(sizes) > 1 else [matrix])

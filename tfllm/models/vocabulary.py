@@ -17,6 +17,7 @@ from tfllm.layers.quantized import (
     dequantized,
     int8_product,
     is_int8,
+    multiplies_integers,
 )
 
 
@@ -88,7 +89,12 @@ class VocabularyMethods:
         """The logits of states `[..., E]`, float32 `[..., V]`."""
         rows = tf.reshape(states, [-1, self.config.embedding_dim])
         if is_int8(self.dtype_policy):
-            logits = int8_product(rows, self.output_variable, self._output_scale)
+            logits = int8_product(
+                rows,
+                self.output_variable,
+                self._output_scale,
+                as_integers=states.shape.rank == 2 and multiplies_integers(self.dtype_policy),
+            )
         else:
             logits = product_with_rows(rows, tf.cast(self.output_weights, rows.dtype))
         logits = tf.cast(logits, tf.float32)

@@ -9,7 +9,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfllm.layers.quantized import int8_policy
+from tfllm.layers.integer_product import has_integer_kernel
+from tfllm.layers.quantized import ONEDNN, int8_policy
+
+INT8_KERNELS = ("auto", "portable", "onednn")
+"""how matrices of integers are multiplied: auto: with oneDNN's kernel for integers where there is
+one, else portable, as floats"""
 
 _WORTH_IT = 1.3
 """speed-up that bfloat16 must have to be chosen: it has 8 significant bits, and float32 has 24"""
@@ -70,13 +75,54 @@ def keras_policy(dtype: Any) -> Any:
     """The dtype policy for a dtype.
 
     Args:
-        dtype: a dtype or policy of Keras; or "int8_float32" or "int8_bfloat16", for matrices that
-            are stored as integers and used in the float type; or "int8", for the faster of the two
-            on this machine.
+        dtype: a dtype or policy of Keras; or the name of an `Int8Policy`; or "int8" for the fastest
+            of those on this machine, "int8_portable" for the fastest that multiplies floats, and
+            "int8_onednn" for the fastest that multiplies integers if there are few rows.
+
+    Raises:
+        ValueError: "int8_onednn", and TensorFlow has no kernel for products of integers here.
+    """
+    if dtype in ("int8", *(f"int8_{kernels}" for kernels in INT8_KERNELS)):
+        kernels = dtype.removeprefix("int8").removeprefix("_") or "auto"
+        dtype = f"int8_{choose_precision('auto')}{ONEDNN if has_int8_kernels(kernels) else ''}"
+    return int8_policy(dtype)
+
+
+def with_kernels(dtype: str, int8_kernels: str) -> str:
+    """The dtype for `keras_policy` with the given kernels of int8.
+
+    Raises:
+        ValueError: kernels are chosen for a dtype other than int8, or are not available.
     """
     if dtype == "int8":
-        dtype = f"int8_{choose_precision('auto')}"
-    return int8_policy(dtype)
+        has_int8_kernels(int8_kernels)
+    elif int8_kernels != "auto":
+        raise ValueError(
+            "int8_kernels is for dtype='int8'; received "
+            f"int8_kernels={int8_kernels!r}, dtype={dtype!r}"
+        )
+    return dtype if int8_kernels == "auto" else f"int8_{int8_kernels}"
+
+
+def has_int8_kernels(kernels: str) -> bool:
+    """Whether products of few rows with matrices of integers are products of integers.
+
+    Args:
+        kernels: one of `INT8_KERNELS`.
+
+    Raises:
+        ValueError: "onednn", and TensorFlow here has no such kernel; or another word.
+    """
+    if kernels not in INT8_KERNELS:
+        raise ValueError(
+            f"int8_kernels must be one of {', '.join(INT8_KERNELS)}; received {kernels!r}"
+        )
+    if kernels == "onednn" and not has_integer_kernel():
+        raise ValueError(
+            "int8_kernels='onednn' needs a TensorFlow for CPUs that is built with oneDNN (x86, "
+            "without a visible GPU), and this one is not; use 'portable'"
+        )
+    return kernels != "portable" and has_integer_kernel()
 
 
 def median_rate(counts: list[float], seconds: list[float]) -> float:

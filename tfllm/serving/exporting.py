@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfllm.generation.option_inputs import function_of_inputs
+from tfllm.optimization.precision import with_kernels
 from tfllm.pretrained.keras_hub.models import is_keras_hub_model
 from tfllm.serving.footprint import write_footprint
 from tfllm.serving.measuring import measure_footprint
@@ -30,6 +31,7 @@ def export(
     *,
     version: int | None = None,
     dtype: str | None = None,
+    int8_kernels: str = "auto",
     warmup_prompts: tuple[str, ...] | None = None,
     measure: bool = False,
 ) -> Path:
@@ -64,6 +66,10 @@ def export(
             (AVX512_BF16, AMX, accelerators), and far slower otherwise. int8 quarters the file and
             the memory: matrices are stored as integers and used in bfloat16 if that is faster on
             this machine, else in float32.
+        int8_kernels: how an int8 model decodes tokens. "onednn": integers are multiplied as they
+            are, which is several times as fast, on x86 servers whose TensorFlow is built with
+            oneDNN, as releases are; other servers cannot run the model. "portable": as floats, on
+            any server. "auto": "onednn" if this machine can run it. Defaults to "auto".
         warmup_prompts: texts that a server runs the model with before it accepts requests; no
             warm-up if empty. Defaults to the task's.
         measure: whether to run the version in a process of its own, as a server does, and store its
@@ -84,10 +90,14 @@ def export(
         from tfllm.tasks.language_model.text_generation import TextGeneration
 
         task = TextGeneration.of_keras_hub(task)
+    if dtype is None and int8_kernels != "auto":
+        raise ValueError(
+            f"int8_kernels is for dtype='int8'; received int8_kernels={int8_kernels!r}, dtype=None"
+        )
     if dtype is not None:
         if dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}; received {dtype!r}")
-        task = task.with_dtype(dtype)
+        task = task.with_dtype(with_kernels(dtype, int8_kernels))
     task.check_exportable()
     task = as_special(task)
     texts = task.warmup_texts if warmup_prompts is None else warmup_prompts

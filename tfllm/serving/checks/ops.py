@@ -9,6 +9,8 @@ from tfllm.serving.checks.report import Finding, Severity, listed
 from tfllm.serving.saved_model.graph import Place, SavedModelGraph
 from tfllm.serving.saved_model.linked_ops import NOT_IN_TEXT_2_12, linked_ops
 
+ONEDNN_OPS = {"_QuantizedMatMul"}
+"""that have a kernel only where TensorFlow is built with oneDNN"""
 PYTHON_FUNCTIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 
 
@@ -25,6 +27,7 @@ def _linked(graph: SavedModelGraph) -> Iterator[Finding]:
     attributes: dict[tuple[str, str], list[Place]] = {}
     without_kernel: dict[str, list[Place]] = {}
     newer_text: dict[str, list[Place]] = {}
+    of_onednn: list[Place] = []
     for place in graph.places:
         op = place.node.op
         if op in graph.functions:
@@ -38,6 +41,8 @@ def _linked(graph: SavedModelGraph) -> Iterator[Finding]:
                 attributes.setdefault((op, name), []).append(place)
         if op in known.without_cpu_kernel - PYTHON_FUNCTIONS and place.signatures:
             without_kernel.setdefault(op, []).append(place)
+        if op in ONEDNN_OPS and place.signatures:
+            of_onednn.append(place)
         if op in NOT_IN_TEXT_2_12:
             newer_text.setdefault(op, []).append(place)
     for op, places in sorted(unknown.items()):
@@ -62,6 +67,14 @@ def _linked(graph: SavedModelGraph) -> Iterator[Finding]:
             f"op {op} has no kernel for a CPU, {where(places)}",
             "save the model on a CPU, with the layer's portable implementation (for Keras RNNs "
             "use_cudnn=False), or serve it with the image of that device",
+        )
+    if of_onednn:
+        yield Finding(
+            "info",
+            "onednn_op",
+            f"products of int8 integers by oneDNN {where(of_onednn)}",
+            "serve on x86, with a TensorFlow that is built with oneDNN, as releases are; for other "
+            "servers, export with --int8-kernels portable",
         )
     if newer_text:
         places = [place for found in newer_text.values() for place in found]
