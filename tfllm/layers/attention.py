@@ -217,7 +217,7 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
                 self.compute_dtype,
                 self.config.rope_scaling,
             )
-        query, key, value = self._heads(x, context, key_value, rotary, adapter_seed)
+        query, key, value = self.heads(x, context, key_value, rotary, adapter_seed)
         if cache is not None:
             cache = write_cache(cache, cache_index, key, value)
             if not is_empty(cache_index):
@@ -225,32 +225,73 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
         rate = self.config.dropout if training else 0.0
         if rate and dropout_seed is None:
             dropout_seed = next_seed(self.seed_generator)
+        y, weights = self.attended(
+            query,
+            key,
+            value,
+            bias,
+            rank=x.shape.rank,
+            dropout_rate=rate,
+            dropout_seed=dropout_seed,
+            adapter_seed=adapter_seed,
+            return_weights=return_weights,
+        )
+        if cache is not None:
+            return y, cache
+        return (y, weights) if return_weights else y
+
+    def attended(
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        bias: tf.Tensor | None,
+        *,
+        rank: int,
+        dropout_rate: float = 0.0,
+        dropout_seed: tf.Tensor | None = None,
+        adapter_seed: tf.Tensor | None = None,
+        return_weights: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """The second half of the layer, from `heads` to its result.
+
+        Args:
+            query: `[B, N, T, D]`.
+            key: `[B, K, S, D]`.
+            value: `[B, K, S, D]`.
+            bias: as in `call`; None adds nothing.
+            rank: that of the result: 3, or 2 for one token per row.
+            dropout_rate: fraction of the attention weights that is dropped.
+            dropout_seed: as in `call`.
+            adapter_seed: as in `call`.
+            return_weights: as in `call`.
+
+        Returns:
+            `[B, T, E]` or `[B, E]`, and the weights `[B, N, T, S]` or None.
+        """
         mixed, weights = dot_product_attention(
             query,
             key,
             value,
             bias,
             scaled=self.config.scaled,
-            dropout_rate=rate,
+            dropout_rate=dropout_rate,
             seed=dropout_seed,
             return_weights=return_weights,
         )
-        y = self.output_projection(
-            self._merged(mixed, x.shape.rank), adapter_seed=shifted(adapter_seed, 1)
-        )
-        if cache is not None:
-            return y, cache
-        return (y, weights) if return_weights else y
+        merged = self._merged(mixed, rank)
+        return self.output_projection(merged, adapter_seed=shifted(adapter_seed, 1)), weights
 
-    def _heads(
+    def heads(
         self,
         x: tf.Tensor,
-        context: tf.Tensor | None,
-        key_value: tuple[tf.Tensor, tf.Tensor] | None,
-        rotary: Any,
-        adapter_seed: tf.Tensor | None,
+        context: tf.Tensor | None = None,
+        key_value: tuple[tf.Tensor, tf.Tensor] | None = None,
+        rotary: tuple[tf.Tensor, tf.Tensor] | None = None,
+        adapter_seed: tf.Tensor | None = None,
     ) -> list[tf.Tensor]:
-        """Query `[B, N, T, D]`, key and value `[B, K, S, D]`, normalized and rotated."""
+        """The first half of the layer: query `[B, N, T, D]`, key and value `[B, K, S, D]`,
+        normalized and rotated. Arguments as in `call`."""
         num, kv = self.num_heads, self.num_kv_heads
         if context is not None and key_value is None:
             key_value = self.context_key_value(context, adapter_seed)

@@ -196,11 +196,8 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
             return self.feed_forward(h, adapter_seed=shifted(adapter_seed, 2), training=training)
 
         def residual(x: tf.Tensor, norm: Any, sublayer: Any, number: int) -> tf.Tensor:
-            h = sublayer(norm(x) if self.config.norm_first else tf.cast(x, self.compute_dtype))
-            if rate:
-                h = dropout(h, rate, shifted(seed, 2 + number))
-            x = x + tf.cast(h, tf.float32)
-            return x if self.config.norm_first else tf.cast(norm(x), tf.float32)
+            h = sublayer(self._sublayer_input(x, norm))
+            return self._added(x, dropout(h, rate, shifted(seed, 2 + number)) if rate else h, norm)
 
         def run(x: tf.Tensor, context: Any = None, bias: Any = bias) -> tf.Tensor:
             x = residual(x, self.attention_norm, functools.partial(attend, bias=bias), 0)
@@ -225,6 +222,61 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
         if len(extra) > 1:
             return x, tuple(extra)
         return (x, extra[0]) if extra else x
+
+    def _sublayer_input(self, x: tf.Tensor, norm: Any) -> tf.Tensor:
+        return norm(x) if self.config.norm_first else tf.cast(x, self.compute_dtype)
+
+    def _added(self, x: tf.Tensor, h: tf.Tensor, norm: Any) -> tf.Tensor:
+        """The residual stream after a sublayer that gave h."""
+        x = x + tf.cast(h, tf.float32)
+        return x if self.config.norm_first else tf.cast(norm(x), tf.float32)
+
+    def heads(self, x: tf.Tensor, rotary: tuple[tf.Tensor, tf.Tensor] | None) -> list[tf.Tensor]:
+        """The first half of the block in inference, up to what is written to the cache.
+
+        Args:
+            x: `[B, T, E]` or `[B, E]`.
+            rotary: as in `call`.
+
+        Returns:
+            query `[B, N, T, D]`, key and value `[B, K, T, D]`.
+        """
+        h = self._sublayer_input(tf.cast(x, tf.float32), self.attention_norm)
+        return self.attention.heads(h, rotary=rotary)
+
+    def after_heads(
+        self,
+        x: tf.Tensor,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        bias: tf.Tensor | None,
+        context_key_value: tuple[tf.Tensor, tf.Tensor] | None = None,
+        context_bias: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The second half of the block in inference.
+
+        Args:
+            x: `[B, T, E]` or `[B, E]`, as `heads` got it.
+            query: the query of `heads`.
+            key: keys of the new tokens, or of all in the cache, `[B, K, S, D]`.
+            value: their values.
+            bias: as in `call`.
+            context_key_value: as in `call`.
+            context_bias: as in `call`.
+
+        Returns:
+            float32, shaped as x.
+        """
+        x = tf.cast(x, tf.float32)
+        h, _ = self.attention.attended(query, key, value, bias, rank=x.shape.rank)
+        x = self._added(x, h, self.attention_norm)
+        if self.cross_attention is not None:
+            h = self._sublayer_input(x, self.cross_attention_norm)
+            h = self.cross_attention(h, key_value=context_key_value, bias=context_bias)
+            x = self._added(x, h, self.cross_attention_norm)
+        h = self.feed_forward(self._sublayer_input(x, self.feed_forward_norm), training=False)
+        return self._added(x, h, self.feed_forward_norm)
 
     def compute_output_shape(self, x_shape: Any, *others: Any, **more: Any) -> Any:
         """The shape of x."""

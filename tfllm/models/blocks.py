@@ -12,6 +12,7 @@ from tfllm.layers.dropout import named_seed
 from tfllm.layers.normalization import norm_layer
 from tfllm.layers.projection import forked
 from tfllm.layers.transformer_block import TransformerBlock
+from tfllm.models.block_functions import BlockFunctions, can_share
 
 
 def transformer_blocks(
@@ -85,8 +86,10 @@ def run_blocks(
     """
     extra = []
     each = {name: values for name, values in of_each.items() if values is not None}
+    functions = BlockFunctions(blocks) if can_share(blocks, of_all) else None
     for i, block in enumerate(blocks):
-        x = block(x, **{name: values[i] for name, values in each.items()}, **of_all)
+        arguments = {**{name: values[i] for name, values in each.items()}, **of_all}
+        x = functions(i, x, arguments) if functions else block(x, **arguments)
         if isinstance(x, tuple):
             x, other = x
             extra.append(other)
