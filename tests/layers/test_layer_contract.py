@@ -185,6 +185,24 @@ def test_keras_file_round_trip(case, tmp_path):
     np.testing.assert_array_equal(loaded(tensors(case)), model(tensors(case)))
 
 
+class Chain(keras.layers.Layer):
+    """A layer, and dropout behind it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.dropout = layer, keras.layers.Dropout(0.5, seed=0)
+
+    def call(self, x, **options):
+        return self.dropout(self.layer(x, **options))
+
+
+def test_a_layer_behind_it_is_not_told_to_train(case):
+    """Keras passes a layer's default of `training` on to the layers after it."""
+    layer, given = case.layer(**case.options), tensors(case)
+    y = layer(**given)
+    np.testing.assert_array_equal(Chain(layer)(**given), y)
+
+
 @pytest.mark.parametrize("known_shapes", [True, False])
 def test_symbolic_call_equals_eager_call(case, known_shapes):
     model = functional(case, known_shapes)

@@ -157,9 +157,9 @@ class FeedForward(keras.layers.Layer):
         joined = None if training else _JOINED.get(self.activation)
         # Fusion needs rows throughout: no reshape between product, bias and activation.
         rows = tf.reshape(x, [-1, x.shape[-1]]) if joined and x.shape.rank > 2 else x
-        hidden = self.inner(rows, adapter_seed=shifted(adapter_seed, 0), training=training)
+        hidden = self.inner(rows, adapter_seed=shifted(adapter_seed, 0), training=bool(training))
         hidden = (joined or ACTIVATIONS[self.activation])(hidden)
-        y = self.outer(hidden, adapter_seed=shifted(adapter_seed, 1), training=training)
+        y = self.outer(hidden, adapter_seed=shifted(adapter_seed, 1), training=bool(training))
         return y if rows is x else tf.reshape(y, [*shape_of(x)[:-1], x.shape[-1]])
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -102,7 +102,7 @@ class Projection(keras.layers.Layer):
             step.
         adapter_seed: seed of the adapter's dropout, int32 `[2]`; None: no dropout.
         training: false if no gradient will be needed: the bias is then added by an operation that
-            TensorFlow can fuse with its neighbours. Defaults to True.
+            TensorFlow can fuse with its neighbours. Defaults to None: one may be needed.
 
     Returns:
         float `[..., output_dim]`, in the layer's compute dtype.
@@ -154,14 +154,14 @@ class Projection(keras.layers.Layer):
         self,
         x: tf.Tensor,
         adapter_seed: tf.Tensor | None = None,
-        training: bool | None = True,
+        training: bool | None = None,
     ) -> tf.Tensor:
         """Project the last axis."""
         # One product for all rows, instead of one for each row of the batch.
         rows = x if x.shape.rank == 2 else tf.reshape(x, [-1, x.shape[-1]])
         y = self._product(rows, few=x.shape.rank == 2)
         if self.bias is not None:
-            add = _add_bias if training else tf.nn.bias_add
+            add = tf.nn.bias_add if training is False else _add_bias
             y = add(y, tf.convert_to_tensor(self.bias))
         if self.adapter is not None:
             y += self.adapter(rows, adapter_seed if self.adapter.dropout else None)
