@@ -273,7 +273,10 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
         x = self._added(x, h, self.attention_norm)
         if self.cross_attention is not None:
             h = self._sublayer_input(x, self.cross_attention_norm)
-            h = self.cross_attention(h, key_value=context_key_value, bias=context_bias)
+            # Keras would give a layer that is not told the value that the layer before it had.
+            h = self.cross_attention(
+                h, key_value=context_key_value, bias=context_bias, training=False
+            )
             x = self._added(x, h, self.cross_attention_norm)
         h = self.feed_forward(self._sublayer_input(x, self.feed_forward_norm), training=False)
         return self._added(x, h, self.feed_forward_norm)

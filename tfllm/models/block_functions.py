@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from tfllm.layers.key_value_cache import is_empty, write_cache
+from tfllm.layers.masks import AttentionMask
 from tfllm.layers.projection import Projection
 from tfllm.layers.quantized import multiplies_integers
 from tfllm.layers.transformer_block import TransformerBlock
@@ -42,17 +43,18 @@ class _Functions(NamedTuple):
 _FUNCTIONS: weakref.WeakKeyDictionary[TransformerBlock, _Functions] = weakref.WeakKeyDictionary()
 
 
-def can_share(blocks: Sequence[TransformerBlock], arguments: Mapping[str, Any]) -> bool:
+def can_share(blocks: Sequence[TransformerBlock], arguments: Sequence[Mapping[str, Any]]) -> bool:
     """Whether blocks may be called as functions: in a graph, for inference, without adapters.
 
     Args:
         blocks: the blocks.
-        arguments: the call arguments that all blocks have in common.
+        arguments: the call arguments of each block, by name.
     """
     return (
         tf.inside_function()
-        and not arguments.get("training")
-        and not arguments.get("return_weights")
+        and not any(given.get("training") or given.get("return_weights") for given in arguments)
+        # A mask for chunks is no tensor that a function could be given.
+        and not any(isinstance(given.get("bias"), AttentionMask) for given in arguments)
         and not any(
             isinstance(layer, Projection) and layer.adapters
             for block in blocks
@@ -83,7 +85,7 @@ class BlockFunctions:
             arguments: the other call arguments, by name.
         """
         functions = _functions(self._representatives[index])
-        weights = [tf.convert_to_tensor(v) for v in self._blocks[index].variables]
+        weights = [tf.convert_to_tensor(v) for v in self._blocks[index].weights]
         arguments = {k: v for k, v in arguments.items() if k not in ("training", "return_weights")}
         with tf.experimental.function_executor_type(functions.executor):
             if arguments.get("cache") is None:
@@ -120,7 +122,7 @@ def _kind(block: TransformerBlock) -> str:
     config = block.get_config()
     for name in ("name", "seed", "kernel_initializer", "output_initializer"):
         config.pop(name)
-    weights = [(v.path.rpartition(block.name)[2], v.shape, v.dtype) for v in block.variables]
+    weights = [(v.path.rpartition(block.name)[2], v.shape, v.dtype) for v in block.weights]
     return json.dumps([config, weights], default=str)
 
 
@@ -138,7 +140,7 @@ def _functions(block: TransformerBlock) -> _Functions:
         def with_weights(weights: list[tf.Tensor]) -> tuple[TransformerBlock, Any]:
             block = of_block()
             assert block is not None
-            values = list(zip(block.variables, weights, strict=True))
+            values = list(zip(block.weights, weights, strict=True))
             return block, keras.StatelessScope(state_mapping=values)
 
         @graph_function

@@ -86,10 +86,12 @@ def run_blocks(
     """
     extra = []
     each = {name: values for name, values in of_each.items() if values is not None}
-    functions = BlockFunctions(blocks) if can_share(blocks, of_all) else None
+    arguments = [
+        {**{name: values[i] for name, values in each.items()}, **of_all} for i in range(len(blocks))
+    ]
+    functions = BlockFunctions(blocks) if can_share(blocks, arguments) else None
     for i, block in enumerate(blocks):
-        arguments = {**{name: values[i] for name, values in each.items()}, **of_all}
-        x = functions(i, x, arguments) if functions else block(x, **arguments)
+        x = functions(i, x, arguments[i]) if functions else block(x, **arguments[i])
         if isinstance(x, tuple):
             x, other = x
             extra.append(other)
