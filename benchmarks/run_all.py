@@ -9,6 +9,8 @@ from pathlib import Path
 SCRIPTS = (
     "training_step.py",
     "decoding.py",
+    "int8_decoding.py",
+    "start_up.py",
     "encoder.py",
     "translation.py",
     "loss_memory.py",

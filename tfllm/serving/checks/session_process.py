@@ -241,13 +241,21 @@ def run_job(job: dict, write) -> None:
             session.load_ops(path)
         except StatusError as error:
             write({"event": "op_library_failed", "path": path, "error": str(error)})
-    started = time.monotonic()
+    started, before = time.monotonic(), peak_memory()
     try:
         session.load(job["saved_model"])
     except StatusError as error:
         write({"event": "load_failed", "error": str(error)})
         return
-    write({"event": "loaded", "seconds": time.monotonic() - started, "memory": peak_memory()})
+    write(
+        {
+            "event": "loaded",
+            "seconds": time.monotonic() - started,
+            "memory": peak_memory(),
+            "runtime_memory": before,
+            "cpu_seconds": time.process_time(),
+        }
+    )
     sizes = {}
     for table in job["tables"]:
         try:
@@ -270,7 +278,7 @@ def run_job(job: dict, write) -> None:
                     described["values"] = session.values(tensor)
                 result["outputs"].append(described)
                 session.delete(tensor)
-            result["memory"] = peak_memory()
+            result["memory"], result["cpu_seconds"] = peak_memory(), time.process_time()
         except StatusError as error:
             failed.add(request["id"])
             result["error"] = str(error)
