@@ -108,3 +108,23 @@ def test_without_a_kernel_the_products_are_of_floats(monkeypatch):
     assert keras_policy("int8") == keras_policy("int8_portable")
     with pytest.raises(ValueError, match="int8_kernels='onednn' needs a TensorFlow for CPUs"):
         keras_policy("int8_onednn")
+
+
+def test_while_decoding_the_number_of_rows_decides(rng):
+    layer = Projection(12, dtype=Int8Policy("int8_float32_onednn"))
+    layer.build((None, 10))
+    layer.assign_kernel(rng.normal(size=(12, 10)).astype(np.float32))
+    run = tf.function(lambda x: layer(x, decoding=True))
+    x = tf.constant(rng.normal(size=(65, 10)), tf.float32)
+    layer_values = layer.kernel, layer.kernel_scale
+    for rows in (64, 65):
+        given = x[:rows]
+        made = run(given[tf.newaxis])[0]
+        off = {  # by rounding where the product is the same, else by that of the activations
+            as_integers: np.abs(
+                made - int8_product(given, *layer_values, as_integers=as_integers)
+            ).max()
+            for as_integers in (True, False)
+        }
+        assert off[rows == 64] < 1e-5 < 4e-5 < off[rows != 64]
+    assert np.array_equal(layer(x[tf.newaxis, :2])[0], int8_product(x[:2], *layer_values))

@@ -251,6 +251,7 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
         dropout_rate: float = 0.0,
         dropout_seed: tf.Tensor | None = None,
         adapter_seed: tf.Tensor | None = None,
+        decoding: bool = False,
         return_weights: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """The second half of the layer, from `heads` to its result.
@@ -264,6 +265,7 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
             dropout_rate: fraction of the attention weights that is dropped.
             dropout_seed: as in `call`.
             adapter_seed: as in `call`.
+            decoding: as in `Projection.call`.
             return_weights: as in `call`.
 
         Returns:
@@ -279,8 +281,10 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
             seed=dropout_seed,
             return_weights=return_weights,
         )
-        merged = self._merged(mixed, rank)
-        return self.output_projection(merged, adapter_seed=shifted(adapter_seed, 1)), weights
+        y = self.output_projection(
+            self._merged(mixed, rank), adapter_seed=shifted(adapter_seed, 1), decoding=decoding
+        )
+        return y, weights
 
     def heads(
         self,
@@ -289,16 +293,18 @@ class MultiHeadAttention(ShapeShown, keras.layers.Layer):
         key_value: tuple[tf.Tensor, tf.Tensor] | None = None,
         rotary: tuple[tf.Tensor, tf.Tensor] | None = None,
         adapter_seed: tf.Tensor | None = None,
+        decoding: bool = False,
     ) -> list[tf.Tensor]:
         """The first half of the layer: query `[B, N, T, D]`, key and value `[B, K, S, D]`,
-        normalized and rotated. Arguments as in `call`."""
+        normalized and rotated. Arguments as in `call`; decoding as in `Projection.call`."""
         num, kv = self.num_heads, self.num_kv_heads
         if context is not None and key_value is None:
             key_value = self.context_key_value(context, adapter_seed)
         if key_value is not None:
-            query = self._split(self.query(x, adapter_seed=adapter_seed), num)
-            return [query, *key_value]
-        heads = self._split(self.query_key_value(x, adapter_seed=adapter_seed), num + 2 * kv)
+            query = self.query(x, adapter_seed=adapter_seed, decoding=decoding)
+            return [self._split(query, num), *key_value]
+        heads = self.query_key_value(x, adapter_seed=adapter_seed, decoding=decoding)
+        heads = self._split(heads, num + 2 * kv)
         if rotary is None and self.query_key_norm is None:
             return tf.split(heads, [num, kv, kv], axis=1)
         query_key, value = tf.split(heads, [num + kv, kv], axis=1)

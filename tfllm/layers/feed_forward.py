@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfllm.layers.dropout import shifted
 from tfllm.layers.projection import Projection, forked, quantized_dtype
-from tfllm.layers.quantized import int8_policy
+from tfllm.layers.quantized import int8_policy, multiplies_integers
 from tfllm.layers.shapes import shape_of
 
 
@@ -88,6 +88,7 @@ class FeedForward(keras.layers.Layer):
             dropout.
         training: None or false if no gradient will be needed: TensorFlow's own activation is then
             used, which is faster but has a slower gradient.
+        decoding: as in `Projection`. Defaults to False.
 
     Returns:
         float `[..., dim]`.
@@ -148,18 +149,23 @@ class FeedForward(keras.layers.Layer):
         x: tf.Tensor,
         adapter_seed: tf.Tensor | None = None,
         training: bool | None = None,
+        decoding: bool = False,
     ) -> tf.Tensor:
         """Apply the layer to the last axis."""
+        seeds = shifted(adapter_seed, 0), shifted(adapter_seed, 1)
         if self.gated:
-            hidden = self.inner(x, adapter_seed=shifted(adapter_seed, 0))
+            hidden = self.inner(x, adapter_seed=seeds[0], decoding=decoding)
             hidden = self._gate(*tf.split(hidden, 2, axis=-1))
-            return self.outer(hidden, adapter_seed=shifted(adapter_seed, 1))
+            return self.outer(hidden, adapter_seed=seeds[1], decoding=decoding)
+        options = {"training": bool(training), "decoding": decoding}
         joined = None if training else _JOINED.get(self.activation)
-        # Fusion needs rows throughout: no reshape between product, bias and activation.
-        rows = tf.reshape(x, [-1, x.shape[-1]]) if joined and x.shape.rank > 2 else x
-        hidden = self.inner(rows, adapter_seed=shifted(adapter_seed, 0), training=bool(training))
+        # Fusion needs rows throughout: no reshape between product, bias and activation. Products of
+        # integers are not fused, and rows would be taken for few.
+        fused = joined and x.shape.rank > 2 and not multiplies_integers(self.dtype_policy)
+        rows = tf.reshape(x, [-1, x.shape[-1]]) if fused else x
+        hidden = self.inner(rows, adapter_seed=seeds[0], **options)
         hidden = (joined or ACTIVATIONS[self.activation])(hidden)
-        y = self.outer(hidden, adapter_seed=shifted(adapter_seed, 1), training=bool(training))
+        y = self.outer(hidden, adapter_seed=seeds[1], **options)
         return y if rows is x else tf.reshape(y, [*shape_of(x)[:-1], x.shape[-1]])
 
     def compute_output_shape(self, input_shape: Any) -> Any:

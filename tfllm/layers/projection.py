@@ -13,6 +13,7 @@ from tfllm.keras_internals import forget_layer, forget_variable, unlocked
 from tfllm.layers.lora import Lora
 from tfllm.layers.quantized import (
     add_int8_matrix,
+    are_few,
     check_int8,
     dequantized,
     int8_policy,
@@ -103,6 +104,7 @@ class Projection(keras.layers.Layer):
         adapter_seed: seed of the adapter's dropout, int32 `[2]`; None: no dropout.
         training: false if no gradient will be needed: the bias is then added by an operation that
             TensorFlow can fuse with its neighbours. Defaults to None: one may be needed.
+        decoding: whether there may be few rows also with another rank. Defaults to False.
 
     Returns:
         float `[..., output_dim]`, in the layer's compute dtype.
@@ -155,11 +157,12 @@ class Projection(keras.layers.Layer):
         x: tf.Tensor,
         adapter_seed: tf.Tensor | None = None,
         training: bool | None = None,
+        decoding: bool = False,
     ) -> tf.Tensor:
         """Project the last axis."""
         # One product for all rows, instead of one for each row of the batch.
         rows = x if x.shape.rank == 2 else tf.reshape(x, [-1, x.shape[-1]])
-        y = self._product(rows, few=x.shape.rank == 2)
+        y = self._product(rows, few=x.shape.rank == 2, decoding=decoding)
         if self.bias is not None:
             add = tf.nn.bias_add if training is False else _add_bias
             y = add(y, tf.convert_to_tensor(self.bias))
@@ -167,10 +170,12 @@ class Projection(keras.layers.Layer):
             y += self.adapter(rows, adapter_seed if self.adapter.dropout else None)
         return y if x.shape.rank == 2 else tf.reshape(y, [*shape_of(x)[:-1], self.output_dim])
 
-    def _product(self, rows: tf.Tensor, *, few: bool) -> tf.Tensor:
+    def _product(self, rows: tf.Tensor, *, few: bool, decoding: bool) -> tf.Tensor:
         """rows Wᵀ, `[R, output_dim]`, however W is stored."""
         if is_int8(self.dtype_policy):
-            as_integers = few and multiplies_integers(self.dtype_policy)
+            as_integers: bool | tf.Tensor = False
+            if multiplies_integers(self.dtype_policy):
+                as_integers = few or (decoding and are_few(rows))
             return int8_product(rows, self.kernel, self.kernel_scale, as_integers=as_integers)
         kernel = tf.convert_to_tensor(self.kernel)
         return tf.matmul(rows, kernel, transpose_b=True) if few else product_with_rows(rows, kernel)

@@ -232,7 +232,7 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
         return x if self.config.norm_first else tf.cast(norm(x), tf.float32)
 
     def heads(self, x: tf.Tensor, rotary: tuple[tf.Tensor, tf.Tensor] | None) -> list[tf.Tensor]:
-        """The first half of the block in inference, up to what is written to the cache.
+        """The first half of the block in decoding, up to what is written to the cache.
 
         Args:
             x: `[B, T, E]` or `[B, E]`.
@@ -242,7 +242,7 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
             query `[B, N, T, D]`, key and value `[B, K, T, D]`.
         """
         h = self._sublayer_input(tf.cast(x, tf.float32), self.attention_norm)
-        return self.attention.heads(h, rotary=rotary)
+        return self.attention.heads(h, rotary=rotary, decoding=True)
 
     def after_heads(
         self,
@@ -254,7 +254,7 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
         context_key_value: tuple[tf.Tensor, tf.Tensor] | None = None,
         context_bias: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """The second half of the block in inference.
+        """The second half of the block in decoding.
 
         Args:
             x: `[B, T, E]` or `[B, E]`, as `heads` got it.
@@ -269,7 +269,7 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
             float32, shaped as x.
         """
         x = tf.cast(x, tf.float32)
-        h, _ = self.attention.attended(query, key, value, bias, rank=x.shape.rank)
+        h, _ = self.attention.attended(query, key, value, bias, rank=x.shape.rank, decoding=True)
         x = self._added(x, h, self.attention_norm)
         if self.cross_attention is not None:
             h = self._sublayer_input(x, self.cross_attention_norm)
@@ -278,7 +278,9 @@ class TransformerBlock(ShapeShown, keras.layers.Layer):
                 h, key_value=context_key_value, bias=context_bias, training=False
             )
             x = self._added(x, h, self.cross_attention_norm)
-        h = self.feed_forward(self._sublayer_input(x, self.feed_forward_norm), training=False)
+        h = self.feed_forward(
+            self._sublayer_input(x, self.feed_forward_norm), training=False, decoding=True
+        )
         return self._added(x, h, self.feed_forward_norm)
 
     def compute_output_shape(self, x_shape: Any, *others: Any, **more: Any) -> Any:
