@@ -166,6 +166,16 @@ class GenerationConfig:
     """random seed of sampling; the same seed gives the same text"""
     stop: tuple[str, ...] = option((), dtype="string", neutral=(), of_sampling=True)
     """stop before this string; may be given several times"""
+    prompt_lookup_tokens: int = option(
+        0,
+        Interval("must lie in [0, 16] (0: no lookup)", 0, 16),
+        dtype="int32",
+        neutral=0,
+        of_sampling=True,
+    )
+    """prompt lookup decoding: number of tokens to draft from what followed the last tokens earlier
+    in the prompt or the text, and to check in one step; 0: none. Faster where a text repeats its
+    prompt, such as 8 for summaries, quotes and edits; the text is the same"""
     num_samples: int = option(1, AT_LEAST_1, neutral=1, of_sampling=True)
     """samples per prompt, drawn with the seeds seed, seed + 1, ..."""
     num_beams: int = option(1, AT_LEAST_1)

@@ -9,6 +9,7 @@ Shape letters: B batch, P longest prompt, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
@@ -224,7 +225,7 @@ def begin(
         seen=seen > 0,
         text=tf.fill([batch], ""),
     )
-    return _choose(
+    return choose(
         decoder,
         state,
         decoder.begin(state, prompts),
@@ -247,7 +248,7 @@ def advance(
     token_rules: TokenRules = NO_RULES,
 ) -> DecodingState:
     """Run the last token, which must fit in the cache, and choose each row's next one."""
-    return _choose(
+    return choose(
         decoder,
         state,
         decoder.step(state),
@@ -264,7 +265,7 @@ def with_extended_cache(decoder: Decoder, state: DecodingState) -> DecodingState
     return state._replace(cache=decoder.extended_cache(state))
 
 
-def _choose(
+def choose(
     decoder: Decoder,
     state: DecodingState,
     given: NextLogits,
@@ -275,6 +276,8 @@ def _choose(
     stops: StopRule,
     token_rules: TokenRules = NO_RULES,
 ) -> DecodingState:
+    """Choose each row's next token from the result of a decoder's step. For the other arguments see
+    `begin`."""
     # A model may have more classes than its tokenizer has tokens (rounded up for speed).
     logits = without_never_generated(given.logits[:, : token_bytes.shape[0]], decoder)
     logits = token_rules.apply(logits, state.counts, state.prompt_lengths, end_token_ids)
@@ -319,8 +322,14 @@ def decode(
     token_bytes: tf.Tensor,
     stops: StopRule,
     token_rules: TokenRules = NO_RULES,
+    advance: Callable[..., DecodingState] = advance,
 ) -> DecodingState:
-    """Generate until every row has ended. For the arguments see `begin`."""
+    """Generate until every row has ended.
+
+    Args:
+        advance: Function of a step, with the arguments of `advance`, such as that of
+            `prompt_lookup`. Defaults to `advance`. For the other arguments see `begin`.
+    """
     rules: dict[str, Any] = {
         "end_token_ids": end_token_ids,
         "token_bytes": token_bytes,

@@ -42,6 +42,7 @@ class SamplingOptions(NamedTuple):
     min_p: tf.Tensor  # float32
     repetition_penalty: tf.Tensor  # float32
     seed: tf.Tensor  # int32
+    prompt_lookup_tokens: tf.Tensor  # int32; of `prompt_lookup`, it does not affect the choice
 
     @classmethod
     def of(cls, config: GenerationConfig, batch_size: int | tf.Tensor) -> SamplingOptions:

@@ -15,6 +15,7 @@ from tfllm.generation.beam_search import beam_search
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.decoding import decode
 from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
+from tfllm.generation.prompt_lookup import advance
 from tfllm.generation.sampling import SamplingOptions
 from tfllm.generation.token_rules import TokenRules
 from tfllm.models.encoder_decoder import EncoderDecoder
@@ -169,6 +170,7 @@ class _DrawnIds(_Ids):
             token_bytes=tf.constant([struct.pack("<i", number) for number in range(size)]),
             stops=lambda text: tf.zeros(tf.shape(text), tf.bool),
             token_rules=TokenRules.of(self.config),
+            advance=advance,
         )
         return state.text
 

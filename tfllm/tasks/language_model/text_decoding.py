@@ -8,8 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.config import GenerationConfig
-from tfllm.generation.decoding import Decoder, advance, begin, decode, with_extended_cache
+from tfllm.generation.decoding import Decoder, begin, decode, with_extended_cache
 from tfllm.generation.option_inputs import OPTION_DTYPES
+from tfllm.generation.prompt_lookup import DraftDecoder, advance
 from tfllm.generation.requests import Request, read_request
 from tfllm.generation.sampling import SamplingOptions
 from tfllm.generation.stop_strings import StopStrings
@@ -17,6 +18,11 @@ from tfllm.generation.stream_state import counts, packed, unpacked, valid_text
 from tfllm.generation.token_rules import TokenRules
 from tfllm.tasks.graph_method import graph_method
 from tfllm.tasks.language_model.beam_generation import BeamSearches
+
+_NO_DRAFTS = (
+    "prompt_lookup_tokens must be 0 for this model: its decoder runs one token of a row at a time, "
+    "and cannot check drafts"
+)
 
 
 class TextDecoding:
@@ -91,6 +97,7 @@ class TextDecoding:
             limits,
             SamplingOptions(**options),
             stops=stops,
+            advance=advance,
             **self._rules,
         )
         text = stops.cut(valid_text(state.text))
@@ -112,7 +119,7 @@ class TextDecoding:
         return packed(state, request.options, request.stops, request.error)
 
     def next_token(self, state: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The state after the next token."""
+        """The state after the next token, or after several of a draft (see `prompt_lookup`)."""
         decoding, options, stops, error = unpacked(state, self._decoder.cache_structure)
         decoding = with_extended_cache(self._decoder, decoding)
         decoding = advance(self._decoder, decoding, options, stops=stops, **self._rules)
@@ -143,6 +150,10 @@ class TextDecoding:
         refused: tf.Tensor | None = None,
     ) -> Request:
         """The request for decoding; arguments as in `continued`."""
+        if not isinstance(self._decoder, DraftDecoder):
+            given = options["prompt_lookup_tokens"] != 0
+            unsupported = tf.where(given, _NO_DRAFTS, "")
+            refused = unsupported if refused is None else tf.where(given, unsupported, refused)
         return read_request(
             prompts,
             options,

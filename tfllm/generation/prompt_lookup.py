@@ -1,0 +1,173 @@
+"""Prompt lookup decoding: tokens are drafted from the row's own text and checked together.
+
+A draft is what followed an earlier occurrence of the last tokens (Saxena, "Prompt Lookup Decoding",
+2023). One forward pass computes the logits after the last token and after each drafted one, as in
+speculative decoding (Leviathan et al., 2023; Chen et al., 2023). Here, each token is chosen from
+its logits exactly as without drafts, and a drafted token is accepted if it is the chosen one: a
+draw depends only on its logits, options, seed and step, so that sampled texts do not change either.
+(A product of several rows may be rounded otherwise than that of one row.)
+
+Shape letters: B batch, S tokens that fit in the cache, K drafted tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import tensorflow as tf
+
+from tfllm.generation import decoding
+from tfllm.generation.decoding import RUNNING, Decoder, DecodingState, NextLogits
+from tfllm.generation.sampling import SamplingOptions
+
+
+class Drafts(NamedTuple):
+    """Tokens that may follow."""
+
+    token_ids: tf.Tensor
+    """int32 `[B, K]`; K is the largest number of a row"""
+    counts: tf.Tensor
+    """int32 `[B]`: number of drafted tokens of each row; those after them have no meaning"""
+
+
+@runtime_checkable
+class DraftDecoder(Protocol):
+    """What a `Decoder` must have in addition to check drafts."""
+
+    def own_tokens(self, state: DecodingState) -> tuple[tf.Tensor, tf.Tensor]:
+        """The tokens of each row's prompt and text, int32 `[B, S]`, and their numbers `[B]`."""
+
+    def num_fitting_drafts(self, state: DecodingState) -> tf.Tensor:
+        """Number of tokens that fit in the cache after the last one, int32 scalar."""
+
+    def draft_logits(
+        self, state: DecodingState, drafts: tf.Tensor, counts: tf.Tensor
+    ) -> NextLogits:
+        """Run each row's last token and its draft.
+
+        Args:
+            state: State before the last token is run; the last token and the draft must fit.
+            drafts: int32 `[B, K]`.
+            counts: int32 `[B]`, the number of drafted tokens of each row.
+
+        Returns:
+            logits `[B, K + 1, V]` after the last token and after each drafted one, and a cache for
+            `with_accepted`.
+        """
+
+    def with_accepted(self, cache: Any, counts: tf.Tensor) -> Any:
+        """The cache from `draft_logits`, in which each row keeps its first `counts` tokens (int32
+        `[B]`) of those that were run."""
+
+
+def advance(
+    decoder: Decoder, state: DecodingState, options: SamplingOptions, **rules: Any
+) -> DecodingState:
+    """Like `decoding.advance`, but a row with a draft may get several tokens.
+
+    Args:
+        decoder: The model; its rows get one token each unless it is a `DraftDecoder`.
+        state: The last token must fit in its cache.
+        options: Options of each row; `prompt_lookup_tokens` is the maximum length of a draft.
+        rules: The keyword arguments of `decoding.advance`.
+    """
+
+    def without_drafts() -> DecodingState:
+        return decoding.advance(decoder, state, options, **rules)
+
+    if not isinstance(decoder, DraftDecoder):
+        return without_drafts()
+    drafts = _drafts(decoder, state, options.prompt_lookup_tokens)
+    return tf.cond(
+        tf.reduce_any(drafts.counts > 0),
+        lambda: _with_drafts(decoder, state, options, drafts, rules),
+        without_drafts,
+    )
+
+
+def find_drafts(token_ids: tf.Tensor, lengths: tf.Tensor, most: tf.Tensor) -> Drafts:
+    """What followed the last earlier occurrence of each row's last three tokens, else of two.
+
+    If a draft reaches the end of the row, it continues with its own beginning, as a text that
+    repeats itself does.
+
+    Args:
+        token_ids: int32 `[B, S]`, S at least 2; what follows a row's own tokens is not read.
+        lengths: int32 `[B]`, the number of tokens of each row, at least 1.
+        most: int32 `[B]`, the maximum length of a draft; 0 for none.
+
+    Returns:
+        The drafts; `counts` is 0 for rows in which nothing was found.
+
+    Examples:
+
+    >>> import tensorflow as tf
+    >>> from tfllm.generation.prompt_lookup import find_drafts
+    >>> ids = tf.constant([[5, 6, 7, 8, 9, 6, 7, 0]])
+    >>> find_drafts(ids, tf.constant([7]), tf.constant([3])).token_ids.numpy().tolist()
+    [[8, 9, 6]]
+    """
+    size = tf.shape(token_ids)[1]
+    indices = tf.range(size)
+    before = tf.maximum(lengths[:, tf.newaxis] - [1, 2, 3], 0)
+    last = tf.gather(token_ids, before, batch_dims=1)
+    same = [token_ids == last[:, i, tf.newaxis] for i in range(3)]
+    second = tf.pad(same[1][:, :-1], [[0, 0], [1, 0]])
+    third = tf.pad(same[2][:, :-2], [[0, 0], [2, 0]])
+    # An occurrence is at the index of its last token, which is before that of the row.
+    of_two = same[0] & second & (indices < lengths[:, tf.newaxis] - 1)
+    score = tf.where(of_two, tf.where(third, indices + size, indices), -1)
+    best = tf.reduce_max(score, axis=1)
+    counts = tf.where(best >= 0, most, 0)
+    begin = tf.maximum(best, 0) % size + 1
+    followed = tf.maximum(lengths - begin, 1)[:, tf.newaxis]
+    number = tf.maximum(tf.reduce_max(counts), 0)  # reduce_max of no rows is negative
+    places = begin[:, tf.newaxis] + tf.range(number) % followed
+    return Drafts(tf.gather(token_ids, tf.minimum(places, size - 1), batch_dims=1), counts)
+
+
+def _drafts(decoder: Any, state: DecodingState, most: tf.Tensor) -> Drafts:
+    # A draft's last token must be before the last one that the row may have: it is followed by one.
+    most = tf.minimum(most, state.limits - state.counts - 1)
+    most = tf.minimum(most, decoder.num_fitting_drafts(state))
+    most = tf.where(state.ends == RUNNING, most, 0)
+
+    def found() -> Drafts:
+        token_ids, lengths = decoder.own_tokens(state)
+        return find_drafts(token_ids, lengths, most)
+
+    def none() -> Drafts:
+        return Drafts(tf.zeros([tf.shape(most)[0], 0], tf.int32), tf.zeros_like(most))
+
+    return tf.cond(tf.reduce_any(most > 0), found, none)
+
+
+def _with_drafts(
+    decoder: Any,
+    state: DecodingState,
+    options: SamplingOptions,
+    drafts: Drafts,
+    rules: dict[str, Any],
+) -> DecodingState:
+    """Run the drafts and choose each row's tokens, up to the first that is not its draft's."""
+    given = decoder.draft_logits(state, drafts.token_ids, drafts.counts)
+    padded = tf.pad(drafts.token_ids, [[0, 0], [0, 1]])
+
+    def choose(index: tf.Tensor, taken: tf.Tensor, before: DecodingState) -> Any:
+        logits = tf.gather(given.logits, index, axis=1)
+        state = decoding.choose(decoder, before, NextLogits((), logits, taken), options, **rules)
+        is_draft = (index < drafts.counts) & (state.token == tf.gather(padded, index, axis=1))
+        after = (taken & is_draft & (state.ends == RUNNING), state)
+        # A stream has one row, and the loop must keep what is known of its shapes.
+        return index + 1, *tf.nest.map_structure(
+            lambda new, old: tf.ensure_shape(new, old.shape), after, (taken, before)
+        )
+
+    _, _, chosen = tf.while_loop(
+        lambda index, taken, state: tf.reduce_any(taken),
+        choose,
+        (tf.constant(0), state.ends == RUNNING, state._replace(cache=())),
+        parallel_iterations=1,
+    )
+    cache = decoder.with_accepted(given.cache, chosen.step - state.step)
+    return chosen._replace(cache=cache)
