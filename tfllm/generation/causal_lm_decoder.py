@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from tfllm.generation.beam_cache_indices import BeamCacheIndices, initial_indices
 from tfllm.generation.decoding import DecodingState, NextLogits, added_capacity, initial_capacity
+from tfllm.generation.prompt_lookup import LEAST_MATCH
 from tfllm.layers.masks import bias_of
 from tfllm.layers.quantized import is_int8
 from tfllm.models.causal_lm import Cache, CausalLM
@@ -43,6 +44,8 @@ class CausalLMCache(NamedTuple):
     token_ids: tf.Tensor = ()
     """int32 `[B, S]`: the tokens of each row by their positions, without the last one of its text;
     not in a beam search"""
+    match_lengths: tf.Tensor = ()
+    """int32 `[B]`: see `prompt_lookup.DraftDecoder`; not in a beam search"""
     beams: BeamCacheIndices | tuple[()] = ()
     """in a beam search: the entries that each beam sees; then B counts prompts rather than beams"""
 
@@ -66,7 +69,7 @@ class CausalLMDecoder:
         self.vocab_size: int = model.config.vocab_size
         self.context: int = model.config.max_sequence_length
         self.dtype: str = "int8" if is_int8(model.dtype_policy) else model.compute_dtype
-        self.cache_structure = CausalLMCache((0,) * len(model.blocks), 0, 0, 0, 0)
+        self.cache_structure = CausalLMCache((0,) * len(model.blocks), 0, 0, 0, 0, 0)
 
     @property
     def weights(self) -> list[tf.Variable]:
@@ -91,10 +94,15 @@ class CausalLMDecoder:
         indices = tf.range(prompt_length + capacity)
         positions = tf.where(indices < lengths[:, tf.newaxis], indices, NOT_OWN)
         token_ids = tf.pad(token_ids, [[0, 0], [0, capacity]])
-        return NextLogits(
-            CausalLMCache(cache.keys_values, prompt_length, prompt_length, positions, token_ids),
-            logits,
+        begun = CausalLMCache(
+            cache.keys_values,
+            prompt_length,
+            next_index=prompt_length,
+            positions=positions,
+            token_ids=token_ids,
+            match_lengths=tf.fill(tf.shape(lengths), LEAST_MATCH),
         )
+        return NextLogits(begun, logits)
 
     def fits_cache(self, state: DecodingState) -> tf.Tensor:
         """Whether the last token fits in the cache."""
@@ -137,7 +145,7 @@ class CausalLMDecoder:
         capacity = length - cache.prompt_length
         cache = self._extended(cache, (num - 1) * capacity)
         beams = initial_indices(batch, num, capacity)
-        return cache._replace(positions=(), token_ids=(), beams=beams)
+        return cache._replace(positions=(), token_ids=(), match_lengths=(), beams=beams)
 
     def reordered(self, cache: CausalLMCache, parents: tf.Tensor) -> CausalLMCache:
         """The cache in which each beam sees the entries of the one that it continues."""

@@ -7,7 +7,10 @@ its logits exactly as without drafts, and a drafted token is accepted if it is t
 draw depends only on its logits, options, seed and step, so that sampled texts do not change either.
 (A product of several rows may be rounded otherwise than that of one row.)
 
-Shape letters: B batch, S tokens that fit in the cache, K drafted tokens, V vocabulary.
+Checking a draft costs more than a step with one token. So a row whose draft is refused needs an
+occurrence of one token more for the next one, until a draft is accepted again.
+
+Shape letters: B batch, S number of tokens that fit in the cache, K drafted tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ import tensorflow as tf
 from tfllm.generation import decoding
 from tfllm.generation.decoding import RUNNING, Decoder, DecodingState, NextLogits
 from tfllm.generation.sampling import SamplingOptions
+
+LEAST_MATCH, MOST_MATCH = 2, 4
+"""Number of last tokens that must have occurred before: at first, and at most."""
+_PREFERRED_MATCH = 3
 
 
 class Drafts(NamedTuple):
@@ -32,7 +39,11 @@ class Drafts(NamedTuple):
 
 @runtime_checkable
 class DraftDecoder(Protocol):
-    """What a `Decoder` must have in addition to check drafts."""
+    """What a `Decoder` must have in addition to check drafts.
+
+    Its cache is a NamedTuple with a field `match_lengths`, int32 `[B]`: the number of last tokens
+    that must have occurred before. It is `LEAST_MATCH` at first, and this module updates it.
+    """
 
     def own_tokens(self, state: DecodingState) -> tuple[tf.Tensor, tf.Tensor]:
         """The tokens of each row's prompt and text, int32 `[B, S]`, and their numbers `[B]`."""
@@ -85,16 +96,20 @@ def advance(
     )
 
 
-def find_drafts(token_ids: tf.Tensor, lengths: tf.Tensor, most: tf.Tensor) -> Drafts:
-    """What followed the last earlier occurrence of each row's last three tokens, else of two.
+def find_drafts(
+    token_ids: tf.Tensor, lengths: tf.Tensor, most: tf.Tensor, match_lengths: tf.Tensor
+) -> Drafts:
+    """What followed the last earlier occurrence of each row's last tokens.
 
-    If a draft reaches the end of the row, it continues with its own beginning, as a text that
-    repeats itself does.
+    An occurrence of three tokens is preferred to a later one of two. If a draft reaches the end of
+    the row, it continues with its own beginning, as a text that repeats itself does.
 
     Args:
-        token_ids: int32 `[B, S]`, S at least 2; what follows a row's own tokens is not read.
+        token_ids: int32 `[B, S]`, S at least 3; what follows a row's own tokens is not read.
         lengths: int32 `[B]`, the number of tokens of each row, at least 1.
         most: int32 `[B]`, the maximum length of a draft; 0 for none.
+        match_lengths: int32 `[B]`, the number of last tokens that must have occurred before, 2 to
+            4.
 
     Returns:
         The drafts; `counts` is 0 for rows in which nothing was found.
@@ -104,20 +119,23 @@ def find_drafts(token_ids: tf.Tensor, lengths: tf.Tensor, most: tf.Tensor) -> Dr
     >>> import tensorflow as tf
     >>> from tfllm.generation.prompt_lookup import find_drafts
     >>> ids = tf.constant([[5, 6, 7, 8, 9, 6, 7, 0]])
-    >>> find_drafts(ids, tf.constant([7]), tf.constant([3])).token_ids.numpy().tolist()
+    >>> drafts = find_drafts(ids, tf.constant([7]), tf.constant([3]), tf.constant([2]))
+    >>> drafts.token_ids.numpy().tolist()
     [[8, 9, 6]]
     """
     size = tf.shape(token_ids)[1]
     indices = tf.range(size)
-    before = tf.maximum(lengths[:, tf.newaxis] - [1, 2, 3], 0)
-    last = tf.gather(token_ids, before, batch_dims=1)
-    same = [token_ids == last[:, i, tf.newaxis] for i in range(3)]
-    second = tf.pad(same[1][:, :-1], [[0, 0], [1, 0]])
-    third = tf.pad(same[2][:, :-2], [[0, 0], [2, 0]])
+    before = lengths[:, tf.newaxis] - 1 - tf.range(MOST_MATCH)
+    last = tf.gather(token_ids, tf.maximum(before, 0), batch_dims=1)
     # An occurrence is at the index of its last token, which is before that of the row.
-    of_two = same[0] & second & (indices < lengths[:, tf.newaxis] - 1)
-    score = tf.where(of_two, tf.where(third, indices + size, indices), -1)
-    best = tf.reduce_max(score, axis=1)
+    matches = (token_ids == last[:, :1]) & (indices < lengths[:, tf.newaxis] - 1)
+    matched = tf.cast(matches, tf.int32)
+    for back in range(1, MOST_MATCH):
+        same = tf.pad(token_ids[:, :-back] == last[:, back, tf.newaxis], [[0, 0], [back, 0]])
+        matches &= same
+        matched += tf.cast(matches, tf.int32)
+    score = indices + tf.where(matched >= _PREFERRED_MATCH, size, 0)
+    best = tf.reduce_max(tf.where(matched >= match_lengths[:, tf.newaxis], score, -1), axis=1)
     counts = tf.where(best >= 0, most, 0)
     begin = tf.maximum(best, 0) % size + 1
     followed = tf.maximum(lengths - begin, 1)[:, tf.newaxis]
@@ -134,7 +152,7 @@ def _drafts(decoder: Any, state: DecodingState, most: tf.Tensor) -> Drafts:
 
     def found() -> Drafts:
         token_ids, lengths = decoder.own_tokens(state)
-        return find_drafts(token_ids, lengths, most)
+        return find_drafts(token_ids, lengths, most, state.cache.match_lengths)
 
     def none() -> Drafts:
         return Drafts(tf.zeros([tf.shape(most)[0], 0], tf.int32), tf.zeros_like(most))
@@ -169,5 +187,12 @@ def _with_drafts(
         (tf.constant(0), state.ends == RUNNING, state._replace(cache=())),
         parallel_iterations=1,
     )
-    cache = decoder.with_accepted(given.cache, chosen.step - state.step)
-    return chosen._replace(cache=cache)
+    num_chosen = chosen.step - state.step
+    cache = decoder.with_accepted(given.cache, num_chosen)
+    num_accepted = num_chosen - 1
+    match_lengths = cache.match_lengths + tf.where(num_accepted == 0, 1, -num_accepted)
+    match_lengths = tf.clip_by_value(match_lengths, LEAST_MATCH, MOST_MATCH)
+    has_draft = drafts.counts > 0
+    return chosen._replace(
+        cache=cache._replace(match_lengths=tf.where(has_draft, match_lengths, cache.match_lengths))
+    )
