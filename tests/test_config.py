@@ -186,6 +186,16 @@ def test_derived_sizes():
         (GenerationConfig, {"min_p": 1.0}, r"min_p must lie in \[0, 1\); received 1.0"),
         (GenerationConfig, {"repetition_penalty": 0.0}, "repetition_penalty must be a finite"),
         (GenerationConfig, {"seed": 2**31}, "seed must lie in"),
+        (
+            GenerationConfig,
+            {"prompt_lookup_tokens": 17},
+            r"prompt_lookup_tokens must lie in \[0, 16\] \(0: no lookup\); received 17",
+        ),
+        (
+            GenerationConfig,
+            {"prompt_lookup_tokens": 4, "num_beams": 2},
+            "prompt_lookup_tokens must be 0 where num_beams is above 1",
+        ),
         (GenerationConfig, {"stop": ("a", "")}, "a stop string must not be empty"),
         (GenerationConfig, {"num_samples": 0}, "num_samples must be at least 1; received 0"),
     ],

@@ -60,7 +60,7 @@ def run(gpt, prompts, limits, options, *, end=NEVER, stops=no_stop, rules=NO_RUL
         token_bytes=TOKEN_BYTES,
         stops=stops,
         token_rules=rules,
-        advance=prompt_lookup.advance if lookup else decoding.advance,
+        advance=prompt_lookup.advance_to_draft if lookup else decoding.advance,
     )
 
 

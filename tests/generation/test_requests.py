@@ -14,6 +14,7 @@ GOOD = {
     "repetition_penalty": 1.2,
     "seed": 4,
     "stop": "x",
+    "prompt_lookup_tokens": 8,
 }
 NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
 BAD = [
@@ -28,6 +29,8 @@ BAD = [
     ("repetition_penalty", 0.0),
     ("repetition_penalty", -1.0),
     ("seed", -1),
+    ("prompt_lookup_tokens", -1),
+    ("prompt_lookup_tokens", 17),
     ("stop", "x" * (MOST_STOP_BYTES + 1)),
     *((name, value) for name in NUMBERS for value in (np.nan, np.inf, -np.inf)),
 ]

@@ -98,6 +98,8 @@ def test_an_encoder_decoder_follows_the_search_of_its_folder(tmp_path):
     assert len(found) <= 3  # the token that the text begins with is counted
     wider = model.generate([5, 6, 7], end_token_ids=0, max_new_tokens=9, num_beams=1)
     assert wider[: len(found)].tolist() == found.tolist()
+    with pytest.raises(ValueError, match="prompt_lookup_tokens must be 0 for an encoder-decoder"):
+        model.generate([5, 6, 7], end_token_ids=0, prompt_lookup_tokens=4)
     path.write_text(json.dumps({**written, "do_sample": True}))
     with pytest.raises(ValueError, match="asks for do_sample=True"):
         tfllm.pretrained.load(place).model.generate([5, 6, 7])

@@ -67,6 +67,14 @@ def test_generate(connect):
     assert client.generate("a b", stop=" ", temperature=0.5, seed=3) == "a"
 
 
+def test_an_option_that_the_model_was_exported_without_must_have_no_effect(connect):
+    """As a model exported by an earlier version, `parrot` has no input prompt_lookup_tokens."""
+    client = connect("parrot")
+    assert client.generate("hello", max_new_tokens=2, prompt_lookup_tokens=0) == "he"
+    with pytest.raises(ValueError, match=r"prompt_lookup_tokens must be 0 .* received 4. Export"):
+        client.generate("hello", prompt_lookup_tokens=4)
+
+
 def test_a_prompt_that_the_model_refuses_is_an_error_that_keeps_the_other_texts(connect):
     with pytest.raises(GenerationError, match="the prompt is empty"):
         connect("parrot").generate("")

@@ -15,7 +15,13 @@ from tfllm.serving import Client, export
 from tfllm.tasks import TextGeneration
 
 SETTINGS = GenerationConfig(
-    max_new_tokens=7, temperature=0.7, top_k=9, repetition_penalty=1.25, seed=4, stop=("(", "é")
+    max_new_tokens=7,
+    temperature=0.7,
+    top_k=9,
+    repetition_penalty=1.25,
+    seed=4,
+    stop=("(", "é"),
+    prompt_lookup_tokens=6,
 )
 PROMPTS = ["the cat", "on the mat"]
 

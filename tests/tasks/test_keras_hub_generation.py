@@ -99,6 +99,16 @@ def test_a_bad_row_does_not_fail_the_others(task):
     assert result["text"].numpy()[0].decode() == task.generate("the cat", max_new_tokens=4)
 
 
+def test_prompt_lookup_is_refused_by_name_in_its_row(task):
+    default = option_values(GenerationConfig(max_new_tokens=4))
+    inputs = {n: tf.constant([default[n]] * 3, t) for n, t in OPTION_DTYPES.items()}
+    inputs["prompt_lookup_tokens"] = tf.constant([0, 4, 99])
+    result = task.signatures["generate"](tf.constant(["the cat"] * 3), **inputs)
+    errors = [error.decode() for error in result["error"].numpy()]
+    assert errors[0] == ""
+    assert all(e.startswith("prompt_lookup_tokens must be 0 for this model") for e in errors[1:])
+
+
 @pytest.mark.slow
 def test_one_call_generates_with_a_model(model, task):
     assert generate(model, "the cat", max_new_tokens=4) == task.generate(

@@ -327,8 +327,9 @@ def decode(
     """Generate until every row has ended.
 
     Args:
-        advance: Function of a step, with the arguments of `advance`, such as that of
-            `prompt_lookup`. Defaults to `advance`. For the other arguments see `begin`.
+        advance: Function of one or more steps, with the arguments of `advance`, such as
+            `prompt_lookup.advance_to_draft`. Defaults to `advance`. For the other arguments see
+            `begin`.
     """
     rules: dict[str, Any] = {
         "end_token_ids": end_token_ids,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,15 +53,31 @@ def read_options(
     return build(GenerationConfig, {**(defaults or {}), **options})
 
 
-def option_values(config: GenerationConfig) -> dict[str, Any]:
-    """The values for one row of each option's input."""
+def option_values(config: GenerationConfig, inputs: Container[str] | None = None) -> dict[str, Any]:
+    """The values for one row of each option's input.
+
+    Args:
+        config: The options.
+        inputs: Names of the inputs that a model has, which an earlier version may have exported
+            with fewer options. Defaults to None, all of them.
+
+    Raises:
+        ConfigError: If an option that the model does not have would have an effect.
+    """
     values = dataclasses.asdict(config)
     values["stop"] = stop_input(config.stop)
-    return {
+    rows, found = option_rows(), {}
+    for name, kind in OPTION_TYPES.items():
         # No context and no vocabulary is larger.
-        name: min(values[name], NO_LIMIT) if kind is np.int32 else values[name]
-        for name, kind in OPTION_TYPES.items()
-    }
+        value = min(values[name], NO_LIMIT) if kind is np.int32 else values[name]
+        if inputs is None or name in inputs:
+            found[name] = value
+        elif getattr(config, name) != rows[name].neutral:
+            raise ConfigError(
+                f"{name} must be {rows[name].neutral!r} for this model, which was exported without "
+                f"that option; received {getattr(config, name)!r}. Export it again"
+            )
+    return found
 
 
 def exported_options(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,11 +88,44 @@ def advance(
 
     if not isinstance(decoder, DraftDecoder):
         return without_drafts()
-    drafts = _drafts(decoder, state, options.prompt_lookup_tokens)
+    drafts = _drafts(decoder, state, options)
     return tf.cond(
         tf.reduce_any(drafts.counts > 0),
         lambda: _with_drafts(decoder, state, options, drafts, rules),
         without_drafts,
+    )
+
+
+def advance_to_draft(
+    decoder: Decoder, state: DecodingState, options: SamplingOptions, **rules: Any
+) -> DecodingState:
+    """Like `advance`, but first runs steps of one token until a row has a draft, the last token
+    does not fit in the cache, or all rows have ended.
+
+    Steps without drafts then cost no more than those of `decoding.advance`: TensorFlow visits all
+    nodes of the branch of a `tf.cond` that it does not take, and that of a draft has the model.
+    """
+    if not isinstance(decoder, DraftDecoder):
+        return decoding.advance(decoder, state, options, **rules)
+
+    def has_draft(drafts: Drafts) -> tf.Tensor:
+        return tf.reduce_any(drafts.counts > 0)
+
+    def continues(state: DecodingState, drafts: Drafts) -> tf.Tensor:
+        running = tf.reduce_any(state.ends == RUNNING)
+        return running & decoder.fits_cache(state) & ~has_draft(drafts)
+
+    def step(state: DecodingState, drafts: Drafts) -> tuple[DecodingState, Drafts]:
+        state = decoding.advance(decoder, state, options, **rules)
+        return state, _drafts(decoder, state, options)
+
+    before, drafts = tf.while_loop(
+        continues, step, (state, _drafts(decoder, state, options)), parallel_iterations=1
+    )
+    return tf.cond(
+        has_draft(drafts),
+        lambda: _with_drafts(decoder, before, options, drafts, rules),
+        lambda: before,
     )
 
 
@@ -105,7 +138,7 @@ def find_drafts(
     the row, it continues with its own beginning, as a text that repeats itself does.
 
     Args:
-        token_ids: int32 `[B, S]`, S at least 3; what follows a row's own tokens is not read.
+        token_ids: int32 `[B, S]`; what follows a row's own tokens is not read.
         lengths: int32 `[B]`, the number of tokens of each row, at least 1.
         most: int32 `[B]`, the maximum length of a draft; 0 for none.
         match_lengths: int32 `[B]`, the number of last tokens that must have occurred before, 2 to
@@ -131,7 +164,7 @@ def find_drafts(
     matches = (token_ids == last[:, :1]) & (indices < lengths[:, tf.newaxis] - 1)
     matched = tf.cast(matches, tf.int32)
     for back in range(1, MOST_MATCH):
-        same = tf.pad(token_ids[:, :-back] == last[:, back, tf.newaxis], [[0, 0], [back, 0]])
+        same = tf.roll(token_ids == last[:, back, tf.newaxis], back, axis=1) & (indices >= back)
         matches &= same
         matched += tf.cast(matches, tf.int32)
     score = indices + tf.where(matched >= _PREFERRED_MATCH, size, 0)
@@ -144,20 +177,21 @@ def find_drafts(
     return Drafts(tf.gather(token_ids, tf.minimum(places, size - 1), batch_dims=1), counts)
 
 
-def _drafts(decoder: Any, state: DecodingState, most: tf.Tensor) -> Drafts:
-    # A draft's last token must be before the last one that the row may have: it is followed by one.
-    most = tf.minimum(most, state.limits - state.counts - 1)
-    most = tf.minimum(most, decoder.num_fitting_drafts(state))
-    most = tf.where(state.ends == RUNNING, most, 0)
-
+def _drafts(decoder: Any, state: DecodingState, options: SamplingOptions) -> Drafts:
     def found() -> Drafts:
+        # A draft must be shorter than what is left of the text, since another token follows it.
+        most = tf.minimum(options.prompt_lookup_tokens, state.limits - state.counts - 1)
+        most = tf.minimum(most, decoder.num_fitting_drafts(state))
+        most = tf.where(state.ends == RUNNING, tf.maximum(most, 0), 0)
         token_ids, lengths = decoder.own_tokens(state)
         return find_drafts(token_ids, lengths, most, state.cache.match_lengths)
 
     def none() -> Drafts:
-        return Drafts(tf.zeros([tf.shape(most)[0], 0], tf.int32), tf.zeros_like(most))
+        rows = tf.zeros_like(options.prompt_lookup_tokens)
+        return Drafts(rows[:, tf.newaxis][:, :0], rows)
 
-    return tf.cond(tf.reduce_any(most > 0), found, none)
+    wanted = tf.reduce_any(options.prompt_lookup_tokens > 0)
+    return tf.cond(wanted & decoder.fits_cache(state), found, none)
 
 
 def _with_drafts(

@@ -10,12 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.config import ConfigError, GenerationConfig, build
+from tfllm.config.rules import require
 from tfllm.generation.beam_options import BeamOptions
 from tfllm.generation.beam_search import beam_search
 from tfllm.generation.causal_lm_decoder import CausalLMDecoder
 from tfllm.generation.decoding import decode
 from tfllm.generation.encoder_decoder_decoder import EncoderDecoderDecoder
-from tfllm.generation.prompt_lookup import advance
+from tfllm.generation.prompt_lookup import advance_to_draft
 from tfllm.generation.sampling import SamplingOptions
 from tfllm.generation.token_rules import TokenRules
 from tfllm.models.encoder_decoder import EncoderDecoder
@@ -102,6 +103,13 @@ def _token_ids(
             "stop and num_samples are for texts; for token ids, give end_token_ids, and repeat "
             f"each prompt for several samples; received {config.stop}, {config.num_samples}"
         )
+    if isinstance(model, EncoderDecoder):
+        require(
+            config.prompt_lookup_tokens == 0,
+            "prompt_lookup_tokens must be 0 for an encoder-decoder, whose texts do not continue "
+            "their prompt",
+            config.prompt_lookup_tokens,
+        )
     for number, row in enumerate(rows, 1):
         if row.ndim != 1 or not len(row) or not np.issubdtype(row.dtype, np.integer):
             raise ValueError(
@@ -170,7 +178,7 @@ class _DrawnIds(_Ids):
             token_bytes=tf.constant([struct.pack("<i", number) for number in range(size)]),
             stops=lambda text: tf.zeros(tf.shape(text), tf.bool),
             token_rules=TokenRules.of(self.config),
-            advance=advance,
+            advance=advance_to_draft,
         )
         return state.text
 

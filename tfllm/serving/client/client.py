@@ -86,9 +86,10 @@ class Client:
         Args:
             prompt: a text or a list of texts.
             **options: max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed,
-                stop (a string or several), for all prompts. Without options, the signature
-                `serving_default` answers, otherwise `generate`. Other options are as the model was
-                exported or, if its metadata does not give them, as in `GenerationConfig`.
+                stop (a string or several), prompt_lookup_tokens, for all prompts. Without options,
+                the signature `serving_default` answers, otherwise `generate`. Other options are as
+                the model was exported or, if its metadata does not give them, as in
+                `GenerationConfig`.
 
         Returns:
             The new text without the prompt, or a list of them.
@@ -107,7 +108,8 @@ class Client:
         if options:
             read_options(options)  # refuse wrong options before a request is sent
             config = read_options(options, self._signatures.generation_options())
-            for name, value in option_values(config).items():
+            known = self._signatures.get("generate")["inputs"]
+            for name, value in option_values(config, known).items():
                 inputs[name] = np.array([value] * len(prompts), OPTION_TYPES[name])
         outputs = self.predict(inputs, signature_name="generate" if options else "serving_default")
         raise_row_errors(outputs)
@@ -149,7 +151,8 @@ class Client:
             name, inputs = "chat", dict(zip(("system", "user"), words, strict=True))
         else:
             name, inputs = "chat_prompt", {"prompt": self._chat_template().prompt(given)}
-        values = option_values(read_options(options, self._signatures.generation_options()))
+        config = read_options(options, self._signatures.generation_options())
+        values = option_values(config, self._signatures.get(name)["inputs"])
         arrays = {key: np.array([text], np.object_) for key, text in inputs.items()}
         arrays |= {key: np.array([value], OPTION_TYPES[key]) for key, value in values.items()}
         outputs = self.predict(arrays, signature_name=name)

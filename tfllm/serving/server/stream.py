@@ -116,7 +116,13 @@ class TextStream:
         chat = not isinstance(prompt, str)
         text = (chat_prompt(servable, prompt) if chat else prompt).encode("utf-8", "surrogatepass")
         inputs: dict[str, np.ndarray] = {"prompt": np.array([text], np.object_)}
-        for name, value in option_values(config).items():
+        generate = servable.signatures.get("generate")
+        known = None if generate is None else generate.inputs
+        try:
+            values = option_values(config, known)
+        except ConfigError as error:
+            raise invalid_argument(str(error)) from None
+        for name, value in values.items():
             value = value.encode() if isinstance(value, str) else value
             inputs[name] = np.array([value], OPTION_TYPES[name])
         self._state = servable.stream_begin(inputs, chat=chat)

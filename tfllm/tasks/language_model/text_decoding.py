@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfllm.config import GenerationConfig
 from tfllm.generation.decoding import Decoder, begin, decode, with_extended_cache
 from tfllm.generation.option_inputs import OPTION_DTYPES
-from tfllm.generation.prompt_lookup import DraftDecoder, advance
+from tfllm.generation.prompt_lookup import DraftDecoder, advance, advance_to_draft
 from tfllm.generation.requests import Request, read_request
 from tfllm.generation.sampling import SamplingOptions
 from tfllm.generation.stop_strings import StopStrings
@@ -97,7 +97,7 @@ class TextDecoding:
             limits,
             SamplingOptions(**options),
             stops=stops,
-            advance=advance,
+            advance=advance_to_draft,
             **self._rules,
         )
         text = stops.cut(valid_text(state.text))
