@@ -11,6 +11,7 @@ SCRIPTS = (
     "decoding.py",
     "int8_decoding.py",
     "start_up.py",
+    "prompt_lookup.py",
     "encoder.py",
     "translation.py",
     "loss_memory.py",

@@ -1,12 +1,17 @@
 """Decoding with a cache compared with the full forward pass, which has none."""
 
-import re
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.generation.toy_text_models import CONFIGS, CONTEXT, model
+from tests.generation.toy_text_models import (
+    CONFIGS,
+    CONTEXT,
+    TOKEN_BYTES,
+    model,
+    no_stop,
+    tokens_of,
+)
 from tests.rounding import assert_within, weight_rounding
 from tfllm.config import GenerationConfig
 from tfllm.generation import decoding
@@ -16,11 +21,6 @@ from tfllm.generation.sampling import SamplingOptions
 
 PROMPTS = [[7, 8, 9, 250, 11, 12, 13], [5], [100, 200], [40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 3]]
 NEVER = -1
-TOKEN_BYTES = tf.constant([f"<{i}>" for i in range(300)])
-
-
-def no_stop(text):
-    return tf.zeros(tf.shape(text), tf.bool)
 
 
 def run(name, prompts, limits, *, dtype="float32", end=NEVER, stops=no_stop, options=None):
@@ -33,10 +33,6 @@ def run(name, prompts, limits, *, dtype="float32", end=NEVER, stops=no_stop, opt
         token_bytes=TOKEN_BYTES,
         stops=stops,
     )
-
-
-def tokens_of(state) -> list[list[int]]:
-    return [[int(i) for i in re.findall(r"<(\d+)>", text.decode())] for text in state.text.numpy()]
 
 
 @pytest.fixture

@@ -8,16 +8,18 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.generation.test_decoding import PROMPTS, TOKEN_BYTES, no_stop, tokens_of
 from tests.generation.toy_text_models import (
     CONFIGS,
     CONTEXT,
     SCRIPT_LENGTH,
+    TOKEN_BYTES,
     byte_ids,
     model,
+    no_stop,
     scripted,
     task,
     tokenizer,
+    tokens_of,
 )
 from tfllm.config import ConfigError, GenerationConfig
 from tfllm.generation import decoding, prompt_lookup
@@ -31,6 +33,7 @@ from tfllm.tasks import TextGeneration
 from tfllm.tasks.model_generation import generate
 
 NEVER = -1
+PROMPTS = [[7, 8, 9, 250, 11, 12, 13], [5], [100, 200], [*range(40, 50), 3]]
 REPEATED = [
     [7, 8, 9, 250, 7, 8, 9, 250, 7, 8, 9],
     [5],

@@ -62,7 +62,10 @@ def options_of(rows) -> SamplingOptions:
     """Dictionaries of options, one a row."""
     return SamplingOptions(
         *(
-            tf.constant([{"seed": 0, **row}[name] for row in rows], OPTION_DTYPES[name])
+            tf.constant(
+                [{"seed": 0, "prompt_lookup_tokens": 0, **row}[name] for row in rows],
+                OPTION_DTYPES[name],
+            )
             for name in SamplingOptions._fields
         )
     )

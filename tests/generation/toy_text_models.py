@@ -1,6 +1,7 @@
 """Tiny models with a tokenizer, created once: random ones, and one that follows a script."""
 
 import functools
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -81,6 +82,18 @@ def byte_ids() -> dict[bytes, int]:
     """Bytes to the id of the token that stands for them."""
     tokens = tokenizer().graph().token_bytes.numpy()
     return {token: i for i, token in enumerate(tokens) if token}
+
+
+TOKEN_BYTES = tf.constant([f"<{i}>" for i in range(300)])
+"""what stands for each token where a test reads the tokens from the text"""
+
+
+def no_stop(text):
+    return tf.zeros(tf.shape(text), tf.bool)
+
+
+def tokens_of(state) -> list[list[int]]:
+    return [[int(i) for i in re.findall(r"<(\d+)>", text.decode())] for text in state.text.numpy()]
 
 
 SCRIPT_LENGTH = 64
