@@ -198,7 +198,9 @@ class CausalLMDecoder:
             token_ids=tf.where((place >= 0) & (place < num), token_ids, cache.token_ids),
         )
         hidden, keys_values = self._run(tokens, first + tf.range(num), cache)
-        return NextLogits(cache._replace(keys_values=keys_values), self.model.logits(hidden))
+        logits = self.model.logits(tf.reshape(hidden, [-1, self.model.config.embedding_dim]))
+        logits = tf.reshape(logits, [-1, num, logits.shape[1]])
+        return NextLogits(cache._replace(keys_values=keys_values), logits)
 
     def with_accepted(self, cache: CausalLMCache, counts: tf.Tensor) -> CausalLMCache:
         """The cache in which each row keeps its first `counts` of the tokens that were run.
