@@ -39,7 +39,8 @@ MASKS = {
     "window, segments": {"sliding_window": 9, "segment_ids": SEGMENTS},
     "window, gaps": {"sliding_window": 9, "padding_mask": GAPS},
 }
-DTYPES = ["float32", "float64", "bfloat16", "float16"]
+FLOAT16 = pytest.param("float16", marks=pytest.mark.half_precision)
+DTYPES = ["float32", "float64", "bfloat16", FLOAT16]
 
 
 def allowed(causal=True, sliding_window=None, padding_mask=None, segment_ids=None):
@@ -199,7 +200,7 @@ def test_scores_of_any_size_neither_overflow_nor_vanish(rng):
     assert all(np.all(np.isfinite(x)) for x in gradients)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", FLOAT16])
 def test_a_query_that_attends_to_nothing_is_finite_and_gives_no_gradient(dtype, rng):
     given = problem(rng, 2, dtype)
     hidden = np.zeros((B, T), bool)
