@@ -22,37 +22,21 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras_hub
 import numpy as np
-import tensorflow as tf
+from exported_model import exported
 from side_by_side import interleaved, print_table
 from smollm2 import smollm2
 
-from tfllm.generation.option_inputs import OPTION_DTYPES
-from tfllm.generation.options import option_values
 from tfllm.models.sizes import size
 from tfllm.optimization.precision import choose_precision
-from tfllm.serving.exporting import export
 from tfllm.tasks.language_model.text_generation import TextGeneration
 
 PROMPT_TOKENS = 32
 
 
-def exported(folder: str, dtype: str) -> Callable[[int, int], None]:
+def tfllm_model(folder: str, dtype: str) -> Callable[[int, int], None]:
     task = TextGeneration.load(smollm2(), dtype=dtype)
-    path = export(task, os.path.join(folder, dtype), warmup_prompts=())
-    text = task.tokenizer.decode(
-        task.tokenizer.encode("the people of these states " * 40)[:PROMPT_TOKENS]
-    )
-    loaded = tf.saved_model.load(str(path))
-
-    def run(batch: int, new_tokens: int) -> None:
-        values = {**option_values(task.generation), "max_new_tokens": new_tokens}
-        options = {n: tf.fill([batch], tf.constant(values[n], t)) for n, t in OPTION_DTYPES.items()}
-        result = loaded.signatures["generate"](prompt=tf.fill([batch], text), **options)
-        made = result["generated_tokens"].numpy()
-        assert (made == new_tokens).all(), f"an end token came early: {made}"
-
-    run.loaded = loaded  # type: ignore[attr-defined]  # keeps its variables alive
-    return run
+    prompt = task.tokenizer.encode("the people of these states " * 40)[:PROMPT_TOKENS]
+    return exported(task, os.path.join(folder, dtype), task.tokenizer.decode(prompt))
 
 
 def keras_hub_llama() -> Callable[[int, int], None]:
@@ -118,7 +102,7 @@ def main() -> None:
                 peer = stack.enter_context(torch_llama(options.torch, dtype))
                 contestants[f"transformers on PyTorch, {dtype}"] = peer
         for dtype in dict.fromkeys(["float32", choose_precision("auto"), "int8"]):
-            contestants[f"tfllm, exported, {dtype}, no XLA"] = exported(folder, dtype)
+            contestants[f"tfllm, exported, {dtype}, no XLA"] = tfllm_model(folder, dtype)
         for batch in (1, 8):
             runs = {
                 name: lambda run=run, batch=batch: run(batch, options.new_tokens)

@@ -9,14 +9,12 @@ by token, so that it is the decoding step that is judged.
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import json
 import math
 import os
-import resource
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,44 +22,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
-from side_by_side import print_table
+from exported_model import exported
+from side_by_side import print_table, wall_and_cpu
 from smollm2 import smollm2
 
 import tfllm
-from tfllm.generation.option_inputs import OPTION_DTYPES
-from tfllm.generation.options import option_values
 from tfllm.layers.integer_product import has_integer_kernel
 from tfllm.optimization.precision import choose_precision
-from tfllm.serving import export
 
 TEXT = Path(__file__).parents[1] / "examples" / "data" / "state_of_the_union.jsonl.gz"
 PROMPT = "The people of these states have a long history of work, of trade and of peace."
 SHORT = 8
 """tokens of the short answer"""
-
-
-def served(task: Any, folder: Path) -> Callable[[int, int], None]:
-    loaded = tf.saved_model.load(str(export(task, folder, warmup_prompts=())))
-    defaults = {**option_values(task.generation), "temperature": 0.0}
-
-    def run(batch: int, new_tokens: int) -> None:
-        values = {**defaults, "max_new_tokens": new_tokens}
-        options = {n: tf.fill([batch], tf.constant(values[n], t)) for n, t in OPTION_DTYPES.items()}
-        result = loaded.signatures["generate"](prompt=tf.fill([batch], PROMPT), **options)
-        made = result["generated_tokens"].numpy()
-        assert (made == new_tokens).all(), f"an end token came early: {made}"
-
-    run.loaded = loaded  # type: ignore[attr-defined]  # keeps its variables alive
-    return run
-
-
-def seconds(run: Callable[[int, int], None], batch: int, new_tokens: int) -> np.ndarray:
-    """Wall and CPU seconds of a call."""
-    before, usage = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-    run(batch, new_tokens)
-    now = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = now.ru_utime + now.ru_stime - usage.ru_utime - usage.ru_stime
-    return np.array([time.perf_counter() - before, cpu])
 
 
 def perplexity(model: Any, token_ids: np.ndarray) -> float:
@@ -108,7 +80,7 @@ def main() -> None:
         for name, dtype in names.items():
             task = tfllm.load(path, dtype=dtype)
             perplexities[name] = perplexity(task.model, text)
-            runs[name] = served(task, Path(folder) / dtype)
+            runs[name] = exported(task, Path(folder) / dtype, PROMPT)
             print(json.dumps({"dtype": name, "perplexity": perplexities[name]}), flush=True)
         for batch in (1, 8):
             times: dict[str, list[np.ndarray]] = {name: [] for name in runs}
@@ -116,7 +88,10 @@ def main() -> None:
                 run(batch, SHORT)
             for _ in range(options.rounds):
                 for name, run in runs.items():
-                    short, long = (seconds(run, batch, n) for n in (SHORT, options.new_tokens))
+                    short, long = (
+                        np.array(wall_and_cpu(functools.partial(run, batch, num)))
+                        for num in (SHORT, options.new_tokens)
+                    )
                     times[name].append(1e3 * (long - short) / (options.new_tokens - SHORT))
             base = np.min(times["float32"], 0)
             for name, values in times.items():

@@ -10,16 +10,14 @@ import argparse
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from side_by_side import print_table
+from side_by_side import print_table, wall_and_cpu
 
 HEADS, HEAD_DIM = 8, 64
 LENGTHS = (512, 1024, 2048, 4096)
@@ -32,11 +30,6 @@ def _kib(name: str) -> int:
     """A line of /proc/self/status: VmRSS is the current memory of this process, VmHWM its peak."""
     # Not getrusage, whose maximum is inherited from the parent process.
     return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0])
-
-
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def tfllm_step(kind: str, rows: int, length: int, training: bool, dtype: str) -> Callable[[], Any]:
@@ -108,9 +101,7 @@ def measure_time(rows: int, length: int, training: bool, dtype: str, runs: int) 
         step()
     for _ in range(runs):
         for kind, step in steps.items():
-            wall, cpu = time.perf_counter(), _cpu_seconds()
-            step()
-            taken[kind].append((time.perf_counter() - wall, _cpu_seconds() - cpu))
+            taken[kind].append(wall_and_cpu(step))
     return taken
 
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import tensorflow as tf
-from side_by_side import print_table
+from side_by_side import print_table, wall_and_cpu
 from smollm2 import smollm2
 
 import tfllm
@@ -49,19 +46,6 @@ REQUESTS = {
     f"```python\n{CODE}```",
     "free text": "Write a short story about a clockmaker who moves to a mountain village.",
 }
-
-
-def cpu_seconds() -> float:
-    """The processor time of this process so far."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def timed(run: Callable[[], Any]) -> tuple[float, float]:
-    """Wall and processor seconds of a call."""
-    wall, cpu = time.perf_counter(), cpu_seconds()
-    run()
-    return time.perf_counter() - wall, cpu_seconds() - cpu
 
 
 def tokens_per_pass(task: tfllm.Chat, request: str, **options: Any) -> float:
@@ -105,7 +89,7 @@ def main() -> None:
             seconds: dict[int, list[tuple[float, float]]] = {lookup: [] for lookup in both}
             for number in range(given.rounds + 1):
                 for lookup in both if number % 2 else reversed(both):
-                    spent = timed(lambda lookup=lookup: reply(lookup))
+                    spent = wall_and_cpu(lambda lookup=lookup: reply(lookup))
                     if number:  # the first round traces and warms up
                         seconds[lookup].append(spent)
             plain, lookup = ([list(clock) for clock in zip(*seconds[n], strict=True)] for n in both)

@@ -19,6 +19,13 @@ def interleaved(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
+def wall_and_cpu(run: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of a call by the clock, and of all cores together."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
 def print_table(title: str, rows: list[tuple[str, ...]]) -> None:
     """Print a Markdown table; the first row is its header."""
     print(f"\n### {title}\n")

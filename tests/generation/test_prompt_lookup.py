@@ -245,7 +245,7 @@ def test_a_text_that_repeats_nothing_is_decoded_token_by_token(widths):
 
 
 def test_wrong_drafts_become_rare(widths):
-    """After a draft of which nothing is accepted, the next needs an occurrence of one token more:
+    """After a draft that is rejected whole, the next one must match one token more:
     here every pair of tokens occurs again, but is followed by another token each time."""
     letters = "abacadaeafag"
     text = ids_of("xya1xya2xya3xya4xya5xya6")

@@ -85,7 +85,7 @@ def byte_ids() -> dict[bytes, int]:
 
 
 TOKEN_BYTES = tf.constant([f"<{i}>" for i in range(300)])
-"""what stands for each token where a test reads the tokens from the text"""
+"""the bytes of each token, from which a test reads the tokens of a text"""
 
 
 def no_stop(text):
